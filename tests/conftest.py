@@ -1,0 +1,44 @@
+"""Shared fixtures: offline Hub, fixed seeds, the path of the golden outputs and of the real photographs."""
+
+import os
+import pathlib
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        default=str(pathlib.Path(__file__).parent / "fixtures" / "golden"),
+        help="folder with the original's outputs (checkpoint_spec.json, expected.safetensors, ...)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("ANOMALYGPT_REAL_DATA"):
+        return
+    skip = pytest.mark.skip(reason="set ANOMALYGPT_REAL_DATA to the folder of real photographs")
+    for item in items:
+        if "real_data" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed_and_dtype():
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def golden_dir(pytestconfig: pytest.Config) -> pathlib.Path:
+    return pathlib.Path(pytestconfig.getoption("--golden"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    return pathlib.Path(os.environ["ANOMALYGPT_REAL_DATA"])
