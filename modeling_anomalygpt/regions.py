@@ -1,0 +1,265 @@
+"""From a map or a mask to its connected regions: box, area, position in a 3 x 3 grid, scores, outline, millimetres.
+
+Knows NumPy arrays and pixel coordinates; knows no model, no file and no threshold rule (the threshold is an argument).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .prompts import position_name
+
+DEFAULT_MIN_AREA_SHARE = 2e-4
+"""Share of the picture below which a region counts as noise: 10 of the 50,176 pixels at 224 x 224."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected region (8 neighbours) of a picture.
+
+    Pixel `(x, y)` is column `x`, row `y`; pixel centres lie on whole numbers.
+
+    Attributes:
+        box (`tuple[int, int, int, int]`):
+            `(x0, y0, x1, y1)`, the end exclusive: `x1 - x0` is the width in pixels.
+        centroid (`tuple[float, float]`):
+            Mean `(x, y)` of the region's pixels.
+        area_pixels (`int`):
+            Number of pixels.
+        position (`str`):
+            English name of the cell of the 3 x 3 grid, such as `"top left"` (see [`grid_cell`]).
+        row (`int`), column (`int`):
+            That cell, 0 to 2 from the top and from the left.
+        peak_score (`float`), mean_score (`float`):
+            Largest and mean value of the map inside; 1.0 where there is only a mask.
+        outline (`tuple[tuple[int, int], ...]`):
+            Corners `(x, y)` of the outer border, holes left out.
+        width_mm (`float`, *optional*), height_mm (`float`, *optional*), area_mm2 (`float`, *optional*):
+            Size of the box and area, where the scale is known.
+    """
+
+    box: tuple[int, int, int, int]
+    centroid: tuple[float, float]
+    area_pixels: int
+    position: str
+    row: int
+    column: int
+    peak_score: float = 1.0
+    mean_score: float = 1.0
+    outline: tuple[tuple[int, int], ...] = ()
+    width_mm: float | None = None
+    height_mm: float | None = None
+    area_mm2: float | None = None
+
+    @property
+    def width(self) -> int:
+        """Width of the box in pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> int:
+        """Height of the box in pixels."""
+        return self.box[3] - self.box[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain numbers, strings and lists, ready for `json.dumps`."""
+        fields = asdict(self)
+        fields["box"] = list(self.box)
+        fields["centroid"] = list(self.centroid)
+        fields["outline"] = [list(point) for point in self.outline]
+        return fields
+
+
+def find_regions(
+    anomaly_map: np.ndarray,
+    threshold: float = 0.5,
+    mask: np.ndarray | None = None,
+    min_area: int | None = None,
+    mm_per_pixel: float | None = None,
+) -> list[Region]:
+    """Connected regions of a map where it reaches the threshold, the most anomalous first.
+
+    Args:
+        anomaly_map (`np.ndarray` of shape `(height, width)`):
+            Scores in [0, 1].
+        threshold (`float`, *optional*, defaults to 0.5):
+            Pixels with a score of at least this belong to a region.
+        mask (`np.ndarray` of shape `(height, width)`, *optional*):
+            Where to look: pixels outside (zero) never belong to a region.
+        min_area (`int`, *optional*):
+            Smaller regions are dropped. Defaults to `DEFAULT_MIN_AREA_SHARE` of the picture, at least one pixel.
+        mm_per_pixel (`float`, *optional*):
+            Edge length of a pixel in millimetres; gives the sizes in millimetres.
+
+    Returns:
+        `list[Region]`: Sorted by peak score, then area (both falling), then from top to bottom and left to right.
+
+    Raises:
+        ValueError: If the map is not a picture of finite numbers in [0, 1], or another argument is out of range.
+
+    Example:
+    ```python
+    >>> anomaly_map = np.zeros((6, 6), dtype=np.float32)
+    >>> anomaly_map[0, 4:6] = 0.9
+    >>> anomaly_map[4:6, 0:2] = 0.7
+    >>> [(region.position, region.area_pixels) for region in find_regions(anomaly_map)]
+    [('top right', 2), ('bottom left', 4)]
+
+    ```
+    """
+    anomaly_map = _checked_map(anomaly_map)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"`threshold` must be in [0, 1], got {threshold}. Maps are on that scale.")
+    inside = anomaly_map >= threshold
+    if mask is not None:
+        inside &= _checked_mask(mask, anomaly_map.shape)
+    return _regions(inside, anomaly_map, min_area, mm_per_pixel)
+
+
+def regions_of_mask(
+    mask: np.ndarray,
+    min_area: int | None = None,
+    mm_per_pixel: float | None = None,
+    anomaly_map: np.ndarray | None = None,
+) -> list[Region]:
+    """Connected regions of a mask, the largest first (or the highest peak, when a map is given).
+
+    A mask with any pixel set never gives an empty list: where every region is smaller than `min_area`, the first of
+    them is kept, so that what is said about the picture cannot contradict the mask.
+
+    Args:
+        mask (`np.ndarray` of shape `(height, width)`):
+            Boolean or integer; anything but zero is inside.
+        min_area (`int`, *optional*):
+            As in [`find_regions`].
+        mm_per_pixel (`float`, *optional*):
+            As in [`find_regions`].
+        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
+            Scores in [0, 1] for `peak_score` and `mean_score`.
+
+    Returns:
+        `list[Region]`: Sorted as in [`find_regions`].
+
+    Example:
+    ```python
+    >>> mask = np.zeros((9, 9), dtype=bool)
+    >>> mask[4, 3:6] = True
+    >>> regions_of_mask(mask, mm_per_pixel=0.5)[0].width_mm
+    1.5
+
+    ```
+    """
+    scores = None if anomaly_map is None else _checked_map(anomaly_map)
+    inside = _checked_mask(mask, None if scores is None else scores.shape)
+    regions = _regions(inside, scores, min_area, mm_per_pixel)
+    return regions or _regions(inside, scores, 1, mm_per_pixel)[:1]
+
+
+def grid_cell(mask: np.ndarray) -> tuple[int, int]:
+    """The cell of the 3 x 3 grid in which a region lies.
+
+    It is the cell of the centroid; where the region has no pixel there (a ring, a hook), the cell that holds most of
+    its pixels, so that the named place always holds a part of the region.
+
+    Args:
+        mask (`np.ndarray` of shape `(height, width)`): Boolean, the region in the whole picture, not empty.
+
+    Returns:
+        `tuple[int, int]`: `(row, column)`, each 0 to 2.
+    """
+    ys, xs = np.nonzero(mask)
+    return _grid_cell(ys, xs, mask.shape)
+
+
+def position_words(region: Region, language: str = "en") -> str:
+    """The region's position in the 3 x 3 grid in words.
+
+    Args:
+        region (`Region`): The region.
+        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
+
+    Returns:
+        `str`: Such as `"top left"`.
+    """
+    return position_name(region.row, region.column, language)
+
+
+def _regions(
+    inside: np.ndarray, scores: np.ndarray | None, min_area: int | None, mm_per_pixel: float | None
+) -> list[Region]:
+    if mm_per_pixel is not None and not (np.isfinite(mm_per_pixel) and mm_per_pixel > 0):
+        raise ValueError(f"`mm_per_pixel` must be positive, got {mm_per_pixel}. Leave it out when it is unknown.")
+    if min_area is None:
+        min_area = max(1, round(DEFAULT_MIN_AREA_SHARE * inside.size))
+    elif min_area < 1:
+        raise ValueError(f"`min_area` must be at least 1 pixel, got {min_area}. Use 1 to keep every region.")
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    regions = [
+        _region(labels, index, stats[index], scores, mm_per_pixel)
+        for index in range(1, count)
+        if stats[index, cv2.CC_STAT_AREA] >= min_area
+    ]
+    return sorted(regions, key=lambda region: (-region.peak_score, -region.area_pixels, region.box[1], region.box[0]))
+
+
+def _region(
+    labels: np.ndarray, index: int, stats: np.ndarray, scores: np.ndarray | None, mm_per_pixel: float | None
+) -> Region:
+    x0, y0, width, height, area = (int(value) for value in stats)
+    window = np.s_[y0 : y0 + height, x0 : x0 + width]
+    part = labels[window] == index
+    ys, xs = np.nonzero(part)
+    row, column = _grid_cell(ys + y0, xs + x0, labels.shape)
+    values = None if scores is None else scores[window][part]
+    contours, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))
+    millimetres = {}
+    if mm_per_pixel is not None:
+        millimetres = {
+            "width_mm": float(width * mm_per_pixel),
+            "height_mm": float(height * mm_per_pixel),
+            "area_mm2": float(area * mm_per_pixel**2),
+        }
+    return Region(
+        box=(x0, y0, x0 + width, y0 + height),
+        centroid=(float(xs.mean() + x0), float(ys.mean() + y0)),
+        area_pixels=area,
+        position=position_name(row, column),
+        row=row,
+        column=column,
+        peak_score=1.0 if values is None else float(values.max()),
+        mean_score=1.0 if values is None else float(values.mean(dtype=np.float64)),
+        outline=tuple((int(x), int(y)) for x, y in contours[0].reshape(-1, 2)),
+        **millimetres,
+    )
+
+
+def _grid_cell(ys: np.ndarray, xs: np.ndarray, size: tuple[int, ...]) -> tuple[int, int]:
+    rows = (6 * ys + 3) // (2 * size[0])
+    columns = (6 * xs + 3) // (2 * size[1])
+    row = min(2, int(3 * (ys.mean() + 0.5) / size[0]))
+    column = min(2, int(3 * (xs.mean() + 0.5) / size[1]))
+    if not np.any((rows == row) & (columns == column)):
+        row, column = divmod(int(np.bincount(3 * rows + columns).argmax()), 3)
+    return row, column
+
+
+def _checked_map(anomaly_map: np.ndarray) -> np.ndarray:
+    anomaly_map = np.asarray(anomaly_map)
+    if anomaly_map.ndim != 2 or anomaly_map.size == 0:
+        raise ValueError(f"`anomaly_map` must have shape (height, width), got {anomaly_map.shape}. Pass one map.")
+    anomaly_map = anomaly_map.astype(np.float32, copy=False)
+    low, high = float(anomaly_map.min()), float(anomaly_map.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"`anomaly_map` must be finite and in [0, 1], got values from {low} to {high}. Scale it.")
+    return anomaly_map
+
+
+def _checked_mask(mask: np.ndarray, size: tuple[int, ...] | None) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"`mask` must have shape (height, width), got {mask.shape}. Pass one mask.")
+    if size is not None and mask.shape != size:
+        raise ValueError(f"`mask` must have the map's size {tuple(size)}, got {mask.shape}. Resize it.")
+    return mask != 0
