@@ -1,0 +1,223 @@
+"""Anomaly maps from patch features: by the state vectors of a text tower, or by good references (paper section 3.1).
+
+Knows unit vectors, grids and interpolation; knows no encoder, data set or loss.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .memory_bank import PatchFeatures, best_matches, unit_length
+
+LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
+
+
+def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
+    r"""
+    Scores every patch by how far it is from its nearest good patch: one minus the best cosine (equation 3).
+
+    Args:
+        layer ([`PatchFeatures`]):
+            Patch vectors of the queries, of any length.
+        bank (`torch.Tensor` of shape `(num_patches, dim)`, or `(batch_size, num_patches, dim)`):
+            Unit-length good patches, for all queries or for each its own.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, grid_height, grid_width)`: Scores in [0, 2].
+
+    Example:
+    ```python
+    >>> layer = PatchFeatures(torch.eye(4).unsqueeze(0), grid=(2, 2))
+    >>> patch_scores(layer, torch.eye(4)[:3])[0]
+    tensor([[0., 0.],
+            [0., 1.]])
+
+    ```
+    """
+    query = unit_length(layer.vectors)
+    if bank.dim() == 2:
+        best, _ = best_matches(query.flatten(0, 1), bank)
+    else:
+        best = torch.stack([best_matches(one, own)[0] for one, own in zip(query, bank, strict=True)])
+    return 1 - best.view(-1, *layer.grid)
+
+
+def few_shot_anomaly_map(
+    patch_features: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...], map_size: int
+) -> torch.Tensor:
+    r"""
+    The few-shot map: patch scores of all layers, enlarged bilinearly and averaged (paper section 3.1).
+
+    Args:
+        patch_features (`tuple[PatchFeatures]`):
+            The queries' layers.
+        bank (`tuple[torch.Tensor]`):
+            Good patches of the same layers, see [`patch_scores`].
+        map_size (`int`):
+            Height and width of the map, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, mostly in [0, 1].
+    """
+    maps = [
+        enlarge(patch_scores(layer, rows).unsqueeze(1), map_size).squeeze(1)
+        for layer, rows in zip(patch_features, bank, strict=True)
+    ]
+    return torch.stack(maps).mean(0)
+
+
+def text_guided_layer_maps(
+    embedded: tuple[PatchFeatures, ...], state_embeds: torch.Tensor, temperature: float, map_size: int
+) -> torch.Tensor:
+    r"""
+    Scores every pixel, for every layer, by how much nearer its patch is to "anomalous" than to "normal" (equation 2).
+
+    Args:
+        embedded (`tuple[PatchFeatures]`):
+            Patch vectors projected into the space of the state vectors.
+        state_embeds (`torch.Tensor` of shape `(batch_size, 2, dim)`):
+            Unit-length vectors of normal (0) and anomalous (1).
+        temperature (`float`):
+            Divides the cosines before the softmax.
+        map_size (`int`):
+            Height and width of the maps, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, num_layers, 2, map_size, map_size)`: Probabilities, summing to 1 over
+        dimension 2.
+
+    Example:
+    ```python
+    >>> layer = PatchFeatures(torch.eye(4).unsqueeze(0), grid=(2, 2))           # four patches, each its own direction
+    >>> states = torch.eye(4)[[0, 3]].unsqueeze(0)                              # patch 0 is normal, patch 3 anomalous
+    >>> text_guided_layer_maps((layer,), states, temperature=1.0, map_size=2)[0, 0, 1]
+    tensor([[0.2689, 0.5000],
+            [0.5000, 0.7311]])
+
+    ```
+    """
+    maps = []
+    for layer in embedded:
+        cosine = unit_length(layer.vectors) @ state_embeds.float().transpose(1, 2) / temperature
+        cosine = cosine.transpose(1, 2).unflatten(2, layer.grid)
+        maps.append(enlarge(cosine, map_size).softmax(dim=1))
+    return torch.stack(maps, dim=1)
+
+
+def maps_needed(localization: str, has_reference: bool, use_reference: torch.Tensor | None) -> tuple[bool, bool]:
+    """Whether the few-shot map and whether the text-guided map must be computed; refuses what cannot be."""
+    if localization not in LOCALIZATION_MODES:
+        raise ValueError(f"`localization` must be one of {', '.join(LOCALIZATION_MODES)}, got {localization!r}.")
+    if localization in ("reference", "mean") and not has_reference:
+        raise ValueError(
+            f"`memory_bank` must be given for localization={localization!r}, got None. "
+            "Pass a bank or `reference_pixel_values`."
+        )
+    by_reference = has_reference and localization != "text"
+    by_text = not by_reference or localization == "mean" or use_reference is not None
+    return by_reference, by_text
+
+
+def combine_maps(
+    text_map: torch.Tensor | None,
+    few_shot_map: torch.Tensor | None,
+    use_reference: torch.Tensor | None,
+    mean: bool,
+) -> torch.Tensor:
+    r"""
+    Makes one map of what was computed: the few-shot map replaces the text-guided one, or is averaged with it.
+
+    Args:
+        text_map, few_shot_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`, *optional*):
+            At least one of them.
+        use_reference (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
+            Which pictures follow the references; the others keep the text-guided map. `None`: all follow.
+        mean (`bool`):
+            Whether the two maps are averaged instead.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, map_size, map_size)`
+    """
+    if few_shot_map is None or text_map is None:
+        return few_shot_map if text_map is None else text_map
+    followed = (text_map + few_shot_map) / 2 if mean else few_shot_map
+    if use_reference is None:
+        return followed
+    return torch.where(use_reference.to(text_map.device)[:, None, None], followed, text_map)
+
+
+def enlarge(maps: torch.Tensor, map_size: int) -> torch.Tensor:
+    """Maps `(batch_size, channels, height, width)` at `map_size`, bilinear, corners on corners (published)."""
+    return functional.interpolate(maps, size=(map_size, map_size), mode="bilinear", align_corners=True)
+
+
+class AnomalyLocalizer(nn.Module):
+    r"""
+    The learned part of localization: linear layers into the space of the state vectors (paper section 3.1).
+
+    Args:
+        feature_dims (`list[int]`):
+            Width of each read-out layer.
+        projection_dim (`int`):
+            Width of the state vectors.
+        learned_states (`bool`):
+            Whether the two state vectors are parameters, for a model without a text tower.
+        reference_dims (`list[int]`, *optional*):
+            Widths of the projections before matching; `None` matches raw features, as published.
+        reference_pooling (`int`):
+            Window over which features are averaged before matching.
+    """
+
+    def __init__(
+        self,
+        feature_dims: list[int],
+        projection_dim: int,
+        learned_states: bool,
+        reference_dims: list[int] | None = None,
+        reference_pooling: int = 1,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(dim, projection_dim) for dim in feature_dims)
+        self.state_embeds = nn.Parameter(torch.empty(2, projection_dim)) if learned_states else None
+        self.reference_projections = (
+            nn.ModuleList(nn.Linear(dim, out) for dim, out in zip(feature_dims, reference_dims, strict=True))
+            if reference_dims is not None
+            else None
+        )
+        self.reference_pooling = reference_pooling
+
+    def embed(self, patch_features: tuple[PatchFeatures, ...]) -> tuple[PatchFeatures, ...]:
+        """Patch vectors in the space of the state vectors, float32."""
+        return tuple(
+            PatchFeatures(project(layer.vectors.float()), layer.grid)
+            for project, layer in zip(self.layers, patch_features, strict=True)
+        )
+
+    def comparable(self, patch_features: tuple[PatchFeatures, ...]) -> tuple[PatchFeatures, ...]:
+        """Patch vectors as they are compared with references: projected and averaged, if configured."""
+        layers = [PatchFeatures(layer.vectors.float(), layer.grid) for layer in patch_features]
+        if self.reference_projections is not None:
+            layers = [
+                PatchFeatures(project(layer.vectors), layer.grid)
+                for project, layer in zip(self.reference_projections, layers, strict=True)
+            ]
+        if self.reference_pooling > 1:
+            layers = [_average_neighbours(layer, self.reference_pooling) for layer in layers]
+        return tuple(layers)
+
+
+def _average_neighbours(layer: PatchFeatures, window: int) -> PatchFeatures:
+    maps = layer.vectors.transpose(1, 2).unflatten(2, layer.grid)
+    maps = functional.avg_pool2d(maps, window, stride=1, padding=window // 2, count_include_pad=False)
+    return PatchFeatures(maps.flatten(2).transpose(1, 2), layer.grid)
+
+
+__all__ = [
+    "LOCALIZATION_MODES",
+    "AnomalyLocalizer",
+    "combine_maps",
+    "few_shot_anomaly_map",
+    "maps_needed",
+    "patch_scores",
+    "text_guided_layer_maps",
+]

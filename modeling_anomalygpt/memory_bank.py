@@ -1,0 +1,224 @@
+"""Patch vectors on their grids, and the bank of good ones against which queries are compared (paper section 3.1).
+
+Knows unit vectors and files of them; knows no encoder, picture or map.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.nn import functional
+
+# Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
+_SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    r"""
+    Patch vectors of one layer and the grid on which they lie.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(batch_size, height * width, dim)`):
+            Rows run left to right, top to bottom.
+        grid (`tuple[int, int]`):
+            `(height, width)` in patches.
+    """
+
+    vectors: torch.Tensor
+    grid: tuple[int, int]
+
+    def rows(self, index: slice | torch.Tensor) -> "PatchFeatures":
+        """The same layer for some of the pictures."""
+        return PatchFeatures(self.vectors[index], self.grid)
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    r"""
+    Patches of good references, against which queries are compared.
+
+    Args:
+        features (`tuple[torch.Tensor]`, each of shape `(num_patches, dim)`):
+            Unit-length patch vectors, one tensor a layer, float32.
+        sources (`tuple[torch.Tensor]`, each of shape `(num_patches,)`):
+            Where each patch comes from: `reference * patches_per_reference + patch`, int64.
+        grids (`tuple[tuple[int, int]]`):
+            `(height, width)` of each layer's grid in patches.
+        num_references (`int`):
+            Pictures in the bank, rotated copies included.
+        fingerprint (`str`):
+            Names the encoder that made the features; a bank of another encoder is refused.
+    """
+
+    features: tuple[torch.Tensor, ...]
+    sources: tuple[torch.Tensor, ...]
+    grids: tuple[tuple[int, int], ...]
+    num_references: int
+    fingerprint: str = ""
+
+    @classmethod
+    def build(cls, patch_features: tuple[PatchFeatures, ...], fingerprint: str = "") -> "MemoryBank":
+        """Makes a bank of all patches of a batch of references, layer by layer."""
+        return cls(
+            features=tuple(unit_length(layer.vectors.flatten(0, 1)) for layer in patch_features),
+            sources=tuple(
+                torch.arange(layer.vectors.shape[0] * layer.vectors.shape[1], device=layer.vectors.device)
+                for layer in patch_features
+            ),
+            grids=tuple(layer.grid for layer in patch_features),
+            num_references=patch_features[0].vectors.shape[0],
+            fingerprint=fingerprint,
+        )
+
+    def extend(self, other: "MemoryBank") -> "MemoryBank":
+        """This bank followed by another one of the same encoder."""
+        self.check(other.fingerprint, other.grids)
+        offsets = [self.num_references * height * width for height, width in self.grids]
+        return replace(
+            self,
+            features=tuple(torch.cat(pair) for pair in zip(self.features, other.features, strict=True)),
+            sources=tuple(
+                torch.cat([mine, theirs + offset])
+                for mine, theirs, offset in zip(self.sources, other.sources, offsets, strict=True)
+            ),
+            num_references=self.num_references + other.num_references,
+        )
+
+    def reduce(self, num_patches: int) -> "MemoryBank":
+        """Keeps at most `num_patches` a layer, chosen by greedy k-centre (https://arxiv.org/abs/2106.08265)."""
+        if num_patches < 1:
+            raise ValueError(f"`num_patches` must be at least 1, got {num_patches}.")
+        kept = [k_centre_indices(layer, num_patches) for layer in self.features]
+        return replace(
+            self,
+            features=tuple(layer[index] for layer, index in zip(self.features, kept, strict=True)),
+            sources=tuple(layer[index] for layer, index in zip(self.sources, kept, strict=True)),
+        )
+
+    def to(self, device: torch.device | str) -> "MemoryBank":
+        """The bank on another device."""
+        return replace(
+            self,
+            features=tuple(layer.to(device) for layer in self.features),
+            sources=tuple(layer.to(device) for layer in self.sources),
+        )
+
+    def check(self, fingerprint: str, grids: tuple[tuple[int, int], ...] | None = None) -> None:
+        """Refuses a bank that another encoder made, or that was made at another picture size."""
+        if self.fingerprint != fingerprint:
+            raise ValueError(
+                f"`memory_bank` must come from this encoder ({fingerprint!r}), got one of {self.fingerprint!r}. "
+                "Build it again from the reference pictures."
+            )
+        if grids is not None and self.grids != grids:
+            raise ValueError(
+                f"`memory_bank` must have the patch grids {grids}, got {self.grids}. "
+                "Build it again with pictures of the query's size."
+            )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the bank as safetensors, under a temporary name first."""
+        tensors = {f"features.{i}": layer.contiguous() for i, layer in enumerate(self.features)}
+        tensors |= {f"sources.{i}": layer.contiguous() for i, layer in enumerate(self.sources)}
+        metadata = {
+            "format": "anomalygpt-memory-bank-1",
+            "fingerprint": self.fingerprint,
+            "num_references": str(self.num_references),
+            "grids": json.dumps(self.grids),
+        }
+        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "MemoryBank":
+        """Reads a bank; refuses one of another encoder when `fingerprint` is given."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != "anomalygpt-memory-bank-1":
+                    raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r}. Save one with `save`.")
+                count = sum(name.startswith("features.") for name in file.keys())  # noqa: SIM118 (no mapping)
+                bank = cls(
+                    features=tuple(file.get_tensor(f"features.{i}") for i in range(count)),
+                    sources=tuple(file.get_tensor(f"sources.{i}") for i in range(count)),
+                    grids=tuple(tuple(grid) for grid in json.loads(metadata["grids"])),
+                    num_references=int(metadata["num_references"]),
+                    fingerprint=metadata["fingerprint"],
+                )
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}).") from error
+        if fingerprint is not None:
+            bank.check(fingerprint)
+        return bank
+
+
+def unit_length(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors of any shape `(..., dim)` scaled to length 1, in float32."""
+    return functional.normalize(vectors.float(), dim=-1)
+
+
+def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
+    r"""
+    Picks rows greedily so that the farthest row left out is as near as possible to a picked one.
+
+    Starts with the row farthest from the mean, so that the choice is the same at every run.
+
+    Args:
+        features (`torch.Tensor` of shape `(num_rows, dim)`):
+            Unit-length vectors.
+        num_patches (`int`):
+            How many rows to keep.
+
+    Returns:
+        `torch.Tensor` of shape `(min(num_patches, num_rows),)`: Row indices in the order of choice, int64.
+
+    Example:
+    ```python
+    >>> rows = unit_length(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))
+    >>> k_centre_indices(rows, 2).tolist()
+    [2, 0]
+
+    ```
+    """
+    if num_patches >= len(features):
+        return torch.arange(len(features), device=features.device)
+    similarity = features @ unit_length(features.mean(0))
+    picked = []
+    nearest = torch.full_like(similarity, -math.inf)
+    current = int(similarity.argmin())
+    for _ in range(num_patches):
+        picked.append(current)
+        nearest = torch.maximum(nearest, features @ features[current])
+        current = int(nearest.argmin())
+    return torch.tensor(picked, device=features.device)
+
+
+def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Finds each query vector's most similar bank vector, in chunks of the bank, exactly.
+
+    Args:
+        query (`torch.Tensor` of shape `(num_queries, dim)`):
+            Unit-length vectors.
+        bank (`torch.Tensor` of shape `(num_patches, dim)`):
+            Unit-length vectors.
+
+    Returns:
+        `tuple(torch.Tensor, torch.Tensor)`, both of shape `(num_queries,)`: the best cosine and its row in the bank.
+    """
+    chunk = max(1, _SIMILARITIES_PER_CHUNK // max(1, len(query)))
+    best, row = (query @ bank[:chunk].T).max(dim=1)
+    for start in range(chunk, len(bank), chunk):
+        value, index = (query @ bank[start : start + chunk].T).max(dim=1)
+        row = torch.where(value > best, index + start, row)
+        best = torch.maximum(best, value)
+    return best, row
+
+
+__all__ = ["MemoryBank", "PatchFeatures", "best_matches", "k_centre_indices", "unit_length"]

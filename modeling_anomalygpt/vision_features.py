@@ -1,0 +1,120 @@
+"""The adapter between any vision model of transformers and the localizer: a global vector and patch grids.
+
+Knows shapes only: hidden states are token sequences (with or without class and register tokens, possibly halved from
+stage to stage) or feature maps. Nothing is keyed on a model's name.
+"""
+
+import copy
+import inspect
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedConfig
+
+from .localization import PatchFeatures
+
+
+def read_vision_tower(
+    tower: nn.Module, pixel_values: torch.Tensor, out_indices: list[int]
+) -> tuple[torch.Tensor, tuple[PatchFeatures, ...]]:
+    r"""
+    Runs the vision model once and takes out its global vector and the selected layers.
+
+    Args:
+        tower (`nn.Module`):
+            A vision model of transformers.
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
+            Normalised pictures.
+        out_indices (`list[int]`):
+            Which hidden states to return.
+
+    Returns:
+        `tuple(torch.Tensor, tuple[PatchFeatures])`: The pooled output of shape `(batch_size, dim)`, and one entry for
+        each of `out_indices` without class and register tokens.
+
+    Raises:
+        ValueError: If `pixel_values` has not three channels **or** an index is beyond the last hidden state **or** a
+            layer's tokens form no grid.
+    """
+    channels = getattr(tower.config, "num_channels", 3)
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
+        raise ValueError(
+            f"`pixel_values` must have shape (batch_size, {channels}, height, width), got "
+            f"{tuple(pixel_values.shape)}. `AnomalyGPTProcessor` makes them from pictures."
+        )
+    grid = _patch_grid(tower.config, pixel_values.shape[-2:])
+    dtype = next(tower.parameters()).dtype
+    outputs = tower(**_tower_inputs(tower, pixel_values.to(dtype), grid), output_hidden_states=True, return_dict=True)
+    hidden_states = outputs.hidden_states
+    if max(out_indices) >= len(hidden_states):
+        raise ValueError(
+            f"`out_indices` must be below {len(hidden_states)}, the number of hidden states of "
+            f"{type(tower).__name__}, got {out_indices}."
+        )
+    pooled = getattr(outputs, "pooler_output", None)
+    if pooled is None:
+        last = outputs.last_hidden_state
+        pooled = last.mean((2, 3)) if last.dim() == 4 else last.mean(1)
+    num_prefixes = {0, 1, 1 + (getattr(tower.config, "num_register_tokens", 0) or 0)}
+    layers = tuple(_patch_features(hidden_states[index], grid, num_prefixes) for index in out_indices)
+    return pooled.flatten(1), layers
+
+
+def vision_tower_widths(config: PreTrainedConfig, out_indices: list[int]) -> tuple[int, list[int]]:
+    """Widths of the pooled output and of the selected layers, found by a pass without memory on the meta device."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        tower = AutoModel.from_config(config).eval()
+        size = getattr(config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else size
+        pixel_values = torch.zeros(1, getattr(config, "num_channels", 3), height, width)
+        pooled, layers = read_vision_tower(tower, pixel_values, out_indices)
+    return pooled.shape[-1], [layer.vectors.shape[-1] for layer in layers]
+
+
+def _patch_grid(config: PreTrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:
+    patch_size = getattr(config, "patch_size", None)
+    if patch_size is None:
+        return None
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)[-2:]
+    return size[0] // height, size[1] // width
+
+
+def _tower_inputs(
+    tower: nn.Module, pixel_values: torch.Tensor, grid: tuple[int, int] | None
+) -> dict[str, torch.Tensor]:
+    """Models of any aspect ratio (SigLIP 2 NaFlex) take flattened patches and their grid; all others take pictures."""
+    accepted = inspect.signature(tower.forward).parameters
+    if "spatial_shapes" in accepted:
+        side = tower.config.patch_size
+        patches = functional.unfold(pixel_values, side, stride=side).transpose(1, 2)
+        patches = patches.unflatten(2, (pixel_values.shape[1], side, side)).permute(0, 1, 3, 4, 2).flatten(2)
+        return {
+            "pixel_values": patches,
+            "pixel_attention_mask": None,  # every patch holds picture
+            "spatial_shapes": torch.tensor([grid] * len(pixel_values), device="cpu"),
+        }
+    size = getattr(tower.config, "image_size", None)
+    if "interpolate_pos_encoding" in accepted and size not in (None, pixel_values.shape[-1]):
+        return {"pixel_values": pixel_values, "interpolate_pos_encoding": True}
+    return {"pixel_values": pixel_values}
+
+
+def _patch_features(hidden_state: torch.Tensor, grid: tuple[int, int] | None, num_prefixes: set[int]) -> PatchFeatures:
+    if hidden_state.dim() == 4:  # (batch_size, channels, height, width)
+        return PatchFeatures(hidden_state.flatten(2).transpose(1, 2), tuple(hidden_state.shape[-2:]))
+    height, width = grid or (0, 0)
+    while height and width:
+        num_prefix = hidden_state.shape[1] - height * width
+        if num_prefix in num_prefixes:
+            return PatchFeatures(hidden_state[:, num_prefix:], (height, width))
+        height, width = height // 2, width // 2  # hierarchical models halve the grid from stage to stage
+    raise ValueError(
+        f"`out_indices` must select layers whose tokens form a grid, got {hidden_state.shape[1]} tokens for a grid of "
+        f"{grid} patches."
+    )
+
+
+__all__ = ["read_vision_tower", "vision_tower_widths"]
