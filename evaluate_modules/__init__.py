@@ -1,0 +1,1 @@
+"""The project's metrics as modules of the `evaluate` library."""

@@ -1,0 +1,43 @@
+"""AnomalyGPT for transformers: inspect parts with a vision-language model, from one good photograph.
+
+Public names are imported when they are first used: `import modeling_anomalygpt` itself loads no torch, starts no
+device and registers nothing; the first use of a model class registers all of them with transformers' auto classes.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AnomalyGPTConfig": "configuration_anomalygpt",
+    "AnomalyGPTForConditionalGeneration": "modeling_anomalygpt",
+    "AnomalyGPTImageProcessor": "image_processing_anomalygpt",
+    "AnomalyGPTModel": "modeling_anomalygpt",
+    "AnomalyGPTProcessor": "processing_anomalygpt",
+    "AnomalyInspector": "inspector",
+    "InspectionResult": "inspection_result",
+    "MemoryBank": "memory_bank",
+    "PictureError": "pictures",
+    "Region": "regions",
+    "find_regions": "regions",
+    "load_picture": "pictures",
+    "register": "registration",
+    "register_for_auto_class": "registration",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name.startswith("AnomalyGPT") or name == "AnomalyInspector":
+        importlib.import_module(".registration", __name__).register()
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
