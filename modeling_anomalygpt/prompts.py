@@ -77,7 +77,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "carpet": Description(
         "carpet", "地毯",
-        "This is carpet; good carpet has an even weave and colour, without holes or foreign threads.",
+        "This is carpet; good carpet has an even weave and color, without holes or foreign threads.",
         "这是地毯，合格品编织均匀，颜色一致，没有破洞和杂线。",
     ),
     "grid": Description(
@@ -92,7 +92,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "leather": Description(
         "leather", "皮革",
-        "This is leather; good leather has an even grain and colour, without cuts, folds or stains.",
+        "This is leather; good leather has an even grain and color, without cuts, folds or stains.",
         "这是皮革，合格品纹理和颜色均匀，没有割痕、折痕和污渍。",
     ),
     "metalnut": Description(
@@ -102,7 +102,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "pill": Description(
         "pill", "药片",
-        "This is a pill; a good one is whole and evenly coloured, with a clear imprint.",
+        "This is a pill; a good one is whole and evenly colored, with a clear imprint.",
         "这是药片，合格品完整，颜色均匀，压印清晰。",
     ),
     "screw": Description(
@@ -148,7 +148,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "cashew": Description(
         "cashew", "腰果",
-        "This is a cashew; a good one is whole and evenly coloured.",
+        "This is a cashew; a good one is whole and evenly colored.",
         "这是腰果，合格品完整，颜色均匀。",
     ),
     "chewinggum": Description(
@@ -158,7 +158,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "fryum": Description(
         "fryum", "油炸小食",
-        "This is a wheel-shaped snack; a good one has a whole rim and whole spokes of one colour.",
+        "This is a wheel-shaped snack; a good one has a whole rim and whole spokes of one color.",
         "这是轮形油炸小食，合格品轮圈和轮辐完整，颜色一致。",
     ),
     "macaroni1": Description(
@@ -193,7 +193,7 @@ DESCRIPTIONS: dict[str, Description] = {
     ),
     "pipefryum": Description(
         "pipe fryum", "管状油炸小食",
-        "This is a pipe-shaped snack; a good one is whole and of one colour.",
+        "This is a pipe-shaped snack; a good one is whole and of one color.",
         "这是管状油炸小食，合格品完整，颜色一致。",
     ),
     # MVTec LOCO
@@ -291,7 +291,7 @@ def describe(category: str, language: str = "en", description: str | None = None
     Args:
         category (`str`): Any name; unknown ones get a neutral sentence.
         language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-        description (`str`, *optional*): Your own sentence; used as it is.
+        description (`str`, *optional*): Your own sentence, used instead.
 
     Returns:
         `str`: A sentence that ends with a full stop.
@@ -306,6 +306,7 @@ def describe(category: str, language: str = "en", description: str | None = None
     check_language(language)
     if description is not None and description.strip():
         description = description.strip()
+        description = description[0].upper() + description[1:]
         return description if description[-1] in ".!?。！？" else description + ("." if language == "en" else "。")
     known = DESCRIPTIONS.get(_key(category))
     if known is not None:
@@ -328,6 +329,31 @@ def default_question(language: str = "en") -> str:
     """
     check_language(language)
     return DEFAULT_QUESTIONS[language]
+
+
+def opening_question(
+    category: str, language: str = "en", description: str | None = None, question: str | None = None
+) -> str:
+    """What a user says first: the description of the object, then a question.
+
+    Args:
+        category (`str`): Any name.
+        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
+        description (`str`, *optional*): See [`describe`].
+        question (`str`, *optional*): Defaults to the main question.
+
+    Returns:
+        `str`: Both, as one line of text.
+
+    Example:
+    ```python
+    >>> opening_question("cashew")
+    'This is a cashew; a good one is whole and evenly colored. Is there any anomaly in the image?'
+
+    ```
+    """
+    gap = " " if language == "en" else ""
+    return describe(category, language, description) + gap + (question or default_question(language))
 
 
 def position_name(row: int, column: int, language: str = "en") -> str:
