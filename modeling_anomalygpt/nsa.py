@@ -18,6 +18,7 @@ from .synthetic_anomaly import (
     channel_sum,
     check_inputs,
     intensity_label,
+    majority,
     unchanged,
 )
 
@@ -128,8 +129,9 @@ def object_mask(image: np.ndarray, background: tuple[float, float]) -> np.ndarra
         `np.ndarray` of shape `(height, width)`, `uint8`: 1 on the object, 0 on the background.
     """
     brightness, tolerance = background
-    distance = np.abs(channel_sum(image).astype(np.float32) - 3 * brightness)
-    return cv2.medianBlur((distance > 3 * tolerance).astype(np.uint8), 7)
+    total = channel_sum(image)
+    far = (total < 3 * (brightness - tolerance)) | (total > 3 * (brightness + tolerance))
+    return majority(far, 7).view(np.uint8)
 
 
 def nsa(
@@ -238,8 +240,7 @@ def _mended(
 ) -> SyntheticAnomaly:
     result = image
     pasted = np.zeros(image.shape[:2], np.uint8)
-    intensity = None
-    boxes = []
+    labels, boxes = [], []
     for number in range(settings.num_patches):
         if number > 0 and coin() == 0:
             continue
@@ -249,15 +250,17 @@ def _mended(
                 continue
             own = np.zeros_like(pasted)
             own[patch.box] = patch.mask
-            intensity = intensity_label(result, patch.image, own, settings.logistic)
-            if (intensity > TARGET_THRESHOLD).any():
+            label = intensity_label(result, patch.image, own, settings.logistic)
+            if (label > TARGET_THRESHOLD).any():
                 result = patch.image
                 pasted |= own
+                labels.append(label)
                 boxes.append(patch.box)
                 break
     if not boxes:
         return unchanged(image)
-    if settings.num_patches > 1:
+    intensity = labels[0]
+    if len(labels) > 1:  # patches that are near see each other through the filters
         intensity = intensity_label(image, result, pasted, settings.logistic)
     mask = intensity > TARGET_THRESHOLD
     regions = _region_of_each(boxes, mask)

@@ -15,9 +15,10 @@ TARGET_THRESHOLD = 0.3
 MIN_SIDE = 32
 
 _DISK_RADIUS = 5
-_ROWS, _COLUMNS = np.mgrid[-_DISK_RADIUS : _DISK_RADIUS + 1, -_DISK_RADIUS : _DISK_RADIUS + 1]
-_DISK = _ROWS**2 + _COLUMNS**2 <= _DISK_RADIUS**2
-_MIDDLE = int(_DISK.sum()) // 2
+_DISK_ROWS, _DISK_COLUMNS = np.nonzero(
+    np.hypot(*np.mgrid[-_DISK_RADIUS : _DISK_RADIUS + 1, -_DISK_RADIUS : _DISK_RADIUS + 1]) <= _DISK_RADIUS
+)
+_MIDDLE = len(_DISK_ROWS) // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,30 @@ def channel_sum(image: np.ndarray) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(height, width)`, `uint16`: values 0 to 765, three times the mean brightness.
     """
-    return image[..., 0].astype(np.uint16) + image[..., 1] + image[..., 2]
+    first, second, third = cv2.split(image)
+    total = first.astype(np.uint16)
+    total += second
+    total += third
+    return total
+
+
+def majority(mask: np.ndarray, size: int) -> np.ndarray:
+    """Median filter of a mask: a vote among `size` x `size` pixels, border pixels repeated.
+
+    Args:
+        mask (`np.ndarray` of shape `(height, width)`, `bool` or `uint8` of zeros and ones): the mask.
+        size (`int`): odd side of the square in pixels, 15 at most.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `bool`: what a median filter of that size returns.
+
+    Example:
+        >>> speck = np.eye(5, dtype=bool)
+        >>> majority(speck, 3).any()
+        np.False_
+    """
+    votes = cv2.boxFilter(mask.view(np.uint8), -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE)
+    return votes > size * size // 2
 
 
 def disk_median(values: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -136,15 +160,16 @@ def disk_median(values: np.ndarray, where: np.ndarray) -> np.ndarray:
         np.uint16(7)
     """
     padded = np.pad(values, _DISK_RADIUS, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, _DISK.shape)
+    width = padded.shape[1]
     rows, columns = np.nonzero(where)
-    medians = np.empty(len(rows), values.dtype)
-    step = 4096  # keeps the gathered windows within the processor's cache
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        gathered = windows[rows[part], columns[part]][:, _DISK]
+    corners = rows * width + columns  # of the windows, in the padded array
+    window = _DISK_ROWS * width + _DISK_COLUMNS
+    medians = np.empty(len(corners), values.dtype)
+    step = 1024  # keeps the gathered windows within the processor's cache
+    for start in range(0, len(corners), step):
+        gathered = padded.ravel().take(corners[start : start + step, None] + window)
         gathered.partition(_MIDDLE, axis=1)
-        medians[part] = gathered[:, _MIDDLE]
+        medians[start : start + step] = gathered[:, _MIDDLE]
     return medians
 
 
@@ -175,8 +200,7 @@ def intensity_label(
     # Cleaning may fill corners between two patches, never more than two pixels away from them.
     box = (slice(max(y - 2, 0), y + height + 2), slice(max(x - 2, 0), x + width + 2))
     change = channel_sum(cv2.absdiff(before[box], after[box]))
-    changed = ((change > 3) & (pasted[box] > 0)).astype(np.uint8)
-    changed = cv2.medianBlur(changed, 5).astype(bool)
+    changed = majority((change > 3) & (pasted[box] > 0), 5)
     # The outermost pixels of the box are zero or the picture's own border, so the box filters like the whole picture.
     medians = disk_median(np.where(changed, change, np.uint16(0)), changed)
     steepness, middle = logistic
@@ -196,9 +220,8 @@ def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray, tol
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`: the visible part of `shape`.
     """
-    changed = ((channel_sum(cv2.absdiff(before, after)) > 3 * tolerance) & shape).astype(np.uint8)
-    changed = cv2.morphologyEx(cv2.medianBlur(changed, 5), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8))
-    return (changed > 0) & shape
+    changed = majority((channel_sum(cv2.absdiff(before, after)) > 3 * tolerance) & shape, 5)
+    return (cv2.morphologyEx(changed.view(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) > 0) & shape
 
 
 def separate_regions(mask: np.ndarray, min_area: int = 1) -> list[np.ndarray]:

@@ -1,7 +1,8 @@
 """A second, slow implementation of NSA as AnomalyGPT trains with it, step by step over whole pictures.
 
 Written from the description in https://arxiv.org/abs/2109.15222 and the values in https://arxiv.org/abs/2308.15366.
-It draws from the generator in the published order, so that the same generator must give the same picture as the fast one.
+It draws from the generator in the published order, so that the same generator must give the same picture as the
+fast one.
 """
 
 import cv2
