@@ -41,9 +41,11 @@ _NAMES = {
     "fabric_interior": None, "pill_type": None,
 }  # fmt: skip
 
-_UNNAMED = frozenset(
-    ["good", "normal", "ok", "anomaly", "anomalous", "abnormal", "defect", "defective", "defects", "bad", "faulty", "unknown", "other", "others", "none", "mixed", "structural_anomalies", "logical_anomalies", "damage", "flaw", "ng", "nsa", "cutpaste", "perlin", "draem", "synthetic"]
-)
+_UNNAMED = frozenset({
+    "", "good", "normal", "ok", "anomaly", "anomalous", "abnormal", "defect", "defects", "defective", "bad", "faulty",
+    "unknown", "other", "others", "none", "mixed", "structural_anomalies", "logical_anomalies", "damage", "flaw", "ng",
+    "nsa", "cutpaste", "perlin", "draem", "synthetic",
+})  # fmt: skip
 
 # kinds within a group are easily taken for each other: never deny one where another is
 _ALIKE = (

@@ -36,14 +36,19 @@ KINDS = {
 }
 
 # names that take no article in "This is a ..."
-NO_ARTICLE = frozenset({"carpet", "leather", "wood", "macaroni", "chewing gum", "fabric", "metal", "granular material"})
+NO_ARTICLE = frozenset({
+    "carpet", "leather", "wood", "macaroni", "chewing gum", "fabric", "metal", "granular material", "machined metal",
+    "woven fabric", "knitted fabric",
+})  # fmt: skip
 
 HALVES = {"left": "left", "right": "right", "upper": "upper", "lower": "lower"}
 
 BOTH = "both "
 ALL = "all "
 
-ABSENT_THINGS = ("a person", "a dog", "a car", "a tree", "a house", "a hand", "a bicycle", "a cup", "a flower", "a cat")
+ABSENT_THINGS = (
+    "a person", "a dog", "a car", "a tree", "a house", "a hand", "a bicycle", "a cup", "a flower", "a cat",
+)  # fmt: skip
 
 QUESTIONS = {
     "presence": (
@@ -314,7 +319,7 @@ ANSWERS = {
         "It is anomalous, at the {places}.",
         "It is not good: something is wrong at the {places}.",
     ),
-    "intact_many": ("It is defective: there are {count} anomalies.", "It is anomalous, with {count} defects at the {places}."),
+    "intact_many": ("It is defective: there are {count} anomalies.", "It is anomalous, at the {places}."),
     "intact_unplaced": ("It is defective: there is an anomaly.", "It is anomalous."),
     "count_none": ("There is no anomaly.", "I count no anomaly.", "There are no defects."),
     "count_one": ("There is one anomaly.", "I count one anomaly.", "There is one."),
@@ -346,7 +351,10 @@ ANSWERS = {
         "The largest measures about {width} x {height} pixels.",
     ),
     "size_mm_one": ("It is about {width} x {height} mm.", "It measures about {width} x {height} mm."),
-    "size_mm_many": ("The largest is about {width} x {height} mm.", "The largest measures about {width} x {height} mm."),
+    "size_mm_many": (
+        "The largest is about {width} x {height} mm.",
+        "The largest measures about {width} x {height} mm.",
+    ),
     "size_none": ("There is no anomaly to measure.", "I see no anomaly that could be measured."),
     "share_some": ("About {percent} % of the image.", "It covers about {percent} % of the image."),
     "share_tiny": ("Less than 1 % of the image.", "It covers less than 1 % of the image."),

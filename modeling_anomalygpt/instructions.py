@@ -1,81 +1,31 @@
-"""From facts about a picture to conversations about it, and from an answer back to facts, in English and Chinese.
+"""From facts about a picture to conversations about it, in English and Chinese.
 
-Knows regions, kinds of defect, positions and words; knows no image, no tokenizer and no model.
+Knows in which order topics make sense; knows no image, no tokenizer and no model.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Sequence
 
 import numpy as np
 
-from . import instruction_phrases_en, instruction_phrases_zh
-from .defect_kinds import CLEANABLE, GRAVE, absent_kinds, kind_of, kind_words
-from .prompts import category_name, check_language, opening_question, position_name
-from .regions import Region
+from .facts import Facts
+from .instruction_topics import TOPICS, Speaker
+from .prompts import opening_question
 
-_PHRASES: dict[str, ModuleType] = {"en": instruction_phrases_en, "zh": instruction_phrases_zh}
-_CANONICAL_SHARE = 0.5
+__all__ = ["TOPIC_NAMES", "Facts", "conversation", "fixed_answer", "fixed_turn"]
 
+TOPIC_NAMES = tuple(TOPICS)
+"""What a turn can be about."""
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known about a picture.
-
-    Attributes:
-        category (`str`):
-            What the object is called; any name, empty where unknown.
-        image_size (`tuple[int, int]`):
-            `(height, width)` of the picture in pixels.
-        regions (`Sequence[Region]`, *optional*, defaults to `()`):
-            The anomalous regions, from the target mask.
-        defect_types (`Sequence[str]`, *optional*, defaults to `()`):
-            The kinds of defect in the picture, in the words of its data set; not one a region.
-        description (`str` or `Mapping[str, str]`, *optional*):
-            How a good object looks: a sentence (said in the language it is written in) or one for each language.
-        mm_per_pixel (`float`, *optional*):
-            Edge length of a pixel in millimetres.
-        anomalous (`bool`, *optional*):
-            For pictures that have a label but no mask. Defaults to whether there are regions.
-    """
-
-    category: str
-    image_size: tuple[int, int]
-    regions: Sequence[Region] = ()
-    defect_types: Sequence[str] = ()
-    description: str | Mapping[str, str] | None = None
-    mm_per_pixel: float | None = None
-    anomalous: bool | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"`image_size` must be (height, width) in pixels, got {self.image_size}. Measure the mask.")
-        if self.mm_per_pixel is not None and not self.mm_per_pixel > 0:
-            raise ValueError(f"`mm_per_pixel` must be positive, got {self.mm_per_pixel}. Leave it out when unknown.")
-        if self.anomalous is None:
-            object.__setattr__(self, "anomalous", bool(self.regions))
-        elif self.regions and not self.anomalous:
-            raise ValueError(
-                f"`anomalous` must be True where there are regions, got False and {len(self.regions)} regions. "
-                "Leave it out: it follows from the mask."
-            )
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of defect, each once; empty unless all of them can be named."""
-        kinds = [kind_of(defect_type) for defect_type in self.defect_types] if self.anomalous else []
-        return () if None in kinds else tuple(dict.fromkeys(kind for kind in kinds if kind is not None))
-
-    @property
-    def cells(self) -> tuple[tuple[int, int], ...]:
-        """Cells `(row, column)` of the 3 x 3 grid with a region, each once, in reading order."""
-        return tuple(sorted({(region.row, region.column) for region in self.regions}))
-
-    @property
-    def share(self) -> float:
-        """Area of all regions as a share of the picture, in [0, 1]."""
-        return sum(region.area_pixels for region in self.regions) / (self.image_size[0] * self.image_size[1])
+_FIRST = {
+    "presence": 74, "where_if_any": 6, "count": 4, "intact": 4, "describe": 4, "highlight": 3, "object": 3,
+    "replace": 1, "unknowable": 1,
+}  # fmt: skip
+_LATER = {
+    "presence": 4, "where": 18, "count": 10, "kind": 12, "describe": 4, "highlight": 6, "replace": 7, "size": 5,
+    "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 8, "kind_check": 6,
+    "false_kind": 4, "absent_thing": 3, "unknowable": 5, "intact": 1,
+}  # fmt: skip
+_TELLS_OF_THEM = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}
 
 
 def conversation(
@@ -108,7 +58,7 @@ def conversation(
     """
     if max_turns < 1:
         raise ValueError(f"`max_turns` must be at least 1, got {max_turns}. A turn is a question and its answer.")
-    speaker = _Speaker(facts, language, rng)
+    speaker = Speaker(facts, language, rng)
     turns = int(rng.integers(1, max_turns + 1))
     asked: list[str] = []
     messages: list[dict[str, str]] = []
@@ -120,7 +70,7 @@ def conversation(
             break
         chances = np.array([weights[topic] for topic in topics])
         topic = topics[int(rng.choice(len(topics), p=chances / chances.sum()))]
-        turn = _TOPICS[topic](speaker)
+        turn = TOPICS[topic](speaker)
         if turn is None:
             refused.add(topic)
             continue
@@ -154,9 +104,9 @@ def fixed_turn(facts: Facts, topic: str = "presence", language: str = "en") -> t
 
     ```
     """
-    if topic not in _TOPICS:
+    if topic not in TOPICS:
         raise ValueError(f"`topic` must be one of {', '.join(TOPIC_NAMES)}, got {topic!r}. Choose one of them.")
-    return _TOPICS[topic](_Speaker(facts, language, None))
+    return TOPICS[topic](Speaker(facts, language, None))
 
 
 def fixed_answer(facts: Facts, language: str = "en") -> str:
@@ -169,296 +119,7 @@ def fixed_answer(facts: Facts, language: str = "en") -> str:
     Returns:
         `str`: Such as `"Yes, there is an anomaly in the image, at the top right."`.
     """
-    return _presence(_Speaker(facts, language, None))[1]
-
-
-class _Speaker:
-    """Picks phrases and fills them in; without a generator always the canonical ones."""
-
-    def __init__(self, facts: Facts, language: str, rng: np.random.Generator | None) -> None:
-        check_language(language)
-        self.facts, self.language, self.rng = facts, language, rng
-        self.phrases = _PHRASES[language]
-        self.name = category_name(facts.category, language)
-        self.count = len(facts.regions)
-
-    def description(self) -> str | None:
-        """The description in this language, if there is one."""
-        description = self.facts.description
-        if isinstance(description, Mapping):
-            return description.get(self.language)
-        if description is None:
-            return None
-        chinese = any("\u4e00" <= letter <= "\u9fff" for letter in description)
-        return description if chinese == (self.language == "zh") else None
-
-    def pick(self, options: Sequence):
-        return options[0] if self.rng is None else options[int(self.rng.integers(len(options)))]
-
-    def chance(self, probability: float) -> bool:
-        return self.rng is not None and self.rng.random() < probability
-
-    def say(self, table: Mapping[str, Sequence[str]], key: str, **fields: object) -> str:
-        options = table[key]
-        phrase = self.pick(options) if self.chance(1 - _CANONICAL_SHARE) else options[0]
-        return phrase.format(name=self.name, **fields)
-
-    def ask(self, key: str, **fields: object) -> str:
-        return self.say(self.phrases.QUESTIONS, key, **fields)
-
-    def answer(self, key: str, **fields: object) -> str:
-        for field, words in (("places", self.places), ("both", self.both), ("count", self.number)):
-            fields.setdefault(field, words())
-        return self.say(self.phrases.ANSWERS, key, object=self.object(), **fields)
-
-    def number(self, count: int | None = None) -> str:
-        count = self.count if count is None else count
-        return self.phrases.NUMBERS[count] if count < len(self.phrases.NUMBERS) else self.phrases.MORE
-
-    def place(self, cell: tuple[int, int]) -> str:
-        return position_name(*cell, self.language)
-
-    def places(self) -> str:
-        return self.join([self.place(cell) for cell in self.facts.cells], article="the ")
-
-    def both(self) -> str:
-        if self.count < 2 or len(self.facts.cells) > 1:
-            return ""
-        return self.phrases.BOTH if self.count == 2 else self.phrases.ALL
-
-    def join(self, words: Sequence[str], article: str = "") -> str:
-        if self.language == "zh":
-            return "、".join(words[:-1]) + ("和" if len(words) > 1 else "") + "".join(words[-1:])
-        words = [word if i == 0 else article + word for i, word in enumerate(words)]
-        return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + "".join(words[-1:])
-
-    def object(self) -> str:
-        plural = self.name.endswith("s") and not self.name.endswith("ss")
-        if self.language == "zh" or plural or self.name in self.phrases.NO_ARTICLE:
-            return self.name
-        return ("an " if self.name[0] in "aeiouAEIOU" else "a ") + self.name
-
-    def kind(self, kind: str) -> dict[str, str]:
-        return dict(zip(("kind", "kinds", "bare"), kind_words(kind, self.language), strict=True))
-
-    def only_kind(self) -> dict[str, str] | None:
-        return self.kind(self.facts.kinds[0]) if len(self.facts.kinds) == 1 else None
-
-    def form(self) -> str:
-        """Which form of an answer fits: none, unplaced, one, many."""
-        if not self.facts.anomalous:
-            return "none"
-        return ("unplaced", "one", "many")[min(self.count, 2)]
-
-
-def _presence(speaker: _Speaker) -> tuple[str, str]:
-    form, kind = speaker.form(), speaker.only_kind() or {}
-    key = f"presence_{form}"
-    if form in ("one", "many"):
-        if speaker.chance(0.15):
-            key = "presence_unplaced" + ("_many" if form == "many" else "")
-        elif kind and speaker.chance(0.3):
-            key += "_kind"
-    return speaker.ask("presence"), speaker.answer(key, **kind)
-
-
-def _intact(speaker: _Speaker) -> tuple[str, str]:
-    form = speaker.form()
-    return speaker.ask("intact"), speaker.answer("intact_" + ("some" if form == "one" else form))
-
-
-def _count(speaker: _Speaker) -> tuple[str, str] | None:
-    form = speaker.form()
-    return None if form == "unplaced" else (speaker.ask("count"), speaker.answer(f"count_{form}"))
-
-
-def _where(speaker: _Speaker, question: str = "where") -> tuple[str, str] | None:
-    form, cells = speaker.form(), Counter((region.row, region.column) for region in speaker.facts.regions)
-    if form == "unplaced":
-        return None
-    if speaker.count > len(cells) > 1 and speaker.chance(0.3):
-        parts = [
-            speaker.phrases.ANSWERS["each_part"].format(count=speaker.number(cells[cell]), place=speaker.place(cell))
-            for cell in sorted(cells)
-        ]
-        return speaker.ask(question), speaker.answer("where_each", each=speaker.join(parts))
-    return speaker.ask(question), speaker.answer(f"where_{form}")
-
-
-def _where_if_any(speaker: _Speaker) -> tuple[str, str] | None:
-    return _where(speaker, "where_if_any")
-
-
-def _kind(speaker: _Speaker) -> tuple[str, str] | None:
-    form, kinds, only = speaker.form(), speaker.facts.kinds, speaker.only_kind()
-    if form == "none":
-        return speaker.ask("kind"), speaker.answer("kind_none")
-    if only:
-        return speaker.ask("kind"), speaker.answer("kind_many" if form == "many" else "kind_one", **only)
-    if kinds:
-        words = [speaker.kind(kind)["bare"] for kind in kinds]
-        return speaker.ask("kind"), speaker.answer("kind_mixed", list=speaker.join(words))
-    return None
-
-
-def _size(speaker: _Speaker) -> tuple[str, str] | None:
-    form, scale = speaker.form(), speaker.facts.mm_per_pixel
-    if form == "unplaced":
-        return None
-    height, width = speaker.facts.image_size
-    key = "size" if scale is None else "size_mm"
-    question = speaker.ask(key, width=width, height=height, mm=_two_digits(scale or 1, digits=4))
-    if form == "none":
-        return question, speaker.answer("size_none")
-    region, scale = _largest(speaker.facts), scale or 1
-    sizes = {"width": _two_digits(region.width * scale), "height": _two_digits(region.height * scale)}
-    return question, speaker.answer(f"{key}_{form}", **sizes)
-
-
-def _share(speaker: _Speaker) -> tuple[str, str] | None:
-    form, percent = speaker.form(), 100 * speaker.facts.share
-    if form == "unplaced":
-        return None
-    if form == "none":
-        return speaker.ask("share"), speaker.answer("share_none")
-    if percent < 1:
-        return speaker.ask("share"), speaker.answer("share_tiny")
-    rounded = round(percent) if percent < 10 else 5 * round(percent / 5)
-    return speaker.ask("share"), speaker.answer("share_some", percent=rounded)
-
-
-def _object(speaker: _Speaker) -> tuple[str, str] | None:
-    if speaker.name == category_name("", speaker.language):
-        return None
-    return speaker.ask("object"), speaker.answer("object")
-
-
-def _describe(speaker: _Speaker) -> tuple[str, str]:
-    form, kind = speaker.form(), speaker.only_kind()
-    key = "describe_one_kind" if form == "one" and kind and speaker.chance(0.5) else f"describe_{form}"
-    return speaker.ask("describe"), speaker.answer(key, **(kind or {}))
-
-
-def _highlight(speaker: _Speaker) -> tuple[str, str] | None:
-    form = speaker.form()
-    return None if form == "unplaced" else (speaker.ask("highlight"), speaker.answer(f"highlight_{form}"))
-
-
-def _replace(speaker: _Speaker) -> tuple[str, str]:
-    return speaker.ask("replace"), speaker.answer(f"replace_{_advice(speaker.facts)}")
-
-
-def _sure(speaker: _Speaker) -> tuple[str, str]:
-    form = speaker.form()
-    return speaker.ask("sure"), speaker.answer("sure_" + ("some" if form == "one" else form))
-
-
-def _biggest(speaker: _Speaker) -> tuple[str, str] | None:
-    ranked = sorted((region.area_pixels for region in speaker.facts.regions), reverse=True)
-    if len(ranked) < 2 or ranked[0] < 1.5 * ranked[1] or len(speaker.facts.cells) < 2:
-        return None
-    largest = _largest(speaker.facts)
-    return speaker.ask("largest"), speaker.answer("largest", place=speaker.place((largest.row, largest.column)))
-
-
-def _other(speaker: _Speaker) -> tuple[str, str] | None:
-    if speaker.count != 2:
-        return None
-    smallest = min(speaker.facts.regions, key=lambda region: region.area_pixels)
-    return speaker.ask("other"), speaker.answer("other", place=speaker.place((smallest.row, smallest.column)))
-
-
-def _half(speaker: _Speaker) -> tuple[str, str] | None:
-    if speaker.count != 1:
-        return None
-    (x0, y0, x1, y1), (height, width) = speaker.facts.regions[0].box, speaker.facts.image_size
-    sides = [(2 * x1 <= width, "left", "right"), (2 * x0 >= width, "right", "left")]
-    sides += [(2 * y1 <= height, "upper", "lower"), (2 * y0 >= height, "lower", "upper")]
-    sides = [(inside, outside) for true, inside, outside in sides if true]
-    if not sides:
-        return None
-    inside, outside = speaker.pick(sides)
-    no = speaker.chance(0.5)
-    question = speaker.ask("half", half=speaker.phrases.HALVES[outside if no else inside])
-    return question, speaker.answer("half_no" if no else "half_yes")
-
-
-def _place_check(speaker: _Speaker) -> tuple[str, str] | None:
-    form, (height, width) = speaker.form(), speaker.facts.image_size
-    if form == "unplaced":
-        return None
-    cells = [(row, column) for row in range(3) for column in range(3)]
-    if form == "none":
-        return speaker.ask("place_check", place=speaker.place(speaker.pick(cells))), speaker.answer("place_none")
-    if speaker.chance(0.5):
-        place = speaker.place(speaker.pick(speaker.facts.cells))
-        return speaker.ask("place_check", place=place), speaker.answer("place_yes")
-    for x0, y0, x1, y1 in (region.box for region in speaker.facts.regions):
-        rows = range(3 * y0 // height, (3 * y1 - 1) // height + 1)
-        columns = range(3 * x0 // width, (3 * x1 - 1) // width + 1)
-        cells = [cell for cell in cells if cell[0] not in rows or cell[1] not in columns]
-    if not cells:
-        return None
-    answer = speaker.answer("place_no_many" if form == "many" else "place_no")
-    return speaker.ask("place_check", place=speaker.place(speaker.pick(cells))), answer
-
-
-def _kind_check(speaker: _Speaker) -> tuple[str, str] | None:
-    form, only = speaker.form(), speaker.only_kind()
-    if form == "none":
-        kind = speaker.kind(speaker.pick(absent_kinds(())))
-        return speaker.ask("kind_check", **kind), speaker.answer("kind_check_none", **kind)
-    if only and speaker.chance(0.5):
-        key = "kind_check_yes" + {"one": "", "many": "_many"}.get(form, "_unplaced")
-        return speaker.ask("kind_check", **only), speaker.answer(key, **only)
-    absent = absent_kinds(speaker.facts.kinds)
-    if not only or not absent:
-        return None
-    other = speaker.kind(speaker.pick(absent))
-    key = "kind_check_other" + ("_many" if form == "many" else "")
-    return speaker.ask("kind_check", **other), speaker.answer(key, **{**only, "bare": other["bare"]})
-
-
-def _false_kind(speaker: _Speaker) -> tuple[str, str] | None:
-    form, only, absent = speaker.form(), speaker.only_kind(), absent_kinds(speaker.facts.kinds)
-    if not absent or (form != "none" and not only):
-        return None
-    other = speaker.kind(speaker.pick(absent))
-    key = "false_kind_none" if form == "none" else "false_kind_other" + ("_many" if form == "many" else "")
-    return speaker.ask("false_kind", **other), speaker.answer(key, **{**(only or {}), "bare": other["bare"]})
-
-
-def _absent_thing(speaker: _Speaker) -> tuple[str, str] | None:
-    thing = speaker.pick(speaker.phrases.ABSENT_THINGS)
-    if thing.split()[-1] in speaker.name.casefold():
-        return None
-    return speaker.ask("absent_thing", thing=thing), speaker.answer("absent_thing")
-
-
-def _unknowable(speaker: _Speaker) -> tuple[str, str]:
-    return speaker.ask("unknowable"), speaker.answer("unknowable")
-
-
-_TOPICS = {
-    "presence": _presence, "intact": _intact, "count": _count, "where": _where, "where_if_any": _where_if_any,
-    "kind": _kind, "size": _size, "share": _share, "object": _object, "describe": _describe,
-    "highlight": _highlight, "replace": _replace, "sure": _sure, "largest": _biggest, "other": _other, "half": _half,
-    "place_check": _place_check, "kind_check": _kind_check, "false_kind": _false_kind,
-    "absent_thing": _absent_thing, "unknowable": _unknowable,
-}  # fmt: skip
-TOPIC_NAMES = tuple(_TOPICS)
-"""What a turn can be about."""
-
-_FIRST = {
-    "presence": 74, "where_if_any": 6, "count": 4, "intact": 4, "describe": 4, "highlight": 3, "object": 3,
-    "replace": 1, "unknowable": 1,
-}  # fmt: skip
-_LATER = {
-    "presence": 4, "where": 18, "count": 10, "kind": 12, "describe": 4, "highlight": 6, "replace": 7, "size": 5,
-    "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 8, "kind_check": 6,
-    "false_kind": 4, "absent_thing": 3, "unknowable": 5, "intact": 1,
-}  # fmt: skip
-_TELLS_OF_THEM = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}
+    return TOPICS["presence"](Speaker(facts, language, None))[1]
 
 
 def _fits(topic: str, asked: Sequence[str]) -> bool:
@@ -468,24 +129,3 @@ def _fits(topic: str, asked: Sequence[str]) -> bool:
     if topic in ("sure", "half", "largest"):
         return bool(_TELLS_OF_THEM.intersection(asked))
     return not (topic == "where" and "where_if_any" in asked)
-
-
-def _largest(facts: Facts) -> Region:
-    return max(facts.regions, key=lambda region: region.area_pixels)
-
-
-def _advice(facts: Facts) -> str:
-    """What to do with the part, from the kinds and the area: none, must, clean, keep, open."""
-    if not facts.anomalous:
-        return "none"
-    if GRAVE.intersection(facts.kinds) or facts.share >= 0.05:
-        return "must"
-    if facts.kinds and CLEANABLE.issuperset(facts.kinds):
-        return "clean"
-    return "keep" if facts.kinds and 0 < facts.share < 0.01 else "open"
-
-
-def _two_digits(value: float, digits: int = 2) -> str:
-    """Rounded to that many significant digits, never in exponent form."""
-    rounded = float(f"{value:.{digits}g}")
-    return np.format_float_positional(rounded, trim="-")
