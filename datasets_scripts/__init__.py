@@ -1,0 +1,37 @@
+"""Data set builders for visual inspection on one schema; names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_EXPORTS = {
+    "COLUMNS": "schema",
+    "DEFECTS": "part_defects",
+    "Defect": "part_defects",
+    "FAMILIES": "rendered_parts",
+    "HELD_BACK_FAMILIES": "rendered_parts",
+    "LABEL_NAMES": "schema",
+    "Product": "rendered_parts",
+    "RenderedPart": "rendered_parts",
+    "RenderedParts": "rendered_parts",
+    "RenderedPartsConfig": "rendered_parts",
+    "SURFACE_DEFECTS": "part_defects",
+    "TRAINING_FAMILIES": "rendered_parts",
+    "apply_defect": "part_defects",
+    "render_pair": "rendered_parts",
+    "render_part": "rendered_parts",
+    "render_product": "rendered_parts",
+    "schema_features": "schema",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})
