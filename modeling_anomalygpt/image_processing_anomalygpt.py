@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, load_image
 from transformers.processing_utils import ImagesKwargs
 
-from .pictures import load_mask, load_picture
+from .pictures import flatten_pictures, load_mask, load_picture
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""
@@ -227,11 +227,11 @@ class AnomalyGPTImageProcessor(PilBackend):
     ) -> BatchFeature:
         pictures = [
             load_picture(_channels_last(one, kwargs["input_data_format"]))
-            for one in _flatten(self.fetch_images(images))
+            for one in flatten_pictures(self.fetch_images(images))
         ]
         data = {"pixel_values": [self._picture_to_canvas(picture, **kwargs) for picture in pictures]}
         if masks is not None:
-            masks = _flatten(masks)
+            masks = flatten_pictures(masks)
             if len(masks) != len(pictures):
                 raise ValueError(
                     f"`masks` must hold one mask for each of the {len(pictures)} pictures, got {len(masks)}. Give "
@@ -302,15 +302,6 @@ class AnomalyGPTImageProcessor(PilBackend):
         resized = anomalous.resize((at.width, at.height), PILImageResampling.NEAREST)
         _paste(np.asarray(resized), canvas, at)
         return canvas
-
-
-def _flatten(pictures: Any) -> list[Any]:
-    """A flat list from one picture, a nested list, or an array of four or more dimensions."""
-    if isinstance(pictures, (list, tuple)):
-        return [one for part in pictures for one in _flatten(part)]
-    if getattr(pictures, "ndim", 0) > 3:
-        return [one for part in pictures for one in _flatten(part)]
-    return [pictures]
 
 
 def _channels_last(picture: Any, input_data_format: Any) -> Any:

@@ -119,6 +119,29 @@ def load_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return _unit_range(values, name)
 
 
+def flatten_pictures(pictures: Any) -> list[Any]:
+    """One flat list from one picture, a nested list, or an array of more than three dimensions.
+
+    Args:
+        pictures (picture or nested list of pictures): `None` and empty lists hold no picture.
+
+    Returns:
+        `list`: The pictures in order, unopened; a `None` within a list stays.
+
+    Example:
+    ```python
+    >>> flatten_pictures([["a.png"], ["b.png", "c.png"], []])
+    ['a.png', 'b.png', 'c.png']
+
+    ```
+    """
+    if isinstance(pictures, (list, tuple)):
+        return [one for part in pictures for one in ([None] if part is None else flatten_pictures(part))]
+    if getattr(pictures, "ndim", 0) > 3:
+        return [one for part in pictures for one in flatten_pictures(part)]
+    return [] if pictures is None else [pictures]
+
+
 def _name(picture: Any) -> str:
     if isinstance(picture, (str, os.PathLike)):
         text = os.fspath(picture)
@@ -252,4 +275,4 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "MIN_SIDE", "PictureError", "load_mask", "load_picture"]
+__all__ = ["MAX_PIXELS", "MIN_SIDE", "PictureError", "flatten_pictures", "load_mask", "load_picture"]

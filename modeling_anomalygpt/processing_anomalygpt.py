@@ -1,0 +1,439 @@
+"""Pictures and texts to model inputs, and generated tokens to answers.
+
+Knows tokenizers, words and the image processor; knows no weights and no device.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import StoppingCriteria
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import cached_file
+
+from .answer_tokens import StopAtMark, stop_token_ids, yes_no_token_ids
+from .chat_format import (
+    CHAT_TEMPLATE,
+    IMAGE_PLACEHOLDER,
+    STOP_MARK,
+    before_question,
+    check_messages,
+    is_rendered,
+    pieces_of,
+    with_image,
+    without_mark,
+)
+from .pictures import flatten_pictures
+from .prompts import NO_WORDS, YES_WORDS, check_language, describe
+from .state_prompt_tokens import encode_state_prompts, stack_state_prompts
+
+_OWN_ARGUMENTS = ("category", "description", "language", "references", "masks")
+
+
+class AnomalyGPTProcessor(ProcessorMixin):
+    r"""The image processor and the tokenizers of an AnomalyGPT in one.
+
+    Args:
+        image_processor (`AnomalyGPTImageProcessor`): Turns pictures into `pixel_values`.
+        tokenizer (`PreTrainedTokenizerBase`): Of the language model; must know `image_token` as one token. Without
+            a padding token it pads with its end token, as the original does.
+        class_tokenizer (`PreTrainedTokenizerBase`, *optional*): Of the text tower that encodes the state prompts;
+            saved in the sub-folder `class_tokenizer`. Without it no state prompts are made.
+        chat_template (`str`, *optional*, defaults to `CHAT_TEMPLATE`): Jinja template that writes U+001E before
+            every piece.
+        image_token (`str`, *optional*, defaults to `"<image>"`): The tokenizer's token that holds the place of image
+            and prompt vectors.
+        num_image_tokens (`int`, *optional*, defaults to 1): Placeholders of the picture.
+        num_prompt_tokens (`int`, *optional*, defaults to 18): Placeholders of the prompt learner's vectors.
+        state_prompt_length (`int`, *optional*): Length state prompts are padded to. By default the class tokenizer's
+            longest input where that is at most 128 (CLIP, SigLIP), else the longest prompt.
+
+    Raises:
+        ValueError: If the tokenizer does not know the image token, or a number of placeholders is negative.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        class_tokenizer: Any = None,
+        chat_template: str | None = None,
+        image_token: str = IMAGE_PLACEHOLDER,
+        num_image_tokens: int = 1,
+        num_prompt_tokens: int = 18,
+        state_prompt_length: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if num_image_tokens < 1 or num_prompt_tokens < 0:
+            raise ValueError(
+                f"`num_image_tokens` must be positive and `num_prompt_tokens` at least 0, got {num_image_tokens} "
+                f"and {num_prompt_tokens}. Take those of the model's configuration."
+            )
+        token_id = tokenizer.convert_tokens_to_ids(image_token) if tokenizer is not None else None
+        if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != image_token:
+            raise ValueError(
+                f"`tokenizer` must know the image token {image_token!r} as one token. Add it with "
+                f"`tokenizer.add_special_tokens({{'image_token': {image_token!r}}})` and resize the model's "
+                "embeddings."
+            )
+        self.image_token = image_token
+        self.image_token_id = token_id
+        self.num_image_tokens = num_image_tokens
+        self.num_prompt_tokens = num_prompt_tokens
+        self.state_prompt_length = state_prompt_length
+        for part in (tokenizer, class_tokenizer):
+            if part is not None and part.pad_token is None:
+                part.pad_token = part.eos_token or part.unk_token
+        chat_template = chat_template or CHAT_TEMPLATE
+        if class_tokenizer is None:
+            self.class_tokenizer = None
+            # The base class saves and checks what this lists; a missing tokenizer is neither.
+            self.get_attributes = functools.partial(list, ("image_processor", "tokenizer"))
+            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        else:
+            super().__init__(image_processor, tokenizer, class_tokenizer, chat_template=chat_template)
+        self._state_prompt_cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        category: str | Sequence[str] = "object",
+        description: str | Sequence[str | None] | None = None,
+        language: str = "en",
+        masks: Any = None,
+        references: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare pictures and questions.
+
+        A text is either what `apply_chat_template` rendered (every piece begins with U+001E) or a plain question, which
+        becomes the first turn of a conversation; an `<image>` in a plain question says that it has a picture, as does
+        one picture for each text. Texts of people you do not trust belong into chat messages.
+
+        Args:
+            images (picture or list of pictures, *optional*): See `AnomalyGPTImageProcessor`; at most one a text.
+            text (`str` or `list[str]`, *optional*): Questions or rendered conversations; without it only pictures are
+                prepared.
+            category (`str` or `list[str]`, *optional*, defaults to `"object"`): What each picture shows; any name. It
+                enters the state prompts of the text tower.
+            description (`str` or `list[str]`, *optional*): A sentence that says how a good object looks; put before
+                the first question. Without it the question stays as it is.
+            language (`str`, *optional*, defaults to `"en"`): Language of the description: `"en"` or `"zh"`.
+            masks (mask or list, *optional*): One mask for each picture, `None` where there is none.
+            references (list of pictures, *optional*): Good pictures, the same for every query; or one list for each
+                query, all of the same length.
+            **kwargs: `return_tensors`, `padding`, `max_length`, `padding_side` (left by default), and every argument of
+                the image processor.
+
+        Returns:
+            `BatchFeature`: `input_ids`, `attention_mask` `(B, T)`; `pixel_values` `(N, 3, H, W)`; with a class
+            tokenizer `state_prompt_ids` `(N, P, L)` and `state_prompt_labels` `(N, P)` (0 normal, 1 anomalous);
+            `mask_labels` and `reference_pixel_values` `(N, K, 3, H, W)` where asked for.
+
+        Raises:
+            ValueError: If pictures, texts and categories do not fit each other, or a picture is unusable.
+        """
+        check_language(language)
+        if images is None and text is None:
+            raise ValueError("`images` or `text` must be given, got neither. Pass a picture, a question or both.")
+        side = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side") or "left"
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        image_kwargs, text_kwargs = merged["images_kwargs"], merged["text_kwargs"]
+        return_tensors = text_kwargs.get("return_tensors")
+        image_kwargs = {**image_kwargs, "return_tensors": None}
+        data: dict[str, Any] = {}
+        pictures = flatten_pictures(images)
+        if pictures:
+            data.update(self.image_processor(pictures, masks=masks, **image_kwargs))
+            data.update(self._state_prompts(category, len(pictures)))
+        if references is not None:
+            data["reference_pixel_values"] = self._references(references, len(pictures), image_kwargs)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            texts = self._conversations(texts, len(pictures), description, language)
+            start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+            ids = [sum(self._encode_pieces(pieces_of(one)), start) for one in texts]
+            data.update(self._pad(ids, side, text_kwargs))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """Turn chat messages into a rendered conversation or, with `tokenize=True`, into model inputs.
+
+        The picture belongs to the first user message. `category`, `description`, `language` and `references` may be
+        given here or in `processor_kwargs`.
+
+        Args:
+            conversation (`list[dict]` or `list[list[dict]]`): Messages of `role` `"user"`, `"assistant"` or, first,
+                `"system"`; `content` is a text or a list of `{"type": "text" | "image", ...}` parts.
+            chat_template (`str`, *optional*): Another template.
+            **kwargs: As for transformers' processors: `tokenize`, `return_dict`, `return_tensors`,
+                `continue_final_message`, `processor_kwargs` ...
+
+        Returns:
+            `str`, `list[str]`, `BatchFeature` or token ids: As for transformers' processors.
+
+        Raises:
+            ValueError: If a conversation is empty, has several pictures or one after the first user message.
+        """
+        if not conversation:
+            raise ValueError("`conversation` must hold at least one message, got none. Ask a question.")
+        if kwargs.get("return_assistant_tokens_mask"):
+            raise ValueError(
+                "`return_assistant_tokens_mask` must be False. Use `encode_conversation` for the targets."
+            )
+        batched = isinstance(conversation[0], (list, tuple))
+        for messages in conversation if batched else [conversation]:
+            check_messages(messages)
+        own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if name in kwargs}
+        if own:
+            kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), **own}
+        return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
+
+    def encode_conversation(
+        self, messages: Sequence[dict[str, Any]], image: bool = True, max_length: int | None = None
+    ) -> dict[str, list[int]]:
+        r"""Token ids and targets of a conversation with answers, for training.
+
+        Args:
+            messages (`list[dict]`): Messages that end with an answer; parts of type image are not needed.
+            image (`bool`, *optional*, defaults to `True`): Whether the first turn has a picture.
+            max_length (`int`, *optional*): Cut after this many tokens (1024 as published).
+
+        Returns:
+            `dict[str, list[int]]`: `input_ids` and `labels` of the same length; labels are the answers with their
+            `"\n###"`, everything else is -100.
+
+        Raises:
+            ValueError: If there is no answer, or `max_length` does not even hold the placeholders.
+        """
+        check_messages(messages)
+        if not any(message["role"] == "assistant" for message in messages):
+            raise ValueError("`messages` must hold an answer (role 'assistant'), got none. There is nothing to learn.")
+        pieces = pieces_of(self.apply_chat_template(with_image(messages, image)))
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        input_ids, labels = list(start), [-100] * len(start)
+        for piece, ids in zip(pieces, self._encode_pieces(pieces), strict=True):
+            input_ids += ids
+            labels += ids if piece.endswith("\n" + STOP_MARK) else [-100] * len(ids)
+        if max_length is not None and self.image_token_id in input_ids[max_length:]:
+            raise ValueError(f"`max_length` must hold the picture's placeholders, got {max_length}. Try 1024.")
+        return {"input_ids": input_ids[:max_length], "labels": labels[:max_length]}
+
+    def pad_conversations(
+        self, conversations: Sequence[dict[str, list[int]]], return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """Batch what `encode_conversation` returns, padded on the right.
+
+        Args:
+            conversations (`list[dict[str, list[int]]]`): `input_ids` and `labels` of each conversation.
+            return_tensors (`str`, *optional*, defaults to `"pt"`): `"pt"`, `"np"` or `None` for lists.
+
+        Returns:
+            `BatchFeature`: `input_ids`, `attention_mask` and `labels` (padding -100) `(B, T)`.
+        """
+        data = self._pad([one["input_ids"] for one in conversations], "right", {"padding": True})
+        length = len(data["input_ids"][0])
+        data["labels"] = [one["labels"] + [-100] * (length - len(one["labels"])) for one in conversations]
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def yes_no_token_ids(self, language: str = "en") -> tuple[list[int], list[int], list[int]]:
+        """Where the answer decides between Yes and No.
+
+        Tokenizers that write a letter as several bytes give both words the same first tokens; these come first.
+
+        Args:
+            language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
+
+        Returns:
+            `tuple[list[int], list[int], list[int]]`: Token ids to append to the prompt before the logits are read
+            (mostly none); ids that mean Yes at the position after them; ids that mean No. Where there are several they
+            are ways to write the same word: add their probabilities.
+
+        Raises:
+            ValueError: If the tokenizer writes both words alike.
+        """
+        check_language(language)
+        commas = [","] if language == "en" else ["，"]
+        return yes_no_token_ids(self._encode, YES_WORDS[language], NO_WORDS[language], commas)
+
+    def strip_answer(self, answer: str | Sequence[int] | torch.Tensor | np.ndarray) -> str:
+        """The plain answer: cut at the first `###` (however it is tokenized) or end token, without outer white space.
+
+        Args:
+            answer (`str` or token ids of shape `(T,)`): What was generated, without the prompt.
+
+        Returns:
+            `str`: The answer.
+        """
+        if not isinstance(answer, str):
+            ids = [int(token) for token in (answer.tolist() if hasattr(answer, "tolist") else answer)]
+            end = self.tokenizer.eos_token_id
+            ids = ids[: ids.index(end)] if end in ids else ids
+            answer = self.tokenizer.decode([i for i in ids if i != self.image_token_id], skip_special_tokens=True)
+        answer = answer.split(STOP_MARK)[0]
+        if self.tokenizer.eos_token:
+            answer = answer.split(self.tokenizer.eos_token)[0]
+        return without_mark(answer).strip()
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Decode a batch of sequences; the mark at the end of the last answer is dropped.
+
+        Args:
+            generated_outputs (`torch.Tensor` or `np.ndarray` of shape `(B, T)`): Sequences, with or without prompt.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`): Leave special tokens out of the text.
+            **kwargs: Passed to the tokenizer's `batch_decode`.
+
+        Returns:
+            `list[str]`: One text for each sequence.
+        """
+        texts = self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        return [without_mark(text) for text in texts]
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """Texts that end an answer, for `generate(stop_strings=..., tokenizer=...)`."""
+        return [STOP_MARK]
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Token ids that end an answer, for `generation_config.eos_token_id`."""
+        return stop_token_ids(self._encode, self.tokenizer)
+
+    def stopping_criteria(self) -> list[StoppingCriteria]:
+        """Criteria for `generate(stopping_criteria=...)` that stop at `###` in any encoding.
+
+        Returns:
+            `list[StoppingCriteria]`: One criterion.
+        """
+        return [StopAtMark(self.tokenizer)]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of everything a call may return."""
+        state_prompts = [] if self.class_tokenizer is None else ["state_prompt_ids", "state_prompt_labels"]
+        return ["input_ids", "attention_mask", "pixel_values", *state_prompts]
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(
+        cls, sub_processor_type: str, pretrained_model_name_or_path: Any, subfolder: str = "", **kwargs: Any
+    ) -> Any:
+        if sub_processor_type == "class_tokenizer":
+            names = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+            found = cached_file(
+                pretrained_model_name_or_path,
+                "tokenizer_config.json",
+                subfolder=os.path.join(subfolder, sub_processor_type),
+                _raise_exceptions_for_missing_entries=False,
+                **{name: kwargs[name] for name in names if name in kwargs},
+            )
+            if found is None:
+                return None
+        return super()._load_tokenizer_from_pretrained(
+            sub_processor_type, pretrained_model_name_or_path, subfolder=subfolder, **kwargs
+        )
+
+    def _encode_pieces(self, pieces: list[str]) -> list[list[int]]:
+        """Token ids of each piece, tokenized alone; placeholders become runs of the image token."""
+        encoded = iter(self._encode([piece for piece in pieces if piece != IMAGE_PLACEHOLDER]))
+        runs = iter([self.num_image_tokens, self.num_prompt_tokens])
+        return [
+            [self.image_token_id] * next(runs) if piece == IMAGE_PLACEHOLDER else next(encoded) for piece in pieces
+        ]
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of texts, each tokenized alone; whatever a text says, no special token comes out."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        special = {self.image_token_id, *self.tokenizer.all_special_ids}
+        if self.tokenizer.unk_token_id != self.image_token_id:
+            special.discard(self.tokenizer.unk_token_id)
+        return [[token for token in ids if token not in special] for ids in encoded]
+
+    def _conversations(self, texts: list[str], num_pictures: int, description: Any, language: str) -> list[str]:
+        """Rendered conversations from questions or rendered conversations, checked against the pictures."""
+        rendered = [is_rendered(text) for text in texts]
+        marked = [
+            IMAGE_PLACEHOLDER in pieces_of(text) if done else IMAGE_PLACEHOLDER in text or self.image_token in text
+            for text, done in zip(texts, rendered, strict=True)
+        ]
+        if num_pictures == len(texts):
+            marked = [mark or not done for mark, done in zip(marked, rendered, strict=True)]
+        if sum(marked) != num_pictures:
+            raise ValueError(
+                f"`images` must hold one picture for each of the {sum(marked)} texts with a picture, got "
+                f"{num_pictures}. Give one picture for each text, or mark the texts that have one with '<image>'."
+            )
+        descriptions = _one_each("description", description, len(texts))
+        result = []
+        for text, done, image, sentence in zip(texts, rendered, marked, descriptions, strict=True):
+            if not done:
+                text = text.replace(self.image_token, " ").replace(IMAGE_PLACEHOLDER, " ").strip()
+                text = self.apply_chat_template(with_image([{"role": "user", "content": text}], image))
+            if sentence is not None and sentence.strip():
+                sentence = describe("object", language, sentence)
+                text = before_question(text, sentence + (" " if language == "en" else ""))
+            result.append(text)
+        return result
+
+    def _references(self, references: Any, num_pictures: int, image_kwargs: dict[str, Any]) -> np.ndarray:
+        own = isinstance(references, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in references)
+        groups = [flatten_pictures(one) for one in references] if own else [flatten_pictures(references)]
+        if not groups or not groups[0] or len({len(group) for group in groups}) != 1:
+            raise ValueError("`references` must hold the same positive number of pictures for each query.")
+        if own and len(groups) != num_pictures:
+            raise ValueError(
+                f"`references` must hold one list for each of the {num_pictures} pictures, got {len(groups)}. "
+                "Give one list of pictures to use it for all."
+            )
+        groups = [np.stack(self.image_processor(group, **image_kwargs)["pixel_values"]) for group in groups]
+        return np.stack(groups if own else groups * max(num_pictures, 1))
+
+    def _state_prompts(self, category: str | Sequence[str], num_pictures: int) -> dict[str, Any]:
+        categories = _one_each("category", category, num_pictures)
+        if self.class_tokenizer is None:
+            return {}
+        for one in categories:
+            if one not in self._state_prompt_cache:
+                encoded = encode_state_prompts(self.class_tokenizer, one, self.state_prompt_length)
+                self._state_prompt_cache[one] = encoded
+        cached = [self._state_prompt_cache[one] for one in categories]
+        ids, labels = stack_state_prompts(cached, self.class_tokenizer.pad_token_id)
+        return {"state_prompt_ids": ids, "state_prompt_labels": labels}
+
+    def _pad(self, ids: list[list[int]], side: str, text_kwargs: dict[str, Any]) -> dict[str, Any]:
+        max_length = text_kwargs.get("max_length")
+        if max_length is not None and max(map(len, ids)) > max_length:
+            raise ValueError(
+                f"`max_length` must hold the whole prompt of {max(map(len, ids))} tokens, got {max_length}. "
+                "Shorten the question or raise it; a prompt is never cut."
+            )
+        padded = self.tokenizer.pad(
+            {"input_ids": ids},
+            padding=text_kwargs.get("padding") or len(ids) > 1,
+            max_length=max_length,
+            padding_side=side,
+            pad_to_multiple_of=text_kwargs.get("pad_to_multiple_of"),
+            return_attention_mask=True,
+        )
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+
+def _one_each(name: str, value: Any, count: int) -> list[Any]:
+    """A list of `count` values from one value or a list of them."""
+    values = [value] * count if value is None or isinstance(value, str) else list(value)
+    if len(values) != count:
+        raise ValueError(f"`{name}` must be one text or one for each of the {count} inputs, got {len(values)}.")
+    if not all(one is None or isinstance(one, str) for one in values):
+        raise ValueError(f"`{name}` must hold texts, got {values!r}.")
+    return values
+
+
+__all__ = ["CHAT_TEMPLATE", "AnomalyGPTProcessor"]
