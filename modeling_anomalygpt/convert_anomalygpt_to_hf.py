@@ -218,7 +218,7 @@ def convert(
             _save_adapter(folder / "lora", output, files["pandagpt"], depth, sizes.lora_rank)
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         processor.save_pretrained(folder)
-        _generation_config(tokenizer, config).save_pretrained(folder)
+        _generation_config(processor).save_pretrained(folder)
         (folder / "conversion_report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
         config.save_pretrained(folder)
     return report
@@ -473,18 +473,13 @@ def _save_adapter(folder: Path, base: Path, pandagpt: Checkpoint, depth: int, ra
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _generation_config(tokenizer, config: AnomalyGPTConfig) -> GenerationConfig:
-    r"""Greedy; stops at the end token and at both encodings of the `###` that ends an answer in Vicuna v0.
-
-    After a line break LLaMA writes `##` `#` (the published stop token 2277 is that `##`), else `▁###` (835).
-    """
-    vocabulary = tokenizer.get_vocab()
-    stops = [vocabulary[piece] for piece in ("##", "\u2581###") if piece in vocabulary]
+def _generation_config(processor: AnomalyGPTProcessor) -> GenerationConfig:
+    """Greedy; stops at the end token and where `###`, which ends an answer in Vicuna v0, begins in either encoding."""
     return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, *stops],
-        pad_token_id=tokenizer.eos_token_id,
-        suppress_tokens=[config.image_token_index],
+        bos_token_id=processor.tokenizer.bos_token_id,
+        eos_token_id=processor.stop_token_ids,
+        pad_token_id=processor.tokenizer.eos_token_id,
+        suppress_tokens=[processor.image_token_id],
     )
 
 
