@@ -25,7 +25,9 @@ from .synthetic_anomaly import (
 # The published search gives up at this draw, even if the draw fits.
 _PLACEMENT_ATTEMPTS = 200
 # Patches that cannot be seen are drawn again so often.
-_PATCH_ATTEMPTS = 10
+_PATCH_ATTEMPTS = 20
+# A patch of which less is a target (share of the picture; 15 pixels of 224 x 224) counts as not seen.
+_MIN_TARGET = 0.0003
 # OpenCV's solver fails on masks with fewer pixels.
 _MIN_BLENDED_PIXELS = 50
 
@@ -158,11 +160,12 @@ def nsa(
         compat (`str`, *optional*): `"original"` draws exactly as the published code does, with its faults: the second
             patch's mask overwrites the first's, targets may be empty, and `regions` are the rectangles from which it
             tells the positions, the second of them being the box around both patches. By default the masks are united,
-            a patch that cannot be seen is drawn again, and each region has its own mask.
+            a patch that can hardly be seen (less than 0.03 % of the picture above the target's threshold) is drawn
+            again, and each region has its own mask.
 
     Returns:
         [`SyntheticAnomaly`]: of type `"blended_patch"`. By default the target is empty only if no patch could be seen
-        after ten attempts (two pictures of one colour).
+        after twenty attempts (two pictures of one colour).
 
     Raises:
         TypeError: if `rng` is not a Generator.
@@ -251,7 +254,7 @@ def _mended(
             own = np.zeros_like(pasted)
             own[patch.box] = patch.mask
             label = intensity_label(result, patch.image, own, settings.logistic)
-            if (label > TARGET_THRESHOLD).any():
+            if (label > TARGET_THRESHOLD).mean() >= _MIN_TARGET:
                 result = patch.image
                 pasted |= own
                 labels.append(label)

@@ -99,11 +99,12 @@ def perlin_texture(
     category: str | None = None,
     *,
     textures: Sequence[np.ndarray] | None = None,
+    max_regions: int | None = 5,
 ) -> SyntheticAnomaly:
     """Covers blobs of Perlin noise with a distorted foreign texture, partly transparent.
 
     After DRAEM (https://arxiv.org/abs/2108.07610, section 3.3): noise of 1 to 32 cells a side, rotated, thresholded at
-    0.5; the texture gets three random colour changes; opacity 0.2 to 1. For categories with a known background the
+    0.5; the texture gets three of eight colour changes; opacity 0.2 to 1. For categories with a known background the
     blobs keep to the object.
 
     Args:
@@ -114,13 +115,16 @@ def perlin_texture(
         category (`str`, *optional*): chooses the background from `NSA_SETTINGS`; unknown names have none.
         textures (`Sequence[np.ndarray]`, *optional*): pictures to draw the texture from instead of `source`, such as
             photographs of surfaces.
+        max_regions (`int`, *optional*, defaults to 5): keeps so many blobs, drawn at random; fine noise has dozens.
+            `None` keeps all, as published.
 
     Returns:
         [`SyntheticAnomaly`]: of type `"foreign_texture"`; unchanged if after ten attempts nothing can be seen.
 
     Raises:
         TypeError: if `rng` is not a Generator.
-        ValueError: if a picture is not `uint8` RGB of at least 32 pixels.
+        ValueError: if a picture is not `uint8` RGB of at least 32 pixels, `textures` is empty, or `max_regions` is
+            below 1.
 
     Example:
         >>> picture = np.full((64, 96, 3), 90, np.uint8)
@@ -133,6 +137,8 @@ def perlin_texture(
         if len(textures) == 0:
             raise ValueError("`textures` must hold at least one picture, got none. Leave it out to use `source`.")
         foreign = check_inputs(image, textures[rng.integers(len(textures))], rng)
+    if max_regions is not None and max_regions < 1:
+        raise ValueError(f"`max_regions` must be at least 1 or None, got {max_regions}. Use None to keep every blob.")
     size = image.shape[:2]
     background = nsa_settings(category).background
     allowed = np.ones(size, bool) if background is None else object_mask(image, background) > 0
@@ -144,9 +150,11 @@ def perlin_texture(
         blended = cv2.addWeighted(texture, float(opacity), image, float(1 - opacity), 0)
         result = np.where(shape[..., None], blended, image)
         regions = separate_regions(changed_pixels(image, result, shape), min_area)
+        if max_regions is not None and len(regions) > max_regions:
+            regions = [regions[kept] for kept in sorted(rng.choice(len(regions), size=max_regions, replace=False))]
         if regions:
             mask = np.logical_or.reduce(regions)
-            # Specks that are no target must not stay in the picture.
+            # Blobs that are no target must not stay in the picture.
             result = np.where(mask[..., None], result, image)
             return SyntheticAnomaly(result, mask, mask.astype(np.float32), regions, "foreign_texture")
     return unchanged(image)
