@@ -1,0 +1,121 @@
+"""One call for every data set: its name to a prepared or a streaming `datasets` object.
+
+Knows which name belongs to which builder. Does not know any layout.
+"""
+
+import importlib
+import os
+from typing import Any
+
+import datasets
+
+from .validation import closest
+
+__all__ = ["DATASET_NAMES", "load_anomaly_dataset", "load_builder"]
+
+_BUILDERS = {
+    "mvtec_ad": "MVTecAD",
+    "visa": "VisA",
+    "mvtec_loco": "MVTecLOCO",
+    "crack_forest": "CrackForest",
+    "anomaly_folder": "AnomalyFolder",
+    "conversations": "Conversations",
+    "rendered_parts": "RenderedParts",
+}
+DATASET_NAMES = tuple(_BUILDERS)
+
+
+def load_builder(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    category: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> datasets.DatasetBuilder:
+    """
+    Make the builder of a data set; nothing is prepared yet.
+
+    Args:
+        name (`str`):
+            One of `DATASET_NAMES`.
+        data_dir (`str` or `os.PathLike`, *optional*):
+            Folder that holds the files; `rendered_parts` needs none.
+        category (`str`, *optional*):
+            The only category to read; `None` reads all.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Folder of the prepared data; default: that of `datasets`.
+        options:
+            What else the builder's configuration takes, e.g. `protocol` (`visa`).
+
+    Returns:
+        `datasets.DatasetBuilder`: The builder.
+
+    Raises:
+        ValueError: If the name or an option is unknown.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"`name` must be one of {', '.join(_BUILDERS)}, got {name!r}.{closest(str(name), _BUILDERS)}")
+    builder_class = getattr(importlib.import_module(f"{__package__}.{name}"), _BUILDERS[name])
+    fields = builder_class.BUILDER_CONFIG_CLASS.__dataclass_fields__
+    if category is not None:
+        if "category" not in fields:
+            raise ValueError(f"`category` must be None for {name!r}, got {category!r}: it has no categories.")
+        options["category"] = category
+        if category in builder_class.builder_configs:
+            options["config_name"] = category
+    unknown = [option for option in options if option not in fields and option != "config_name"]
+    if unknown:
+        known = [
+            field for field in fields if field not in ("data_files", "data_dir", "description", "version", "name")
+        ]
+        raise ValueError(
+            f"Options of {name!r} must be among {', '.join(known) or '(there is none)'}, got {unknown[0]!r}."
+            f"{closest(unknown[0], known)}"
+        )
+    cache = None if cache_dir is None else str(cache_dir)
+    return builder_class(cache_dir=cache, data_dir=data_dir, **options)
+
+
+def load_anomaly_dataset(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    category: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    **options: Any,
+) -> "datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict":
+    """
+    Load a data set in the columns `image`, `mask`, `label`, `category`, `defect_type`, `image_id`, `split`.
+
+    (`conversations` has `image`, `messages`, `image_id`, `split`.) The files are checked first; what is wrong with
+    them is raised with what to do. Prepared data stand in the cache of `datasets`, made anew when a file changes.
+
+    Args:
+        name (`str`):
+            One of `DATASET_NAMES`.
+        data_dir (`str` or `os.PathLike`, *optional*):
+            Folder that holds the files; `rendered_parts` needs none.
+        category (`str`, *optional*):
+            The only category to read; `None` reads all.
+        split (`str`, *optional*):
+            `train`, `validation` or `test`, or (prepared) an expression such as `test[:10]`; `None` gives all.
+        streaming (`bool`, defaults to `False`):
+            Read the pictures as they are asked for, without preparing anything.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Folder of the prepared data.
+        options:
+            What else the builder's configuration takes, e.g. `protocol` (`visa`), `with_regions` (`mvtec_loco`).
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`; without `split` the dictionary of all splits.
+
+    Raises:
+        ValueError: If a name, option or split is unknown, or files contradict each other.
+        FileNotFoundError: If the folder or files in it are missing.
+    """
+    builder = load_builder(name, data_dir, category, cache_dir, **options)
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)

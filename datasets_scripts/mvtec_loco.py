@@ -1,0 +1,232 @@
+"""MVTec LOCO AD as a `datasets` builder: logical and structural anomalies, several masks, saturation areas."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs, encode_mask
+from .anomaly_files import AnomalyRecord, read_mask
+from .mvtec_layout import MVTEC_LAYOUT, scan_categories
+from .schema import schema_features
+from .validation import check_category
+
+__all__ = ["MVTEC_LOCO_CATEGORIES", "MVTecLOCO", "MVTecLOCOConfig", "SaturationRule", "read_saturation_rules"]
+
+MVTEC_LOCO_CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
+_KINDS = ("logical_anomalies", "structural_anomalies")
+
+_CITATION = """\
+@article{bergmann2022beyond,
+  title   = {Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and Localization},
+  author  = {Bergmann, Paul and Batzner, Kilian and Fauser, Michael and Sattlegger, David and Steger, Carsten},
+  journal = {International Journal of Computer Vision},
+  volume  = {130},
+  pages   = {947--969},
+  year    = {2022},
+  doi     = {10.1007/s11263-022-01578-9}
+}"""
+
+
+@dataclass(frozen=True)
+class SaturationRule:
+    """
+    How much of a region must be found for the region to count as found whole (LOCO paper, section 4.2, sPRO).
+
+    Args:
+        defect_name (`str`): Kind of defect, finer than logical or structural.
+        threshold (`float`): Pixels, or a share of the region in [0, 1] when `relative`.
+        relative (`bool`): Whether `threshold` is a share.
+    """
+
+    defect_name: str
+    threshold: float
+    relative: bool
+
+    def area(self, region_area: int) -> int:
+        """
+        Give the number of pixels after which a region is saturated.
+
+        Args:
+            region_area (`int`): Pixels of the region.
+
+        Returns:
+            `int`: Pixels, at least 1 and at most `region_area`.
+
+        Example:
+        ```python
+        >>> SaturationRule("missing_pushpin", 400, relative=False).area(1000)
+        400
+        >>> SaturationRule("missing_pushpin", 0.25, relative=True).area(1000)
+        250
+
+        ```
+        """
+        area = math.floor(self.threshold * region_area) if self.relative else int(self.threshold)
+        return max(1, min(area, region_area))
+
+
+def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
+    """
+    Read a category's `defects_config.json`.
+
+    Args:
+        path (`str` or `os.PathLike`): The file: a list of `defect_name`, `pixel_value`, `saturation_threshold` and
+            `relative_saturation`.
+
+    Returns:
+        `dict[int, SaturationRule]`: Value of the mask's pixels to the rule.
+
+    Raises:
+        ValueError: If the file is not such a list.
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {
+            int(entry["pixel_value"]): SaturationRule(
+                str(entry["defect_name"]), float(entry["saturation_threshold"]), bool(entry["relative_saturation"])
+            )
+            for entry in entries
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} must be a list of defect_name, pixel_value, saturation_threshold and relative_saturation, "
+            f"got {type(error).__name__}: {error}. Take the file of the archive."
+        ) from error
+
+
+@dataclass
+class MVTecLOCOConfig(AnomalyConfig):
+    """
+    What can be chosen of MVTec LOCO AD.
+
+    Args:
+        category (`str`, *optional*):
+            The only category to read; `None` reads all.
+        with_regions (`bool`, defaults to `False`):
+            Add the columns `region_masks`, `region_names` and `region_saturation_areas` (pixels): each mask file by
+            itself, as sPRO needs them.
+    """
+
+    with_regions: bool = False
+
+
+class MVTecLOCO(AnomalyBuilder):
+    """
+    MVTec LOCO AD (https://www.mvtec.com/company/research/datasets/mvtec-loco): train, validation and test.
+
+    Several mask files may belong to a picture; `mask` is their union. `defect_type` is `logical_anomalies` or
+    `structural_anomalies`.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            Folder that holds the unpacked categories.
+        config_name (`str`, *optional*, defaults to `"all"`):
+            `all` or one of `MVTEC_LOCO_CATEGORIES`.
+        with_regions (`bool`, *optional*, defaults to `False`):
+            Add a column for each mask file, its finer kind and its saturation area.
+    """
+
+    BUILDER_CONFIG_CLASS = MVTecLOCOConfig
+    BUILDER_CONFIGS = category_configs(MVTEC_LOCO_CATEGORIES, AnomalyBuilder.VERSION, MVTecLOCOConfig)
+    DEFAULT_CONFIG_NAME = "all"
+    LAYOUT = MVTEC_LAYOUT.replace("<stem>_mask.png", "<stem>/*.png") + ", <category>/defects_config.json"
+    FEATURES = schema_features()
+    INFO = {
+        "description": "Photographs of 5 kinds of objects with structural damage and with violated logical rules "
+        "(a part missing, too many, in the wrong place), with pixel masks.",
+        "citation": _CITATION,
+        "homepage": "https://www.mvtec.com/company/research/datasets/mvtec-loco",
+        "license": "cc-by-nc-sa-4.0",
+    }
+
+    def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
+        """
+        Find the pictures, and check the layout.
+
+        Args:
+            data_dir (`Path`): Folder that holds the categories.
+            category (`str`, *optional*): The only category to read.
+
+        Returns:
+            `list[AnomalyRecord]`: The pictures of all splits.
+        """
+        if category is not None:
+            check_category(category, MVTEC_LOCO_CATEGORIES, "Other names are read by `anomaly_folder`.")
+        records = scan_categories(data_dir, category, MVTEC_LOCO_CATEGORIES)
+        strange = sorted({str(record.defect_type) for record in records if record.label} - set(_KINDS))
+        if strange:
+            raise ValueError(
+                f"Kinds of anomalies in MVTec LOCO must be {' and '.join(_KINDS)}, got {', '.join(strange)}. "
+                "Read other data with `anomaly_folder`."
+            )
+        if self.config.with_regions:
+            self._rules = {
+                name: read_saturation_rules(_rules_file(data_dir, name))
+                for name in dict.fromkeys(record.category for record in records)
+            }
+            for record in records:
+                for path in record.masks:
+                    self._rule(record.category, path)
+        return records
+
+    def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
+        """
+        Make the row of one picture.
+
+        Args:
+            record (`AnomalyRecord`): The picture.
+
+        Returns:
+            `dict`: The columns of the schema, and those of the regions when asked for.
+        """
+        row = super().make_row(record)
+        if self.config.with_regions:
+            masks, names, areas = [], [], []
+            for path in record.masks:
+                rule = self._rule(record.category, path)
+                region = read_mask([path])
+                masks.append(encode_mask(region, os.path.basename(path)))
+                names.append(rule.defect_name)
+                areas.append(rule.area(int(region.sum())))
+            row.update(region_masks=masks, region_names=names, region_saturation_areas=areas)
+        return row
+
+    def _rule(self, category: str, path: str) -> SaturationRule:
+        """Find the rule for a mask file: it holds one region, marked with the value of its kind."""
+        with Image.open(path) as file:
+            value = int(np.asarray(file).max())
+        if value not in self._rules[category]:
+            known = ", ".join(map(str, sorted(self._rules[category])))
+            raise ValueError(
+                f"Values in masks must stand in the defects_config.json of {category!r} ({known}), got {value} in "
+                f"{path!r}. Take both from the same archive."
+            )
+        return self._rules[category][value]
+
+    def _info(self) -> datasets.DatasetInfo:
+        info = super()._info()
+        if self.config.with_regions:
+            info.features = datasets.Features(
+                {
+                    **info.features,
+                    "region_masks": [datasets.Image(mode="L")],
+                    "region_names": [datasets.Value("string")],
+                    "region_saturation_areas": [datasets.Value("int64")],
+                }
+            )
+        return info
+
+
+def _rules_file(data_dir: Path, category: str) -> Path:
+    """Find the file of saturation rules in the category's folder."""
+    path = data_dir / category / "defects_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"`with_regions` must find {str(path)!r}, got no such file. Take it from the archive.")
+    return path
