@@ -68,6 +68,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Cosine similarities with the state vectors are divided by it.
         map_size (`int`, defaults to 224):
             Height and width of the anomaly map in pixels.
+        region_threshold (`float`, defaults to 0.5):
+            Map value from which a pixel belongs to a region; belongs to the checkpoint, nobody sets it by hand.
         reference_pooling (`int`, defaults to 1):
             Odd side of the window over which patch features are averaged before they are compared with references.
         reference_dims (`list[int]`, *optional*):
@@ -113,6 +115,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     out_indices: list[int] | tuple[int, ...] = (8, 16, 24, 32)
     map_temperature: float = 0.01
     map_size: int = 224
+    region_threshold: float = 0.5
     reference_pooling: int = 1
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
@@ -168,6 +171,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             raise ValueError(f"`reference_pooling` must be odd, got {self.reference_pooling}. Use 1, 3 or 5.")
         if not self.map_temperature > 0:
             raise ValueError(f"`map_temperature` must be above 0, got {self.map_temperature}. Published: 0.01.")
+        if not 0 < self.region_threshold < 1:
+            raise ValueError(f"`region_threshold` must be between 0 and 1, got {self.region_threshold}.")
         if not self.out_indices or min(self.out_indices) < 0:
             raise ValueError(f"`out_indices` must be one or more indices from 0 up, got {self.out_indices}.")
         depth = getattr(self.vision_config, "num_hidden_layers", None)

@@ -57,13 +57,13 @@ def few_shot_anomaly_map(
             Height and width of the map, in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, mostly in [0, 1].
+        `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, clamped to [0, 1].
     """
     maps = [
         enlarge(patch_scores(layer, rows).unsqueeze(1), map_size).squeeze(1)
         for layer, rows in zip(patch_features, bank, strict=True)
     ]
-    return torch.stack(maps).mean(0)
+    return torch.stack(maps).mean(0).clamp(0, 1)
 
 
 def text_guided_layer_maps(

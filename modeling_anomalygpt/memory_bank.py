@@ -3,6 +3,7 @@
 Knows unit vectors and files of them; knows no encoder, picture or map.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
@@ -163,6 +165,18 @@ def unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return functional.normalize(vectors.float(), dim=-1)
 
 
+def weights_fingerprint(modules: list[nn.Module | None], settings: tuple) -> str:
+    """Digest of settings and of a sample of every tensor of the modules; 16 hexadecimal digits."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for position, module in enumerate(modules):
+        for name, tensor in module.state_dict().items() if module is not None else ():
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 64)].to("cpu", torch.float32)
+            digest.update(f"{position}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
     r"""
     Picks rows greedily so that the farthest row left out is as near as possible to a picked one.
@@ -221,4 +235,4 @@ def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor,
     return best, row
 
 
-__all__ = ["MemoryBank", "PatchFeatures", "best_matches", "k_centre_indices", "unit_length"]
+__all__ = ["MemoryBank", "PatchFeatures", "best_matches", "k_centre_indices", "unit_length", "weights_fingerprint"]

@@ -3,8 +3,6 @@
 Tensors in, named outputs out. Knows nothing of paths, pictures, words, data sets or metrics.
 """
 
-import hashlib
-
 import torch
 from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
@@ -21,7 +19,7 @@ from .localization import (
     text_guided_layer_maps,
 )
 from .losses import pixel_losses
-from .memory_bank import MemoryBank, PatchFeatures, unit_length
+from .memory_bank import MemoryBank, PatchFeatures, unit_length, weights_fingerprint
 from .outputs_anomalygpt import AnomalyGPTImageFeatures, AnomalyGPTOutput
 from .pretrained_parts import PretrainedParts
 from .prompt_learner import PromptLearner
@@ -101,16 +99,8 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
 
     def encoder_fingerprint(self) -> str:
         """Names the weights and settings on which a memory bank depends; 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        digest.update(repr((self.config.out_indices, self.config.reference_pooling)).encode())
-        parts = {"vision_tower": self.vision_tower, "reference": self.localizer.reference_projections}
-        for part, module in parts.items():
-            for name, tensor in module.state_dict().items() if module is not None else ():
-                flat = tensor.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 64)].to("cpu", torch.float32)
-                digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-                digest.update(sample.numpy().tobytes())
-        return digest.hexdigest()[:16]
+        settings = (self.config.out_indices, self.config.reference_pooling)
+        return weights_fingerprint([self.vision_tower, self.localizer.reference_projections], settings)
 
     def get_text_embeds(self, state_prompt_ids: torch.Tensor, state_prompt_labels: torch.Tensor) -> torch.Tensor:
         r"""
@@ -203,18 +193,32 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
 
-        width = self.config.text_config.hidden_size
-        image_tokens = self.multi_modal_projector(image_embeds.to(self.multi_modal_projector.weight.dtype))
-        prompts = self.prompt_learner(anomaly_map)
-        image_tokens = image_tokens.view(len(pixel_values), self.config.num_image_tokens, width).to(prompts.dtype)
         return AnomalyGPTImageFeatures(
-            pooler_output=torch.cat([image_tokens, prompts], dim=1),
+            pooler_output=self.embed_evidence(image_embeds, anomaly_map),
             anomaly_map=anomaly_map,
             pred_score=anomaly_map.flatten(1).amax(1),
             layer_maps=layer_maps,
             image_embeds=image_embeds,
             patch_features=patch_features,
         )
+
+    def embed_evidence(self, image_embeds: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
+        r"""
+        Puts what was seen into the language model's space: the picture first, then base and map prompts.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+                Global vectors of unit length.
+            anomaly_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`):
+                Maps in [0, 1].
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`
+        """
+        tokens = self.multi_modal_projector(image_embeds.to(self.multi_modal_projector.weight.dtype))
+        prompts = self.prompt_learner(anomaly_map)
+        tokens = tokens.unflatten(1, (self.config.num_image_tokens, -1)).to(prompts)
+        return torch.cat([tokens, prompts], dim=1)
 
     def _state_embeds(self, batch_size, state_prompt_ids, state_prompt_labels, text_embeds) -> torch.Tensor:
         if text_embeds is not None:

@@ -16,7 +16,7 @@ class AnomalyGPTImageFeatures(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`):
             Vectors that replace the placeholders: the picture, then the base prompts, then the map prompts.
         anomaly_map (`torch.FloatTensor` of shape `(batch_size, map_size, map_size)`):
-            float32, mostly in [0, 1].
+            float32 in [0, 1].
         pred_score (`torch.FloatTensor` of shape `(batch_size,)`):
             The map's maximum (paper section 4.1).
         layer_maps (`torch.FloatTensor` of shape `(batch_size, num_layers, 2, map_size, map_size)`, *optional*):

@@ -224,6 +224,18 @@ class AnomalyGPTProcessor(ProcessorMixin):
             raise ValueError(f"`max_length` must hold the picture's placeholders, got {max_length}. Try 1024.")
         return {"input_ids": input_ids[:max_length], "labels": labels[:max_length]}
 
+    def encode_prompt(self, rendered: str) -> list[int]:
+        """Token ids of a conversation that `apply_chat_template` rendered, placeholders included, start token first.
+
+        Args:
+            rendered (`str`): The rendered conversation; no picture is needed.
+
+        Returns:
+            `list[int]`: Token ids.
+        """
+        start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return sum(self._encode_pieces(pieces_of(rendered)), start)
+
     def pad_conversations(
         self, conversations: Sequence[dict[str, list[int]]], return_tensors: str | None = "pt"
     ) -> BatchFeature:

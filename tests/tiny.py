@@ -1,8 +1,13 @@
 """The smallest AnomalyGPT that has every part, for tests."""
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
+from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
+from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 
 IMAGE_TOKEN = 96
 TEXT_CONFIG = {
@@ -71,3 +76,42 @@ def tiny_inputs(config: AnomalyGPTConfig, batch_size: int = 2, text_length: int 
         inputs["state_prompt_ids"] = torch.randint(3, 50, (batch_size, 5, 8), generator=generator)
         inputs["state_prompt_labels"] = torch.tensor([[0, 0, 0, 1, 1]]).expand(batch_size, -1)
     return inputs
+
+
+def tiny_tokenizer(vocab_size: int = 300) -> PreTrainedTokenizerFast:
+    """Byte-level tokenizer without merges worth mentioning: every text is representable."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["Yes, there is an anomaly in the image. No, there is no anomaly."], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
+
+
+def tiny_pair(**changes) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
+    """A random model without a text tower, and its processor; the pictures are 28 px."""
+    tokenizer = tiny_tokenizer()
+    text_config = TEXT_CONFIG | {"vocab_size": len(tokenizer) + 7}
+    token = tokenizer.convert_tokens_to_ids("<image>")
+    fields = {"text_config": text_config, "text_tower_config": None, "image_token_index": token}
+    config = tiny_config(**(fields | changes))
+    torch.manual_seed(0)
+    model = AnomalyGPTForConditionalGeneration(config).eval()
+    processor = AnomalyGPTProcessor(
+        AnomalyGPTImageProcessor(size={"height": 28, "width": 28}),
+        tokenizer,
+        num_image_tokens=config.num_image_tokens,
+        num_prompt_tokens=config.num_prompt_tokens,
+    )
+    return model, processor

@@ -1,0 +1,135 @@
+"""Loads a checkpoint with its processor, and says in one line what is wrong with one that cannot be used."""
+
+import json
+import pathlib
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+
+from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
+from .processing_anomalygpt import AnomalyGPTProcessor
+from .registration import register
+
+EMBEDDED_CHECKPOINT = pathlib.Path(__file__).parent / "anomalygpt_tiny"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line that says why and what to do."""
+
+
+def load_checkpoint(
+    model: str | pathlib.Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    quantization_config: Any = None,
+) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
+    r"""
+    Loads model and processor from a folder or a Hub id, ready to inspect.
+
+    Args:
+        model (`str`, *optional*):
+            Folder or Hub id. `None`: the embedded checkpoint.
+        device (`str` or `torch.device`, *optional*):
+            `None`: the GPU if there is one, else the CPU.
+        dtype (`str` or `torch.dtype`, *optional*):
+            `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are float32 in any case.
+        quantization_config (*optional*):
+            Passed to `from_pretrained`; see README for the modules to leave alone.
+
+    Returns:
+        `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`
+
+    Raises:
+        CheckpointError: If the folder holds no AnomalyGPT checkpoint **or** weights are missing or not finite **or**
+            device or dtype are unknown.
+    """
+    register()
+    source = EMBEDDED_CHECKPOINT if model is None else model
+    _check_folder(source)
+    device = _device(device)
+    options = {"dtype": _dtype(dtype, device), "output_loading_info": True}
+    if quantization_config is not None:
+        options |= {"quantization_config": quantization_config, "device_map": device}
+    try:
+        loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(source, **options)
+        processor = AnomalyGPTProcessor.from_pretrained(source)
+    except (OSError, ValueError, SafetensorError, HFValidationError) as error:
+        raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {first_line(error)}") from error
+    except RuntimeError as error:  # shapes that do not fit, weights that cannot be read
+        raise CheckpointError(
+            f"The weights in {str(source)!r} do not fit its config.json: {first_line(error)}"
+        ) from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:
+            names = ", ".join(sorted(str(key) for key in info[kind])[:5])
+            raise CheckpointError(
+                f"The checkpoint {str(source)!r} has {len(info[kind])} {kind.replace('_', ' ')}: {names}. "
+                "Download or convert it again."
+            )
+    for name, parameter in loaded.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise CheckpointError(
+                f"The weights of {name} in {str(source)!r} must be finite, got NaN or infinity. "
+                "The file is damaged or its training diverged; use another checkpoint."
+            )
+    if quantization_config is None:
+        loaded.to(device)
+    return loaded.eval(), processor
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _check_folder(source: str | pathlib.Path) -> None:
+    """A folder must hold a checkpoint of AnomalyGPT; anything else is taken for a Hub id."""
+    path = pathlib.Path(source)
+    looks_local = path.is_absolute() or str(source).startswith((".", "~")) or len(path.parts) > 2
+    if not path.exists():
+        if looks_local:
+            raise CheckpointError(f"`model` must be a folder or a Hub id, got {str(source)!r}, which does not exist.")
+        return
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise CheckpointError(
+            f"`model` must be a folder with a config.json, got {str(source)!r}. "
+            "Give a folder that `save_pretrained`, `anomalygpt convert` or training wrote."
+        )
+    try:
+        model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{str(config_file)!r} is not readable JSON: {first_line(error)}") from error
+    if model_type != "anomalygpt":
+        raise CheckpointError(
+            f"`model` must be an AnomalyGPT checkpoint, got one of {model_type!r} in {str(source)!r}. "
+            "Compose one with `AnomalyGPTForConditionalGeneration.from_vision_language_pretrained`."
+        )
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(f"`device` must be usable here, got {str(device)!r}: {first_line(error)}") from error
+    return device
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch.dtype:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in named:
+        raise CheckpointError(f"`dtype` must be one of {', '.join(named)}, auto, got {dtype!r}.")
+    return named[dtype]
+
+
+__all__ = ["EMBEDDED_CHECKPOINT", "CheckpointError", "first_line", "load_checkpoint"]
