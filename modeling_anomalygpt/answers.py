@@ -17,7 +17,8 @@ _PLACES_EN = re.compile(
 )
 _PLACES_ZH = {
     "左上": "top left", "右上": "top right", "左下": "bottom left", "右下": "bottom right",
-    "上方": "top", "下方": "bottom", "左侧": "left", "右侧": "right", "中央": "center", "中间": "center", "中心": "center",
+    "上方": "top", "下方": "bottom", "左侧": "left", "右侧": "right",
+    "中央": "center", "中间": "center", "中心": "center",
 }  # fmt: skip
 _NUMBERS = {
     "no": 0, "none": 0, "nothing": 0, "nowhere": 0, "zero": 0, "a": 1, "an": 1, "one": 1,

@@ -41,7 +41,7 @@ class Facts:
 
     def __post_init__(self) -> None:
         if len(self.image_size) != 2 or min(self.image_size) < 1:
-            raise ValueError(f"`image_size` must be (height, width) in pixels, got {self.image_size}. Take the mask's.")
+            raise ValueError(f"`image_size` must be (height, width), got {self.image_size}. Use the mask's.")
         if self.mm_per_pixel is not None and not self.mm_per_pixel > 0:
             raise ValueError(f"`mm_per_pixel` must be positive, got {self.mm_per_pixel}. Leave it out when unknown.")
         if self.anomalous is None:
