@@ -3,6 +3,7 @@
 Knows PIL and NumPy; knows no geometry, no normalisation and no model.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -159,12 +160,16 @@ def _open(picture: Any, name: str, max_pixels: int) -> Image.Image:
     if isinstance(picture, (str, os.PathLike)):
         picture = _path(picture, name)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.ExitStack() as closing:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = picture if isinstance(picture, Image.Image) else Image.open(picture)
+            image = picture
+            if not isinstance(picture, Image.Image):
+                image = closing.enter_context(Image.open(picture))
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError
             image.load()
+            with contextlib.suppress(Exception):
+                image.getexif()  # some formats read it from the file, which is closed now
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"`picture` must have at most {max_pixels} pixels, {name} has more. Cut or shrink it before."
@@ -199,7 +204,7 @@ def _path(picture: str | os.PathLike, name: str) -> pathlib.Path:
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise PictureError(f"`picture` must be a usable path, {name} is not: {_line(error)}") from error
+        raise PictureError(f"`picture` must be a usable path, {name} is not: {error.strerror}.") from error
     return path
 
 
@@ -237,9 +242,8 @@ def _array(values: Any, name: str) -> np.ndarray:
         first, last = values.shape[0] in (1, 3, 4), values.shape[-1] in (1, 3, 4)
         if first and (is_tensor or not last):
             values = np.moveaxis(values, 0, -1)
-        elif not last:
-            values = values[None]  # refused below, with its shape
-    if values.ndim not in (2, 3) or 0 in values.shape or values.dtype.kind not in "buif":
+    channels = values.shape[-1] if values.ndim == 3 else 1
+    if values.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in values.shape or values.dtype.kind not in "buif":
         raise PictureError(
             f"`picture` must be an array of shape (H, W), (H, W, C) or (C, H, W) of numbers with 1, 3 or 4 channels, "
             f"got shape {values.shape} and type {values.dtype}."

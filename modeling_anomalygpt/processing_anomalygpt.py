@@ -111,7 +111,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """Prepare pictures and questions.
 
-        A text is either what `apply_chat_template` rendered (every piece begins with U+001E) or a plain question, which
+        A text is either what `apply_chat_template` rendered (every piece begins with U+001E) or a plain question. That
         becomes the first turn of a conversation; an `<image>` in a plain question says that it has a picture, as does
         one picture for each text. Texts of people you do not trust belong into chat messages.
 
@@ -127,7 +127,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             masks (mask or list, *optional*): One mask for each picture, `None` where there is none.
             references (list of pictures, *optional*): Good pictures, the same for every query; or one list for each
                 query, all of the same length.
-            **kwargs: `return_tensors`, `padding`, `max_length`, `padding_side` (left by default), and every argument of
+            **kwargs: `return_tensors`, `padding`, `max_length`, `padding_side` (left by default), and any argument of
                 the image processor.
 
         Returns:
