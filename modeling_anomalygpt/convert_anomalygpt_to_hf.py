@@ -1,122 +1,36 @@
 """The published ImageBind, Vicuna, PandaGPT and AnomalyGPT files become one folder for `from_pretrained`.
 
 Knows the order of a conversion: look at all files, refuse what does not fit, then stream tensor by tensor. Key names
-are in published_layout, refusals in conversion_checks, file formats in checkpoint_streams.
+are in published_layout, sizes in published_configuration, refusals in conversion_checks, file formats in
+checkpoint_streams, folders and Hub ids in published_sources.
 """
 
 import argparse
 import json
 import math
 import os
-import re
 import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from .checkpoint_streams import Checkpoint, SafetensorsWriter, parse_size
-from .configuration_anomalygpt import AnomalyGPTConfig
-from .conversion_checks import (
-    ConversionReport,
-    check_delta,
-    check_is_complete_model,
-    check_kind,
-    check_language_width,
-    check_llama_config,
-    check_rotary_frequencies,
-    check_vocabulary,
-    compare_keys,
-)
+from .conversion_checks import ConversionReport, check_kind, check_language_width, check_vocabulary, compare_keys
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
-from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from .processing_anomalygpt import AnomalyGPTProcessor
-from .published_layout import (
-    IGNORED_LLAMA_KEYS,
-    Origin,
-    PublishedSizes,
-    Shapes,
-    adapter_key,
-    infer_sizes,
-    lora_keys,
-    parameter_origins,
-)
+from .published_configuration import parameter_shapes, published_config
+from .published_layout import Origin, Shapes, adapter_key, infer_sizes, lora_keys, parameter_origins
+from .published_sources import DEFAULT_CLIP_BPE, LanguageModelFiles, clip_merges_file, open_language_model
 from .published_tokenizers import clip_tokenizer, llama_tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-DEFAULT_CLIP_BPE = "openai/clip-vit-large-patch14"
 _FP32_PREFIX = "model.localizer."  # the model keeps its localizer in float32 whatever the dtype
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TARGET_MODULES = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-
-
-class LanguageModelFiles:
-    r"""
-    Vicuna as one collection of tensors: a complete model, or LLaMA with Vicuna's delta added on the way.
-
-    Args:
-        folder (`Path`):
-            `config.json`, `tokenizer.model` and weights as transformers saves them.
-        delta_folder (`Path`, *optional*):
-            The same for Vicuna's delta; `folder` is then LLaMA.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If the model is not Vicuna v0, **or** delta and base do not belong together.
-    """
-
-    def __init__(self, folder: Path, delta_folder: Path | None = None):
-        self.base = Checkpoint(folder)
-        check_kind("language_model", self.base.shapes, folder)
-        self.delta = Checkpoint(delta_folder) if delta_folder else None
-        top = delta_folder or folder
-        config_file = top / "config.json"
-        if not config_file.is_file():
-            raise FileNotFoundError(f"No config.json in '{top}'. Download the whole folder of the language model.")
-        self.config: dict = json.loads(config_file.read_text())
-        candidates = [path / "tokenizer.model" for path in (folder, delta_folder) if path]
-        self.tokenizer_file = next((path for path in candidates if path.is_file()), None)
-        if self.tokenizer_file is None:
-            raise FileNotFoundError(f"No tokenizer.model in '{folder}'. It is part of LLaMA's and Vicuna's downloads.")
-        norm = "model.norm.weight"
-        if self.delta:
-            check_kind("language_model", self.delta.shapes, delta_folder)
-            if norm in self.delta:
-                check_delta(self.base.shapes, self.delta.shapes, self.delta[norm], delta_folder)
-        elif norm in self.base:
-            check_is_complete_model(self.base[norm], folder)
-        check_llama_config(self.config, top)
-        for key in self.base.shapes:
-            if IGNORED_LLAMA_KEYS.match(key):
-                check_rotary_frequencies(self.base[key], key)
-        self.close()
-
-    @property
-    def shapes(self) -> Shapes:
-        """Shapes by key, in the order of the files; of a delta and its base, the keys of both."""
-        if not self.delta:
-            return self.base.shapes
-        frequencies = {key: shape for key, shape in self.base.shapes.items() if IGNORED_LLAMA_KEYS.match(key)}
-        return {key: self.delta.shapes[key] for key in self.base.shapes if key in self.delta} | frequencies
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        """The tensor; a delta's extra vocabulary rows have no base and stand for themselves (FastChat v0.1.10)."""
-        if not self.delta:
-            return self.base[key]
-        tensor, base = self.delta[key].float(), self.base[key]
-        tensor[: len(base)] += base.float()
-        return tensor
-
-    def close(self) -> None:
-        """Unmap all files."""
-        self.base.close()
-        if self.delta:
-            self.delta.close()
 
 
 def convert(
@@ -132,6 +46,7 @@ def convert(
     dtype: str = "bfloat16",
     max_shard_size: int | str = "2GB",
     num_attention_heads: int = 16,
+    out_indices: list[int] | None = None,
     progress: bool = True,
 ) -> ConversionReport:
     r"""
@@ -164,7 +79,9 @@ def convert(
         max_shard_size (`int` or `str`, defaults to `"2GB"`):
             Largest file of the output.
         num_attention_heads (`int`, defaults to 16):
-            Heads of both ImageBind towers, the only size that no tensor tells.
+            Heads of both ImageBind towers; no tensor tells them.
+        out_indices (`list[int]`, *optional*):
+            Read-out blocks of the vision tower, counted from 1; the quarters of its depth by default, as published.
         progress (`bool`, defaults to `True`):
             Whether a progress bar is shown.
 
@@ -187,11 +104,11 @@ def convert(
     for name, path in (("imagebind", imagebind), ("pandagpt", pandagpt), ("anomalygpt", anomalygpt)):
         files[name] = Checkpoint(path)
         check_kind(name, files[name].shapes, path)
-    files["language_model"] = _open_language_model(vicuna, llama, vicuna_delta)
+    files["language_model"] = open_language_model(vicuna, llama, vicuna_delta)
     published = {name: file.shapes for name, file in files.items()}
 
-    class_tokenizer = clip_tokenizer(_clip_merges(clip_bpe))
-    config, sizes, tokenizer = _configuration(files["language_model"], published, num_attention_heads)
+    class_tokenizer = clip_tokenizer(clip_merges_file(clip_bpe))
+    config, sizes, tokenizer = _configuration(files["language_model"], published, num_attention_heads, out_indices)
     config.dtype, config.architectures = dtype, ["AnomalyGPTForConditionalGeneration"]
     parameters = parameter_shapes(config)
     depth = config.text_config.num_hidden_layers
@@ -222,84 +139,6 @@ def convert(
         (folder / "conversion_report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
         config.save_pretrained(folder)
     return report
-
-
-def parameter_shapes(config: AnomalyGPTConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters of the model, found without memory on the meta device."""
-    with torch.device("meta"):
-        model = AnomalyGPTForConditionalGeneration(config)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def published_config(
-    sizes: PublishedSizes, llama_config: dict, image_token_index: int, num_attention_heads: int = 16
-) -> AnomalyGPTConfig:
-    r"""
-    The configuration of a published model.
-
-    Args:
-        sizes (`PublishedSizes`):
-            What the tensors tell.
-        llama_config (`dict`):
-            `config.json` of the language model.
-        image_token_index (`int`):
-            Id of the placeholder.
-        num_attention_heads (`int`, defaults to 16):
-            Heads of both towers.
-
-    Returns:
-        [`AnomalyGPTConfig`]: Read-out blocks are the quarters of the vision tower's depth.
-
-    Raises:
-        ValueError: If a width is no multiple of the heads, **or** the depth has no quarters.
-    """
-    for part, width in (("vision", sizes.vision_width), ("text", sizes.text_width)):
-        if width % num_attention_heads:
-            raise ValueError(
-                f"`num_attention_heads` must divide the {part} tower's width {width}, got {num_attention_heads}."
-            )
-    if sizes.vision_depth % 4 or sizes.num_layer_maps != 4:
-        raise ValueError(
-            f"`imagebind` must have a depth of four equal parts and `anomalygpt` four layers of image_decoder, got "
-            f"{sizes.vision_depth} blocks and {sizes.num_layer_maps} layers. Is a download incomplete?"
-        )
-    tower = {"num_attention_heads": num_attention_heads, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
-    tower["projection_dim"] = sizes.projection_dim
-    left_out = {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"}
-    left_out |= {"max_sequence_length", "pad_token_id", "rope_scaling", "rope_theta", "rope_parameters", "use_cache"}
-    return AnomalyGPTConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": sizes.vision_width,
-            "intermediate_size": sizes.vision_mlp_width,
-            "num_hidden_layers": sizes.vision_depth,
-            "image_size": sizes.image_size,
-            "patch_size": sizes.patch_size,
-            **tower,
-        },
-        text_tower_config={
-            "model_type": "clip_text_model",
-            "hidden_size": sizes.text_width,
-            "intermediate_size": sizes.text_mlp_width,
-            "num_hidden_layers": sizes.text_depth,
-            "vocab_size": sizes.text_vocabulary,
-            "max_position_embeddings": sizes.text_context,
-            "bos_token_id": sizes.text_vocabulary - 2,
-            "eos_token_id": sizes.text_vocabulary - 1,
-            "pad_token_id": sizes.text_vocabulary - 1,
-            **tower,
-        },
-        text_config={"model_type": "llama"}
-        | {key: value for key, value in llama_config.items() if key not in left_out}
-        | {"bos_token_id": 1, "eos_token_id": 2},  # some LLaMA conversions of 2023 have 0 and 1
-        projection_dim=sizes.projection_dim,
-        out_indices=[sizes.vision_depth * quarter // 4 for quarter in (1, 2, 3, 4)],
-        map_size=sizes.image_size,
-        num_base_prompts=sizes.num_base_prompts,
-        prompt_channels=list(sizes.prompt_channels),
-        num_map_prompts=sizes.num_map_prompts,
-        image_token_index=image_token_index,
-    )
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -348,45 +187,7 @@ def run_convert(args: argparse.Namespace) -> int:
     return 0 if all(stage.passed for stage in stages) else 1
 
 
-def _open_language_model(vicuna, llama, vicuna_delta) -> LanguageModelFiles:
-    if vicuna and not (llama or vicuna_delta):
-        return LanguageModelFiles(_folder_or_hub(vicuna, "vicuna"))
-    if llama and vicuna_delta and not vicuna:
-        return LanguageModelFiles(_folder_or_hub(llama, "llama"), _folder_or_hub(vicuna_delta, "vicuna-delta"))
-    given = [
-        f"--{name}" for name, path in (("vicuna", vicuna), ("llama", llama), ("vicuna-delta", vicuna_delta)) if path
-    ]
-    raise ValueError(
-        f"`--vicuna` must be given, or `--llama` together with `--vicuna-delta`, got {' and '.join(given) or 'none'}. "
-        "A delta is of no use without its base."
-    )
-
-
-def _folder_or_hub(path_or_id: str | Path, option: str) -> Path:
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise ValueError(f"`--{option}` must be a folder with config.json and weights, got the file '{path}'.")
-    if not _HUB_ID.fullmatch(str(path_or_id)):
-        raise FileNotFoundError(f"No folder at '{path}' for `--{option}`, and it is no Hub id (owner/name).")
-    return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.model", "*.bin", "*.safetensors"]))
-
-
-def _clip_merges(file_or_id: str | Path) -> Path:
-    path = Path(file_or_id)
-    if path.is_dir():
-        path = path / "merges.txt"
-    if path.is_file():
-        return path
-    if not _HUB_ID.fullmatch(str(file_or_id)):
-        raise FileNotFoundError(
-            f"No file at '{path}' for `--clip-bpe`. Give bpe_simple_vocab_16e6.txt.gz or the Hub id of a CLIP model."
-        )
-    return Path(hf_hub_download(str(file_or_id), "merges.txt"))
-
-
-def _configuration(language_model: LanguageModelFiles, published: dict[str, Shapes], num_attention_heads: int):
+def _configuration(language_model: LanguageModelFiles, published: dict[str, Shapes], heads: int, out_indices):
     """Configuration, sizes and tokenizer; whatever does not fit is refused on the way."""
     sizes = infer_sizes(published["imagebind"], published["pandagpt"], published["anomalygpt"])
     embedding = published["language_model"].get("model.embed_tokens.weight")
@@ -398,7 +199,7 @@ def _configuration(language_model: LanguageModelFiles, published: dict[str, Shap
     tokenizer = llama_tokenizer(language_model.tokenizer_file, embedding[0])
     image_token_index = tokenizer.convert_tokens_to_ids("<image>")
     check_vocabulary(image_token_index or embedding[0], embedding[0])
-    config = published_config(sizes, language_model.config, image_token_index, num_attention_heads)
+    config = published_config(sizes, language_model.config, image_token_index, heads, out_indices)
     return config, sizes, tokenizer
 
 
@@ -510,11 +311,4 @@ def _atomic_folder(output: Path):
         raise
 
 
-__all__ = [
-    "LanguageModelFiles",
-    "add_convert_arguments",
-    "convert",
-    "parameter_shapes",
-    "published_config",
-    "run_convert",
-]
+__all__ = ["add_convert_arguments", "convert", "run_convert"]
