@@ -70,7 +70,13 @@ class Canvas:
             cv2.circle(self.height, (int(x), int(y)), fixed_radius, int(height), -1, cv2.LINE_8, _SHIFT)
 
     def text(
-        self, words: str, centre: Sequence[float], letter: float, colour: Colour, angle: float = 0.0, font: int = 0,
+        self,
+        words: str,
+        centre: Sequence[float],
+        letter: float,
+        colour: Colour,
+        angle: float = 0.0,
+        font: int = 0,
         weight: int = 2,
     ) -> None:
         """Prints one line of text around `centre`, capitals `letter` part units high, turned by `angle` radians."""
@@ -157,8 +163,9 @@ def stadium(centre: Sequence[float], length: float, width: float, angle: float =
     arc = np.linspace(-np.pi / 2, np.pi / 2, 12)
     straight = np.linspace(half, -half, 7)[1:-1]
     right = np.stack([half + radius * np.cos(arc), radius * np.sin(arc)], 1)
-    points = np.concatenate([right, np.stack([straight, np.full(5, radius)], 1), -right,
-                             -np.stack([straight, np.full(5, radius)], 1)])
+    points = np.concatenate(
+        [right, np.stack([straight, np.full(5, radius)], 1), -right, -np.stack([straight, np.full(5, radius)], 1)]
+    )
     points[:, 1] += bend * (points[:, 0] / (length / 2)) ** 2
     return turned(points, angle) + np.asarray(centre)
 
@@ -181,8 +188,10 @@ class Backdrop:
     def draw(cls, rng: np.random.Generator) -> Backdrop:
         """Draws a dark, medium or bright backdrop."""
         level = rng.choice([rng.uniform(18, 55), rng.uniform(75, 150), rng.uniform(185, 240)])
-        colour = np.clip(level + rng.normal(0, 0.07, 3) * level, 8, 245)
-        return cls(tuple(float(value) for value in colour), float(rng.uniform(0.5, 5)), float(rng.choice([6, 30, 110])))
+        colour = np.clip(level + rng.normal(0, 0.03, 3) * level, 8, 245)
+        return cls(
+            tuple(float(value) for value in colour), float(rng.uniform(0.5, 5)), float(rng.choice([6, 30, 110]))
+        )
 
     def paint(self, view: View) -> np.ndarray:
         """The `uint8` picture `(size, size, 3)` of the empty backdrop."""

@@ -13,6 +13,20 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .defect_shapes import (
+    add_line,
+    anchor,
+    blob,
+    confine,
+    contrasting_colour,
+    drawn_radius,
+    local_colour,
+    mottled,
+    paint_over,
+    spread,
+    wandering_line,
+    window_of,
+)
 from .rendering import to_uint8
 
 STRUCTURAL_DEFECTS = ("print_error", "missing_part", "misplaced_part", "bent_part")
@@ -34,110 +48,6 @@ class Defect(NamedTuple):
     words: tuple[str, str]
 
 
-def _anchor(object_mask: np.ndarray | None, shape: tuple[int, int], rng: np.random.Generator, margin: int):
-    """A random pixel (row, column) on the object, where possible `margin` pixels inside of it."""
-    height, width = shape
-    margin = min(margin, (min(height, width) - 1) // 3)
-    if object_mask is None:
-        return int(rng.integers(margin, height - margin)), int(rng.integers(margin, width - margin))
-    solid = object_mask.astype(np.uint8)
-    if margin > 1:
-        framed = cv2.copyMakeBorder(solid, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        inside = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
-        depth = min(float(margin), 0.6 * float(inside.max()))
-        solid = (inside > depth).astype(np.uint8)
-    places = cv2.findNonZero(solid)
-    if places is None:
-        places = cv2.findNonZero(object_mask.astype(np.uint8))
-    if places is None:
-        raise ValueError("`object_mask` must hold at least one object pixel, got an empty mask. Pass None instead.")
-    column, row = places.reshape(-1, 2)[rng.integers(len(places))]
-    return int(row), int(column)
-
-
-def _confine(alpha: np.ndarray, object_mask: np.ndarray | None) -> np.ndarray:
-    return alpha if object_mask is None else alpha * object_mask
-
-
-def _blob(shape: tuple[int, int], centre: tuple[int, int], radius: float, rng: np.random.Generator,
-          roughness: float = 0.25, stretch: float = 0.5) -> np.ndarray:
-    """Irregular filled outline as `uint8` coverage 0 to 255."""
-    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    orders = np.arange(1, 8)
-    strength = rng.normal(0, 1, 7) * roughness / orders**0.7
-    waves = np.cos(angles[:, None] * orders + rng.uniform(0, 2 * np.pi, 7)) @ strength
-    profile = radius * np.clip(1 + waves, 0.35, 1.9)
-    ratio = np.exp(rng.uniform(-stretch, stretch))
-    x, y = profile * np.cos(angles) * ratio, profile * np.sin(angles) / ratio
-    turn = rng.uniform(0, np.pi)
-    points = np.stack([centre[1] + x * np.cos(turn) - y * np.sin(turn), centre[0] + x * np.sin(turn) + y * np.cos(turn)])
-    alpha = np.zeros(shape, np.uint8)
-    cv2.fillPoly(alpha, [np.rint(points.T * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    return alpha
-
-
-def _radius(rng: np.random.Generator, shape: tuple[int, int], smallest: float, largest: float) -> float:
-    """Radius in pixels of a disc whose share of the picture is log-uniform in `smallest` to `largest`."""
-    share = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
-    return float(np.sqrt(share * shape[0] * shape[1] / np.pi))
-
-
-def _window(alpha: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
-    left, top, width, height = cv2.boundingRect((alpha > 0).astype(np.uint8))
-    return (slice(max(top - margin, 0), min(top + height + margin, alpha.shape[0])),
-            slice(max(left - margin, 0), min(left + width + margin, alpha.shape[1])))
-
-
-def _paint(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Lays a colour (of any shape that broadcasts) over a copy of the picture by coverage 0 to 1."""
-    out = image.copy()
-    window = _window(alpha)
-    patch = image[window].astype(np.float32)
-    colour = np.asarray(colour, np.float32)
-    if colour.ndim == 3:
-        colour = colour[window]
-    out[window] = to_uint8(patch + alpha[window][..., None] * (colour - patch))
-    return out
-
-
-def _local_colour(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Mean colour under a coverage, float64 (3,)."""
-    return np.array(cv2.mean(image, (alpha > 0.3).astype(np.uint8))[:3])
-
-
-def _away(colour: np.ndarray, amount: float, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    """A colour `amount` grey levels brighter or darker, whichever has room; and whether it is darker."""
-    level = colour.mean()
-    darker = bool(rng.random() < np.clip((level - 20) / 215, 0.1, 0.9))
-    if darker and level < amount + 5:
-        darker = False
-    elif not darker and level > 250 - amount:
-        darker = True
-    return np.clip(colour + (-amount if darker else amount), 0, 255), darker
-
-
-def _spread(alpha: np.ndarray, pixels: int) -> np.ndarray:
-    """Widens a mask by `pixels`."""
-    if pixels < 1:
-        return alpha
-    return cv2.dilate(alpha, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1)))
-
-
-def _curve(start: np.ndarray, heading: float, length: float, bend: float, rng: np.random.Generator, steps: int = 24,
-           jitter: float = 0.0) -> np.ndarray:
-    """Points `(steps + 1, 2)` (x, y) of a wandering line."""
-    turns = np.cumsum(rng.normal(0, bend / np.sqrt(steps), steps)) + rng.normal(0, jitter, steps)
-    angles = heading + turns
-    moves = np.stack([np.cos(angles), np.sin(angles)], 1) * (length / steps)
-    return np.concatenate([start[None], start + np.cumsum(moves, 0)])
-
-
-def _line(alpha: np.ndarray, points: np.ndarray, thickness: float, level: int = 255) -> None:
-    if thickness < 1:
-        level, thickness = int(level * max(thickness, 0.45)), 1
-    cv2.polylines(alpha, [np.rint(points * 16).astype(np.int32)], False, level, round(thickness), cv2.LINE_AA, 4)
-
-
 def _size_words(share: float) -> tuple[str, str]:
     if share < 0.006:
         return "small ", "小"
@@ -147,7 +57,7 @@ def _size_words(share: float) -> tuple[str, str]:
 def scratch(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """One to three fine, nearly straight lines, brighter or darker, with a lit edge."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    row, column = _anchor(object_mask, shape, rng, round(8 * unit))
+    row, column = anchor(object_mask, shape, rng, round(8 * unit))
     heading = rng.uniform(0, 2 * np.pi)
     count = int(rng.choice([1, 1, 2, 3]))
     length = rng.uniform(28, 120) * unit
@@ -157,20 +67,22 @@ def scratch(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Ge
     for _ in range(count):
         middle = np.array([column, row]) + rng.normal(0, 5 * unit, 2) * (count > 1)
         start = middle - np.array([np.cos(heading), np.sin(heading)]) * length / 2
-        line = _curve(start, heading + rng.normal(0, 0.06), length * rng.uniform(0.6, 1), rng.uniform(0.05, 0.7), rng)
-        _line(cover, line, width)
+        line = wandering_line(
+            start, heading + rng.normal(0, 0.06), length * rng.uniform(0.6, 1), rng.uniform(0.05, 0.7), rng
+        )
+        add_line(cover, line, width)
         side = np.array([-np.sin(heading), np.cos(heading)]) * max(width * 0.8, 1)
-        _line(edge, line + side, width * 0.6)
-    alpha = _confine(cover.astype(np.float32) / 255, object_mask)
-    rim = _confine(edge.astype(np.float32) / 255, object_mask)
-    local = _local_colour(image, alpha)
+        add_line(edge, line + side, width * 0.6)
+    alpha = confine(cover.astype(np.float32) / 255, object_mask)
+    rim = confine(edge.astype(np.float32) / 255, object_mask)
+    local = local_colour(image, alpha)
     amount = rng.uniform(30, 100)
-    colour, darker = _away(local, amount, rng)
-    out = _paint(image, alpha, colour * 0.85 + colour.mean() * 0.15)
+    colour, darker = contrasting_colour(local, amount, rng)
+    out = paint_over(image, alpha, colour * 0.85 + colour.mean() * 0.15)
     opposite = np.clip(local + (0.6 * amount if darker else -0.6 * amount), 0, 255)
-    out = _paint(out, rim * np.float32(rng.uniform(0.2, 0.7)) * (1 - alpha), opposite)
-    mask = _spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0)
-    mask = _confine(mask, object_mask) > 0
+    out = paint_over(out, rim * np.float32(rng.uniform(0.2, 0.7)) * (1 - alpha), opposite)
+    mask = spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0)
+    mask = confine(mask, object_mask) > 0
     many = count > 1
     tone, tone_zh = ("dark", "深色") if darker else ("bright", "浅色")
     long, long_zh = ("long ", "长") if length > 75 * unit else ("", "")
@@ -181,11 +93,11 @@ def scratch(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Ge
 def dent(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A pressed spot: dark on the side of the light, bright on the other, the pattern drawn together."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    radius = _radius(rng, shape, 0.003, 0.04)
-    centre = _anchor(object_mask, shape, rng, round(radius * 0.8))
-    press = _blob(shape, centre, radius, rng, 0.15, 0.35)
+    radius = drawn_radius(rng, shape, 0.003, 0.04)
+    centre = anchor(object_mask, shape, rng, round(radius * 0.8))
+    press = blob(shape, centre, radius, rng, 0.15, 0.35)
     press = cv2.GaussianBlur(press, (0, 0), radius * 0.3).astype(np.float32) / 255
-    window = _window(press > 0.02, round(3 * unit))
+    window = window_of(press > 0.02, round(3 * unit))
     depth = press[window]
     dx = cv2.Sobel(depth, cv2.CV_32F, 1, 0, ksize=3)
     dy = cv2.Sobel(depth, cv2.CV_32F, 0, 1, ksize=3)
@@ -213,29 +125,31 @@ def dent(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gener
 def crack(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A jagged dark line with branches."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    row, column = _anchor(object_mask, shape, rng, round(8 * unit))
+    row, column = anchor(object_mask, shape, rng, round(8 * unit))
     cover = np.zeros(shape, np.uint8)
     length = rng.uniform(35, 120) * unit
     heading = rng.uniform(0, 2 * np.pi)
     width = rng.uniform(1.0, 2.8) * unit
     start = np.array([column, row], float) - np.array([np.cos(heading), np.sin(heading)]) * length * 0.4
-    trunk = _curve(start, heading, length, 0.5, rng, 22, 0.55)
+    trunk = wandering_line(start, heading, length, 0.5, rng, 22, 0.55)
     taper = np.array_split(np.arange(len(trunk) - 1), 4)
     for part, share in zip(taper, (1.0, 1.2, 0.9, 0.6), strict=True):
-        _line(cover, trunk[part[0] : part[-1] + 2], width * share)
+        add_line(cover, trunk[part[0] : part[-1] + 2], width * share)
     branches = int(rng.integers(0, 4))
     for _ in range(branches):
         at = int(rng.integers(4, len(trunk) - 3))
         aside = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.1)
-        _line(cover, _curve(trunk[at], aside, length * rng.uniform(0.15, 0.4), 0.4, rng, 10, 0.5), width * 0.6)
-    alpha = _confine(cover.astype(np.float32) / 255, object_mask)
-    local = _local_colour(image, alpha)
+        add_line(
+            cover, wandering_line(trunk[at], aside, length * rng.uniform(0.15, 0.4), 0.4, rng, 10, 0.5), width * 0.6
+        )
+    alpha = confine(cover.astype(np.float32) / 255, object_mask)
+    local = local_colour(image, alpha)
     dark = local * rng.uniform(0.05, 0.5)
     bright_crack = local.mean() < 45
-    out = _paint(image, alpha, local + 70 if bright_crack else dark)
+    out = paint_over(image, alpha, local + 70 if bright_crack else dark)
     shifted = np.roll(alpha, (1, 1), (0, 1)) * np.float32(rng.uniform(0.1, 0.5)) * (1 - alpha)
-    out = _paint(out, _confine(shifted, object_mask), np.clip(local * 1.25 + 20, 0, 255))
-    mask = _confine(_spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
+    out = paint_over(out, confine(shifted, object_mask), np.clip(local * 1.25 + 20, 0, 255))
+    mask = confine(spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
     english = "a branching crack" if branches else "a crack"
     return Defect(out, mask, "crack", (english, "一条分叉的裂纹" if branches else "一条裂纹"))
 
@@ -243,11 +157,11 @@ def crack(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gene
 def hole(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A hole through the material: dark (bright in a dark part) with a lit far edge."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    radius = _radius(rng, shape, 0.002, 0.035)
-    centre = _anchor(object_mask, shape, rng, round(radius * 0.9))
-    cover = _blob(shape, centre, radius, rng, rng.choice([0.08, 0.35]), 0.4).astype(np.float32) / 255
-    alpha = _confine(cover, object_mask)
-    local = _local_colour(image, alpha)
+    radius = drawn_radius(rng, shape, 0.002, 0.035)
+    centre = anchor(object_mask, shape, rng, round(radius * 0.9))
+    cover = blob(shape, centre, radius, rng, rng.choice([0.08, 0.35]), 0.4).astype(np.float32) / 255
+    alpha = confine(cover, object_mask)
+    local = local_colour(image, alpha)
     dark = local.mean() > 55
     deep = local * rng.uniform(0.05, 0.35) if dark else np.clip(local + rng.uniform(60, 130), 0, 255)
     azimuth = rng.uniform(0, 2 * np.pi)
@@ -255,52 +169,43 @@ def hole(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gener
     matrix = np.array([[1, 0, np.cos(azimuth) * shift], [0, 1, np.sin(azimuth) * shift]])
     inner = cv2.warpAffine(alpha, matrix, shape[::-1]) * alpha
     wall = np.clip(local * (1.3 if dark else 0.5) + (15 if dark else 0), 0, 255)
-    out = _paint(image, alpha * np.float32(0.95), wall * 0.5 + deep * 0.5)
-    out = _paint(out, cv2.GaussianBlur(inner, (0, 0), 0.6 * unit) * alpha, deep)
+    out = paint_over(image, alpha * np.float32(0.95), wall * 0.5 + deep * 0.5)
+    out = paint_over(out, cv2.GaussianBlur(inner, (0, 0), 0.6 * unit) * alpha, deep)
     mask = alpha > 0.4
     size, size_zh = _size_words(mask.mean())
     return Defect(out, mask, "hole", (f"a {size}hole", f"一个{size_zh}孔洞"))
 
 
-def _mottled(alpha: np.ndarray, rng: np.random.Generator, cell: float, amount: float) -> np.ndarray:
-    """Breaks an even coverage up with smooth noise."""
-    window = _window(alpha > 0)
-    height, width = alpha[window].shape
-    cells = (max(int(width / cell), 2), max(int(height / cell), 2))
-    noise = cv2.resize(rng.standard_normal(cells[::-1], dtype=np.float32), (width, height),
-                       interpolation=cv2.INTER_CUBIC)
-    out = alpha.copy()
-    out[window] = np.clip(alpha[window] * (1 + amount * noise), 0, 1)
-    return out
-
-
 def stain(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A spot of liquid, oil or rust that tints the surface, often with a darker rim."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    radius = _radius(rng, shape, 0.003, 0.06)
-    centre = _anchor(object_mask, shape, rng, round(radius * 0.6))
-    cover = _blob(shape, centre, radius, rng, 0.3, 0.5)
+    radius = drawn_radius(rng, shape, 0.003, 0.06)
+    centre = anchor(object_mask, shape, rng, round(radius * 0.6))
+    cover = blob(shape, centre, radius, rng, 0.3, 0.5)
     for _ in range(int(rng.integers(0, 4))):  # drops beside it
         angle, away = rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.2, 1.8)
         place = (round(centre[0] + away * np.sin(angle)), round(centre[1] + away * np.cos(angle)))
         cv2.circle(cover, place[::-1], max(1, round(radius * rng.uniform(0.08, 0.25))), 255, -1, cv2.LINE_AA)
     soft = cv2.GaussianBlur(cover, (0, 0), max(0.6 * unit, radius * rng.uniform(0.03, 0.18))).astype(np.float32) / 255
-    coverage = _confine(soft, object_mask)
+    coverage = confine(soft, object_mask)
     kind, english, chinese = [
-        ((0.42, 0.34, 0.25), "an oil stain", "一处油污"), ((0.72, 0.42, 0.2), "a rust-coloured stain", "一处锈色污渍"),
-        ((0.25, 0.25, 0.3), "a dark stain", "一处深色污渍"), ((0.45, 0.5, 0.95), "a blue ink stain", "一处蓝色墨渍"),
-        ((0.95, 0.4, 0.4), "a red stain", "一处红色污渍"), ((0.5, 0.75, 0.45), "a greenish stain", "一处绿色污渍"),
+        ((0.42, 0.34, 0.25), "an oil stain", "一处油污"),
+        ((0.72, 0.42, 0.2), "a rust-coloured stain", "一处锈色污渍"),
+        ((0.25, 0.25, 0.3), "a dark stain", "一处深色污渍"),
+        ((0.45, 0.5, 0.95), "a blue ink stain", "一处蓝色墨渍"),
+        ((0.95, 0.4, 0.4), "a red stain", "一处红色污渍"),
+        ((0.5, 0.75, 0.45), "a greenish stain", "一处绿色污渍"),
     ][rng.integers(6)]
     opacity = rng.uniform(0.35, 0.95)
-    alpha = _mottled(coverage, rng, 5 * unit, 0.15) * np.float32(opacity)
+    alpha = mottled(coverage, rng, 5 * unit, 0.15) * np.float32(opacity)
     if rng.random() < 0.5:
         rim = coverage - cv2.GaussianBlur(coverage, (0, 0), max(1.0, radius * 0.15))
         alpha = np.clip(alpha + np.maximum(rim, 0) * 0.8, 0, 1)
-    local = _local_colour(image, coverage)
+    local = local_colour(image, coverage)
     if local.mean() < 60:  # multiplying would not show on a dark part
-        out = _paint(image, alpha, local + np.array(kind) * 140)
+        out = paint_over(image, alpha, local + np.array(kind) * 140)
     else:
-        out = _paint(image, alpha, image.astype(np.float32) * np.array(kind, np.float32))
+        out = paint_over(image, alpha, image.astype(np.float32) * np.array(kind, np.float32))
     return Defect(out, coverage > 0.35, "stain", (english, chinese))
 
 
@@ -308,29 +213,33 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     """Foreign matter lying on the part: chips, crumbs, dust, drops of glue, each with a shadow."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
     count = int(rng.choice([1, 1, 2, 4, 7]))
-    total = _radius(rng, shape, 0.003, 0.025)
-    centre = _anchor(object_mask, shape, rng, round(total * 0.8))
+    total = drawn_radius(rng, shape, 0.003, 0.025)
+    centre = anchor(object_mask, shape, rng, round(total * 0.8))
     cover = np.zeros(shape, np.uint8)
     colours = np.zeros((*shape, 3), np.uint8)
-    base = np.array([(200, 196, 188), (38, 34, 32), (150, 92, 48), (205, 170, 70), (70, 120, 60), (60, 90, 170),
-                     (185, 50, 45)][rng.integers(7)], float)
-    local = _local_colour(image, _blob(shape, centre, total, rng).astype(np.float32))
+    base = np.array(
+        [(200, 196, 188), (38, 34, 32), (150, 92, 48), (205, 170, 70), (70, 120, 60), (60, 90, 170), (185, 50, 45)][
+            rng.integers(7)
+        ],
+        float,
+    )
+    local = local_colour(image, blob(shape, centre, total, rng).astype(np.float32))
     if np.abs(base - local).max() < 60:
         base = np.where(local > 128, base * 0.35, 255 - (255 - base) * 0.5)
     for _ in range(count):
         place = np.array(centre) + (rng.normal(0, total * 1.0, 2) if count > 1 else 0)
         radius = total / np.sqrt(count) * rng.uniform(0.7, 1.2)
-        grain = _blob(shape, (int(place[0]), int(place[1])), max(radius, 1.6 * unit), rng, 0.45, 0.6)
+        grain = blob(shape, (int(place[0]), int(place[1])), max(radius, 1.6 * unit), rng, 0.45, 0.6)
         colours[grain > 0] = np.clip(base * rng.uniform(0.8, 1.15), 0, 255)
         cover = np.maximum(cover, grain)
-    alpha = _confine(cover.astype(np.float32) / 255, object_mask)
+    alpha = confine(cover.astype(np.float32) / 255, object_mask)
     shift = int(np.ceil(1.4 * unit))
     shadow = np.roll(cover, (shift, int(rng.choice([-shift, shift]))), (0, 1)).astype(np.float32) / 255
-    shadow = _confine(cv2.GaussianBlur(shadow, (0, 0), 1.2 * unit), object_mask)
-    out = _paint(image, shadow * np.float32(0.5) * (1 - alpha), np.zeros(3))
+    shadow = confine(cv2.GaussianBlur(shadow, (0, 0), 1.2 * unit), object_mask)
+    out = paint_over(image, shadow * np.float32(0.5) * (1 - alpha), np.zeros(3))
     body = cv2.GaussianBlur(alpha, (0, 0), max(1.0, 0.35 * total / np.sqrt(count)))
     light = cv2.Sobel(body, cv2.CV_32F, 1, 0) + cv2.Sobel(body, cv2.CV_32F, 0, 1)
-    out = _paint(out, alpha, colours.astype(np.float32) * (1 + np.clip(0.6 * light, -0.5, 0.6))[..., None])
+    out = paint_over(out, alpha, colours.astype(np.float32) * (1 + np.clip(0.6 * light, -0.5, 0.6))[..., None])
     mask = alpha > 0.4
     if count > 2:
         return Defect(out, mask, "contamination", ("several foreign particles", "多个异物颗粒"))
@@ -340,15 +249,20 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
 def colour_change(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A region that is paler, darker, burnt or of another hue, its texture kept."""
     shape = image.shape[:2]
-    radius = _radius(rng, shape, 0.006, 0.08)
-    centre = _anchor(object_mask, shape, rng, round(radius * 0.5))
-    cover = _blob(shape, centre, radius, rng, 0.25, 0.6)
+    radius = drawn_radius(rng, shape, 0.006, 0.08)
+    centre = anchor(object_mask, shape, rng, round(radius * 0.5))
+    cover = blob(shape, centre, radius, rng, 0.25, 0.6)
     soft = cv2.GaussianBlur(cover, (0, 0), max(0.8, radius * rng.uniform(0.08, 0.3))).astype(np.float32) / 255
-    coverage = _confine(soft, object_mask)
-    local = _local_colour(image, coverage)
+    coverage = confine(soft, object_mask)
+    local = local_colour(image, coverage)
     level = local.mean()
-    kinds = ["tint", "pale"] if level < 60 else ["tint", "burnt", "dark"] if level > 200 else [
-        "tint", "pale", "dark", "burnt"]
+    kinds = (
+        ["tint", "pale"]
+        if level < 60
+        else ["tint", "burnt", "dark"]
+        if level > 200
+        else ["tint", "pale", "dark", "burnt"]
+    )
     kind = kinds[rng.integers(len(kinds))]
     patch = image.astype(np.float32)
     force = rng.uniform(0.35, 1)
@@ -368,14 +282,14 @@ def colour_change(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     else:
         target = patch * (np.array([0.75, 0.6, 0.45], np.float32) * np.float32(1.15 - 0.45 * force))
         words = ("a burnt area", "一片烧焦变色的区域")
-    alpha = _mottled(coverage, rng, max(radius * 0.4, 2), 0.12)
-    return Defect(_paint(image, alpha, target), coverage > 0.35, "colour_change", words)
+    alpha = mottled(coverage, rng, max(radius * 0.4, 2), 0.12)
+    return Defect(paint_over(image, alpha, target), coverage > 0.35, "colour_change", words)
 
 
 def thread(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
     """A loose thread, hair or fibre lying in loops on the part."""
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
-    row, column = _anchor(object_mask, shape, rng, round(8 * unit))
+    row, column = anchor(object_mask, shape, rng, round(8 * unit))
     cover = np.zeros(shape, np.uint8)
     length = rng.uniform(45, 170) * unit
     heading = rng.uniform(0, 2 * np.pi)
@@ -386,22 +300,28 @@ def thread(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gen
     points = np.cumsum(moves, 0)
     points += np.array([column, row]) - points[steps // 2]
     width = rng.uniform(1.0, 2.6) * unit
-    _line(cover, points, width)
-    alpha = _confine(cover.astype(np.float32) / 255, object_mask)
-    local = _local_colour(image, alpha)
-    colour, darker = _away(local, rng.uniform(45, 110), rng)
+    add_line(cover, points, width)
+    alpha = confine(cover.astype(np.float32) / 255, object_mask)
+    local = local_colour(image, alpha)
+    colour, darker = contrasting_colour(local, rng.uniform(45, 110), rng)
     colour = np.clip(colour + rng.normal(0, 22, 3), 0, 255)
-    shade = _confine(np.roll(cover, (round(1 + unit), round(1 + unit)), (0, 1)).astype(np.float32) / 255, object_mask)
-    out = _paint(image, cv2.GaussianBlur(shade, (0, 0), unit) * np.float32(0.45) * (1 - alpha), np.zeros(3))
-    out = _paint(out, alpha, colour)
-    mask = _confine(_spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
+    shade = confine(np.roll(cover, (round(1 + unit), round(1 + unit)), (0, 1)).astype(np.float32) / 255, object_mask)
+    out = paint_over(image, cv2.GaussianBlur(shade, (0, 0), unit) * np.float32(0.45) * (1 - alpha), np.zeros(3))
+    out = paint_over(out, alpha, colour)
+    mask = confine(spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
     tone, tone_zh = ("dark", "深色") if darker else ("light", "浅色")
     return Defect(out, mask, "thread", (f"a loose {tone} thread", f"一根松散的{tone_zh}线头"))
 
 
 SURFACE_DEFECTS: dict[str, Callable[[np.ndarray, np.ndarray | None, np.random.Generator], Defect]] = {
-    "scratch": scratch, "dent": dent, "crack": crack, "hole": hole, "stain": stain,
-    "colour_change": colour_change, "contamination": contamination, "thread": thread,
+    "scratch": scratch,
+    "dent": dent,
+    "crack": crack,
+    "hole": hole,
+    "stain": stain,
+    "colour_change": colour_change,
+    "contamination": contamination,
+    "thread": thread,
 }
 """The defects that can be drawn onto any picture, by name."""
 
@@ -454,7 +374,7 @@ def apply_defect(
         share = float(drawn.mask.mean())
         contrast = 0.0
         if share > 0:
-            window = _window(drawn.mask, 0)
+            window = window_of(drawn.mask, 0)
             change = cv2.absdiff(drawn.image[window], image[window]).max(2)
             contrast = float(change[drawn.mask[window]].mean())
         score = min(share / smallest, 1) * min(contrast / faintest, 1)

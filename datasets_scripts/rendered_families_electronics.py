@@ -16,17 +16,27 @@ def _component(rng: np.random.Generator, kind: str) -> dict:
     """Draws the size, colours and marking of one component."""
     size = rng.uniform(0.85, 1.2)
     width, height, colour, marks = {
-        "chip": (0.42 * size, 0.34 * size, (42, 42, 46), "IC"), "resistor": (0.2 * size, 0.1 * size, (34, 34, 38), "R"),
-        "capacitor": (0.2 * size, 0.11 * size, (176, 148, 108), "C"), "can": (0.26 * size, 0.26 * size, (190, 192, 196), "C"),
+        "chip": (0.42 * size, 0.34 * size, (42, 42, 46), "IC"),
+        "resistor": (0.2 * size, 0.1 * size, (34, 34, 38), "R"),
+        "capacitor": (0.2 * size, 0.11 * size, (176, 148, 108), "C"),
+        "can": (0.26 * size, 0.26 * size, (190, 192, 196), "C"),
         "led": (0.17 * size, 0.12 * size, [(216, 60, 48), (70, 190, 90), (236, 206, 90)][rng.integers(3)], "D"),
         "header": (0.16 * int(rng.integers(3, 6)) * 0.8, 0.14, (30, 30, 32), "J"),
         "crystal": (0.34 * size, 0.15 * size, (188, 190, 194), "X"),
     }[kind]
-    return {"kind": kind, "size": (width, height), "colour": vary(colour, rng, 5), "name": f"{marks}{rng.integers(1, 30)}",
-            "pins": int(rng.integers(4, 8)), "upright": rng.random() < 0.4}
+    return {
+        "kind": kind,
+        "size": (width, height),
+        "colour": vary(colour, rng, 5),
+        "name": f"{marks}{rng.integers(1, 30)}",
+        "pins": int(rng.integers(4, 8)),
+        "upright": rng.random() < 0.4,
+    }
 
 
-def _draw_component(canvas: Canvas, part: dict, centre: np.ndarray, angle: float, bent: int = -1, lean: float = 0.0) -> None:
+def _draw_component(
+    canvas: Canvas, part: dict, centre: np.ndarray, angle: float, bent: int = -1, lean: float = 0.0
+) -> None:
     """Draws one component; pin number `bent` leans by `lean` radians."""
     width, height = part["size"]
     colour, kind = part["colour"], part["kind"]
@@ -70,8 +80,11 @@ def _draw_pads(canvas: Canvas, part: dict, centre: np.ndarray, angle: float) -> 
     width, height = part["size"]
     if part["kind"] == "chip":
         step = width / part["pins"]
-        spots = [box(((i - (part["pins"] - 1) / 2) * step, s * (height / 2 + 0.05)), step * 0.6, 0.13)
-                 for i in range(part["pins"]) for s in (-1, 1)]
+        spots = [
+            box(((i - (part["pins"] - 1) / 2) * step, s * (height / 2 + 0.05)), step * 0.6, 0.13)
+            for i in range(part["pins"])
+            for s in (-1, 1)
+        ]
     else:
         spots = [box((s * width * 0.42, 0), width * 0.36, height * 1.2) for s in (-1, 1)]
     for spot in spots:
@@ -80,8 +93,13 @@ def _draw_pads(canvas: Canvas, part: dict, centre: np.ndarray, angle: float) -> 
 
 def circuit_board(rng: np.random.Generator) -> Design:
     """Populated circuit board: tracks, vias, pads, silk screen, components."""
-    name, name_zh, base = [("green", "绿色", (30, 98, 58)), ("blue", "蓝色", (28, 62, 128)), ("black", "黑色", (34, 36, 40)),
-                           ("red", "红色", (150, 34, 36)), ("white", "白色", (216, 216, 212))][rng.choice(5, p=[.45, .2, .15, .1, .1])]
+    name, name_zh, base = [
+        ("green", "绿色", (30, 98, 58)),
+        ("blue", "蓝色", (28, 62, 128)),
+        ("black", "黑色", (34, 36, 40)),
+        ("red", "红色", (150, 34, 36)),
+        ("white", "白色", (216, 216, 212)),
+    ][rng.choice(5, p=[0.45, 0.2, 0.15, 0.1, 0.1])]
     board = vary(base, rng, 6)
     silk = np.array([40.0, 40, 44]) if name == "white" else np.array([226.0, 228, 224])
     track_colour = np.clip(board * 1.25 + 14, 0, 255)
@@ -95,7 +113,9 @@ def circuit_board(rng: np.random.Generator) -> Design:
             kind = str(rng.choice(kinds, p=[0.2, 0.24, 0.2, 0.1, 0.1, 0.08, 0.08]))
             part = _component(rng, kind)
             cell = np.array([2.0 / columns, 2.0 / rows])
-            part["size"] = tuple(np.minimum(part["size"], cell.min() * 0.72 if kind in ("chip", "can") else cell[0] * 0.8))
+            part["size"] = tuple(
+                np.minimum(part["size"], cell.min() * 0.72 if kind in ("chip", "can") else cell[0] * 0.8)
+            )
             where = (np.array([column, row]) + 0.5) * cell - 1 + rng.uniform(-0.1, 0.1, 2) * cell
             parts.append(part)
             places.append((where * 0.98, np.pi / 2 if part["upright"] and kind not in ("header",) else 0.0))
@@ -147,8 +167,7 @@ def circuit_board(rng: np.random.Generator) -> Design:
                 words = ("a bent pin", "一个引脚弯曲")
             else:
                 words = ("a missing component", "缺少一个元件")
-            new = None if defect == "missing_part" else (
-                lambda c: _draw_component(c, part, where, angle, bent, lean))
+            new = None if defect == "missing_part" else (lambda c: _draw_component(c, part, where, angle, bent, lean))
             change = changed_silhouette(view, lambda c: _draw_component(c, part, old_where, old_angle), new)
             if defect == "bent_part":
                 change = cv2.dilate(change.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -157,15 +176,20 @@ def circuit_board(rng: np.random.Generator) -> Design:
             if index == misprint:
                 text = part["name"]
                 wrong = "" if choice.random() < 0.5 else text[::-1] + "8"
-                words = ("a missing silk-screen mark", "缺少丝印标记") if not wrong else (
-                    "a wrong silk-screen mark", "丝印标记错误")
+                words = (
+                    ("a missing silk-screen mark", "缺少丝印标记")
+                    if not wrong
+                    else ("a wrong silk-screen mark", "丝印标记错误")
+                )
                 spots = [Canvas(view), Canvas(view)]
                 names(spots[0], index, text)
                 if wrong:
                     names(spots[1], index, wrong)
                     names(canvas, index, wrong)
                 reach = max(2, round(0.03 * view.scale))
-                change = cv2.dilate(cv2.bitwise_or(spots[0].height, spots[1].height), np.ones((reach, reach), np.uint8)) > 0
+                change = (
+                    cv2.dilate(cv2.bitwise_or(spots[0].height, spots[1].height), np.ones((reach, reach), np.uint8)) > 0
+                )
             else:
                 names(canvas, index, part["name"])
             _draw_pads(canvas, part, *places[index])
@@ -184,18 +208,49 @@ def circuit_board(rng: np.random.Generator) -> Design:
 
     able = any(part["kind"] in ("chip", "header") for part in parts)
     structural = ("missing_part", "misplaced_part", "print_error") + (("bent_part",) if able else ())
-    return Design(draw, f"a {name} circuit board with {len(parts)} components, each in its place and soldered straight",
-                  f"装有{len(parts)}个元件的{name_zh}电路板，元件应齐全、位置端正", structural)
+    return Design(
+        draw,
+        f"a {name} circuit board with {len(parts)} components, each in its place and soldered straight",
+        f"装有{len(parts)}个元件的{name_zh}电路板，元件应齐全、位置端正",
+        structural,
+    )
 
 
-_WORDS = ("BATCH", "MODEL", "SERIAL", "NET WT", "VOLTAGE", "POWER", "LOT", "DATE", "TYPE", "CLASS", "ITEM", "GRADE",
-          "FILTER", "VALVE", "SENSOR", "PUMP", "MOTOR", "SWITCH", "SEAL", "DRIVE", "LENS", "RELAY")
+_WORDS = (
+    "BATCH",
+    "MODEL",
+    "SERIAL",
+    "NET WT",
+    "VOLTAGE",
+    "POWER",
+    "LOT",
+    "DATE",
+    "TYPE",
+    "CLASS",
+    "ITEM",
+    "GRADE",
+    "FILTER",
+    "VALVE",
+    "SENSOR",
+    "PUMP",
+    "MOTOR",
+    "SWITCH",
+    "SEAL",
+    "DRIVE",
+    "LENS",
+    "RELAY",
+)
 
 
 def printed_label(rng: np.random.Generator) -> Design:
     """Label on a part: heading, lines of text, a bar code or a symbol, a frame."""
-    paper = vary([(238, 236, 230), (226, 196, 70), (206, 210, 214), (240, 240, 240), (60, 100, 160), (40, 40, 44)][
-        rng.integers(6)], rng, 5)
+    paper = vary(
+        [(238, 236, 230), (226, 196, 70), (206, 210, 214), (240, 240, 240), (60, 100, 160), (40, 40, 44)][
+            rng.integers(6)
+        ],
+        rng,
+        5,
+    )
     ink = np.array([28.0, 28, 32]) if paper.mean() > 115 else np.array([232.0, 232, 230])
     accent = vary([(190, 40, 40), (30, 80, 160), (30, 120, 70), tuple(ink)][rng.integers(4)], rng, 5)
     backdrop = Backdrop.draw(rng)
@@ -260,8 +315,11 @@ def printed_label(rng: np.random.Generator) -> Design:
                 shift = tuple(np.array([np.cos(aside), np.sin(aside)]) * choice.uniform(0.05, 0.12))
                 words = ("print out of place", "印刷位置偏移")
             elif defect == "missing_part":
-                words = {"text": ("a missing line of text", "缺少一行文字"), "bars": ("the bar code is missing", "缺少条形码"),
-                         "symbol": ("the symbol is missing", "缺少图标")}[row[0]]
+                words = {
+                    "text": ("a missing line of text", "缺少一行文字"),
+                    "bars": ("the bar code is missing", "缺少条形码"),
+                    "symbol": ("the symbol is missing", "缺少图标"),
+                }[row[0]]
             else:
                 if row[0] != "text":
                     altered = int(choice.integers(1 + len(lines)))
@@ -270,9 +328,16 @@ def printed_label(rng: np.random.Generator) -> Design:
                 place = place if row[1][place] != " " else 0
                 kind = int(choice.integers(3))
                 letter = str(choice.choice([c for c in "AEGKMQSWX34698" if c != row[1][place]]))
-                text = [row[1][:place] + " " + row[1][place + 1 :], row[1][:place] + letter + row[1][place + 1 :], None][kind]
-                words = [("a missing letter", "缺少一个字符"), ("a wrong letter", "一个字符印刷错误"),
-                         ("a doubled, blurred print", "印刷重影")][kind]
+                text = [
+                    row[1][:place] + " " + row[1][place + 1 :],
+                    row[1][:place] + letter + row[1][place + 1 :],
+                    None,
+                ][kind]
+                words = [
+                    ("a missing letter", "缺少一个字符"),
+                    ("a wrong letter", "一个字符印刷错误"),
+                    ("a doubled, blurred print", "印刷重影"),
+                ][kind]
             before, after = Canvas(view), Canvas(view)
             put(before, row)
             if text is None and defect == "print_error":
@@ -287,7 +352,7 @@ def printed_label(rng: np.random.Generator) -> Design:
                 change = cv2.bitwise_xor(before.height, after.height)
             reach = max(3, round(0.035 * view.scale))
             change = cv2.morphologyEx(change, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
-            if kind_is_text(row, text):
+            if row[0] == "text" and text is not None:  # thin differences of the outlines do not count
                 change = cv2.morphologyEx(change, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
             change = cv2.dilate(change, np.ones((2, 2), np.uint8)) > 0
         for index, row in enumerate(rows):
@@ -301,11 +366,9 @@ def printed_label(rng: np.random.Generator) -> Design:
         curl = cv2.GaussianBlur(canvas.height.astype(np.float32), (0, 0), 1.0) * np.float32(0.004)
         return Scene(relief(image, curl, view.light, 0.0, 1, 0.6), solid > 0, change, words)
 
-    return Design(draw, f"a printed label headed {heading} with {len(lines)} lines of text; print complete, sharp and clean",
-                  f"标题为{heading}、含{len(lines)}行文字的印刷标签；印刷应完整、清晰、洁净",
-                  ("print_error", "missing_part", "misplaced_part"))
-
-
-def kind_is_text(row: tuple, text: str | None) -> bool:
-    """Whether a line of text was set anew, so that thin differences of its outlines do not count."""
-    return row[0] == "text" and text is not None
+    return Design(
+        draw,
+        f"a printed label headed {heading} with {len(lines)} lines of text; print complete, sharp and clean",
+        f"标题为{heading}、含{len(lines)}行文字的印刷标签；印刷应完整、清晰、洁净",
+        ("print_error", "missing_part", "misplaced_part"),
+    )

@@ -7,14 +7,22 @@ import numpy as np
 
 from .canvas import Backdrop, Canvas, Design, Scene, box, changed_silhouette, circle, turned
 from .rendered_families_surfaces import METALS, threaded_bore, vary
-from .rendering import View, cast_shadow, dome, noise_field, relief
+from .rendering import View, cast_shadow, noise_field, relief
 
 
-def _finish(canvas: Canvas, view: View, outline: np.ndarray, edge: float, depth: float, gloss: float,
-            shadow: float, texture: float) -> np.ndarray:
+def _finish(
+    canvas: Canvas,
+    view: View,
+    outline: np.ndarray,
+    edge: float,
+    depth: float,
+    gloss: float,
+    shadow: float,
+    texture: float,
+) -> np.ndarray:
     """Shades a canvas whose heights are flat levels: bevelled edges, metal texture, shadow on the backdrop."""
     image = canvas.image.astype(np.float32)
-    solid = outline.astype(np.float32)
+    solid = (outline > 0).astype(np.float32)
     if texture:
         image += (noise_field(view.texture, view.size, 110) * np.float32(texture) * solid)[..., None]
         image += (noise_field(view.texture, view.size, 4, 2) * np.float32(texture * 0.7) * solid)[..., None]
@@ -39,8 +47,11 @@ def gear(rng: np.random.Generator) -> Design:
     """Spur gear of metal or plastic with a bore, a keyway and openings."""
     plastic = rng.random() < 0.3
     if plastic:
-        name, name_zh, base = [("white plastic", "白色塑料", (222, 220, 212)), ("black plastic", "黑色塑料", (52, 52, 54)),
-                               ("blue plastic", "蓝色塑料", (56, 92, 168))][rng.integers(3)]
+        name, name_zh, base = [
+            ("white plastic", "白色塑料", (222, 220, 212)),
+            ("black plastic", "黑色塑料", (52, 52, 54)),
+            ("blue plastic", "蓝色塑料", (56, 92, 168)),
+        ][rng.integers(3)]
     else:
         name, name_zh, base = METALS[rng.integers(len(METALS))]
     colour = vary(base, rng)
@@ -71,19 +82,29 @@ def gear(rng: np.random.Generator) -> Design:
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
         canvas = Canvas(view, backdrop.paint(view))
-        altered, shape, change, words = -1, None, None, None
+        shapes, change, words = {}, None, None
         if defect in ("missing_part", "bent_part"):
-            altered = int(choice.integers(teeth))
+            first, number = (
+                int(choice.integers(teeth)),
+                int(choice.choice([1, 1, 2, 3] if teeth < 22 else [1, 2, 3, 4])),
+            )
+            lean, plural = choice.choice([-1, 1]), "teeth" if number > 1 else "tooth"
+            for index in range(first, first + number):
+                if defect == "bent_part":
+                    shapes[index % teeth] = tooth(index, lean * choice.uniform(0.3, 0.6), choice.uniform(0.7, 0.95))
+                else:
+                    shapes[index % teeth] = tooth(index, 0.0, choice.uniform(0.05, 0.4))
             if defect == "bent_part":
-                shape = tooth(altered, choice.choice([-1, 1]) * choice.uniform(0.3, 0.6), choice.uniform(0.7, 0.95))
-                words = ("a bent gear tooth", "一个轮齿弯曲")
+                words = (f"{number} bent gear {plural}", f"{number}个轮齿弯曲")
             else:
-                shape = tooth(altered, 0.0, choice.uniform(0.05, 0.4))
-                words = ("a broken gear tooth", "一个轮齿断裂缺失")
-            change = changed_silhouette(view, lambda c: c.polygon(tooth(altered), colour),
-                                        lambda c: c.polygon(shape, colour))
+                words = (f"{number} broken gear {plural}", f"{number}个轮齿断裂缺失")
+            change = changed_silhouette(
+                view,
+                lambda c: [c.polygon(tooth(index), colour) for index in shapes],
+                lambda c: [c.polygon(shape, colour) for shape in shapes.values()],
+            )
         for index in range(teeth):
-            canvas.polygon(shape if index == altered else tooth(index), colour, 200)
+            canvas.polygon(shapes.get(index, tooth(index)), colour, 200)
         canvas.polygon(circle((0, 0), inner, 90), colour, 200)
         if groove:
             canvas.polygon(circle((0, 0), inner * 0.9, 72), colour * 0.88, 150)
@@ -96,10 +117,14 @@ def gear(rng: np.random.Generator) -> Design:
                 old = centre
                 aside = angle + np.pi / 2
                 centre = centre + choice.choice([-1, 1]) * choice.uniform(0.06, 0.12) * np.array(
-                    [np.cos(aside), np.sin(aside)])
+                    [np.cos(aside), np.sin(aside)]
+                )
                 new = centre
-                change = changed_silhouette(view, lambda c: c.disc(old, opening_radius, colour),
-                                            lambda c: c.disc(new, opening_radius, colour))
+                change = changed_silhouette(
+                    view,
+                    lambda c, at=old: c.disc(at, opening_radius, colour),
+                    lambda c, at=new: c.disc(at, opening_radius, colour),
+                )
                 words = ("an opening out of place", "一个减重孔位置偏移")
             canvas.disc(centre, opening_radius, ground * 0.8, 1)
         canvas.polygon(circle((0, 0), bore, 48), ground * 0.75, 1)
@@ -114,8 +139,12 @@ def gear(rng: np.random.Generator) -> Design:
         return Scene(out, outline.height > 0, change, words)
 
     structural = ("missing_part", "bent_part") + (("misplaced_part",) if openings else ())
-    return Design(draw, f"a {name} gear with {teeth} teeth, all of which should be whole and evenly spaced",
-                  f"带有{teeth}个齿的{name_zh}齿轮，所有轮齿应完整且分布均匀", structural)
+    return Design(
+        draw,
+        f"a {name} gear with {teeth} teeth, all of which should be whole and evenly spaced",
+        f"带有{teeth}个齿的{name_zh}齿轮，所有轮齿应完整且分布均匀",
+        structural,
+    )
 
 
 def hex_nut(rng: np.random.Generator) -> Design:
@@ -139,21 +168,25 @@ def hex_nut(rng: np.random.Generator) -> Design:
         hexagon = circle((0, 0), across / np.cos(np.pi / 6), 6)
         change, words = None, None
         if flange:
-            canvas.polygon(circle((0, 0), across * 1.16, 72), colour * 0.85, 110)
+            canvas.polygon(circle((0, 0), across * 1.3, 72), colour * 0.8, 70)
         solid = hexagon
         if defect == "missing_part":  # a corner broken off
             at = int(choice.integers(6))
             cut = choice.uniform(0.2, 0.5)
             here, before, after = hexagon[at], hexagon[at - 1], hexagon[(at + 1) % 6]
-            jag = [here + (before - here) * cut, here * choice.uniform(0.74, 0.86) + choice.normal(0, 0.02, 2),
-                   here + (after - here) * cut * choice.uniform(0.6, 1.2)]
+            jag = [
+                here + (before - here) * cut,
+                here * choice.uniform(0.74, 0.86) + choice.normal(0, 0.02, 2),
+                here + (after - here) * cut * choice.uniform(0.6, 1.2),
+            ]
             solid = np.concatenate([hexagon[:at], np.array(jag), hexagon[at + 1 :]])
             words = ("a corner is broken off", "一个角断裂缺失")
         elif defect == "bent_part":
             at = int(choice.integers(6))
             solid = hexagon.copy()
-            solid[at] = solid[at] * choice.uniform(0.86, 0.92) + turned(solid[at : at + 1], np.pi / 2)[0] * choice.choice(
-                [-1, 1]) * choice.uniform(0.06, 0.14)
+            solid[at] = solid[at] * choice.uniform(0.86, 0.92) + turned(solid[at : at + 1], np.pi / 2)[
+                0
+            ] * choice.choice([-1, 1]) * choice.uniform(0.06, 0.14)
             words = ("a crushed corner", "一个角被压变形")
         if solid is not hexagon:
             change = changed_silhouette(view, lambda c: c.polygon(hexagon, colour), lambda c: c.polygon(solid, colour))
@@ -170,8 +203,10 @@ def hex_nut(rng: np.random.Generator) -> Design:
         if stamp:
             place = (0.0, -stamp_place)
             if defect == "print_error":
-                words, change = ("the stamped mark is missing", "缺少压印标记"), changed_silhouette(
-                    view, lambda c: c.text(stamp, place, 0.12, (0, 0, 0), 0, 0, 3), None)
+                words, change = (
+                    ("the stamped mark is missing", "缺少压印标记"),
+                    changed_silhouette(view, lambda c: c.text(stamp, place, 0.12, (0, 0, 0), 0, 0, 3), None),
+                )
                 change = cv2.dilate(change.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
             else:
                 canvas.text(stamp, place, 0.12, colour * 0.45, 0, 0, 3)
@@ -182,15 +217,22 @@ def hex_nut(rng: np.random.Generator) -> Design:
         return Scene(out, outline > 0, change, words)
 
     structural = ("missing_part", "bent_part") + (("print_error",) if stamp else ())
-    return Design(draw, f"a {name} hexagonal nut with a clean thread and six whole corners",
-                  f"{name_zh}六角螺母，螺纹干净，六个角完整", structural)
+    return Design(
+        draw,
+        f"a {name} hexagonal nut with a clean thread and six whole corners",
+        f"{name_zh}六角螺母，螺纹干净，六个角完整",
+        structural,
+    )
 
 
 def bottle_top(rng: np.random.Generator) -> Design:
     """Open bottle seen from above: rings of glass around a dark inside."""
-    name, name_zh, base = [("brown glass", "棕色玻璃", (108, 62, 26)), ("green glass", "绿色玻璃", (46, 102, 56)),
-                           ("clear glass", "透明玻璃", (176, 186, 186)), ("blue glass", "蓝色玻璃", (52, 82, 140))][
-        rng.integers(4)]
+    name, name_zh, base = [
+        ("brown glass", "棕色玻璃", (108, 62, 26)),
+        ("green glass", "绿色玻璃", (46, 102, 56)),
+        ("clear glass", "透明玻璃", (176, 186, 186)),
+        ("blue glass", "蓝色玻璃", (52, 82, 140)),
+    ][rng.integers(4)]
     colour = vary(base, rng, 6)
     backdrop = Backdrop((238.0, 238.0, 236.0), 1.0, 6) if rng.random() < 0.6 else Backdrop.draw(rng)
     body = rng.uniform(0.78, 0.93)
@@ -198,14 +240,25 @@ def bottle_top(rng: np.random.Generator) -> Design:
     lights = int(rng.choice([2, 4, 6]))
     start = rng.uniform(0, np.pi)
     inside = colour * rng.uniform(0.05, 0.3)
-    rings = [(body, 0.55), (body * 0.94, 0.95), ((body + neck) / 2, 0.7), (neck * 1.04, 0.4), (neck, 1.35),
-             (neck * 0.95, 1.0), ((neck + mouth) / 2, 1.25), (mouth * 1.06, 0.55)]
+    rings = [
+        (body, 0.55),
+        (body * 0.94, 0.95),
+        ((body + neck) / 2, 0.7),
+        (neck * 1.04, 0.4),
+        (neck, 1.35),
+        (neck * 0.95, 1.0),
+        ((neck + mouth) / 2, 1.25),
+        (mouth * 1.06, 0.55),
+    ]
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
         canvas = Canvas(view, backdrop.paint(view))
         for radius, tone in rings:
-            canvas.polygon(circle((0, 0), radius, 90), np.clip(colour * tone + 18 * (tone > 1), 0, 255),
-                           255 if radius <= neck else 120)
+            canvas.polygon(
+                circle((0, 0), radius, 90),
+                np.clip(colour * tone + 18 * (tone > 1), 0, 255),
+                255 if radius <= neck else 120,
+            )
         canvas.polygon(circle((0, 0), mouth, 72), inside, 2)
         canvas.polygon(circle((0.02, 0.03), mouth * 0.6, 60), inside * 1.7 + 4, 2)
         x, y = view.coordinates()
@@ -217,7 +270,7 @@ def bottle_top(rng: np.random.Generator) -> Design:
         change, words = None, None
         solid = canvas.height > 0
         if defect in ("missing_part", "bent_part"):
-            at, half = choice.uniform(0, 2 * np.pi), choice.uniform(0.12, 0.5)
+            at, half = choice.uniform(0, 2 * np.pi), choice.uniform(0.15, 0.55)
             angles = np.linspace(at - half, at + half, 14)
             if defect == "missing_part":
                 deep = (neck - mouth) * choice.uniform(0.5, 1.0)
@@ -227,15 +280,23 @@ def bottle_top(rng: np.random.Generator) -> Design:
             else:
                 radius = neck * 1.02 - 0.5 * (neck - mouth) + choice.normal(0, 0.03, 14)
                 words = ("a rough, badly formed rim", "瓶口边缘粗糙、成形不良")
-            far = np.full(14, neck * 1.02) if defect == "missing_part" else radius - 0.06
-            ring = np.concatenate([np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1),
-                                   np.stack([far * np.cos(angles), far * np.sin(angles)], 1)[::-1]])
+            far = np.full(14, neck * 1.02) if defect == "missing_part" else radius - choice.uniform(0.06, 0.12)
+            ring = np.concatenate(
+                [
+                    np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1),
+                    np.stack([far * np.cos(angles), far * np.sin(angles)], 1)[::-1],
+                ]
+            )
             chip = Canvas(view, np.zeros_like(canvas.image))
             chip.polygon(ring, (255, 255, 255), 1)
             change = chip.height > 0
             cover = chip.image[..., :1].astype(np.float32) / 255
-            fracture = noise_field(view.texture, view.size, 40, 2)[..., None] * 22
-            tone = colour.astype(np.float32) * (0.45 if choice.random() < 0.5 else 1.5) + fracture + 10
+            fracture = noise_field(view.texture, view.size, 40, 2)[..., None] * 30
+            tone = (
+                colour.astype(np.float32) * (0.4 if choice.random() < 0.5 or colour.mean() > 140 else 2.2)
+                + fracture
+                + 10
+            )
             image = image + cover * (tone - image)
         image = np.ascontiguousarray(image, np.float32)
         cast_shadow(image, canvas.height, view.light, 0.03 * view.scale, 0.35)
@@ -243,8 +304,12 @@ def bottle_top(rng: np.random.Generator) -> Design:
         out = relief(image, level * np.float32(0.06 * view.scale / 255), view.light, 0.3, 24, 0.6)
         return Scene(out, solid, change, words)
 
-    return Design(draw, f"an open {name} bottle seen from above; the rim should be round, whole and clean",
-                  f"从上方看的{name_zh}瓶口；瓶口应圆整、完好、洁净", ("missing_part", "bent_part"))
+    return Design(
+        draw,
+        f"an open {name} bottle seen from above; the rim should be round, whole and clean",
+        f"从上方看的{name_zh}瓶口；瓶口应圆整、完好、洁净",
+        ("missing_part", "bent_part"),
+    )
 
 
 def cable(rng: np.random.Generator) -> Design:
@@ -253,7 +318,15 @@ def cable(rng: np.random.Generator) -> Design:
     count = int(rng.choice([2, 3, 3, 4, 5]))
     sheath = vary([(200, 198, 192), (58, 58, 60), (196, 116, 40), (150, 152, 156)][rng.integers(4)], rng)
     filler = np.clip(sheath * rng.uniform(0.45, 0.8), 0, 255)
-    choices = [(150, 96, 54), (60, 92, 170), (112, 156, 60), (52, 52, 54), (186, 60, 52), (206, 206, 204), (224, 190, 60)]
+    choices = [
+        (150, 96, 54),
+        (60, 92, 170),
+        (112, 156, 60),
+        (52, 52, 54),
+        (186, 60, 52),
+        (206, 206, 204),
+        (224, 190, 60),
+    ]
     insulation = [vary(choices[index], rng, 6) for index in rng.permutation(7)[:count]]
     metal = vary([(206, 138, 88), (196, 196, 200)][rng.integers(2)], rng, 6)
     outer = rng.uniform(0.78, 0.92)
@@ -262,8 +335,9 @@ def cable(rng: np.random.Generator) -> Design:
     place = outer - wall - ring
     core = ring * rng.uniform(0.55, 0.74)
     strand = core / rng.choice([3.2, 4.2, 5.2])
-    offsets = np.array([(strand * 2 * (i + 0.5 * (j % 2)), strand * np.sqrt(3) * j) for i in range(-6, 7)
-                        for j in range(-6, 7)])
+    offsets = np.array(
+        [(strand * 2 * (i + 0.5 * (j % 2)), strand * np.sqrt(3) * j) for i in range(-6, 7) for j in range(-6, 7)]
+    )
     offsets = offsets[np.hypot(*offsets.T) < core - strand * 0.9]
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
@@ -319,5 +393,9 @@ def cable(rng: np.random.Generator) -> Design:
         out = _finish(canvas, view, outline, 0.01, 0.07, 0.15, 0.05, 3)
         return Scene(out, outline > 0, change, words)
 
-    return Design(draw, f"a cut cable with {count} wires; all wires should be present, in order and undamaged",
-                  f"含{count}根芯线的电缆截面；芯线应齐全、次序正确且完好", ("missing_part", "misplaced_part", "bent_part"))
+    return Design(
+        draw,
+        f"a cut cable with {count} wires; all wires should be present, in order and undamaged",
+        f"含{count}根芯线的电缆截面；芯线应齐全、次序正确且完好",
+        ("missing_part", "misplaced_part", "bent_part"),
+    )

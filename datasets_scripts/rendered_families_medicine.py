@@ -10,9 +10,15 @@ from .rendered_families_surfaces import vary
 from .rendering import View, cast_shadow, dome, noise_field, relief
 
 _TONES = (
-    ("white", "白色", (228, 226, 220)), ("red", "红色", (186, 46, 44)), ("yellow", "黄色", (226, 188, 66)),
-    ("blue", "蓝色", (54, 96, 176)), ("green", "绿色", (70, 142, 86)), ("orange", "橙色", (224, 126, 48)),
-    ("pink", "粉色", (222, 150, 160)), ("brown", "棕色", (132, 86, 58)), ("cream", "米色", (232, 214, 180)),
+    ("white", "白色", (228, 226, 220)),
+    ("red", "红色", (186, 46, 44)),
+    ("yellow", "黄色", (226, 188, 66)),
+    ("blue", "蓝色", (54, 96, 176)),
+    ("green", "绿色", (70, 142, 86)),
+    ("orange", "橙色", (224, 126, 48)),
+    ("pink", "粉色", (222, 150, 160)),
+    ("brown", "棕色", (132, 86, 58)),
+    ("cream", "米色", (232, 214, 180)),
 )
 
 
@@ -31,7 +37,9 @@ def _layout(rng: np.random.Generator, most: int) -> tuple[np.ndarray, float]:
     return grid, room
 
 
-def _shade(view: View, image: np.ndarray, bodies: np.ndarray, radius: float, gloss: float, rounding: float) -> np.ndarray:
+def _shade(
+    view: View, image: np.ndarray, bodies: np.ndarray, radius: float, gloss: float, rounding: float
+) -> np.ndarray:
     """Lights rounded bodies lying on a backdrop."""
     image = image.astype(np.float32)
     cast_shadow(image, bodies, view.light, radius * 0.25, 0.5)
@@ -54,7 +62,9 @@ def capsules(rng: np.random.Generator) -> Design:
     gloss = rng.uniform(0.3, 0.7)
     count = len(centres)
 
-    def piece(canvas: Canvas, place: np.ndarray, angle: float, bend: float, colours: tuple, text: str, squeeze: float) -> None:
+    def piece(
+        canvas: Canvas, place: np.ndarray, angle: float, bend: float, colours: tuple, text: str, squeeze: float
+    ) -> None:
         canvas.polygon(stadium(place, length, width * squeeze, angle, bend), colours[1], 200)
         along = np.array([np.cos(angle), np.sin(angle)])
         half = stadium((0, 0), length, width * squeeze * 1.03, 0.0, bend)
@@ -92,7 +102,10 @@ def capsules(rng: np.random.Generator) -> Design:
                 actual[1] = plain[1] + choice.choice([-1, 1]) * choice.uniform(0.5, 1.57)
                 words = ("a capsule lies askew", "一粒胶囊歪斜")
             elif defect == "bent_part":
-                actual[2], actual[5] = choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * length, choice.uniform(0.75, 0.95)
+                actual[2], actual[5] = (
+                    choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * length,
+                    choice.uniform(0.75, 0.95),
+                )
                 words = ("a deformed capsule", "一粒胶囊变形")
             elif defect == "print_error":
                 actual[4] = "" if choice.random() < 0.4 else imprint[::-1] + "I"
@@ -118,8 +131,10 @@ def capsules(rng: np.random.Generator) -> Design:
                 if actual is not None:
                     piece(canvas, *actual)
                 change = changed_silhouette(
-                    view, lambda c, plain=plain: piece(c, *plain),
-                    None if actual is None else lambda c, actual=actual: piece(c, *actual))
+                    view,
+                    lambda c, plain=plain: piece(c, *plain),
+                    None if actual is None else lambda c, actual=actual: piece(c, *actual),
+                )
         bodies = canvas.height
         out = _shade(view, canvas.image, bodies, width / 2 * view.scale, gloss, 0.75)
         return Scene(out, bodies > 0, change, words)
@@ -127,8 +142,12 @@ def capsules(rng: np.random.Generator) -> Design:
     structural = ("missing_part", "misplaced_part", "bent_part") + (("print_error",) if imprint else ())
     plural = "capsules" if count > 1 else "capsule"
     lead = f"{count} {first[0]} and {second[0]} {plural}" if count > 1 else f"a {first[0]} and {second[0]} {plural}"
-    return Design(draw, f"{lead} of the same shape, whole, closed and clean",
-                  f"{count}粒{first[1]}与{second[1]}双色胶囊，外形一致、完整、闭合、洁净", structural)
+    return Design(
+        draw,
+        f"{lead} of the same shape, whole, closed and clean",
+        f"{count}粒{first[1]}与{second[1]}双色胶囊，外形一致、完整、闭合、洁净",
+        structural,
+    )
 
 
 def pills(rng: np.random.Generator) -> Design:
@@ -151,8 +170,11 @@ def pills(rng: np.random.Generator) -> Design:
     edge = rng.uniform(0.25, 0.6)
     gloss = rng.uniform(0.0, 0.4)
     count = len(centres)
-    ink = np.array([40.0, 40, 60]) if printed and tone.mean() > 110 else (
-        np.array([235.0, 235, 235]) if printed else tone * 0.68)
+    ink = (
+        np.array([40.0, 40, 60])
+        if printed and tone.mean() > 110
+        else (np.array([235.0, 235, 235]) if printed else tone * 0.68)
+    )
     blister = rng.random() < 0.3 and count > 1
 
     def shape(place: np.ndarray, angle: float, bite: np.ndarray | None = None) -> np.ndarray:
@@ -173,7 +195,9 @@ def pills(rng: np.random.Generator) -> Design:
         change, words = None, None
         if blister:
             for centre in centres:
-                canvas.polygon(circle(centre, room * 0.96, 40), np.clip(np.asarray(backdrop.colour) * 0.86 + 12, 0, 255))
+                canvas.polygon(
+                    circle(centre, room * 0.96, 40), np.clip(np.asarray(backdrop.colour) * 0.86 + 12, 0, 255)
+                )
         for index in range(count):
             place, angle = centres[index] + jitter[index], turns[index]
             text = letters if mark in ("imprint", "both") else ""
@@ -203,8 +227,11 @@ def pills(rng: np.random.Generator) -> Design:
                     lettering(spot, place, angle, text)
                     kind = choice.integers(3)
                     text = ["", text[::-1] + "I", text[:1]][kind]
-                    words = [("the imprint is missing", "缺少印字"), ("a wrong imprint", "印字错误"),
-                             ("an incomplete imprint", "印字不完整")][kind]
+                    words = [
+                        ("the imprint is missing", "缺少印字"),
+                        ("a wrong imprint", "印字错误"),
+                        ("an incomplete imprint", "印字不完整"),
+                    ][kind]
                     new = Canvas(view)
                     if text:
                         lettering(new, place, angle, text)
@@ -213,8 +240,10 @@ def pills(rng: np.random.Generator) -> Design:
                     change = cv2.morphologyEx(different, cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8)) > 0
                 if defect != "print_error":
                     change = changed_silhouette(
-                        view, lambda c, plain=plain: c.polygon(plain, tone),
-                        None if outline is None else lambda c, outline=outline: c.polygon(outline, tone))
+                        view,
+                        lambda c, plain=plain: c.polygon(plain, tone),
+                        None if outline is None else lambda c, outline=outline: c.polygon(outline, tone),
+                    )
             if outline is None:
                 continue
             canvas.polygon(outline, np.clip(tone * texture.uniform(0.97, 1.03), 0, 255), 200)
@@ -224,7 +253,9 @@ def pills(rng: np.random.Generator) -> Design:
             if text:
                 if score and not printed:
                     for letter, side in zip(text, (-1, 1), strict=False):
-                        lettering(canvas, place + turned(np.array([[side * length * 0.25, 0]]), angle)[0], angle, letter)
+                        lettering(
+                            canvas, place + turned(np.array([[side * length * 0.25, 0]]), angle)[0], angle, letter
+                        )
                 else:
                     lettering(canvas, place, angle, text)
         solid = (canvas.height > 0).astype(np.uint8)
@@ -236,7 +267,12 @@ def pills(rng: np.random.Generator) -> Design:
         out = _shade(view, image, solid, width / 2 * edge * view.scale, gloss, rounding)
         return Scene(out, solid > 0, change, words)
 
-    structural = ("missing_part",) + (("misplaced_part",) if count > 1 else ()) + (
-        ("print_error",) if mark in ("imprint", "both") and (printed or mark == "imprint") else ())
+    structural = (
+        ("missing_part",)
+        + (("misplaced_part",) if count > 1 else ())
+        + (("print_error",) if mark in ("imprint", "both") and (printed or mark == "imprint") else ())
+    )
     lead = f"{count} {name} pills" if count > 1 else f"a {name} pill"
-    return Design(draw, f"{lead} of the same shape, whole and clean", f"{count}粒{name_zh}药片，外形一致、完整、洁净", structural)
+    return Design(
+        draw, f"{lead} of the same shape, whole and clean", f"{count}粒{name_zh}药片，外形一致、完整、洁净", structural
+    )

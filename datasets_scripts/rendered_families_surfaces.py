@@ -9,15 +9,19 @@ from .canvas import Canvas, Design, Scene, circle
 from .rendering import View, dome, noise_field, relief, scattered_points
 
 METALS = (
-    ("steel", "钢", (168, 170, 174)), ("aluminium", "铝", (196, 198, 201)), ("brass", "黄铜", (196, 164, 92)),
-    ("copper", "铜", (190, 122, 88)), ("gunmetal", "深色金属", (96, 99, 106)), ("iron", "铁", (130, 128, 126)),
+    ("steel", "钢", (168, 170, 174)),
+    ("aluminium", "铝", (196, 198, 201)),
+    ("brass", "黄铜", (196, 164, 92)),
+    ("copper", "铜", (190, 122, 88)),
+    ("gunmetal", "深色金属", (96, 99, 106)),
+    ("iron", "铁", (130, 128, 126)),
 )
 """Name, Chinese name and colour of the metals the families draw from."""
 
 
 def vary(colour: tuple[float, float, float], rng: np.random.Generator, amount: float = 10) -> np.ndarray:
     """A colour near the given one, float64 (3,)."""
-    return np.clip(np.asarray(colour) + rng.normal(0, amount * 0.6, 3) + rng.normal(0, amount), 5, 250)
+    return np.clip(np.asarray(colour) + rng.normal(0, amount * 0.25, 3) + rng.normal(0, amount), 5, 250)
 
 
 def _line_profile(values: np.ndarray, profile: np.ndarray) -> np.ndarray:
@@ -36,12 +40,16 @@ def machined_metal(rng: np.random.Generator) -> Design:
     fine = rng.uniform(90, 170)
     centre = rng.uniform(-0.4, 0.4, 2) if rng.random() < 0.5 else rng.uniform(-2.5, 2.5, 2)
     pitch = rng.uniform(0.03, 0.09)
-    swing = rng.uniform(0.7, 1.6)
+    swing = rng.uniform(2.2, 4)
     spokes = rng.uniform(0, np.pi)
     count = int(rng.choice([0, 0, 1, 2, 4]))
     radius = rng.uniform(0.08, 0.16)
-    places = {0: [], 1: [(0.0, 0.0)], 2: [(-0.5, 0.0), (0.5, 0.0)],
-              4: [(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)]}[count]
+    places = {
+        0: [],
+        1: [(0.0, 0.0)],
+        2: [(-0.5, 0.0), (0.5, 0.0)],
+        4: [(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)],
+    }[count]
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
         size, texture = view.size, view.texture
@@ -61,26 +69,34 @@ def machined_metal(rng: np.random.Generator) -> Design:
                 glare = np.cos(2 * (angle - np.float32(spokes + view.light.azimuth)))
                 field = grooves * (contrast * 0.8) + glare * (contrast * 0.9) + cloud
             else:
-                arc = np.sqrt(np.maximum(np.float32(swing) ** 2 - np.minimum(y * y, np.float32(swing**2 * 0.95)), 0))
+                arc = np.sqrt(np.maximum(np.float32(swing) ** 2 - y * y, 0))
                 phase = (x - arc) / np.float32(pitch)
                 wave = np.cos(phase * np.float32(2 * np.pi))
                 field = wave * (contrast * 0.6) + _line_profile(phase * 11, profile) * (contrast * 0.5) + cloud
         image = field[..., None] * (colour / max(colour.max(), 1)).astype(np.float32) + colour.astype(np.float32)
-        image += texture.normal(0, 1.0)
         change = None
         missing = int(choice.integers(count)) if defect == "missing_part" else -1
         if count:
             holes = Canvas(view, np.zeros((size, size, 3), np.uint8))
-            rims = Canvas(view, np.zeros((size, size, 3), np.uint8))
             for index, place in enumerate(places):
                 if index != missing:
-                    rims.disc(place, radius * 1.18, (255, 255, 255), 1)
-                    holes.disc(place, radius, (255, 255, 255), 1)
-            rim = rims.image[..., :1].astype(np.float32) / 255
-            image = image * (1 + rim * np.float32(0.22))
+                    holes.disc(place, radius, (255, 255, 255), 255)
             cover = holes.image[..., :1].astype(np.float32) / 255
-            inner = colour.astype(np.float32) * (0.12 + 0.2 * dome(holes.height, radius * view.scale * 0.3)[..., None])
-            image = image + cover * (colour.astype(np.float32) * 0.3 - inner * 0.6 - image)
+            wall = cv2.warpAffine(
+                holes.height,
+                np.array(
+                    [
+                        [1, 0, -np.cos(view.light.azimuth) * 0.2 * radius * view.scale],
+                        [0, 1, -np.sin(view.light.azimuth) * 0.2 * radius * view.scale],
+                    ]
+                ),
+                (size, size),
+            )
+            wall = cv2.GaussianBlur(wall, (0, 0), 0.08 * radius * view.scale).astype(np.float32)[..., None] / 255
+            depth = colour.astype(np.float32) * (0.55 - 0.47 * wall)
+            image = image + cover * (depth - image)
+            bevel = cv2.GaussianBlur(255 - holes.height, (0, 0), max(0.7, 0.02 * view.scale)).astype(np.float32)
+            image = relief(image, bevel * np.float32(0.03 * view.scale / 255), view.light, 0.2, 20, 0.5)
             if missing >= 0:
                 gone = Canvas(view)
                 gone.disc(places[missing], radius * 1.18, (255, 255, 255))
@@ -88,9 +104,12 @@ def machined_metal(rng: np.random.Generator) -> Design:
         words = ("a drilled hole is missing", "缺少一个钻孔") if change is not None else None
         return Scene(image, None, change, words)
 
-    extra, extra_zh = (f" with {count} drilled hole{'s' if count > 1 else ''}", f"，有{count}个钻孔") if count else ("", "")
+    extra, extra_zh = (
+        (f" with {count} drilled hole{'s' if count > 1 else ''}", f"，有{count}个钻孔") if count else ("", "")
+    )
     return Design(
-        draw, f"a {finish} {name} surface{extra}; the finish should be even, without scratches, dents or stains",
+        draw,
+        f"a {finish} {name} surface{extra}; the finish should be even, without scratches, dents or stains",
         f"{finish_zh}{name_zh}表面{extra_zh}；纹理应均匀，没有划痕、凹痕或污渍",
         ("missing_part",) if count else (),
     )
@@ -99,12 +118,16 @@ def machined_metal(rng: np.random.Generator) -> Design:
 def leather(rng: np.random.Generator) -> Design:
     """Grained leather or artificial leather."""
     name, name_zh, base = [
-        ("brown", "棕色", (112, 68, 42)), ("black", "黑色", (44, 42, 44)), ("tan", "浅棕色", (172, 124, 80)),
-        ("red", "红色", (128, 40, 38)), ("grey", "灰色", (128, 126, 122)), ("cream", "米色", (208, 194, 168)),
+        ("brown", "棕色", (112, 68, 42)),
+        ("black", "黑色", (44, 42, 44)),
+        ("tan", "浅棕色", (172, 124, 80)),
+        ("red", "红色", (128, 40, 38)),
+        ("grey", "灰色", (128, 126, 122)),
+        ("cream", "米色", (208, 194, 168)),
     ][rng.integers(6)]
     colour = vary(base, rng, 6).astype(np.float32)
-    spacing = rng.uniform(5, 13) / 224
-    depth = rng.uniform(0.8, 1.7)
+    spacing = rng.uniform(5, 12) / 224
+    depth = rng.uniform(0.35, 0.9)
     gloss = rng.uniform(0.0, 0.35)
     wrinkle = rng.uniform(0.5, 2.0)
 
@@ -112,26 +135,35 @@ def leather(rng: np.random.Generator) -> Design:
         size, texture = view.size, view.texture
         unit = size / 224
         cell = max(spacing * size * view.scale / (size / 2), 3)
-        distance, labels = scattered_points(texture, size, cell)
-        bumps = 1 - np.minimum(distance / np.float32(cell * 0.75), 1) ** 2
-        tones = texture.normal(0, 1, int(labels.max()) + 1).astype(np.float32)
+        distance, labels, points = scattered_points(texture, size, cell)
+        crease = np.zeros((size, size), np.uint8)
+        crease[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+        crease[1:] |= labels[1:] != labels[:-1]
+        bumps = dome(1 - crease, cell * 0.33)
+        tones = texture.normal(0, 1, len(points)).astype(np.float32)
         bends = noise_field(texture, size, 14, 2)
-        height = bumps * np.float32(depth * cell * 0.22) + bends * np.float32(wrinkle * unit * 0.6)
+        height = bumps * np.float32(depth * cell * 0.2) + bends * np.float32(wrinkle * unit * 0.6)
         height += noise_field(texture, size, 90) * np.float32(0.12 * unit)
-        tone = 1 + 0.03 * tones[labels] + 0.05 * noise_field(texture, size, 3) - 0.22 * (1 - bumps)
+        tone = 1 + 0.03 * tones[labels] + 0.05 * noise_field(texture, size, 3) - 0.25 * (1 - bumps)
         image = relief(colour * tone[..., None], cv2.GaussianBlur(height, (0, 0), 0.7 * unit), view.light, gloss, 14)
         return Scene(image)
 
-    return Design(draw, f"{name} grained leather; the grain should be even, without cuts, folds, holes or stains",
-                  f"{name_zh}压纹皮革；纹理应均匀，没有划伤、折痕、孔洞或污渍")
+    return Design(
+        draw,
+        f"{name} grained leather; the grain should be even, without cuts, folds, holes or stains",
+        f"{name_zh}压纹皮革；纹理应均匀，没有划伤、折痕、孔洞或污渍",
+    )
 
 
 def wood_grain(rng: np.random.Generator) -> Design:
     """Planed wood with growth rings and fibres, in one board or several."""
     name, name_zh, light, dark = [
-        ("oak", "橡木", (196, 156, 106), (142, 100, 60)), ("walnut", "胡桃木", (122, 84, 56), (74, 48, 34)),
-        ("pine", "松木", (222, 186, 134), (188, 134, 80)), ("beech", "山毛榉", (206, 164, 124), (178, 130, 92)),
-        ("mahogany", "红木", (142, 78, 54), (94, 46, 34)), ("ash", "白蜡木", (216, 200, 172), (178, 156, 124)),
+        ("oak", "橡木", (196, 156, 106), (142, 100, 60)),
+        ("walnut", "胡桃木", (122, 84, 56), (74, 48, 34)),
+        ("pine", "松木", (222, 186, 134), (188, 134, 80)),
+        ("beech", "山毛榉", (206, 164, 124), (178, 130, 92)),
+        ("mahogany", "红木", (142, 78, 54), (94, 46, 34)),
+        ("ash", "白蜡木", (216, 200, 172), (178, 156, 124)),
     ][rng.integers(6)]
     bright, deep = vary(light, rng, 5).astype(np.float32), vary(dark, rng, 5).astype(np.float32)
     rings = rng.uniform(4, 11)
@@ -162,16 +194,24 @@ def wood_grain(rng: np.random.Generator) -> Design:
         return Scene(image)
 
     boards, boards_zh = (" boards", "拼板") if board else ("", "")
-    return Design(draw, f"planed {name} wood{boards} with regular grain, without holes, cracks, scratches or stains",
-                  f"刨光的{name_zh}{boards_zh}表面，木纹连贯，没有孔洞、裂纹、划痕或污渍")
+    return Design(
+        draw,
+        f"planed {name} wood{boards} with regular grain, without holes, cracks, scratches or stains",
+        f"刨光的{name_zh}{boards_zh}表面，木纹连贯，没有孔洞、裂纹、划痕或污渍",
+    )
 
 
 def ceramic_tile(rng: np.random.Generator) -> Design:
     """Ceramic tile: speckled, terrazzo, marbled or plain, with or without joints."""
     style = str(rng.choice(["speckled", "terrazzo", "marbled", "plain"]))
     style_zh = {"speckled": "斑点", "terrazzo": "水磨石", "marbled": "大理石纹", "plain": "素色"}[style]
-    base = vary([(206, 202, 194), (176, 182, 186), (120, 118, 116), (222, 218, 208), (160, 178, 186), (196, 172, 148)][
-        rng.integers(6)], rng, 8).astype(np.float32)
+    base = vary(
+        [(206, 202, 194), (176, 182, 186), (120, 118, 116), (222, 218, 208), (160, 178, 186), (196, 172, 148)][
+            rng.integers(6)
+        ],
+        rng,
+        8,
+    ).astype(np.float32)
     chips = np.stack([vary((base * factor), rng, 14) for factor in (0.45, 0.65, 0.82, 1.15)]).astype(np.float32)
     spacing = rng.uniform(5, 16)
     tile = rng.uniform(0.6, 1.1) if style == "plain" or rng.random() < 0.3 else None
@@ -182,9 +222,9 @@ def ceramic_tile(rng: np.random.Generator) -> Design:
         size, texture = view.size, view.texture
         unit = size / 224
         if style == "terrazzo":
-            distance, labels = scattered_points(texture, size, spacing * unit)
+            distance, labels, points = scattered_points(texture, size, spacing * unit)
             bend = distance + noise_field(texture, size, 40) * np.float32(0.8 * unit)
-            kinds = texture.integers(0, 6, int(labels.max()) + 1)
+            kinds = texture.integers(0, 6, len(points))
             palette = np.concatenate([chips, base[None], base[None]])
             cover = (bend < spacing * unit * 0.46) & (kinds[labels] < 4)
             image = np.where(cover[..., None], palette[kinds][labels], base)
@@ -208,8 +248,11 @@ def ceramic_tile(rng: np.random.Generator) -> Design:
             return Scene(relief(image, edge, view.light, gloss, 30))
         return Scene(image)
 
-    return Design(draw, f"a {style} ceramic tile surface, which should be free of cracks, chips, stains and rough spots",
-                  f"{style_zh}瓷砖表面，不应有裂纹、缺损、污渍或粗糙点")
+    return Design(
+        draw,
+        f"a {style} ceramic tile surface, which should be free of cracks, chips, stains and rough spots",
+        f"{style_zh}瓷砖表面，不应有裂纹、缺损、污渍或粗糙点",
+    )
 
 
 def granular(rng: np.random.Generator) -> Design:
@@ -223,48 +266,54 @@ def granular(rng: np.random.Generator) -> Design:
         ("red lentils", "红扁豆", ((206, 104, 58), (192, 92, 50)), 8),
         ("coarse sand", "粗砂", ((196, 174, 138), (168, 146, 112), (214, 196, 164)), 12),
     ][rng.integers(7)]
-    spacing = rng.uniform(5, 7) if name == "coarse sand" else rng.uniform(8, 18)
-    gloss = rng.uniform(0, 0.5)
-    stretch = rng.uniform(1.0, 1.7)
+    spacing = rng.uniform(5, 7) if name == "coarse sand" else rng.uniform(9, 18)
+    gloss = rng.uniform(0, 0.45)
+    stretch = {"coffee beans": 1.5, "wheat grains": 2.1, "red lentils": 1.0}.get(name, rng.uniform(1.0, 1.35))
+    ragged = name in ("grey gravel", "coarse sand")
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
         size, texture = view.size, view.texture
         unit = size / 224
         cell = spacing * unit
-        distance, labels = scattered_points(texture, size, cell)
-        if stretch > 1.15:
-            squeeze = np.array([[1 / stretch, 0, 0], [0, 1, 0]], np.float32)
-            onto = squeeze @ np.array([[np.cos(0.7), -np.sin(0.7), 0], [np.sin(0.7), np.cos(0.7), 0], [0, 0, 1]])
-            onto[:, 2] += size * 0.1
-            labels = cv2.remap(labels.astype(np.float32), *_affine_maps(onto, size), cv2.INTER_NEAREST,
-                               borderMode=cv2.BORDER_REFLECT_101).astype(np.int32)
-        joints = np.zeros((size, size), np.uint8)
-        joints[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-        joints[1:] |= labels[1:] != labels[:-1]
-        inside = dome(1 - joints, cell * 0.45)
-        number = int(labels.max()) + 1
-        tones = np.asarray(palette, np.float32)[texture.integers(0, len(palette), number)]
-        tones = tones + texture.normal(0, spread, (number, 1)).astype(np.float32)
-        levels = texture.uniform(0.75, 1.1, number).astype(np.float32)
-        grain = inside * levels[labels]
-        image = tones[labels] * (0.3 + 0.7 * np.sqrt(grain))[..., None]
-        image *= (1 + 0.03 * noise_field(texture, size, 110))[..., None]
-        return Scene(relief(image, cv2.GaussianBlur(grain, (0, 0), 0.7 * unit) * np.float32(cell * 0.32), view.light,
-                            gloss, 20, 0.5))
+        along = np.arange(size, dtype=np.float32)
+        bend = noise_field(texture, size, 224 / spacing * 1.3) * np.float32(0.13) if ragged else None
+        height = np.zeros((size, size), np.float32)
+        image = np.broadcast_to(np.asarray(palette[0], np.float32) * 0.16, (size, size, 3))
+        for layer in range(3):  # grains lie on grains
+            _, labels, points = scattered_points(texture, size, cell)
+            number = len(points)
+            turn = texture.uniform(0, np.pi, number)
+            wide = cell * texture.uniform(0.5, 0.68, number) * stretch**0.5
+            narrow = cell * texture.uniform(0.5, 0.68, number) / stretch**0.5
+            axes = np.stack([np.cos(turn) / wide, np.sin(turn) / wide, -np.sin(turn) / narrow, np.cos(turn) / narrow])
+            axes = axes.astype(np.float32)[:, labels]
+            dx, dy = along[None, :] - points[:, 0][labels], along[:, None] - points[:, 1][labels]
+            p, q = axes[0] * dx + axes[1] * dy, axes[2] * dx + axes[3] * dy
+            if bend is None:
+                away = p * p + q * q
+            else:  # broken stone: facets instead of a round outline
+                lean = texture.uniform(-0.5, 0.5, number).astype(np.float32)[labels]
+                away = np.maximum(np.abs(p + lean * q), np.maximum(np.abs(q), 0.75 * np.abs(p - q))) ** 1.5 + bend
+            top = np.sqrt(np.maximum(1 - away, 0))
+            on = top > 0.12
+            tones = np.asarray(palette, np.float32)[texture.integers(0, len(palette), number)]
+            tones = (tones + texture.normal(0, spread, (number, 1))) * (0.62, 0.82, 1.0)[layer]
+            image = np.where(on[..., None], tones.astype(np.float32)[labels], image * (0.55 if layer else 1))
+            height = np.where(on, top + np.float32(0.25 * layer), height)
+        image = image * (0.75 + 0.25 * np.minimum(height, 1) + 0.025 * noise_field(texture, size, 110))[..., None]
+        level = cv2.GaussianBlur(height, (0, 0), 0.7 * unit) * np.float32(cell * 0.3)
+        return Scene(relief(image, level, view.light, gloss, 20, 0.5))
 
-    return Design(draw, f"a dense layer of {name}, which should hold nothing else and no differing grains",
-                  f"密铺的{name_zh}，其中不应有异物或异样颗粒")
+    return Design(
+        draw,
+        f"a dense layer of {name}, which should hold nothing else and no differing grains",
+        f"密铺的{name_zh}，其中不应有异物或异样颗粒",
+    )
 
 
-def _affine_maps(matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    along = np.arange(size, dtype=np.float32)
-    m = matrix.astype(np.float32)
-    x = m[0, 0] * along[None, :] + m[0, 1] * along[:, None] + m[0, 2]
-    y = m[1, 0] * along[None, :] + m[1, 1] * along[:, None] + m[1, 2]
-    return np.mod(x, size - 1), np.mod(y, size - 1)
-
-
-def threaded_bore(canvas: Canvas, centre: tuple[float, float], radius: float, colour: np.ndarray, rings: int = 4) -> None:
+def threaded_bore(
+    canvas: Canvas, centre: tuple[float, float], radius: float, colour: np.ndarray, rings: int = 4
+) -> None:
     """Draws a threaded hole: rings of light and shade that end in the dark."""
     for index in range(rings):
         share = 1 - 0.2 * index / rings

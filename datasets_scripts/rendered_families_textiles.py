@@ -10,9 +10,14 @@ from .rendered_families_surfaces import METALS, vary
 from .rendering import View, cast_shadow, dome, noise_field, relief
 
 _DYES = (
-    ("grey", "灰色", (138, 138, 140)), ("blue", "蓝色", (62, 86, 140)), ("beige", "米色", (202, 186, 158)),
-    ("black", "黑色", (48, 48, 52)), ("red", "红色", (160, 52, 50)), ("green", "绿色", (74, 112, 84)),
-    ("white", "白色", (224, 222, 216)), ("ochre", "赭色", (188, 142, 66)),
+    ("grey", "灰色", (138, 138, 140)),
+    ("blue", "蓝色", (62, 86, 140)),
+    ("beige", "米色", (202, 186, 158)),
+    ("black", "黑色", (48, 48, 52)),
+    ("red", "红色", (160, 52, 50)),
+    ("green", "绿色", (74, 112, 84)),
+    ("white", "白色", (224, 222, 216)),
+    ("ochre", "赭色", (188, 142, 66)),
 )
 
 
@@ -38,7 +43,9 @@ def woven_fabric(rng: np.random.Generator) -> Design:
     period, step = {"plain": (2, 1), "twill": (4, 1), "satin": (5, 2)}[weave]
     threads = rng.uniform(14, 32)  # per part unit
     warp = vary(base, rng, 6)
-    weft = vary(warp * rng.uniform(0.8, 1.15), rng, 5) if rng.random() < 0.7 else vary(_DYES[rng.integers(8)][2], rng, 5)
+    weft = (
+        vary(warp * rng.uniform(0.8, 1.15), rng, 5) if rng.random() < 0.7 else vary(_DYES[rng.integers(8)][2], rng, 5)
+    )
     pattern = str(rng.choice(["none", "none", "stripes", "checks"]))
     repeat = int(rng.integers(6, 16))
     other = vary(_DYES[rng.integers(len(_DYES))][2], rng, 6)
@@ -83,12 +90,22 @@ def woven_fabric(rng: np.random.Generator) -> Design:
         pixels = np.float32(view.scale / threads)
         image *= (0.62 + 0.38 * height)[..., None]
         image *= (1 + 0.05 * noise_field(texture, size, 110))[..., None]
-        out = relief(image, cv2.GaussianBlur(height, (0, 0), max(0.4, pixels * 0.12)) * pixels * np.float32(0.35),
-                     view.light, 0.0, 1, 0.55)
+        out = relief(
+            image,
+            cv2.GaussianBlur(height, (0, 0), max(0.4, pixels * 0.12)) * pixels * np.float32(0.35),
+            view.light,
+            0.0,
+            1,
+            0.55,
+        )
         return Scene(out, None, change, words)
 
-    return Design(draw, f"{name} cloth in {weave} weave; the threads should run evenly, without gaps, pulls or stains",
-                  f"{name_zh}{weave_zh}织物；纱线应均匀，没有断纱、抽丝或污渍", ("missing_part", "misplaced_part"))
+    return Design(
+        draw,
+        f"{name} cloth in {weave} weave; the threads should run evenly, without gaps, pulls or stains",
+        f"{name_zh}{weave_zh}织物；纱线应均匀，没有断纱、抽丝或污渍",
+        ("missing_part", "misplaced_part"),
+    )
 
 
 def knitted_fabric(rng: np.random.Generator) -> Design:
@@ -130,8 +147,12 @@ def knitted_fabric(rng: np.random.Generator) -> Design:
         smooth = cv2.GaussianBlur(height, (0, 0), max(0.5, float(pixels) * 0.06))
         return Scene(relief(image, smooth * pixels * np.float32(0.16), view.light, 0.0, 1, 0.55), None, change, words)
 
-    return Design(draw, f"{name} knitted fabric; the stitches should be regular, without dropped stitches, holes or stains",
-                  f"{name_zh}针织面料；线圈应规则，没有漏针、破洞或污渍", ("missing_part",))
+    return Design(
+        draw,
+        f"{name} knitted fabric; the stitches should be regular, without dropped stitches, holes or stains",
+        f"{name_zh}针织面料；线圈应规则，没有漏针、破洞或污渍",
+        ("missing_part",),
+    )
 
 
 def wire_grid(rng: np.random.Generator) -> Design:
@@ -143,7 +164,9 @@ def wire_grid(rng: np.random.Generator) -> Design:
     thick = rng.uniform(0.16, 0.36)
     interlaced = rng.random() < 0.6
     colour = vary(base, rng)
-    ground = vary(rng.choice([(22, 22, 24), (60, 60, 62), (140, 138, 134), (214, 212, 206)]), rng, 6).astype(np.float32)
+    ground = vary(rng.choice([(22, 22, 24), (60, 60, 62), (140, 138, 134), (214, 212, 206)]), rng, 6).astype(
+        np.float32
+    )
     gloss = rng.uniform(0.2, 0.6)
     unevenness = rng.uniform(0.001, 0.006)
 
@@ -202,11 +225,17 @@ def wire_grid(rng: np.random.Generator) -> Design:
         tint *= (1 + 0.04 * noise_field(texture, size, 90))[..., None]
         image = image + solid * (tint - image)
         pixels = view.scale / cells * thick
-        out = relief(image, cv2.GaussianBlur(height, (0, 0), 0.6) * np.float32(pixels * 0.3), view.light, gloss, 18, 0.5)
+        out = relief(
+            image, cv2.GaussianBlur(height, (0, 0), 0.6) * np.float32(pixels * 0.3), view.light, gloss, 18, 0.5
+        )
         return Scene(out, None, change, words)
 
-    return Design(draw, f"a {name} wire grid with regular meshes, without bent, broken or dirty wires",
-                  f"{name_zh}丝网，网孔规则，金属丝不应弯曲、断裂或脏污", ("bent_part", "missing_part", "misplaced_part"))
+    return Design(
+        draw,
+        f"a {name} wire grid with regular meshes, without bent, broken or dirty wires",
+        f"{name_zh}丝网，网孔规则，金属丝不应弯曲、断裂或脏污",
+        ("bent_part", "missing_part", "misplaced_part"),
+    )
 
 
 def zipper(rng: np.random.Generator) -> Design:
@@ -215,8 +244,8 @@ def zipper(rng: np.random.Generator) -> Design:
     tape = vary(base, rng, 6).astype(np.float32)
     metal = rng.random() < 0.6
     tooth = vary(METALS[rng.integers(4)][2], rng) if metal else vary(_DYES[rng.integers(len(_DYES))][2], rng)
-    pitch = rng.uniform(0.1, 0.17)
-    reach, thick = rng.uniform(0.15, 0.24), pitch * rng.uniform(0.6, 0.78)
+    pitch = rng.uniform(0.14, 0.22)
+    reach, thick = rng.uniform(0.15, 0.24), pitch * rng.uniform(0.42, 0.47)
     threads = rng.uniform(22, 36)
     seam = rng.uniform(0.38, 0.5)
     number = int(2.6 / pitch)
@@ -224,10 +253,11 @@ def zipper(rng: np.random.Generator) -> Design:
     def outline(index: int, moved: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
         side = -1 if index % 2 else 1
         y = (index // 2 - number / 2) * pitch + (pitch / 2 if side < 0 else 0)
-        points = np.array([[-0.04, -0.5], [reach * 0.7, -0.5], [reach, -0.25], [reach, 0.25], [reach * 0.7, 0.5],
-                           [-0.04, 0.5]]) * [1, thick]
+        points = np.array(
+            [[-0.04, -0.5], [reach * 0.7, -0.5], [reach, -0.25], [reach, 0.25], [reach * 0.7, 0.5], [-0.04, 0.5]]
+        ) * [1, thick]
         points = turned(points, moved[2]) * [side, 1]
-        return points + [-side * reach * 0.62 + moved[0], y + moved[1]]
+        return points + [-side * reach * 0.66 + moved[0], y + moved[1]]
 
     def draw(view: View, defect: str | None, choice: np.random.Generator) -> Scene:
         size, texture = view.size, view.texture
@@ -235,7 +265,7 @@ def zipper(rng: np.random.Generator) -> Design:
         u, v = x * np.float32(threads), y * np.float32(threads)
         rib = 1 - np.abs(np.mod(u, 1) - 0.5) * (0.5 + 0.3 * (np.mod(v + np.floor(u), 2) < 1))
         image = tape * (0.55 + 0.45 * rib)[..., None] * (1 + 0.05 * noise_field(texture, size, 90, 2))[..., None]
-        image *= (1 - 0.55 * np.exp(-(np.abs(x) / np.float32(0.06)) ** 2))[..., None]
+        image *= (1 - 0.55 * np.exp(-((np.abs(x) / np.float32(0.06)) ** 2)))[..., None]
         stitch = (np.abs(np.abs(x) - np.float32(seam)) < 0.014) & (np.mod(y * 9, 1) < 0.7)
         image = np.where(stitch[..., None], np.clip(tape * 1.25 + 18, 0, 255), image)
         canvas = Canvas(view, np.zeros((size, size, 3), np.uint8))
@@ -243,7 +273,11 @@ def zipper(rng: np.random.Generator) -> Design:
         if defect is not None:
             altered = int(choice.integers(2 * int(0.22 * number), 2 * int(0.78 * number)))
             if defect == "misplaced_part":
-                moved = (float(choice.choice([-1, 1]) * choice.uniform(0.05, 0.1)), pitch * choice.uniform(-0.3, 0.3), 0.0)
+                moved = (
+                    float(choice.choice([-1, 1]) * choice.uniform(0.05, 0.1)),
+                    pitch * choice.uniform(-0.3, 0.3),
+                    0.0,
+                )
                 words = ("a zipper tooth out of line", "一个拉链齿错位")
             elif defect == "bent_part":
                 moved = (0.0, 0.0, float(choice.choice([-1, 1]) * choice.uniform(0.45, 0.9)))
@@ -255,8 +289,11 @@ def zipper(rng: np.random.Generator) -> Design:
                 continue
             canvas.polygon(outline(index, moved if index == altered else (0, 0, 0)), (255, 255, 255), 200)
         if defect is not None:
-            change = changed_silhouette(view, lambda c: c.polygon(outline(altered), (0, 0, 0)),
-                                        None if moved is None else lambda c: c.polygon(outline(altered, moved), (0, 0, 0)))
+            change = changed_silhouette(
+                view,
+                lambda c: c.polygon(outline(altered), (0, 0, 0)),
+                None if moved is None else lambda c: c.polygon(outline(altered, moved), (0, 0, 0)),
+            )
         cast_shadow(image, canvas.height, view.light, 0.03 * view.scale, 0.5)
         cover = canvas.image[..., :1].astype(np.float32) / 255
         image = image + cover * (tooth.astype(np.float32) - image)
@@ -266,5 +303,9 @@ def zipper(rng: np.random.Generator) -> Design:
         band.polygon(box((0, 0), 1.5, 4), (0, 0, 0))
         return Scene(out, band.height > 0, change, words)
 
-    return Design(draw, f"a closed zipper on {name} tape; every tooth should be in place and the cloth whole",
-                  f"{name_zh}布带上闭合的拉链；链齿应齐全整齐，布带完好", ("missing_part", "misplaced_part", "bent_part"))
+    return Design(
+        draw,
+        f"a closed zipper on {name} tape; every tooth should be in place and the cloth whole",
+        f"{name_zh}布带上闭合的拉链；链齿应齐全整齐，布带完好",
+        ("missing_part", "misplaced_part", "bent_part"),
+    )

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 
-
 @dataclass(frozen=True)
 class Light:
     """Where the light of a picture comes from and how it falls.
@@ -117,8 +116,13 @@ class View:
         """Turns a field drawn on a square of part units -1.5 to 1.5 into this view (edges are mirrored)."""
         step = 3.0 / field.shape[0]
         onto = np.array([[step, 0, -1.5 + step / 2], [0, step, -1.5 + step / 2], [0, 0, 1]])
-        return cv2.warpAffine(field, (self.matrix @ onto), (self.size, self.size), flags=cv2.INTER_LINEAR,
-                              borderMode=cv2.BORDER_REFLECT_101)
+        return cv2.warpAffine(
+            field,
+            (self.matrix @ onto),
+            (self.size, self.size),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -164,12 +168,13 @@ def noise_field(
     return total * np.float32(1.25 / np.sqrt(power))
 
 
-def scattered_points(rng: np.random.Generator, size: int, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+def scattered_points(rng: np.random.Generator, size: int, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cells around points scattered with about `spacing` pixels between them (a jittered lattice).
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: The distance of every pixel to its nearest point (`float32`, pixels), and
-        the number of that point (`int32`, from 0), both of shape `(size, size)`.
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: The distance of every pixel to its nearest point (`float32`,
+        pixels) and the number of that point (`int32`, from 0), both of shape `(size, size)`; and the points
+        `(N, 2)` as column and row (`float32`).
     """
     count = int(np.ceil(size / spacing)) + 1
     lattice = (np.arange(count) + 0.5) * spacing - spacing / 2
@@ -177,10 +182,14 @@ def scattered_points(rng: np.random.Generator, size: int, spacing: float) -> tup
     jitter = rng.uniform(-0.42, 0.42, (2, count, count)) * spacing
     rows = np.clip(np.rint(rows + jitter[0]), 0, size - 1).astype(np.intp)
     columns = np.clip(np.rint(columns + jitter[1] + (np.arange(count) % 2)[:, None] * spacing / 2), 0, size - 1)
+    columns = columns.astype(np.intp)
     seeds = np.full((size, size), 255, np.uint8)
-    seeds[rows, columns.astype(np.intp)] = 0
+    seeds[rows, columns] = 0
     distance, labels = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
-    return distance, labels - 1
+    labels -= 1
+    points = np.zeros((int(labels.max()) + 1, 2), np.float32)
+    points[labels[rows, columns]] = np.stack([columns, rows], -1)
+    return distance, labels, points
 
 
 def dome(mask: np.ndarray, radius: float) -> np.ndarray:
@@ -199,7 +208,11 @@ def dome(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def relief(
-    image: np.ndarray, height: np.ndarray, light: Light, gloss: float = 0.0, shininess: float = 24.0,
+    image: np.ndarray,
+    height: np.ndarray,
+    light: Light,
+    gloss: float = 0.0,
+    shininess: float = 24.0,
     ambient: float = 0.4,
 ) -> np.ndarray:
     """Shades a coloured height map by Lambert's law with a Blinn-Phong highlight.
