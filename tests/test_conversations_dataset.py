@@ -11,13 +11,12 @@ from datasets_scripts.conversations import PANDAGPT_FILE, Conversations, read_tu
 from datasets_scripts.loading import load_anomaly_dataset
 from datasets_scripts.publishing import data_card, save_parquet
 
+from .dataset_checks import refused
 from .drawn_trees import draw_conversations, draw_picture
 
 
-@pytest.fixture(autouse=True)
-def quiet_and_private_cache(tmp_path, monkeypatch):
-    datasets.disable_progress_bars()
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytest_plugins = ("tests.dataset_checks",)
+pytestmark = pytest.mark.usefixtures("private_cache")
 
 
 @pytest.fixture
@@ -37,9 +36,7 @@ def rewrite(root, change) -> None:
 
 
 def broken(root, message, error=ValueError, **options) -> None:
-    for streaming in (False, True):
-        with pytest.raises(error, match=message):
-            load_anomaly_dataset("conversations", root, streaming=streaming, **options)
+    refused(root, message, "conversations", error, **options)
 
 
 def test_conversations_become_messages_with_their_picture(panda):
