@@ -119,7 +119,7 @@ class Dialogue:
     ) -> dict[str, torch.Tensor | dict[str, AnomalyGPTImageFeatures]]:
         ids = []
         for turns in conversations:
-            rendered = self.processor.apply_chat_template(_with_picture(turns), add_generation_prompt=True)
+            rendered = self.processor.apply_chat_template(with_picture(turns), add_generation_prompt=True)
             ids.append(self.processor.encode_prompt(rendered) + ending)
         padded = self.processor.tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
         features = AnomalyGPTImageFeatures(pooler_output=image_tokens.to(self.model.device))
@@ -130,10 +130,10 @@ class Dialogue:
         }
 
 
-def _with_picture(turns: Sequence[dict[str, str]]) -> list[dict]:
+def with_picture(turns: Sequence[dict[str, str]]) -> list[dict]:
     """The same turns, the picture in the first one."""
     opening = [{"type": "image"}, {"type": "text", "text": turns[0]["content"]}]
     return [{"role": turns[0]["role"], "content": opening}, *turns[1:]]
 
 
-__all__ = ["Dialogue", "first_turn"]
+__all__ = ["Dialogue", "first_turn", "with_picture"]

@@ -1,0 +1,54 @@
+"""The sizes of the embedded checkpoint: which parts it has, and how they are put together untrained."""
+
+import pathlib
+
+from transformers import AutoTokenizer
+
+from modeling_anomalygpt import AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+
+IMAGE_SIZE = 224
+MAP_SIZE = 56
+
+
+def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[int], **fields) -> AnomalyGPTConfig:
+    """A Llama of four layers behind the given vision model; further fields as in [`AnomalyGPTConfig`]."""
+    return AnomalyGPTConfig(
+        vision_config=vision_config,
+        text_tower_config=None,
+        text_config={
+            "model_type": "llama",
+            "vocab_size": vocab_size,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 6,
+            "max_position_embeddings": 1024,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": True,
+        },
+        out_indices=out_indices,
+        projection_dim=64,
+        map_size=MAP_SIZE,
+        prompt_channels=[8, 24, 64],
+        image_token_index=3,
+        **fields,
+    )
+
+
+def untrained(
+    vision_config: dict, tokenizer_dir: pathlib.Path, out_indices: list[int], **fields
+) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
+    """Model with random weights, and its processor."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    config = tiny_configuration(vision_config, len(tokenizer), out_indices, **fields)
+    processor = AnomalyGPTProcessor(
+        AnomalyGPTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
+        tokenizer,
+        num_image_tokens=config.num_image_tokens,
+        num_prompt_tokens=config.num_prompt_tokens,
+    )
+    return AnomalyGPTForConditionalGeneration(config), processor
