@@ -118,7 +118,7 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
         **kwargs: Any,
     ) -> None:
         if data_dir is not None:
-            data_dir = str(check_data_dir(data_dir, self.LAYOUT).absolute())
+            data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
             hash = (hash or "") + files_fingerprint(data_dir, source_files(type(self)))
         config_name = kwargs.get("config_name")
         if config_name is not None and self.BUILDER_CONFIGS:

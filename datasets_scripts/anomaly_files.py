@@ -220,7 +220,7 @@ def content_digest(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def files_fingerprint(data_dir: str | os.PathLike, sources: Iterable[str | os.PathLike] = ()) -> str:
+def files_fingerprint(data_dir: str | os.PathLike | None, sources: Iterable[str | os.PathLike] = ()) -> str:
     """
     Sum up a folder and the code that reads it, so that a cache made from them is left when either changes.
 
@@ -228,7 +228,7 @@ def files_fingerprint(data_dir: str | os.PathLike, sources: Iterable[str | os.Pa
     sources the contents.
 
     Args:
-        data_dir (`str` or `os.PathLike`): Folder of the data set.
+        data_dir (`str` or `os.PathLike`, *optional*): Folder of the data set; `None` for one without files.
         sources (`Iterable[str | os.PathLike]`): Code files.
 
     Returns:
@@ -236,7 +236,7 @@ def files_fingerprint(data_dir: str | os.PathLike, sources: Iterable[str | os.Pa
     """
     lines = []
     seen = set()
-    for folder, folders, files in os.walk(data_dir, followlinks=True):
+    for folder, folders, files in os.walk(data_dir, followlinks=True) if data_dir is not None else ():
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
             folders.clear()

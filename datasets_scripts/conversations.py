@@ -131,7 +131,7 @@ class Conversations(datasets.GeneratorBasedBuilder):
         **kwargs: Any,
     ) -> None:
         if data_dir is not None:
-            data_dir = str(check_data_dir(data_dir, self.LAYOUT).absolute())
+            data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
             sources = [path for name in _SOURCES if (path := Path(__file__).with_name(f"{name}.py")).is_file()]
             hash = (hash or "") + files_fingerprint(data_dir, sources)
         super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)

@@ -4,12 +4,15 @@ Knows which name belongs to which builder. Does not know any layout.
 """
 
 import importlib
+import inspect
 import os
+from pathlib import Path
 from typing import Any
 
 import datasets
 
-from .validation import closest
+from .anomaly_files import files_fingerprint
+from .validation import check_category, closest
 
 __all__ = ["DATASET_NAMES", "load_anomaly_dataset", "load_builder"]
 
@@ -23,6 +26,7 @@ _BUILDERS = {
     "rendered_parts": "RenderedParts",
 }
 DATASET_NAMES = tuple(_BUILDERS)
+_NOT_OPTIONS = ("self", "name", "version", "data_dir", "data_files", "description", "kwargs")
 
 
 def load_builder(
@@ -56,22 +60,23 @@ def load_builder(
     if name not in _BUILDERS:
         raise ValueError(f"`name` must be one of {', '.join(_BUILDERS)}, got {name!r}.{closest(str(name), _BUILDERS)}")
     builder_class = getattr(importlib.import_module(f"{__package__}.{name}"), _BUILDERS[name])
-    fields = builder_class.BUILDER_CONFIG_CLASS.__dataclass_fields__
+    parameters = inspect.signature(builder_class.BUILDER_CONFIG_CLASS.__init__).parameters
     if category is not None:
-        if "category" not in fields:
-            raise ValueError(f"`category` must be None for {name!r}, got {category!r}: it has no categories.")
-        options["category"] = category
         if category in builder_class.builder_configs:
             options["config_name"] = category
-    unknown = [option for option in options if option not in fields and option != "config_name"]
-    if unknown:
-        known = [
-            field for field in fields if field not in ("data_files", "data_dir", "description", "version", "name")
-        ]
-        raise ValueError(
-            f"Options of {name!r} must be among {', '.join(known) or '(there is none)'}, got {unknown[0]!r}."
-            f"{closest(unknown[0], known)}"
-        )
+        elif "category" in parameters:
+            options["category"] = category
+        else:
+            check_category(category, list(builder_class.builder_configs), f"{name!r} knows no others.")
+    known = [parameter for parameter in parameters if parameter not in _NOT_OPTIONS]
+    for option in options:
+        if option not in parameters and option != "config_name":
+            raise ValueError(
+                f"Options of {name!r} must be among {', '.join(known) or '(there is none)'}, got {option!r}."
+                f"{closest(option, known)}"
+            )
+    if data_dir is None:  # what is drawn depends on the code alone; the other builders look at their files themselves
+        options["hash"] = files_fingerprint(None, sorted(Path(__file__).parent.glob("*.py")))
     cache = None if cache_dir is None else str(cache_dir)
     return builder_class(cache_dir=cache, data_dir=data_dir, **options)
 
@@ -89,7 +94,7 @@ def load_anomaly_dataset(
     Load a data set in the columns `image`, `mask`, `label`, `category`, `defect_type`, `image_id`, `split`.
 
     (`conversations` has `image`, `messages`, `image_id`, `split`.) The files are checked first; what is wrong with
-    them is raised with what to do. Prepared data stand in the cache of `datasets`, made anew when a file changes.
+    them is raised with what to do. Prepared data stand in the cache of `datasets`, made (and checked) anew when a file changes.
 
     Args:
         name (`str`):

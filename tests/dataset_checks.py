@@ -12,8 +12,8 @@ from datasets_scripts.loading import load_anomaly_dataset
 from .drawn_trees import draw_mvtec
 
 
-@pytest.fixture
-def private_cache(tmp_path, monkeypatch):
+@pytest.fixture(name="private_cache")
+def make_private_cache(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     with warnings.catch_warnings():
@@ -21,8 +21,8 @@ def private_cache(tmp_path, monkeypatch):
         yield
 
 
-@pytest.fixture
-def mvtec(tmp_path):
+@pytest.fixture(name="mvtec")
+def make_mvtec(tmp_path):
     return draw_mvtec(tmp_path / "mvtec")
 
 

@@ -12,10 +12,9 @@ from datasets_scripts.anomaly_folder import AnomalyFolder
 from datasets_scripts.loading import DATASET_NAMES, load_anomaly_dataset, load_builder
 from datasets_scripts.mvtec_ad import MVTEC_AD_CATEGORIES, MVTecAD
 
-from .dataset_checks import facts, mask_of, refused
+from .dataset_checks import facts, make_mvtec, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
 from .drawn_trees import SIZE, blob, draw_crack_forest, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
 
-pytest_plugins = ("tests.dataset_checks",)
 pytestmark = pytest.mark.usefixtures("private_cache")
 
 COLUMNS = ["image", "mask", "label", "category", "defect_type", "image_id", "split"]
@@ -232,11 +231,20 @@ def test_unknown_names_and_options_name_the_closest(mvtec):
         load_anomaly_dataset("mvtec", mvtec)
     with pytest.raises(ValueError, match="Options of 'visa' must be among .*got 'protokol'. Did you mean 'protocol'"):
         load_anomaly_dataset("visa", mvtec, protokol="1cls")
-    with pytest.raises(ValueError, match="`category` must be None for 'conversations', got 'cat'"):
+    with pytest.raises(ValueError, match="got 'gaer'. Did you mean 'gear'"):
+        load_anomaly_dataset("rendered_parts", category="gaer")
+    with pytest.raises(ValueError, match="must be one of .there is none., got 'cat'. 'conversations' knows no others"):
         load_anomaly_dataset("conversations", mvtec, category="cat")
     with pytest.raises(ValueError, match="validation"):
         load_anomaly_dataset("mvtec_ad", mvtec, split="validation")
     assert "rendered_parts" in DATASET_NAMES
+
+
+def test_rendered_parts_load_by_name_without_a_folder():
+    dataset = load_anomaly_dataset("rendered_parts", category="gear", num_train=2, num_test=2, size=64)
+    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 2, "test": 2}
+    assert dataset["train"].column_names == COLUMNS
+    assert set(dataset["test"]["category"]) == {"gear"}
 
 
 # ---------------------------------------------------------------- real files

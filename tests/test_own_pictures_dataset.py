@@ -8,10 +8,9 @@ import pytest
 
 from datasets_scripts.loading import load_anomaly_dataset
 
-from .dataset_checks import mask_of, refused
+from .dataset_checks import make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
 from .drawn_trees import blob, draw_mask, draw_mvtec, draw_picture
 
-pytest_plugins = ("tests.dataset_checks",)
 pytestmark = pytest.mark.usefixtures("private_cache")
 
 
@@ -188,3 +187,9 @@ def test_a_csv_row_with_too_many_cells_is_refused(tmp_path):
     draw_picture(tmp_path / "own" / "1.png")
     (tmp_path / "own" / "metadata.csv").write_text("file_name,defect_type\n1.png,scratch, deep\n")
     refused(tmp_path / "own", r"as many cells as the header, got more \(metadata.csv, line 2\)", "anomaly_folder")
+
+
+def test_a_relative_folder_has_the_name_it_has_on_disk(tmp_path, monkeypatch):
+    draw_mvtec(tmp_path, {"bolt": ("bent",)})
+    monkeypatch.chdir(tmp_path / "bolt" / "train")
+    assert set(load_anomaly_dataset("anomaly_folder", "..", split="test")["category"]) == {"bolt"}
