@@ -94,7 +94,8 @@ def load_anomaly_dataset(
     Load a data set in the columns `image`, `mask`, `label`, `category`, `defect_type`, `image_id`, `split`.
 
     (`conversations` has `image`, `messages`, `image_id`, `split`.) The files are checked first; what is wrong with
-    them is raised with what to do. Prepared data stand in the cache of `datasets`, made (and checked) anew when a file changes.
+    them is raised with what to do. Prepared data stand in the cache of `datasets`, made (and checked) anew when a file
+    changes.
 
     Args:
         name (`str`):
