@@ -28,8 +28,9 @@ _PLACEMENT_ATTEMPTS = 200
 _PATCH_ATTEMPTS = 20
 # A patch of which less is a target (share of the picture; 15 pixels of 224 x 224) counts as not seen.
 _MIN_TARGET = 0.0003
-# OpenCV's solver fails on masks with fewer pixels.
+# OpenCV's solver fails on smaller patches; the published code then goes without the patch.
 _MIN_BLENDED_PIXELS = 50
+_MIN_PATCH_SIDE = 5
 
 Bounds = tuple[float, float]
 
@@ -304,7 +305,8 @@ def _blend_patch(
     # The object of the patch, that of the picture and the background of both make up the whole rectangle.
     blended = np.zeros((height, width), np.uint8)
     blended[1:-1, 1:-1] = 255
-    if box is None or cv2.countNonZero(blended) < _MIN_BLENDED_PIXELS:
+    too_small = min(height, width) < _MIN_PATCH_SIDE or cv2.countNonZero(blended) < _MIN_BLENDED_PIXELS
+    if box is None or too_small:
         return None
     target = np.ones((height, width), np.uint8) if objects is None else patch_object | objects[0][box]
     rows, columns = box

@@ -40,9 +40,9 @@ def with_synthetic_anomalies(
     `normal_image` `None`. A row counts as normal where `label` is 0, or where there is no such column.
 
     Args:
-        dataset (`datasets.Dataset`, `datasets.IterableDataset` or sequence of `dict`): rows with `image` and, if known,
-            `category`, `label` and `image_id`. It may be selected, shuffled or split before; a data set with a length
-            is read by index, any other is streamed.
+        dataset (`datasets.Dataset`, `datasets.IterableDataset` or sequence of `dict`): rows with `image` and, if
+            known, `category`, `label` and `image_id`. It may be selected, shuffled or split before; a data set with a
+            length is read by index, any other is streamed.
         mixture (`Callable`): a `Mixture` or any function `(image, source, rng) -> SyntheticAnomaly`. The source is
             another normal picture of the same category, the picture itself if there is no other.
         seed (`int`, *optional*, defaults to 0): not negative.

@@ -88,7 +88,11 @@ def add_patch(image, source, fg_image, fg_source, bounds, resize_bounds, rng, mo
     if (solve > 0).sum() < 50:
         return None
     center = (int(right - (right - left) // 2), int(top + (bottom - top) // 2))
-    return cv2.seamlessClone(patch, image, solve, center, mode), (top, bottom, left, right), mask
+    try:
+        blended = cv2.seamlessClone(patch, image, solve, center, mode)
+    except cv2.error:  # the solver refuses strips
+        return None
+    return blended, (top, bottom, left, right), mask
 
 
 def nsa_naive(
@@ -105,13 +109,13 @@ def nsa_naive(
     min_overlap=0.25,
     num_patches=2,
 ):
-    """Returns (picture, soft label as float64, centres (row, column) of the box around the patches so far)."""
+    """Returns (picture, soft label as float64, boxes (top, bottom, left, right) of the patches)."""
     fg_image = fg_source = None
     if background is not None:
         fg_image, fg_source = foreground(image, background), foreground(source, background)
     result = image.copy()
     pasted = np.zeros(image.shape[:2], np.uint8)
-    boxes, centres = [], []
+    boxes = []
     for number in range(num_patches):
         if number == 0 or rng.integers(2) > 0:
             made = add_patch(
@@ -122,6 +126,13 @@ def nsa_naive(
             result, (top, bottom, left, right), mask = made
             pasted[top:bottom, left:right] = mask  # the later patch overwrites the earlier
             boxes.append((top, bottom, left, right))
-            edges = np.array(boxes)
-            centres.append(((edges[:, 0].min() + edges[:, 1].max()) / 2, (edges[:, 2].min() + edges[:, 3].max()) / 2))
-    return result, soft_label(image, result, pasted, logistic), centres
+    return result, soft_label(image, result, pasted, logistic), boxes
+
+
+def told_centres(boxes):
+    """Centres (row, column) from which the published code tells the positions: of the box round the patches."""
+    centres = []
+    for number in range(1, len(boxes) + 1):
+        edges = np.array(boxes[:number])
+        centres.append(((edges[:, 0].min() + edges[:, 1].max()) / 2, (edges[:, 2].min() + edges[:, 3].max()) / 2))
+    return centres

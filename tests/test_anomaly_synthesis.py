@@ -1,0 +1,452 @@
+"""Synthetic anomalies against naive second implementations, published distributions, and what must always hold."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from modeling_anomalygpt.anomaly_synthesis import (
+    NSA_SETTINGS,
+    Mixture,
+    NSASettings,
+    SyntheticAnomaly,
+    cut_paste,
+    cut_paste_scar,
+    nsa,
+    nsa_settings,
+    perlin_texture,
+)
+from modeling_anomalygpt.pasted_anomalies import perlin_mask
+from modeling_anomalygpt.synthetic_anomaly import (
+    changed_pixels,
+    disk_median,
+    majority,
+    separate_regions,
+    unchanged,
+)
+from tests.references import nsa_naive as nsa_naive_module
+from tests.references.nsa_naive import disk, nsa_naive, soft_label, told_centres
+
+METHODS = {
+    "nsa": nsa,
+    "nsa mixed": partial(nsa, blending="mixed"),
+    "nsa random": partial(nsa, blending="random"),
+    "nsa object": partial(nsa, category="hazelnut"),
+    "nsa original": partial(nsa, compat="original"),
+    "cut_paste": cut_paste,
+    "scar": cut_paste_scar,
+    "perlin": perlin_texture,
+    "mixture": Mixture([nsa, cut_paste, cut_paste_scar, perlin_texture]),
+}
+
+
+def picture(seed, size=(224, 224), background=None, levels=(60, 160)):
+    """Blurred colour noise; with a background, an ellipse of it in the middle."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(*levels, (max(size[0] // 8, 2), max(size[1] // 8, 2), 3), dtype=np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    if background is not None:
+        rows, columns = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
+        image[(rows / 0.6) ** 2 + (columns / 0.5) ** 2 > 1] = background
+    return image
+
+
+def cell(row, column, side):
+    return min(int(3 * row / side), 2), min(int(3 * column / side), 2)
+
+
+@pytest.mark.parametrize("category", [*NSA_SETTINGS, "door hinge"])
+def test_original_nsa_equals_the_naive_steps_for_every_category(category):
+    values = nsa_settings(category)
+    background = None if values.background is None else values.background[0]
+    for seed in range(3):
+        image, source = picture(seed, background=background), picture(100 + seed, background=background)
+        expected, label, boxes = nsa_naive(
+            image,
+            source,
+            np.random.default_rng(seed),
+            values.size_bounds,
+            values.logistic,
+            values.background,
+            values.resize_bounds,
+        )
+        made = nsa(image, source, np.random.default_rng(seed), category, compat="original")
+        np.testing.assert_array_equal(made.image, expected)
+        np.testing.assert_array_equal(made.intensity, label.astype(np.float32))
+        np.testing.assert_array_equal(made.mask, made.intensity > 0.3)
+        centres = []
+        for region in made.regions:
+            rows, columns = np.nonzero(region)
+            centres.append(((rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2))
+        assert centres == told_centres(boxes)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 180), (300, 64), (47, 333)])
+@pytest.mark.parametrize(("blending", "mode"), [("normal", cv2.NORMAL_CLONE), ("mixed", cv2.MIXED_CLONE)])
+def test_original_nsa_equals_the_naive_steps_at_any_size(size, blending, mode):
+    for seed in range(3):
+        image, source = picture(seed, size), picture(50 + seed, size)
+        expected, label, _ = nsa_naive(image, source, np.random.default_rng(seed), mode=mode)
+        made = nsa(image, source, np.random.default_rng(seed), blending=blending, compat="original")
+        np.testing.assert_array_equal(made.image, expected)
+        np.testing.assert_array_equal(made.intensity, label.astype(np.float32))
+
+
+@pytest.mark.real_data
+def test_original_nsa_equals_the_naive_steps_on_photographs(real_data):
+    files = sorted((real_data / "mvtec_ad" / "grid" / "train" / "good").glob("*.png"))
+    images = [cv2.resize(cv2.imread(str(file)), (224, 224), interpolation=cv2.INTER_AREA) for file in files]
+    values = nsa_settings("grid")
+    for seed in range(20):
+        pair = images[seed % len(images)], images[(seed + 1) % len(images)]
+        expected, label, _ = nsa_naive(*pair, np.random.default_rng(seed), logistic=values.logistic)
+        made = nsa(*pair, np.random.default_rng(seed), "grid", compat="original")
+        np.testing.assert_array_equal(made.image, expected)
+        np.testing.assert_array_equal(made.intensity, label.astype(np.float32))
+
+
+def test_patch_sizes_follow_the_published_distribution_over_3000_draws():
+    image, source = picture(0, (128, 128)), picture(1, (128, 128))
+    heights, widths, counts = [], [], []
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        made = nsa(image, source, rng, compat="original")
+        counts.append(len(made.regions))
+        if not made.regions:
+            continue
+        rows, columns = np.nonzero(made.regions[0])
+        heights.append(np.ptp(rows) + 1)
+        widths.append(np.ptp(columns) + 1)
+
+    # The same distribution drawn without pictures: half sides, place, border, scale, limits 4 and 51 pixels.
+    rng = np.random.default_rng(1)
+    draws = 30000
+    sides = []
+    for _ in range(2):
+        half = np.clip(((0.03 + rng.gamma(2, 0.05, draws)) * 128).astype(int), 4, 51)
+        middle = rng.integers(4, 124, draws)
+        sides.append(np.minimum(middle + half, 128) - np.maximum(middle - half, 0))
+    scale = np.clip(rng.normal(1, 0.5, draws), 0.5, 2)
+    height = np.clip(scale * sides[0], 4, 51)
+    width = np.clip((height / sides[0] * sides[1]).astype(int), 4, 51)
+    height = np.clip((width / sides[1] * sides[0]).astype(int), 4, 51)
+    solvable = ((height - 2) * (width - 2) >= 50) & (np.minimum(height, width) >= 5)
+    assert stats.ks_2samp(heights, height[solvable]).pvalue > 0.01
+    assert stats.ks_2samp(widths, width[solvable]).pvalue > 0.01
+    # Second patch: a coin; either patch may be too small for the solver.
+    share = solvable.mean()
+    assert np.mean(np.array(counts) == 2) == pytest.approx(0.5 * share**2, abs=0.03)
+    assert np.mean(np.array(counts) == 0) == pytest.approx((1 - share) * (1 - 0.5 * share), abs=0.01)
+
+
+def test_original_nsa_leaves_empty_targets_and_the_mended_one_does_not():
+    # Blurred tiles of strong contrast on grey: a patch of grey upon grey cannot be seen.
+    images = [picture(seed, background=110, levels=(0, 256)) for seed in range(8)]
+    empty = {"original": 0, None: 0}
+    for compat in empty:
+        for seed in range(200):
+            pair = images[seed % 8], images[(seed + 1) % 8]
+            empty[compat] += not nsa(*pair, np.random.default_rng(seed), compat=compat).is_anomalous
+    assert 0.02 < empty["original"] / 200 < 0.4
+    assert empty[None] == 0
+
+
+def test_the_original_tells_the_wrong_place_for_most_second_patches(monkeypatch):
+    monkeypatch.setattr(nsa_naive_module, "soft_label", lambda *ignored: None)  # only the boxes matter
+    image, source = picture(0, (128, 128)), picture(1, (128, 128))
+    rng = np.random.default_rng(0)
+    wrong = []
+    while len(wrong) < 400:
+        _, _, boxes = nsa_naive(image, source, rng)
+        if len(boxes) == 2:
+            top, bottom, left, right = boxes[1]
+            wrong.append(cell(*told_centres(boxes)[1], 128) != cell((top + bottom) / 2, (left + right) / 2, 128))
+    # 63 % in the project's reference at 224 pixels.
+    assert np.mean(wrong) == pytest.approx(0.63, abs=0.07)
+
+
+def test_mended_regions_lie_where_the_picture_changed():
+    for seed in range(60):
+        image, source = picture(seed), picture(seed + 1)
+        made = nsa(image, source, np.random.default_rng(seed))
+        change = np.abs(image.astype(int) - made.image).mean(axis=2)
+        assert 1 <= len(made.regions) <= 2
+        for region in made.regions:
+            assert change[region].mean() > 5
+
+
+def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union():
+    checked = 0
+    for seed in range(200):
+        image, source = picture(seed, (128, 128)), picture(seed + 1, (128, 128))
+        made = nsa(image, source, np.random.default_rng(seed), "carpet")
+        if len(made.regions) == 2:
+            everywhere = np.ones((128, 128), np.uint8)
+            expected = soft_label(image, made.image, everywhere, NSA_SETTINGS["carpet"].logistic)
+            np.testing.assert_array_equal(made.intensity, expected.astype(np.float32))
+            checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float64, np.uint8])
+def test_disk_median_equals_the_filter_of_the_whole_picture(dtype):
+    rng = np.random.default_rng(0)
+    for size in [(40, 31), (12, 90), (3, 4)]:
+        values = rng.integers(0, 250, size).astype(dtype)
+        where = rng.random(size) < 0.5
+        expected = ndimage.median_filter(values, footprint=disk(5), mode="nearest")[where]
+        np.testing.assert_array_equal(disk_median(values, where), expected)
+
+
+def test_disk_median_of_no_pixel_is_empty():
+    assert disk_median(np.zeros((20, 20)), np.zeros((20, 20), bool)).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_majority_equals_the_median_of_a_mask(size):
+    mask = np.random.default_rng(size).random((37, 51)) < 0.5
+    expected = cv2.medianBlur(mask.astype(np.uint8), size) > 0
+    np.testing.assert_array_equal(majority(mask, size), expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_its_contract(name):
+    method = METHODS[name]
+    for seed, size in enumerate([(224, 224), (64, 96), (133, 57), (32, 32), (90, 400)]):
+        image, source = picture(seed, size, background=20), picture(seed + 9, (70, 80), background=20)
+        before = image.copy(), source.copy()
+        image.flags.writeable = source.flags.writeable = False
+        made = method(image, source, np.random.default_rng(seed))
+        again = method(image, source, np.random.default_rng(seed))
+        np.testing.assert_array_equal(image, before[0])
+        np.testing.assert_array_equal(source, before[1])
+        np.testing.assert_array_equal(made.image, again.image)
+        np.testing.assert_array_equal(made.mask, again.mask)
+        assert made.image.shape == (*size, 3)
+        assert made.image.dtype == np.uint8
+        assert made.image.flags.writeable
+        assert (made.mask.shape, made.mask.dtype) == (size, np.dtype(bool))
+        assert (made.intensity.shape, made.intensity.dtype) == (size, np.dtype(np.float32))
+        np.testing.assert_array_equal(made.mask, made.intensity > 0.3)
+        assert made.intensity.min() >= 0
+        assert made.intensity.max() <= 1
+        if name != "nsa original":
+            total = sum((region.astype(int) for region in made.regions), np.zeros(size, int))
+            np.testing.assert_array_equal(total, made.mask)
+            assert all(region.any() for region in made.regions)
+            assert (made.defect_type == "good") == (not made.is_anomalous)
+
+
+@pytest.mark.parametrize("name", ["nsa", "cut_paste", "scar", "perlin", "mixture"])
+def test_pictures_of_one_colour_come_back_normal(name):
+    image = np.full((64, 64, 3), 0, np.uint8)
+    made = METHODS[name](image, image, np.random.default_rng(0))
+    if name == "perlin":  # colour changes turn black into grey
+        return
+    if name == "mixture":
+        assert made.is_anomalous  # the Perlin texture steps in
+        return
+    assert not made.is_anomalous
+    assert made.defect_type == "good"
+    assert made.regions == []
+    np.testing.assert_array_equal(made.image, image)
+    assert not np.shares_memory(made.image, image)
+
+
+def test_patches_of_object_categories_touch_the_object():
+    dark = NSA_SETTINGS["hazelnut"].background[0]
+    for seed in range(30):
+        image, source = picture(seed, background=dark), picture(seed + 1, background=dark)
+        made = nsa(image, source, np.random.default_rng(seed), "hazelnut")
+        rows, columns = np.mgrid[-1:1:224j, -1:1:224j]
+        near_object = (rows / 0.75) ** 2 + (columns / 0.65) ** 2 <= 1
+        assert (made.mask & near_object).sum() > 0.5 * made.mask.sum()
+
+
+def test_cut_paste_areas_and_aspect_ratios_are_the_published_ones():
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    shares, ratios = [], []
+    for seed in range(200):
+        made = cut_paste(image, image, np.random.default_rng(seed))
+        rows, columns = np.nonzero(made.mask)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        shares.append(height * width / 60000)
+        ratios.append(height / width)
+    assert 0.019 < min(shares) < 0.03
+    assert 0.14 < max(shares) < 0.152
+    assert 0.25 < min(ratios) < 0.4
+    assert 2.7 < max(ratios) < 3.6
+
+
+def test_scars_are_thin_strips_of_the_published_size():
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    for seed in range(100):
+        made = cut_paste_scar(image, image, np.random.default_rng(seed))
+        _, (first, second), _ = cv2.minAreaRect(np.argwhere(made.mask).astype(np.int32))
+        assert min(first, second) <= 18
+        assert max(first, second) <= 30
+        assert 4 <= made.mask.sum() <= 16 * 25 * 1.3
+
+
+def test_perlin_mask_equals_gradient_noise_computed_pixel_by_pixel():
+    size = (30, 44)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        cells = 2 ** rng.integers(0, 6, size=2)
+        angle = rng.uniform(0, 2 * np.pi, size=cells + 1)
+        noise = np.zeros(size)
+        for row in range(size[0]):
+            for column in range(size[1]):
+                y, x = row * cells[0] / size[0], column * cells[1] / size[1]
+                for corner_y in (int(y), int(y) + 1):
+                    for corner_x in (int(x), int(x) + 1):
+                        dy, dx = y - corner_y, x - corner_x
+                        fade = 1.0
+                        for distance in (abs(dy), abs(dx)):
+                            t = 1 - distance
+                            fade *= 6 * t**5 - 15 * t**4 + 10 * t**3
+                        gradient = np.sin(angle[corner_y, corner_x]), np.cos(angle[corner_y, corner_x])
+                        noise[row, column] += fade * (gradient[0] * dy + gradient[1] * dx)
+        turn = cv2.getRotationMatrix2D((21.5, 14.5), rng.uniform(-90, 90), 1.0)
+        turned = cv2.warpAffine(2**0.5 * noise, turn, (44, 30), borderMode=cv2.BORDER_REFLECT_101)
+        unclear = np.abs(turned - 0.5) < 1e-6
+        mask = perlin_mask(size, np.random.default_rng(seed))
+        np.testing.assert_array_equal(mask[~unclear], (turned > 0.5)[~unclear])
+
+
+def test_perlin_textures_keep_to_the_object_and_to_their_number():
+    dark = NSA_SETTINGS["pill"].background[0]
+    for seed in range(20):
+        image = picture(seed, background=dark)
+        made = perlin_texture(image, picture(seed + 1), np.random.default_rng(seed), "pill", max_regions=3)
+        assert len(made.regions) <= 3
+        assert not made.mask[(image == dark).all(axis=2)].sum() > 0.02 * made.mask.sum()
+        np.testing.assert_array_equal(made.image[~made.mask], image[~made.mask])
+
+
+def test_perlin_textures_come_from_the_given_pictures():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    made = perlin_texture(image, image, np.random.default_rng(3), textures=[picture(0, (64, 64))])
+    assert made.image[made.mask].std() > 5
+
+
+def test_changed_pixels_drop_specks_and_stay_in_the_shape():
+    before = np.zeros((40, 40, 3), np.uint8)
+    after = before.copy()
+    after[5:20, 5:20] = 90
+    after[30, 30] = 90  # a speck
+    after[12, 12] = 0  # a pinhole
+    shape = np.zeros((40, 40), bool)
+    shape[:, :15] = shape[25:, :] = True
+    changed = changed_pixels(before, after, shape)
+    assert changed[12, 12]
+    assert not changed[30, 30]
+    assert not changed[~shape].any()
+
+
+def test_regions_below_the_smallest_area_are_left_out():
+    mask = np.zeros((20, 20), bool)
+    mask[2:6, 2:6] = mask[10, 10] = True
+    assert [region.sum() for region in separate_regions(mask, min_area=2)] == [16]
+
+
+def test_a_mixture_draws_its_methods_by_weight_and_passes_the_category():
+    drawn = []
+
+    def plain(image, source, rng):
+        drawn.append("plain")
+        return SyntheticAnomaly(image, np.ones(image.shape[:2], bool), np.ones(image.shape[:2], np.float32))
+
+    def named(image, source, rng, category=None):
+        drawn.append(category)
+        return plain(image, source, rng)
+
+    mixture = Mixture([plain, named], weights=[3, 1])
+    image = picture(0, (32, 32))
+    rng = np.random.default_rng(0)
+    for _ in range(800):
+        mixture(image, image, rng, category="carpet")
+    assert drawn.count("carpet") / 800 == pytest.approx(0.25, abs=0.05)
+    assert drawn.count("plain") == 800
+
+
+def test_a_mixture_draws_another_method_when_one_shows_nothing():
+    def blind(image, source, rng):
+        return unchanged(image)
+
+    image = picture(0, (48, 48))
+    mixture = Mixture([blind, cut_paste], weights=[99, 1])
+    assert mixture(image, image, np.random.default_rng(0)).defect_type == "pasted_patch"
+    assert Mixture([blind])(image, image, np.random.default_rng(0)).defect_type == "good"
+
+
+def test_a_method_of_weight_zero_is_never_drawn():
+    image = np.zeros((48, 48, 3), np.uint8)
+    assert not Mixture([cut_paste, perlin_texture], weights=[1, 0])(
+        image, image, np.random.default_rng(0)
+    ).is_anomalous
+
+
+IMAGE = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("method", [nsa, cut_paste, cut_paste_scar, perlin_texture, Mixture([nsa])])
+@pytest.mark.parametrize(
+    ("image", "source", "rng", "error", "text"),
+    [
+        (IMAGE, IMAGE, 3, TypeError, "`rng` must be a numpy Generator, got int. Make one"),
+        (IMAGE / 1, IMAGE, None, ValueError, "`image` must be a uint8 array, got float64. Convert it"),
+        (IMAGE, [1], None, ValueError, "`source` must be a uint8 array, got list. Convert it"),
+        (
+            IMAGE[..., 0],
+            IMAGE,
+            None,
+            ValueError,
+            r"`image` must have shape \(height, width, 3\), got \(64, 64\). Conv",
+        ),
+        (IMAGE[:20], IMAGE, None, ValueError, r"`image` must have sides of at least 32 pixels, got \(20, 64\). Use a"),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name(method, image, source, rng, error, text):
+    with pytest.raises(error, match=text):
+        method(image, source, np.random.default_rng(0) if rng is None else rng)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda: nsa(IMAGE, IMAGE, np.random.default_rng(0), blending="poisson"),
+            "`blending` must be 'normal', 'mixed'",
+        ),
+        (
+            lambda: nsa(IMAGE, IMAGE, np.random.default_rng(0), compat="paper"),
+            "`compat` must be 'original' or None, got",
+        ),
+        (lambda: NSASettings(size_bounds=((0.3, 0.1), (0.1, 0.2))), r"`size_bounds` must be increasing shares in \(0"),
+        (lambda: NSASettings(num_patches=0), "`num_patches` must be at least 1, got 0. Use 2"),
+        (lambda: NSASettings(min_overlap=-1), "`min_object` and `min_overlap` must be at least 0, got 0.0 and -1"),
+        (
+            lambda: perlin_texture(IMAGE, IMAGE, np.random.default_rng(0), textures=[]),
+            "`textures` must hold at least one",
+        ),
+        (
+            lambda: perlin_texture(IMAGE, IMAGE, np.random.default_rng(0), max_regions=0),
+            "`max_regions` must be at least",
+        ),
+        (lambda: Mixture([]), "`methods` must hold at least one method, got none. Pass"),
+        (lambda: Mixture([nsa], weights=[1, 2]), r"`weights` must be 1 numbers, none negative .* got \[1, 2\]. Give"),
+        (lambda: Mixture([nsa], weights=[-1]), "`weights` must be 1 numbers, none negative"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_a_mixture_of_names_is_refused():
+    with pytest.raises(TypeError, match="`methods` must hold functions .* got 'nsa'. Pass the function itself"):
+        Mixture(["nsa"])
