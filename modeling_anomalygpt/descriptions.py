@@ -243,6 +243,21 @@ DESCRIPTIONS: dict[str, Description] = {
         "This is an open bottle seen from above; a good one has a round, whole and clean rim.",
         "这是从上方看的瓶口，合格品瓶口圆整、完好、干净。",
     ),
+    "biscuit": Description(
+        "biscuit", "饼干",
+        "This is a biscuit; a good one is whole and evenly baked.",
+        "这是饼干，合格品完整，烘烤均匀。",
+    ),
+    "kernel": Description(
+        "kernel", "果仁",
+        "This is a kernel; a good one has a whole skin without cracks, holes or marks.",
+        "这是果仁，合格品外皮完整，没有裂纹、孔洞和印记。",
+    ),
+    "block": Description(
+        "block", "积木",
+        "This is a block; a good one has whole edges and even faces.",
+        "这是积木，合格品棱边完整，表面均匀。",
+    ),
     "pills": Description(
         "pills", "药片",
         "These are pills; good ones have the same shape and are whole and clean.",

@@ -383,8 +383,8 @@ ANSWERS = {
     ),
     "highlight_one": ("The anomaly at the {places} is highlighted.", "I have marked it at the {places}."),
     "highlight_many": (
-        "The {count} anomalies at the {places} are highlighted.",
-        "I have marked all {count}, {both}at the {places}.",
+        "The anomalies at the {places} are highlighted.",
+        "I have marked them, {both}at the {places}.",
     ),
     "replace_none": (
         "It can stay: I see no anomaly.",

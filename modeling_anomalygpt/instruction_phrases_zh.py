@@ -373,8 +373,8 @@ ANSWERS = {
     ),
     "highlight_one": ("已标出{places}的异常。", "我已在{places}作了标记。"),
     "highlight_many": (
-        "已标出{places}的{count}异常。",
-        "我已标记全部{count}，{both}在{places}。",
+        "已标出{places}的异常。",
+        "我已标记它们，{both}在{places}。",
     ),
     "replace_none": (
         "可以保留，我没有看到异常。",

@@ -1,0 +1,180 @@
+"""The prompt ensemble against the original's token ids; every other text by rule."""
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from modeling_anomalygpt import prompts
+from modeling_anomalygpt.descriptions import DESCRIPTIONS
+
+MERGES = Path(__file__).parent / "fixtures" / "clip_merges_used.txt"
+MVTEC_AD = [
+    "bottle",
+    "cable",
+    "capsule",
+    "carpet",
+    "grid",
+    "hazelnut",
+    "leather",
+    "metal_nut",
+    "pill",
+    "screw",
+    "tile",
+    "toothbrush",
+    "transistor",
+    "wood",
+    "zipper",
+]
+VISA = [
+    "candle",
+    "capsules",
+    "cashew",
+    "chewinggum",
+    "fryum",
+    "macaroni1",
+    "macaroni2",
+    "pcb1",
+    "pcb2",
+    "pcb3",
+    "pcb4",
+    "pipe_fryum",
+]
+LOCO = ["breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors"]
+CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+def clip_ids(text: str, length: int = 77) -> list[int]:
+    """A naive CLIP byte-pair encoder for plain lower-case ASCII; ids: 512 + rank of the merge."""
+    ranks = {}
+    for line in MERGES.read_text(encoding="utf-8").splitlines():
+        rank, _, pair = line.partition("\t")
+        ranks[tuple(pair.split())] = int(rank)
+    printable = [chr(code) for code in range(33, 127)]
+    ids = [49406]
+    for word in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", text):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while True:
+            pairs = [(ranks[pair], i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in ranks]
+            if not pairs:
+                break
+            _, i = min(pairs)
+            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
+        for piece in pieces:
+            if len(piece.removesuffix("</w>")) == 1:
+                ids.append(printable.index(piece[0]) + (256 if piece.endswith("</w>") else 0))
+            else:
+                merge = next(pair for pair in ranks if "".join(pair) == piece)
+                ids.append(512 + ranks[merge])
+    ids.append(49407)
+    return ids + [0] * (length - len(ids))
+
+
+def test_prompts_have_the_originals_clip_ids_in_its_order(golden_dir):
+    expected = load_file(golden_dir / "expected.safetensors")
+    for index, category in enumerate(("bottle", "metal_nut", "object", "pcb1")):
+        normal, anomalous = prompts.state_prompts(category)
+        assert [clip_ids(text) for text in normal] == expected["clip_prompt_tokens.normal"][index].tolist()
+        assert [clip_ids(text) for text in anomalous] == expected["clip_prompt_tokens.abnormal"][index].tolist()
+
+
+def test_prompts_of_an_unnamed_object_are_those_of_object():
+    assert prompts.state_prompts(" ") == prompts.state_prompts("object")
+
+
+def test_states_and_templates_are_as_many_as_published():
+    assert (len(prompts.NORMAL_STATES), len(prompts.ANOMALOUS_STATES), len(prompts.TEMPLATES)) == (7, 5, 2)
+    assert len(prompts.ORIGINAL_CATEGORIES) == 23
+
+
+@pytest.mark.parametrize("category", [*MVTEC_AD, *VISA, *LOCO, "crack_forest"])
+def test_every_published_category_has_a_description_in_both_languages(category):
+    neutral = prompts.describe("no such thing")
+    assert prompts.describe(category) != neutral.replace("no such thing", prompts.category_name(category))
+    assert prompts.describe(category, "en").endswith(".")
+    assert prompts.describe(category, "zh").endswith("。")
+
+
+def test_every_rendered_family_has_a_description():
+    from datasets_scripts.rendered_parts import FAMILIES
+
+    missing = [family for family in FAMILIES if family.replace("_", "") not in DESCRIPTIONS]
+    assert not missing
+
+
+@pytest.mark.parametrize("key", DESCRIPTIONS)
+def test_descriptions_are_one_sentence_in_their_own_language(key):
+    description = DESCRIPTIONS[key]
+    assert key == "".join(letter for letter in key if letter.isalnum()).casefold()
+    assert not CHINESE.search(description.en_name + description.en)
+    assert CHINESE.search(description.zh_name)
+    assert CHINESE.search(description.zh)
+    assert description.en.count(".") == 1
+    assert description.zh.count("。") == 1
+    assert len(description.en) < 120
+    assert len(description.zh) < 60
+
+
+def test_any_name_gets_a_neutral_description():
+    assert prompts.describe("oil_pump").startswith("This is a photo of an oil pump; ")
+    assert prompts.describe("齿轮箱", "zh").startswith("这是齿轮箱的照片")
+    assert "齿轮箱" in prompts.describe("齿轮箱", "en")
+    assert prompts.describe("").startswith("This is a photo of an object")
+    assert prompts.describe("object", "zh").startswith("这是物体的照片")
+
+
+def test_your_own_description_is_used_and_ended():
+    assert (
+        prompts.describe("bottle", description=" a green bolt, never rusty ") == "This is a green bolt, never rusty."
+    )
+    assert prompts.describe("bottle", description="Is it new?") == "Is it new?"
+    assert prompts.describe("bottle", "zh", "绿色螺栓") == "绿色螺栓。"
+    assert prompts.describe("bottle", description="  ") == prompts.describe("bottle")
+
+
+def test_the_opening_question_is_the_description_and_the_question():
+    text = prompts.opening_question("bottle", question="How many?")
+    assert text == prompts.describe("bottle") + " How many?"
+    assert prompts.opening_question("bottle", "zh") == prompts.describe("bottle", "zh") + "图像中有异常吗？"
+
+
+def test_the_nine_positions_have_the_originals_names():
+    names = [prompts.position_name(row, column) for row in range(3) for column in range(3)]
+    assert names == (
+        ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"]
+    )
+    assert len({prompts.position_name(row, column, "zh") for row in range(3) for column in range(3)}) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("This is a photo of a pipe fryum.", "fryum"),
+        ("These are capsules.", "capsule"),
+        ("macaroni2 and pcb4", "macaroni"),
+        ("Is the metal nut a screw?", "metal nut"),
+        ("a screw in wood", "screw"),
+        ("图像中有异常吗？", "object"),
+        ("A Bottle", "object"),
+        ("", "object"),
+    ],
+)
+def test_the_original_takes_the_first_name_of_its_list_that_occurs(text, category):
+    assert prompts.original_category(text) == category
+
+
+def test_yes_and_no_differ_in_their_first_byte():
+    for language in prompts.LANGUAGES:
+        yes, no = prompts.YES_WORDS[language].encode(), prompts.NO_WORDS[language].encode()
+        assert yes[0] != no[0]
+
+
+def test_another_language_is_refused_by_name():
+    with pytest.raises(ValueError, match="`language` must be 'en' or 'zh', got 'de'"):
+        prompts.default_question("de")
+
+
+def test_a_cell_outside_the_grid_is_refused():
+    with pytest.raises(ValueError, match="`row` and `column` must be 0, 1 or 2, got 3 and 1"):
+        prompts.position_name(3, 1)
