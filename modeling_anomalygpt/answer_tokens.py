@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from .chat_format import STOP_MARK
+STOP_MARK = "###"
+"""Ends every answer."""
 
 Encode = Callable[[list[str]], list[list[int]]]
 
@@ -100,4 +101,4 @@ class StopAtMark(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-__all__ = ["StopAtMark", "stop_token_ids", "yes_no_token_ids"]
+__all__ = ["STOP_MARK", "StopAtMark", "stop_token_ids", "yes_no_token_ids"]

@@ -24,9 +24,6 @@ SEPARATOR = "\x1e"
 IMAGE_PLACEHOLDER = "<image>"
 """Piece of a rendered conversation that stands for a run of placeholder tokens, whatever the tokenizer calls them."""
 
-STOP_MARK = "###"
-"""Ends every answer."""
-
 CHAT_TEMPLATE = r"""{%- set mark = '\x1e' -%}
 {%- set chat = namespace(image=false, system='', first=true) -%}
 {%- for message in messages -%}
@@ -93,7 +90,7 @@ def is_rendered(text: str) -> bool:
     """
     pieces = pieces_of(text)
     asked = any(piece.endswith("### Assistant:") for piece in pieces)
-    return text.startswith(SEPARATOR) and asked and pieces.count(IMAGE_PLACEHOLDER) in (0, 2)
+    return text.startswith(f"{SEPARATOR}### Human: ") and asked and pieces.count(IMAGE_PLACEHOLDER) in (0, 2)
 
 
 def before_question(rendered: str, sentence: str) -> str:
@@ -109,7 +106,7 @@ def before_question(rendered: str, sentence: str) -> str:
     pieces = pieces_of(rendered)
     index = next(i for i, piece in enumerate(pieces) if "### Assistant:" in piece)
     start = "### Human: " if pieces[index].startswith("### Human: ") else ""
-    sentence = sentence.replace(SEPARATOR, "").replace(STOP_MARK, "")
+    sentence = sentence.replace(SEPARATOR, "").replace("###", "")
     pieces[index] = start + sentence + pieces[index][len(start) :]
     return "".join(SEPARATOR + piece for piece in pieces)
 
@@ -198,7 +195,6 @@ __all__ = [
     "CHAT_TEMPLATE",
     "IMAGE_PLACEHOLDER",
     "SEPARATOR",
-    "STOP_MARK",
     "before_question",
     "check_messages",
     "is_rendered",

@@ -15,11 +15,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
-from .answer_tokens import StopAtMark, stop_token_ids, yes_no_token_ids
+from .answer_tokens import STOP_MARK, StopAtMark, stop_token_ids, yes_no_token_ids
 from .chat_format import (
     CHAT_TEMPLATE,
     IMAGE_PLACEHOLDER,
-    STOP_MARK,
     before_question,
     check_messages,
     is_rendered,
@@ -28,7 +27,7 @@ from .chat_format import (
     without_mark,
 )
 from .pictures import flatten_pictures
-from .prompts import NO_WORDS, YES_WORDS, check_language, describe
+from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompts
 from .state_prompt_tokens import encode_state_prompts, stack_state_prompts
 
 _OWN_ARGUMENTS = ("category", "description", "language", "references", "masks")
@@ -414,7 +413,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             return {}
         for one in categories:
             if one not in self._state_prompt_cache:
-                encoded = encode_state_prompts(self.class_tokenizer, one, self.state_prompt_length)
+                encoded = encode_state_prompts(self.class_tokenizer, *state_prompts(one), self.state_prompt_length)
                 self._state_prompt_cache[one] = encoded
         cached = [self._state_prompt_cache[one] for one in categories]
         ids, labels = stack_state_prompts(cached, self.class_tokenizer.pad_token_id)

@@ -1,6 +1,6 @@
 """Token ids of the state prompts: the sentences that say to the text tower what normal and anomalous mean.
 
-Knows the words and a tokenizer; knows no pictures and no weights.
+Knows a tokenizer; knows no words, pictures or weights.
 """
 
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from .prompts import state_prompts
 
-
-def encode_state_prompts(tokenizer: Any, category: str, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def encode_state_prompts(
+    tokenizer: Any, normal: Sequence[str], anomalous: Sequence[str], length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokenize the prompt ensemble of one category.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Of the text tower.
-        category (`str`): Name of the object.
+        normal (`list[str]`): Sentences about a good object.
+        anomalous (`list[str]`): Sentences about an anomalous one.
         length (`int`, *optional*): Length to pad to, and to cut at. By default the tokenizer's longest input where
             that is at most 128 (77 of CLIP, 64 of SigLIP), else the longest prompt.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: Token ids `(P, L)` and labels `(P,)`, 0 normal and 1 anomalous; int64.
     """
-    normal, anomalous = state_prompts(category)
     longest = tokenizer.model_max_length
     length = length or (longest if longest <= 128 else None)
     ids = tokenizer(
