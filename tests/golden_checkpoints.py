@@ -64,3 +64,37 @@ def write_checkpoints(golden: Path, folder: Path) -> dict:
     (folder / "vicuna" / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
     shutil.copy(golden / "vicuna" / "tokenizer.model", folder / "vicuna" / "tokenizer.model")
     return spec
+
+
+def full_size_shapes(
+    golden: Path, language_width: int, language_depth: int, language_mlp: int, vocabulary: int = 32001
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of files with ImageBind-Huge and any language model: names as in the small ones, repeated and widened."""
+    spec = json.loads((golden / "checkpoint_spec.json").read_text())
+    widths = {
+        "vision": {64: 1280, 192: 3840, 256: 5120, 40: 1024},
+        "text": {48: 1024, 144: 3072, 192: 4096, 40: 1024},
+        "pandagpt": {64: language_width, 40: 1024, 4: 32},
+        "image_decoder": {64: 1280, 40: 1024},
+        "language_model": {64: language_width, 128: language_mlp, 512: vocabulary},
+    }
+    depths = {"vision": 32, "text": 24, "pandagpt": language_depth, "language_model": language_depth}
+    names = {"pandagpt": "pandagpt_delta", "anomalygpt": "anomalygpt_delta", "language_model": "vicuna"}
+    shapes = {}
+    for file in ("imagebind", "pandagpt", "anomalygpt", "language_model"):
+        shapes[file] = {}
+        for key, entry in spec["files"][names.get(file, file)].items():
+            kind = next((kind for kind in ("vision", "text", "image_decoder") if f"{kind}." in key), file)
+            shape = tuple(widths.get(kind, {}).get(size, size) for size in entry["shape"])
+            if key == "prompt_learner.base_prompts":
+                shape = (9, language_width)
+            elif key.startswith("prompt_learner.meta_net.15."):
+                shape = (language_width, *entry["shape"][1:])
+            block = re.search(r"(?<=blocks\.)0(?=\.)|(?<=layers\.)0(?=\.)", key)
+            if block is None:
+                if not re.search(r"(blocks|layers)\.[1-9]", key):
+                    shapes[file][key] = shape
+                continue
+            for i in range(depths.get(kind, 1)):
+                shapes[file][f"{key[: block.start()]}{i}{key[block.end() :]}"] = shape
+    return shapes

@@ -1,0 +1,158 @@
+"""Reading checkpoints tensor by tensor, writing shards in any order."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from modeling_anomalygpt import checkpoint_streams
+from modeling_anomalygpt.checkpoint_streams import Checkpoint, CheckpointFile, SafetensorsWriter, parse_size
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.tensor(2.5)}
+
+
+def plan(tensors):
+    return {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("kind", ["zip", "before PyTorch 1.6", "safetensors"])
+def test_a_file_gives_shapes_and_tensors(tmp_path, kind):
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        save_file(TENSORS, path)
+    else:
+        torch.save(TENSORS, path, _use_new_zipfile_serialization=kind == "zip")
+    file = CheckpointFile(path)
+    assert file.shapes == {"a": (2, 3), "b": (4,), "c": ()}
+    for key, tensor in TENSORS.items():
+        torch.testing.assert_close(file[key], tensor)
+
+
+def test_a_file_is_mapped_anew_when_much_was_read(tmp_path, monkeypatch):
+    torch.save(TENSORS, tmp_path / "x.pth")
+    monkeypatch.setattr(checkpoint_streams, "_REMAP_AFTER_BYTES", 20)
+    loads = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: loads.append(1) or load(*args, **kwargs))
+    file = CheckpointFile(tmp_path / "x.pth")
+    for _ in range(3):
+        torch.testing.assert_close(file["a"], TENSORS["a"])
+    assert len(loads) == 3
+
+
+def test_a_pickle_with_anything_but_tensors_is_refused_and_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "was_run"), "w"))
+
+    with open(tmp_path / "x.bin", "wb") as file:
+        pickle.dump({"a": Payload()}, file)
+    torch.save({"a": TENSORS["a"], "code": Payload()}, tmp_path / "y.bin")
+    for name in ("x.bin", "y.bin"):
+        with pytest.raises(ValueError, match=f"{name}' must hold tensors only"):
+            CheckpointFile(tmp_path / name)
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": TENSORS}, "must be a flat dictionary of tensors, got dict under 'model'"),
+        ({"epoch": 3}, "must be a flat dictionary of tensors, got int under 'epoch'"),
+        ([TENSORS["a"]], "must be a dictionary of tensors, got list"),
+    ],
+)
+def test_nested_and_other_contents_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=message):
+        CheckpointFile(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_a_truncated_file_is_refused_with_its_size(tmp_path, name):
+    path = tmp_path / name
+    (save_file if name.endswith("safetensors") else torch.save)(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"must be a complete checkpoint file, got [\d,]+ bytes"):
+        CheckpointFile(path)
+
+
+def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No file or folder at"):
+        Checkpoint(tmp_path / "x")
+    with pytest.raises(FileNotFoundError, match="No weights in .*Expected model"):
+        Checkpoint(tmp_path)
+
+
+def test_a_folder_of_shards_is_one_collection(tmp_path):
+    for i, key in enumerate(TENSORS, 1):
+        torch.save({key: TENSORS[key]}, tmp_path / f"pytorch_model-{i:05d}-of-00003.bin")
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.shapes == {"a": (2, 3), "b": (4,), "c": ()}
+    assert "a" in checkpoint
+    torch.testing.assert_close(checkpoint["b"], TENSORS["b"])
+
+
+def test_a_shard_that_the_index_names_but_is_missing_is_named(tmp_path):
+    index = {"weight_map": {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    torch.save({"a": TENSORS["a"]}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 of the 2 shards.*pytorch_model-00002-of-00002\.bin"):
+        Checkpoint(tmp_path)
+
+
+def test_two_versions_in_one_folder_are_refused(tmp_path):
+    torch.save({"a": TENSORS["a"]}, tmp_path / "pytorch_model.bin")
+    torch.save({"a": TENSORS["a"]}, tmp_path / "pytorch_model-00001-of-00001.bin")
+    with pytest.raises(ValueError, match="Key 'a' is in .* and in "):
+        Checkpoint(tmp_path)
+
+
+def test_written_shards_hold_what_arrived_in_any_order(tmp_path):
+    writer = SafetensorsWriter(tmp_path, plan(TENSORS), max_shard_bytes=24)
+    for key in ("c", "a", "b"):
+        writer.write(key, TENSORS[key])
+    writer.finish()
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 24 + 8 + 4
+    assert set(index["weight_map"].values()) == {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    for key, name in index["weight_map"].items():
+        torch.testing.assert_close(load_file(tmp_path / name)[key], TENSORS[key])
+
+
+def test_one_shard_needs_no_index_and_mixed_dtypes_stay_aligned(tmp_path):
+    tensors = {"half": torch.ones(3, dtype=torch.bfloat16), "single": torch.full((2,), 0.1)}
+    writer = SafetensorsWriter(tmp_path, plan(tensors))
+    for key, tensor in tensors.items():
+        writer.write(key, tensor)
+    writer.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(file.get_tensor(key), tensor)
+
+
+def test_the_writer_refuses_wrong_shapes_second_arrivals_and_gaps(tmp_path):
+    writer = SafetensorsWriter(tmp_path, plan(TENSORS))
+    with pytest.raises(ValueError, match=r"'a' must have shape \(2, 3\), got \(3, 2\)"):
+        writer.write("a", TENSORS["a"].T)
+    writer.write("a", TENSORS["a"])
+    with pytest.raises(ValueError, match="was not written yet, got 'a'"):
+        writer.write("a", TENSORS["a"])
+    with pytest.raises(ValueError, match="2 tensors were never written: b, c"):
+        writer.finish()
+
+
+@pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("500 MB", 5 * 10**8), ("1.5KiB", 1536), (7, 7)])
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["2", "GB", "0GB", "-1MB", 0])
+def test_other_sizes_are_refused(text):
+    with pytest.raises(ValueError, match="`max_shard_size` must be a size such as '2GB'"):
+        parse_size(text)
