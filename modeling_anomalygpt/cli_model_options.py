@@ -1,0 +1,140 @@
+"""What `anomalygpt inspect` and `anomalygpt chat` share: the options of model and references, and loading them.
+
+Imports nothing heavy before a model is loaded.
+"""
+
+import argparse
+import math
+import os
+import pathlib
+import sys
+import warnings
+from typing import Any
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--references` to `--dtype`.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of a subcommand.
+    """
+    about = parser.add_argument_group("what is inspected")
+    about.add_argument(
+        "--references",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="good pictures of the same part: files, folders, quoted patterns, or one .safetensors memory bank",
+    )
+    about.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
+    about.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
+    about.add_argument("--language", choices=("en", "zh"), default="en", help="of answers and report (default: en)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
+    model.add_argument(
+        "--tile", type=tile_side, metavar="PIXELS", help="split larger pictures into tiles of this side"
+    )
+    model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)")
+    model.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: auto"
+    )
+
+
+def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
+    """The inspector, with its references.
+
+    Args:
+        args (`argparse.Namespace`): Of a parser with [`add_model_arguments`].
+        references (`list[str]`): Picture files, or one memory bank.
+
+    Returns:
+        [`AnomalyInspector`]
+
+    Raises:
+        ValueError, OSError, RuntimeError: If model or references cannot be used; one line each.
+    """
+    if not os.environ.get("ANOMALYGPT_DEBUG"):
+        warnings.simplefilter("ignore")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    from .inspector import AnomalyInspector
+
+    dtype = None if args.dtype == "auto" else args.dtype
+    inspector = AnomalyInspector.from_pretrained(args.model, device=args.device, dtype=dtype, tile=args.tile)
+    category = args.category or "object"
+    if is_memory_bank(references):
+        inspector.load_references(references[0], category=category, description=args.description)
+    elif references:
+        inspector.set_references(references, category=category, description=args.description)
+    return inspector
+
+
+def find_references(args: argparse.Namespace) -> list[str]:
+    """The files meant by `--references`.
+
+    Args:
+        args (`argparse.Namespace`): Of a parser with [`add_model_arguments`].
+
+    Returns:
+        `list[str]`: Picture files, or one memory bank; empty when none were given.
+
+    Raises:
+        NoPictureError: If one of them is missing.
+    """
+    from .picture_files import NoPictureError, find_pictures
+
+    if is_memory_bank(args.references):
+        if not os.path.isfile(args.references[0]):
+            raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
+        return list(args.references)
+    return find_pictures(args.references) if args.references else []
+
+
+def is_memory_bank(references: list[str]) -> bool:
+    """Whether the references are one file that `AnomalyInspector.save_references` wrote."""
+    return len(references) == 1 and pathlib.Path(references[0]).suffix == ".safetensors"
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def tile_side(text: str) -> int:
+    """A side of tiles in pixels, for argparse."""
+    if not text.isdecimal() or int(text) < 32:
+        raise argparse.ArgumentTypeError(f"must be at least 32 pixels, got {text!r}; try 448")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def uses_colour(stream: Any = None) -> bool:
+    """Whether a terminal that shows colours reads the stream (https://no-color.org)."""
+    stream = sys.stdout if stream is None else stream
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+__all__ = [
+    "add_model_arguments",
+    "count",
+    "find_references",
+    "is_memory_bank",
+    "load_inspector",
+    "positive",
+    "tile_side",
+    "uses_colour",
+]
