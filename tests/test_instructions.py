@@ -203,11 +203,11 @@ def test_texts_are_whole_sentences_in_their_language(language):
         for message in conversation(facts, rng, language, max_turns=6):
             text = message["content"]
             assert text[-1] in ".?。？"
-            assert not re.search(r"[{}]|  | [.,;?]|\.\.|None", text), text
+            assert not re.search(r"[{}]|  | [.,;?]|\.\.|None(?! of)", text), text
             assert not re.match("[a-z]", text.removeprefix("oil pump")) or language == "zh", text
             if language == "en" and "齿轮箱" not in text:
                 assert text.isascii()
-            assert message["role"] == "user" or len(text) < 170
+            assert message["role"] == "user" or len(text) < 180
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

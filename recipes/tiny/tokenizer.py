@@ -3,10 +3,11 @@
 Byte-level byte pairs: any text comes back exactly as it went in. Digits stand alone, and so do Chinese characters, so
 that numbers and unseen questions are made of known pieces.
 
-    python -m recipes.tiny.tokenizer --output DIR [--seed 0] [--vocab-size 2560]
+    python -m recipes.tiny.tokenizer --output DIR [--seed 0] [--vocab-size 2304]
 """
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from modeling_anomalygpt.regions import regions_of_mask
 from .inspection_vocabulary import CHINESE, ENGLISH
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
-VOCAB_SIZE = 2560
+VOCAB_SIZE = 2304
 CONTEXT_LENGTH = 1024
 _PROMPT_PIECES = ("### Human: <Img>", "</Img> ", "Human: ", "\n### Assistant:", "\n###")
 
@@ -79,7 +80,8 @@ def training_texts(seed: int = 0, conversations: int = 12_000) -> Iterator[str]:
     for phrases in (instruction_phrases_en, instruction_phrases_zh):
         for table in (phrases.QUESTIONS, phrases.ANSWERS):
             for options in table.values():
-                yield from (options if isinstance(options, tuple) else (options,))
+                for phrase in options if isinstance(options, tuple) else (options,):
+                    yield re.sub(r"\{\w+\}", "", phrase)
     for _ in range(3):
         yield from (f" {word}" for word in ENGLISH.split())
         yield CHINESE
@@ -90,17 +92,17 @@ def train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int = VOCA
 
     Args:
         texts (`Iterator[str]` or `Sequence[str]`): What to learn from.
-        vocab_size (`int`, *optional*, defaults to 2560): Number of tokens, special tokens and the 256 bytes included.
+        vocab_size (`int`, *optional*, defaults to 2304): Number of tokens, special tokens and the 256 bytes included.
 
     Returns:
-        `PreTrainedTokenizerFast`: With `<pad>`, `<s>`, `</s>` and `image_token` `<image>` (ids 0 to 3); adds no special
-            token by itself.
+        `PreTrainedTokenizerFast`: With `<pad>`, `<s>`, `</s>` and `image_token` `<image>` (ids 0 to 3); adds none
+            by itself.
 
     Raises:
         ValueError: If the vocabulary is too small for the bytes.
     """
     if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise ValueError(f"`vocab_size` must be at least {256 + len(SPECIAL_TOKENS)}, got {vocab_size}. Bytes need 256.")
+        raise ValueError(f"`vocab_size` must be at least {256 + len(SPECIAL_TOKENS)}, got {vocab_size}. Raise it.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
