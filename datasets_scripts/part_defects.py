@@ -229,7 +229,7 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     for _ in range(count):
         place = np.array(centre) + (rng.normal(0, total * 1.0, 2) if count > 1 else 0)
         radius = total / np.sqrt(count) * rng.uniform(0.7, 1.2)
-        grain = blob(shape, (int(place[0]), int(place[1])), max(radius, 1.6 * unit), rng, 0.45, 0.6)
+        grain = blob(shape, (int(place[0]), int(place[1])), max(radius, 1.6 * unit), rng, 0.3, 0.4)
         colours[grain > 0] = np.clip(base * rng.uniform(0.8, 1.15), 0, 255)
         cover = np.maximum(cover, grain)
     alpha = confine(cover.astype(np.float32) / 255, object_mask)

@@ -253,6 +253,8 @@ def printed_label(rng: np.random.Generator) -> Design:
     )
     ink = np.array([28.0, 28, 32]) if paper.mean() > 115 else np.array([232.0, 232, 230])
     accent = vary([(190, 40, 40), (30, 80, 160), (30, 120, 70), tuple(ink)][rng.integers(4)], rng, 5)
+    if np.abs(accent - paper).max() < 70:
+        accent = ink
     backdrop = Backdrop.draw(rng)
     half = np.array([rng.uniform(0.72, 0.9), rng.uniform(0.5, 0.85)])
     heading = str(rng.choice(_WORDS[12:])) + f" {rng.integers(10, 99)}"

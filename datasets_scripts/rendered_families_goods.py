@@ -15,9 +15,8 @@ def _lit(view: View, image: np.ndarray, solid: np.ndarray, edge: float, depth: f
     image = np.ascontiguousarray(image, np.float32)
     cast_shadow(image, solid, view.light, 0.06 * view.scale)
     height = dome(solid, edge * view.scale) * np.float32(depth * view.scale)
-    return relief(
-        image, cv2.GaussianBlur(height, (0, 0), max(0.7, 0.1 * edge * view.scale)), view.light, gloss, 24, 0.5
-    )
+    height = cv2.GaussianBlur(height, (0, 0), max(1.0, 0.25 * min(edge, 0.2) * view.scale))
+    return relief(image, height, view.light, gloss, 24, 0.5, solid)
 
 
 def screw(rng: np.random.Generator) -> Design:
@@ -109,7 +108,7 @@ def screw(rng: np.random.Generator) -> Design:
         cast_shadow(image, solid, view.light, 0.07 * view.scale)
         fine = cv2.GaussianBlur(canvas.height.astype(np.float32), (0, 0), 0.8) * np.float32(0.045 * view.scale / 255)
         level = dome(solid, thick / 2 * view.scale) * np.float32(thick * 0.4 * view.scale) + fine
-        out = relief(image, cv2.GaussianBlur(level, (0, 0), 0.7), view.light, gloss, 20, 0.5)
+        out = relief(image, cv2.GaussianBlur(level, (0, 0), 0.7), view.light, gloss, 20, 0.5, solid)
         return Scene(out, solid > 0, change, words)
 
     return Design(
@@ -180,6 +179,7 @@ def biscuit(rng: np.random.Generator) -> Design:
             words = ("a piece is broken off", "缺了一块")
         canvas.polygon(actual, tone, 200)
         solid = (canvas.height > 0).astype(np.uint8)
+        plain = canvas.image.copy()
         for prick in pricks:
             canvas.disc(prick + texture.normal(0, 0.008, 2), 0.022, tone * 0.45, 60)
         if drops:
@@ -187,6 +187,8 @@ def biscuit(rng: np.random.Generator) -> Design:
                 angle, away = texture.uniform(0, 2 * np.pi), reach * np.sqrt(texture.uniform(0, 0.72))
                 place = np.array([np.cos(angle), np.sin(angle)]) * away
                 canvas.polygon(circle(place, texture.uniform(0.03, 0.07), 7), (58, 36, 26), 255)
+        canvas.image[solid == 0] = plain[solid == 0]  # nothing pricked or dropped beside the biscuit
+        canvas.height *= solid
         size = view.size
         rim = dome(solid, 0.16 * view.scale)
         crumb = noise_field(texture, size, 60, 2, 0.8)
@@ -199,7 +201,7 @@ def biscuit(rng: np.random.Generator) -> Design:
         level = rim * np.float32(0.07 * view.scale) + cv2.GaussianBlur(fine, (0, 0), 0.8) * np.float32(
             0.02 * view.scale
         )
-        out = relief(image, cv2.GaussianBlur(level, (0, 0), 0.8), view.light, 0.0, 1, 0.5)
+        out = relief(image, cv2.GaussianBlur(level, (0, 0), 0.8), view.light, 0.0, 1, 0.5, solid)
         return Scene(out, solid > 0, change, words)
 
     extra, extra_zh = (" with chocolate drops", "，带巧克力粒") if drops else ("", "")
@@ -223,7 +225,7 @@ def kernel(rng: np.random.Generator) -> Design:
     backdrop = Backdrop.draw(rng)
     reach = rng.uniform(0.6, 0.8)
     point = 0.16 if name == "almond" else 0.0
-    sag = 0.45 if name == "cashew" else (0.15 if name == "bean" else 0.0)
+    sag = 0.6 if name == "cashew" else (0.15 if name == "bean" else 0.0)
     stripes = rng.uniform(0.04, 0.12)
     gloss = rng.uniform(0.1, 0.4)
 
@@ -242,7 +244,7 @@ def kernel(rng: np.random.Generator) -> Design:
         canvas = Canvas(view, backdrop.paint(view))
         canvas.polygon(actual, tone, 200)
         solid = (canvas.height > 0).astype(np.uint8)
-        skin = view.turn(noise_field(texture, size, (40, 3), 2)) * np.float32(stripes)
+        skin = view.turn(noise_field(texture, size, (90, 7), 2)) * np.float32(stripes * 0.7)
         skin += np.float32(0.04) * noise_field(texture, size, 9, 3)
         image = canvas.image * (1 + skin * solid)[..., None]
         if name == "hazelnut":

@@ -29,7 +29,7 @@ def _finish(
     cast_shadow(image, outline, view.light, shadow * view.scale)
     level = canvas.height.astype(np.float32) * np.float32(1 / 255)
     level = cv2.GaussianBlur(level, (0, 0), max(0.6, edge * view.scale)) * np.float32(depth * view.scale)
-    return relief(image, level, view.light, gloss, 20, 0.5)
+    return relief(image, level, view.light, gloss, 20, 0.5, outline)
 
 
 def _radial_glare(view: View, strength: float, start: float) -> np.ndarray:
@@ -301,7 +301,7 @@ def bottle_top(rng: np.random.Generator) -> Design:
         image = np.ascontiguousarray(image, np.float32)
         cast_shadow(image, canvas.height, view.light, 0.03 * view.scale, 0.35)
         level = cv2.GaussianBlur(canvas.height.astype(np.float32), (0, 0), 0.018 * view.scale)
-        out = relief(image, level * np.float32(0.06 * view.scale / 255), view.light, 0.3, 24, 0.6)
+        out = relief(image, level * np.float32(0.06 * view.scale / 255), view.light, 0.3, 24, 0.6, canvas.height)
         return Scene(out, solid, change, words)
 
     return Design(

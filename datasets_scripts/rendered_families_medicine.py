@@ -44,7 +44,7 @@ def _shade(
     image = image.astype(np.float32)
     cast_shadow(image, bodies, view.light, radius * 0.25, 0.5)
     height = dome(bodies, radius) * np.float32(radius * rounding)
-    return relief(image, cv2.GaussianBlur(height, (0, 0), max(0.7, radius * 0.08)), view.light, gloss, 28, 0.5)
+    return relief(image, cv2.GaussianBlur(height, (0, 0), max(0.7, radius * 0.08)), view.light, gloss, 28, 0.5, bodies)
 
 
 def capsules(rng: np.random.Generator) -> Design:
@@ -139,7 +139,8 @@ def capsules(rng: np.random.Generator) -> Design:
         out = _shade(view, canvas.image, bodies, width / 2 * view.scale, gloss, 0.75)
         return Scene(out, bodies > 0, change, words)
 
-    structural = ("missing_part", "misplaced_part", "bent_part") + (("print_error",) if imprint else ())
+    structural = ("missing_part", "bent_part") + (("misplaced_part",) if count > 1 else ())
+    structural += ("print_error",) if imprint else ()
     plural = "capsules" if count > 1 else "capsule"
     lead = f"{count} {first[0]} and {second[0]} {plural}" if count > 1 else f"a {first[0]} and {second[0]} {plural}"
     return Design(

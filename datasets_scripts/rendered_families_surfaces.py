@@ -278,28 +278,37 @@ def granular(rng: np.random.Generator) -> Design:
         along = np.arange(size, dtype=np.float32)
         bend = noise_field(texture, size, 224 / spacing * 1.3) * np.float32(0.13) if ragged else None
         height = np.zeros((size, size), np.float32)
-        image = np.broadcast_to(np.asarray(palette[0], np.float32) * 0.16, (size, size, 3))
+        image = np.full((size, size, 3), np.asarray(palette[0]) * 0.16).astype(np.uint8)
         for layer in range(3):  # grains lie on grains
             _, labels, points = scattered_points(texture, size, cell)
             number = len(points)
             turn = texture.uniform(0, np.pi, number)
             wide = cell * texture.uniform(0.5, 0.68, number) * stretch**0.5
             narrow = cell * texture.uniform(0.5, 0.68, number) / stretch**0.5
-            axes = np.stack([np.cos(turn) / wide, np.sin(turn) / wide, -np.sin(turn) / narrow, np.cos(turn) / narrow])
-            axes = axes.astype(np.float32)[:, labels]
-            dx, dy = along[None, :] - points[:, 0][labels], along[:, None] - points[:, 1][labels]
-            p, q = axes[0] * dx + axes[1] * dy, axes[2] * dx + axes[3] * dy
+            tones = np.asarray(palette)[texture.integers(0, len(palette), number)]
+            tones = np.clip((tones + texture.normal(0, spread, (number, 1))) * (0.62, 0.82, 1.0)[layer], 0, 255)
+            table = np.empty((number, 9), np.float32)  # per grain: place, axes, lean, colour
+            table[:, 0] = points[:, 0]
+            table[:, 1] = points[:, 1]
+            table[:, 2:4] = np.stack([np.cos(turn), np.sin(turn)], 1) / wide[:, None]
+            table[:, 4] = wide / narrow
+            table[:, 5] = texture.uniform(-0.5, 0.5, number)
+            table[:, 6:] = tones
+            own = np.take(table, labels, axis=0)
+            dx, dy = along[None, :] - own[..., 0], along[:, None] - own[..., 1]
+            p = own[..., 2] * dx + own[..., 3] * dy
+            q = (own[..., 2] * dy - own[..., 3] * dx) * own[..., 4]
             if bend is None:
                 away = p * p + q * q
             else:  # broken stone: facets instead of a round outline
-                lean = texture.uniform(-0.5, 0.5, number).astype(np.float32)[labels]
-                away = np.maximum(np.abs(p + lean * q), np.maximum(np.abs(q), 0.75 * np.abs(p - q))) ** 1.5 + bend
+                facets = np.maximum(np.abs(p + own[..., 5] * q), np.maximum(np.abs(q), 0.75 * np.abs(p - q)))
+                away = facets * np.sqrt(facets) + bend
             top = np.sqrt(np.maximum(1 - away, 0))
-            on = top > 0.12
-            tones = np.asarray(palette, np.float32)[texture.integers(0, len(palette), number)]
-            tones = (tones + texture.normal(0, spread, (number, 1))) * (0.62, 0.82, 1.0)[layer]
-            image = np.where(on[..., None], tones.astype(np.float32)[labels], image * (0.55 if layer else 1))
-            height = np.where(on, top + np.float32(0.25 * layer), height)
+            on = (top > 0.12).astype(np.uint8)
+            if layer:
+                image = cv2.convertScaleAbs(image, alpha=0.55)
+            cv2.copyTo(own[..., 6:].astype(np.uint8), on, image)
+            cv2.copyTo(top + np.float32(0.25 * layer), on, height)
         image = image * (0.75 + 0.25 * np.minimum(height, 1) + 0.025 * noise_field(texture, size, 110))[..., None]
         level = cv2.GaussianBlur(height, (0, 0), 0.7 * unit) * np.float32(cell * 0.3)
         return Scene(relief(image, level, view.light, gloss, 20, 0.5))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Design
+from .canvas import Design, Scene
 from .part_defects import DEFECTS, STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
 from .rendered_families_electronics import circuit_board, printed_label
 from .rendered_families_goods import biscuit, block, kernel, screw
@@ -89,6 +89,8 @@ _UNSUITED = {
     "zipper": ("dent", "crack"),
     "cable": ("dent",),
 }
+_SMALLEST_CHANGE = 0.001  # share of the picture that a structural defect covers at least
+_FAINTEST_CHANGE = 9.0  # mean difference in grey levels under its mask, at least
 _STRUCTURAL_SHARE = 0.4  # of the random defects of a family that has structural ones
 
 
@@ -184,6 +186,18 @@ class Product:
         )
         return View(self.size, matrix, light, texture)
 
+    def _draw(self, seed: int, piece: int, defect: str | None, choice: np.random.Generator) -> tuple[View, Scene]:
+        """Draws a piece as the camera finds it, the same for the same seeds."""
+        view = self._view(np.random.default_rng(seed), np.random.default_rng(piece))
+        return view, self.design.draw(view, defect, choice)
+
+    @staticmethod
+    def _shows(scene: Scene, good: Scene) -> bool:
+        """Whether a structural defect is large enough and differs enough from the good piece."""
+        if scene.change is None or scene.change.mean() < _SMALLEST_CHANGE:
+            return False
+        return float(np.abs(scene.image[scene.change] - good.image[scene.change]).max(1).mean()) >= _FAINTEST_CHANGE
+
     def photograph(
         self, rng: np.random.Generator, defect: str | None = None, piece: int | None = None
     ) -> RenderedPart:
@@ -216,11 +230,10 @@ class Product:
             )
         structural = defect in STRUCTURAL_DEFECTS
         for attempt in range(5):
-            view = self._view(np.random.default_rng(seeds[1]), np.random.default_rng(piece))
-            scene = self.design.draw(view, defect if structural else None, choice)
-            if not structural or (scene.change is not None and scene.change.mean() >= 0.001):
+            view, scene = self._draw(seeds[1], piece, defect if structural else None, choice)
+            if not structural or self._shows(scene, self._draw(seeds[1], piece, None, np.random.default_rng(0))[1]):
                 break
-            if attempt == 3:  # out of the picture in every try: draw a surface defect instead
+            if attempt == 3:  # outside the picture or invisible in every try: draw a surface defect instead
                 structural, defect = False, "stain"
         image = illuminate(scene.image, view.light)
         mask, words = np.zeros((self.size, self.size), bool), ("", "")

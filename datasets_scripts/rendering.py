@@ -214,6 +214,7 @@ def relief(
     gloss: float = 0.0,
     shininess: float = 24.0,
     ambient: float = 0.4,
+    inside: np.ndarray | None = None,
 ) -> np.ndarray:
     """Shades a coloured height map by Lambert's law with a Blinn-Phong highlight.
 
@@ -224,6 +225,8 @@ def relief(
         gloss (`float`, *optional*, defaults to 0): Strength of the highlight, 0 to 1.
         shininess (`float`, *optional*, defaults to 24): Exponent of the highlight.
         ambient (`float`, *optional*, defaults to 0.4): Share of the light that comes from everywhere.
+        inside (`np.ndarray`, *optional*): Silhouette `(size, size)`, non-zero where the height belongs to the object;
+            what lies around it keeps its colours.
 
     Returns:
         `np.ndarray`: `float32` colours, not yet clipped; a level surface keeps its colour (without gloss).
@@ -237,13 +240,18 @@ def relief(
     lx, ly = np.float32(np.cos(light.azimuth) * sine), np.float32(np.sin(light.azimuth) * sine)
     facing = np.maximum((-lx * dx - ly * dy + np.float32(cosine)) * length, 0)
     shade = np.float32(ambient) + np.float32((1 - ambient) / max(cosine, 0.2)) * facing
+    cover = None
+    if inside is not None:
+        cover = cv2.GaussianBlur((inside > 0).astype(np.float32), (0, 0), 0.7)
+        shade = 1 + (shade - 1) * cover
     out = image * shade[..., None]
     if gloss > 0:
         hz = np.cos(light.tilt / 2)
         reach = np.sin(light.tilt / 2) / max(sine, 1e-3)
         spark = np.maximum((-lx * reach * dx - ly * reach * dy + hz) * length, 0).astype(np.float32)
         level = hz**shininess  # what a flat surface already shows is part of its colour
-        out += (np.float32(255 * gloss) * (cv2.pow(spark, shininess) - np.float32(level)))[..., None]
+        highlight = np.float32(255 * gloss) * (cv2.pow(spark, shininess) - np.float32(level))
+        out += (highlight if cover is None else highlight * cover)[..., None]
     return out
 
 

@@ -1,0 +1,135 @@
+"""Defects drawn onto pictures: where, how much, how visible, and that nothing else changes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from datasets_scripts.part_defects import DEFECTS, STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
+
+NAMES = tuple(SURFACE_DEFECTS)
+
+
+def photograph(seed: int, size: tuple[int, int] = (160, 192)) -> np.ndarray:
+    """A smooth coloured picture with fine noise, unrelated to the renderer."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(60, 200, (4, 5, 3)).astype(np.float32)
+    smooth = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(smooth + rng.normal(0, 3, (*size, 3)), 0, 255).astype(np.uint8)
+
+
+def disc(size: tuple[int, int] = (160, 192), radius: float = 55) -> np.ndarray:
+    rows, columns = np.indices(size)
+    return np.hypot(rows - size[0] / 2, columns - size[1] / 2) < radius
+
+
+def test_the_defect_names_are_the_surface_ones_and_the_structural_ones():
+    assert set(DEFECTS) == {
+        "scratch", "dent", "crack", "hole", "stain", "print_error", "missing_part", "misplaced_part", "bent_part",
+        "colour_change", "contamination", "thread",
+    }  # fmt: skip
+    assert set(STRUCTURAL_DEFECTS).isdisjoint(NAMES)
+    assert len(DEFECTS) == len(set(DEFECTS)) == 12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_draws_the_same_defect_and_the_picture_passed_in_stays_as_it_was(name):
+    image = photograph(0)
+    kept = image.copy()
+    first = apply_defect(image, name, np.random.default_rng(5))
+    second = apply_defect(image, name, np.random.default_rng(5))
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.mask, second.mask)
+    assert first.words == second.words
+    np.testing.assert_array_equal(image, kept)
+    other = apply_defect(image, name, np.random.default_rng(6))
+    assert not np.array_equal(first.mask, other.mask)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_types_shapes_and_words_are_as_documented(name):
+    drawn = apply_defect(photograph(1), name, np.random.default_rng(1))
+    assert drawn.image.shape == (160, 192, 3)
+    assert drawn.image.dtype == np.uint8
+    assert drawn.mask.shape == (160, 192)
+    assert drawn.mask.dtype == bool
+    assert drawn.defect_type == name
+    english, chinese = drawn.words
+    assert english.isascii()
+    assert "  " not in english
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in chinese)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_picture_changes_under_the_mask_and_hardly_anywhere_else(name):
+    for seed in range(12):
+        image = photograph(seed)
+        drawn = apply_defect(image, name, np.random.default_rng(seed))
+        change = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)
+        assert change[drawn.mask].mean() >= 9
+        near = cv2.dilate(drawn.mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+        assert change[~near].max(initial=0) <= 1 or change[~near].sum() < 0.02 * change.sum()
+        assert change[drawn.mask].mean() > 3 * change[~drawn.mask].mean()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_defect_stays_on_the_object(name):
+    solid = disc()
+    for seed in range(8):
+        image = photograph(seed)
+        drawn = apply_defect(image, name, np.random.default_rng(seed), solid)
+        assert drawn.mask.any()
+        assert not (drawn.mask & ~solid).any()
+        outside = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)[~solid]
+        assert (outside > 0).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sizes_lie_between_a_fraction_of_a_percent_and_a_tenth_of_the_picture(name):
+    image = photograph(3, (224, 224))
+    shares = [apply_defect(image, name, np.random.default_rng(seed)).mask.mean() for seed in range(40)]
+    assert min(shares) >= 0.0015
+    assert max(shares) <= 0.11
+    assert max(shares) > 1.8 * min(shares)
+
+
+@pytest.mark.parametrize("level", [0, 12, 128, 250, 255])
+@pytest.mark.parametrize("name", NAMES)
+def test_defects_show_on_black_grey_and_white_parts(name, level):
+    image = np.full((96, 96, 3), level, np.uint8)
+    for seed in range(4):
+        drawn = apply_defect(image, name, np.random.default_rng(seed))
+        change = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)
+        assert change[drawn.mask].mean() >= 6
+
+
+def test_the_defect_scales_with_the_picture():
+    small = [apply_defect(photograph(0, (112, 112)), "stain", np.random.default_rng(s)).mask.mean() for s in range(30)]
+    large = [apply_defect(photograph(0, (448, 448)), "stain", np.random.default_rng(s)).mask.mean() for s in range(30)]
+    assert 0.5 < np.mean(small) / np.mean(large) < 2
+
+
+def test_a_tiny_object_can_still_have_a_defect():
+    solid = np.zeros((96, 96), bool)
+    solid[40:46, 50:55] = True
+    for name in NAMES:
+        assert apply_defect(photograph(0, (96, 96)), name, np.random.default_rng(0), solid).mask.any()
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"`name` must be one of scratch, dent, .*, got 'rust'\. Choose one"):
+        apply_defect(photograph(0), "rust", np.random.default_rng(0))
+
+
+def test_a_picture_of_another_type_is_refused():
+    with pytest.raises(ValueError, match=r"`image` must be uint8 of shape \(height, width, 3\), got float64 \(8, 8\)"):
+        apply_defect(np.zeros((8, 8)), "stain", np.random.default_rng(0))
+
+
+def test_an_object_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"`object_mask` must be of shape \(160, 192\), got \(8, 8\)\. Resize"):
+        apply_defect(photograph(0), "stain", np.random.default_rng(0), np.ones((8, 8), bool))
+
+
+def test_an_empty_object_mask_is_refused():
+    with pytest.raises(ValueError, match=r"`object_mask` must hold at least one object pixel, got an empty mask"):
+        apply_defect(photograph(0), "stain", np.random.default_rng(0), np.zeros((160, 192), bool))

@@ -1,0 +1,266 @@
+"""Rendered products: determinism, poses, masks against the picture without the defect, the data set builder."""
+
+import time
+
+import numpy as np
+import pytest
+
+from datasets_scripts import rendered_parts
+from datasets_scripts.part_defects import DEFECTS, STRUCTURAL_DEFECTS
+from datasets_scripts.rendered_parts import (
+    FAMILIES,
+    HELD_BACK_FAMILIES,
+    TRAINING_FAMILIES,
+    RenderedParts,
+    RenderedPartsConfig,
+    render_pair,
+    render_part,
+    render_product,
+)
+from datasets_scripts.rendered_products import SURFACE_FAMILIES
+from datasets_scripts.schema import COLUMNS
+
+SIZE = 96
+
+
+def test_there_are_at_least_twelve_families_and_one_texture_and_two_objects_are_held_back():
+    assert len(FAMILIES) == len(set(FAMILIES)) >= 12
+    assert len(HELD_BACK_FAMILIES) == 3
+    assert sum(name in SURFACE_FAMILIES for name in HELD_BACK_FAMILIES) == 1
+    assert set(TRAINING_FAMILIES) == set(FAMILIES) - set(HELD_BACK_FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_photograph_is_a_pure_function_of_the_seeds(family):
+    def take(product_seed, seed):
+        product = render_product(family, np.random.default_rng(product_seed), SIZE)
+        return product.photograph(np.random.default_rng(seed), "random")
+
+    first, again, other = take(1, 2), take(1, 2), take(1, 3)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.mask, again.mask)
+    assert first.defect_words == again.defect_words
+    assert not np.array_equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_good_and_bad_photographs_are_labelled_and_described(family):
+    product = render_product(family, np.random.default_rng(0), SIZE)
+    good = product.photograph(np.random.default_rng(0))
+    assert good.image.shape == (SIZE, SIZE, 3)
+    assert good.image.dtype == np.uint8
+    assert good.image.std() > 2
+    assert not good.mask.any()
+    assert (good.label, good.category, good.defect_type, good.defect_words) == (0, family, "good", "")
+    assert good.description.isascii()
+    assert any("\u4e00" <= letter <= "\u9fff" for letter in good.description_zh)
+    assert (good.object_mask is None) == (family in SURFACE_FAMILIES) or family == "circuit_board"
+    for seed in range(6):
+        bad = product.photograph(np.random.default_rng(seed), "random")
+        assert bad.mask.dtype == bool
+        assert 0 < bad.mask.mean() < 0.25
+        assert (bad.label, bad.category) == (1, family)
+        assert bad.defect_type in product.defects
+        assert bad.defect_words.isascii()
+        assert any("\u4e00" <= letter <= "\u9fff" for letter in bad.defect_words_zh)
+        if bad.defect_type not in STRUCTURAL_DEFECTS and bad.object_mask is not None:
+            assert not (bad.mask & ~bad.object_mask).any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_structural_defects_change_the_picture_mostly_under_their_mask(family):
+    seen = 0
+    for seed in range(5):
+        product = render_product(family, np.random.default_rng(seed), 128)
+        for defect in product.design.structural:
+            # the same seeds give the same pose, light, piece and noise with and without the defect
+            good = product.photograph(np.random.default_rng(seed), None)
+            bad = product.photograph(np.random.default_rng(seed), defect)
+            if bad.defect_type != defect:
+                continue
+            change = np.abs(bad.image.astype(int) - good.image.astype(int)).max(2)
+            assert change[bad.mask].mean() > 1.5 * change[~bad.mask].mean(), (seed, defect)
+            assert change[bad.mask].mean() > 4, (seed, defect)
+            seen += 1
+    assert seen or family in (*SURFACE_FAMILIES, "pills")
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_every_defect_type_can_be_asked_for(defect):
+    part = render_part("hex_nut" if defect != "misplaced_part" else "cable", np.random.default_rng(3), SIZE, defect)
+    assert part.defect_type == defect
+    assert part.mask.any()
+
+
+def test_every_defect_type_occurs_in_some_family():
+    names = {
+        name
+        for f in TRAINING_FAMILIES
+        for s in range(4)
+        for name in render_product(f, np.random.default_rng(s)).defects
+    }
+    assert names == set(DEFECTS)
+
+
+def test_a_pair_shows_one_product_twice_and_only_the_query_has_the_defect():
+    reference, query = render_pair("gear", np.random.default_rng(4), SIZE, "random")
+    assert (reference.label, query.label) == (0, 1)
+    assert not reference.mask.any()
+    assert query.mask.any()
+    assert reference.description == query.description
+    assert not np.array_equal(reference.image, query.image)
+
+
+def test_two_photographs_of_one_product_are_more_alike_than_those_of_two_products():
+    for family in ("leather", "circuit_board", "pills", "printed_label"):
+        same, unlike = [], []
+        for seed in range(12):
+            one = render_product(family, np.random.default_rng([seed, 0]), SIZE)
+            two = render_product(family, np.random.default_rng([seed, 1]), SIZE)
+            pictures = [p.photograph(np.random.default_rng([seed, i])) for i, p in enumerate((one, one, two))]
+            means = [picture.image.astype(float).mean((0, 1)) for picture in pictures]
+            same.append(np.abs(means[0] - means[1]).mean())
+            unlike.append(np.abs(means[0] - means[2]).mean())
+        assert np.median(same) < 0.5 * np.median(unlike)
+
+
+def test_a_fixed_camera_shifts_by_at_most_two_pixels_and_others_move_far():
+    fixed, loose = 0, 0
+    for seed in range(28):
+        product = render_product("hex_nut", np.random.default_rng(seed), 112)
+        centres = []
+        for shot in range(4):
+            solid = product.photograph(np.random.default_rng(shot)).object_mask
+            centres.append(np.argwhere(solid).mean(0))
+        spread = np.ptp(np.array(centres), 0).max()
+        if product.play[2] <= 2:
+            assert spread <= 2.5  # from -2 to 2 pixels of a 224 pixel picture, and half a pixel of the outline
+            fixed += 1
+        else:
+            loose += spread > 3
+    assert fixed >= 6
+    assert loose >= 6
+
+
+def test_the_same_piece_keeps_its_texture_and_another_does_not():
+    product = render_product("wood_grain", np.random.default_rng(2), SIZE)
+    while product.play[2] > 2:
+        product = render_product("wood_grain", np.random.default_rng(int(product.play[2] * 1e6)), SIZE)
+
+    def correlation(first, second):
+        return np.corrcoef(first.image.astype(float).ravel(), second.image.astype(float).ravel())[0, 1]
+
+    one = product.photograph(np.random.default_rng(1), None, piece=7)
+    again = product.photograph(np.random.default_rng(2), None, piece=7)
+    other = product.photograph(np.random.default_rng(3), None, piece=8)
+    assert correlation(one, again) > correlation(one, other) + 0.1
+
+
+def test_the_size_is_free_and_the_picture_stays_the_same_design():
+    small = render_product("printed_label", np.random.default_rng(0), 64).photograph(np.random.default_rng(0))
+    large = render_product("printed_label", np.random.default_rng(0), 320).photograph(np.random.default_rng(0))
+    assert small.image.shape == (64, 64, 3)
+    assert large.image.shape == (320, 320, 3)
+    assert small.description == large.description
+    assert abs(small.object_mask.mean() - large.object_mask.mean()) < 0.02
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"`family` must be one of machined_metal, .*, got 'car'\. Choose one"):
+        render_product("car", np.random.default_rng(0))
+
+
+def test_a_size_too_small_is_refused():
+    with pytest.raises(ValueError, match=r"`size` must be at least 64 pixels, got 16\. Ask for a larger picture"):
+        render_product("gear", np.random.default_rng(0), 16)
+
+
+def test_an_unknown_defect_is_refused():
+    with pytest.raises(ValueError, match=r"`defect` must be None, 'random' or one of scratch, .*, got 'rust'\."):
+        render_part("gear", np.random.default_rng(0), SIZE, "rust")
+
+
+def test_a_defect_that_the_family_never_has_is_refused():
+    with pytest.raises(ValueError, match=r"`defect` must be one that a leather can have \(.*\), got 'bent_part'\."):
+        render_part("leather", np.random.default_rng(0), SIZE, "bent_part")
+    product = render_product("leather", np.random.default_rng(0), SIZE)
+    with pytest.raises(ValueError, match=r"`defect` must be None, 'random' or one of .* for a leather, got"):
+        product.photograph(np.random.default_rng(0), "bent_part")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"families": ("car",)}, r"`families` must hold only machined_metal, .*, got 'car'"),
+        ({"num_train": -1}, r"`num_train` must be 0 or more, got -1"),
+        ({"num_test": -2}, r"`num_test` must be 0 or more, got -2"),
+        ({"seed": -3}, r"`seed` must be 0 or more, got -3"),
+        ({"defect_share": 1.5}, r"`defect_share` must be between 0 and 1, got 1\.5"),
+        ({"size": 8}, r"`size` must be at least 64 pixels, got 8"),
+    ],
+)
+def test_wrong_settings_of_the_builder_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RenderedPartsConfig(name="wrong", **arguments)
+
+
+def test_the_builder_prepares_good_training_pictures_and_a_mixed_test(tmp_path):
+    builder = RenderedParts(
+        config_name="held_back", num_train=3, num_test=4, defect_share=0.5, size=64, seed=1, cache_dir=str(tmp_path)
+    )
+    builder.download_and_prepare()
+    train, test = builder.as_dataset(split="train"), builder.as_dataset(split="test")
+    assert tuple(train.column_names) == COLUMNS
+    assert (len(train), len(test)) == (9, 12)
+    assert set(train["label"]) == {0}
+    assert train.features["label"].names == ["normal", "anomalous"]
+    assert all(mask is None for mask in train["mask"])
+    assert set(train["category"]) == set(HELD_BACK_FAMILIES)
+    for row in test:
+        assert row["image"].size == (64, 64)
+        assert row["image"].mode == "RGB"
+        assert row["split"] == "test"
+        if row["label"]:
+            values = np.unique(np.array(row["mask"]))
+            assert values.tolist() == [0, 255]
+            assert row["defect_type"] in DEFECTS
+        else:
+            assert row["mask"] is None
+            assert row["defect_type"] == "good"
+    assert sum(test["label"]) == 6
+    assert len(set(test["image_id"])) == 12
+
+
+def test_streaming_gives_the_same_rows_as_preparing(tmp_path):
+    def builder():
+        return RenderedParts(config_name="gear", num_train=2, num_test=2, size=64, cache_dir=str(tmp_path))
+
+    prepared = builder()
+    prepared.download_and_prepare()
+    for split in ("train", "test"):
+        rows = list(builder().as_streaming_dataset(split=split))
+        stored = prepared.as_dataset(split=split)
+        assert [row["image_id"] for row in rows] == stored["image_id"]
+        for row, kept in zip(rows, stored, strict=True):
+            np.testing.assert_array_equal(np.array(row["image"]), np.array(kept["image"]))
+
+
+def test_other_settings_are_stored_apart(tmp_path):
+    first = RenderedParts(config_name="gear", num_train=2, size=64, seed=0, cache_dir=str(tmp_path))
+    second = RenderedParts(config_name="gear", num_train=2, size=64, seed=1, cache_dir=str(tmp_path))
+    assert first.cache_dir != second.cache_dir
+
+
+def test_the_module_exports_what_it_names():
+    assert all(hasattr(rendered_parts, name) for name in rendered_parts.__all__)
+
+
+@pytest.mark.slow
+def test_a_224_pixel_picture_takes_less_than_fifteen_milliseconds_on_one_core():
+    for family in FAMILIES:
+        product = render_product(family, np.random.default_rng(0))
+        product.photograph(np.random.default_rng(0))
+        start = time.process_time()
+        for seed in range(20):
+            product.photograph(np.random.default_rng(seed), "random" if seed % 2 else None)
+        assert (time.process_time() - start) / 20 < 0.015, family
