@@ -74,6 +74,7 @@ def load_picture(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise
     except Exception as error:
         raise PictureError(f"Cannot turn {name} (mode {image.mode}) into RGB: {_line(error)}") from error
+    turned.info = {}  # the orientation has been used; whoever opens the result again must not find it
     if min(turned.size) < MIN_SIDE:
         raise PictureError(
             f"`picture` must be at least {MIN_SIDE} x {MIN_SIDE} pixels, got {turned.width} x {turned.height} "

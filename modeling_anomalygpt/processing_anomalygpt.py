@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria
+from transformers import StoppingCriteriaList
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
@@ -317,13 +317,13 @@ class AnomalyGPTProcessor(ProcessorMixin):
         """Token ids that end an answer, for `generation_config.eos_token_id`."""
         return stop_token_ids(self._encode, self.tokenizer)
 
-    def stopping_criteria(self) -> list[StoppingCriteria]:
+    def stopping_criteria(self) -> StoppingCriteriaList:
         """Criteria for `generate(stopping_criteria=...)` that stop at `###` in any encoding.
 
         Returns:
-            `list[StoppingCriteria]`: One criterion.
+            `StoppingCriteriaList`: One criterion.
         """
-        return [StopAtMark(self.tokenizer)]
+        return StoppingCriteriaList([StopAtMark(self.tokenizer)])
 
     @property
     def model_input_names(self) -> list[str]:

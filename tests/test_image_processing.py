@@ -262,7 +262,10 @@ def test_exif_orientations_are_honoured(tmp_path):
             exif = image.getexif()
             exif[0x0112] = orientation
             image.save(path, exif=exif)
-            np.testing.assert_array_equal(np.asarray(load_picture(path)), upright, err_msg=path.name)
+            once = load_picture(path)
+            np.testing.assert_array_equal(np.asarray(once), upright, err_msg=path.name)
+            np.testing.assert_array_equal(np.asarray(load_picture(once)), upright, err_msg=f"{path.name}, twice")
+            np.testing.assert_array_equal(load_mask(path), upright.max(-1) / np.float32(255), err_msg=path.name)
 
 
 def test_sixteen_bit_grey_is_scaled_by_its_range_and_not_clipped(tmp_path):

@@ -189,6 +189,12 @@ def test_texts_without_a_picture_have_no_placeholders(processor):
     mixed = processor(images=[picture()], text=["<image>Good?", "What is rust?"], return_tensors="pt")
     assert (mixed["input_ids"] == processor.image_token_id).sum(1).tolist() == [8, 0]
     assert mixed["pixel_values"].shape[0] == 1
+    chats = [chat("What is rust?", image=False), chat("Good?")]
+    inputs = processor.apply_chat_template(
+        chats, tokenize=True, return_dict=True, return_tensors="pt", category="bolt"
+    )
+    assert (inputs["input_ids"] == processor.image_token_id).sum(1).tolist() == [0, 8]
+    assert inputs["state_prompt_ids"].shape[0] == inputs["pixel_values"].shape[0] == 1
 
 
 def test_a_tokenizer_without_a_start_token_gets_none():
@@ -555,4 +561,7 @@ def test_the_image_text_to_text_pipeline_takes_texts_and_chats(generator):
     chatted = generator(text=messages, return_full_text=False, **options)
     assert direct[0]["generated_text"] == chatted[0]["generated_text"]
     both = generator(images=[pil, pil], text=["Is it good?", "Is this part really good?"], **options)
+    inputs = generator.processor(images=pil, text="Is it good?", return_tensors="pt")
+    stopping = generator.processor.stopping_criteria()
+    assert generator.model.generate(**inputs, stopping_criteria=stopping, **options).shape[0] == 1
     assert [one["input_text"] for one in both] == ["Is it good?", "Is this part really good?"]
