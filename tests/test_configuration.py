@@ -1,0 +1,70 @@
+"""The configuration checks itself and survives the way to disk and back."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
+from tests.tiny import TEXT_CONFIG, VISION_CONFIG, tiny_config
+
+
+def test_defaults_are_the_published_sizes():
+    config = AnomalyGPTConfig()
+    assert config.vision_config.hidden_size == 1280
+    assert config.vision_config.num_hidden_layers == 32
+    assert config.text_config.vocab_size == 32001
+    assert config.num_prompt_tokens == 18
+    assert config.out_indices == [8, 16, 24, 32]
+
+
+def test_a_saved_configuration_is_read_back_equal(tmp_path):
+    config = tiny_config(region_threshold=0.3, reference_dims=[5, 7], loss_weights={"dice": 0.5})
+    config.save_pretrained(tmp_path)
+    assert AnomalyGPTConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_a_missing_text_tower_stays_missing(tmp_path):
+    tiny_config(text_tower_config=None).save_pretrained(tmp_path)
+    assert AnomalyGPTConfig.from_pretrained(tmp_path).text_tower_config is None
+
+
+def test_loss_weights_that_are_not_given_are_one():
+    assert tiny_config(loss_weights={"dice": 0.5}).loss_weights == {"lm": 1.0, "focal": 1.0, "dice": 0.5}
+
+
+def test_tied_embeddings_follow_the_language_model():
+    assert tiny_config(text_config=TEXT_CONFIG | {"tie_word_embeddings": True}).tie_word_embeddings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"map_sise": 224}, r"fields must be among .*, got \['map_sise'\]"),
+        ({"map_temperature": 0.0}, "`map_temperature` must be above 0, got 0.0"),
+        ({"map_size": 4}, "`map_size` must be at least 8 for 2 halvings and 4 map prompts, got 4"),
+        ({"num_map_prompts": 5}, "`num_map_prompts` must be a square number, got 5"),
+        ({"num_base_prompts": 0}, "`num_base_prompts` must be at least 1, got 0"),
+        ({"reference_pooling": 2}, "`reference_pooling` must be odd, got 2"),
+        ({"reference_dims": [8]}, r"`reference_dims` must be None or one width for each of the 2 `out_indices`, got \[8\]"),
+        ({"region_threshold": 1.0}, "`region_threshold` must be between 0 and 1, got 1.0"),
+        ({"out_indices": []}, r"`out_indices` must be one or more indices from 0 up, got \[\]"),
+        ({"out_indices": [5]}, r"`out_indices` must be at most 4, the depth of `vision_config`, got \[5\]"),
+        ({"prompt_channels": []}, r"`prompt_channels` must be one or more positive numbers, got \[\]"),
+        ({"loss_weights": {"focl": 1.0}}, r"`loss_weights` must have keys lm, focal, dice, got \['focl'\]"),
+        ({"vision_config": {"model_type": "eyes"}}, "`vision_config` must name a `model_type` that transformers knows, got 'eyes'"),
+        ({"text_config": {"hidden_size": 8}}, "`text_config` must name a `model_type` that transformers knows, got None"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_refused_by_name_and_value(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**changes)
+
+
+def test_a_field_of_the_wrong_type_is_refused():
+    with pytest.raises(StrictDataclassFieldValidationError, match="map_size"):
+        tiny_config(map_size="large")
+
+
+def test_sub_configurations_may_be_dictionaries_or_objects():
+    config = tiny_config()
+    assert tiny_config(vision_config=config.vision_config).to_dict() == config.to_dict()
+    assert config.vision_config.hidden_size == VISION_CONFIG["hidden_size"]

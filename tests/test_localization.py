@@ -1,0 +1,124 @@
+"""Maps by state vectors and by references: hand-worked grids, a naive second implementation, properties."""
+
+import pytest
+import torch
+
+from modeling_anomalygpt.localization import (
+    AnomalyLocalizer,
+    combine_maps,
+    few_shot_anomaly_map,
+    maps_needed,
+    patch_scores,
+    text_guided_layer_maps,
+)
+from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
+
+
+def random_layer(batch_size=2, grid=(3, 4), dim=7) -> PatchFeatures:
+    return PatchFeatures(torch.randn(batch_size, grid[0] * grid[1], dim), grid)
+
+
+def test_patch_scores_equal_the_broadcast_cosine():
+    layer, bank = random_layer(), torch.randn(9, 7)
+    cosine = torch.nn.functional.cosine_similarity(layer.vectors[:, :, None], bank[None, None], dim=-1)
+    expected = (1 - cosine.max(dim=2).values).view(2, 3, 4)
+    torch.testing.assert_close(patch_scores(layer, unit_length(bank)), expected)
+
+
+def test_each_query_may_have_its_own_bank():
+    layer, banks = random_layer(), unit_length(torch.randn(2, 9, 7))
+    rows = [patch_scores(layer.rows(slice(i, i + 1)), banks[i]) for i in range(2)]
+    torch.testing.assert_close(patch_scores(layer, banks), torch.cat(rows))
+
+
+def test_a_picture_compared_with_itself_has_an_empty_map():
+    layer = random_layer(batch_size=1)
+    anomaly_map = few_shot_anomaly_map((layer,), (unit_length(layer.vectors[0]),), map_size=8)
+    torch.testing.assert_close(anomaly_map, torch.zeros(1, 8, 8), atol=1e-6, rtol=0)
+
+
+def test_the_order_of_the_bank_does_not_matter():
+    layer, bank = random_layer(), unit_length(torch.randn(9, 7))
+    torch.testing.assert_close(patch_scores(layer, bank), patch_scores(layer, bank[torch.randperm(9)]))
+
+
+def test_a_larger_bank_never_raises_a_score():
+    layer, bank = random_layer(), unit_length(torch.randn(9, 7))
+    assert (patch_scores(layer, bank) <= patch_scores(layer, bank[:4]) + 1e-6).all()
+
+
+def test_the_length_of_features_does_not_matter():
+    layer, bank = random_layer(), unit_length(torch.randn(9, 7))
+    longer = PatchFeatures(layer.vectors * torch.rand(2, 12, 1).add(0.5), layer.grid)
+    torch.testing.assert_close(patch_scores(layer, bank), patch_scores(longer, bank))
+
+
+def test_layers_of_different_grids_are_averaged_at_map_size():
+    fine, coarse = (PatchFeatures(torch.rand(1, side * side, 7), (side, side)) for side in (4, 2))
+    banks = (unit_length(torch.rand(5, 7)), unit_length(torch.rand(5, 7)))  # positive: no score reaches the clamp
+    both = few_shot_anomaly_map((fine, coarse), banks, map_size=8)
+    pairs = zip((fine, coarse), banks, strict=True)
+    single = [few_shot_anomaly_map((layer,), (bank,), map_size=8) for layer, bank in pairs]
+    torch.testing.assert_close(both, (single[0] + single[1]) / 2)
+
+
+def test_text_guided_maps_follow_the_formula_of_the_paper():
+    layer, states = random_layer(), unit_length(torch.randn(2, 2, 7))
+    maps = text_guided_layer_maps((layer,), states, temperature=0.5, map_size=12)
+    cosine = unit_length(layer.vectors) @ states.transpose(1, 2) / 0.5
+    upsample = torch.nn.Upsample(size=(12, 12), mode="bilinear", align_corners=True)
+    expected = upsample(cosine.transpose(1, 2).reshape(2, 2, 3, 4)).softmax(1)
+    torch.testing.assert_close(maps[:, 0], expected)
+    torch.testing.assert_close(maps.sum(2), torch.ones(2, 1, 12, 12))
+
+
+def test_neighbours_are_averaged_only_inside_the_picture():
+    localizer = AnomalyLocalizer([1], 2, learned_states=True, reference_pooling=3)
+    layer = PatchFeatures(torch.arange(9.0).view(1, 9, 1), (3, 3))
+    (pooled,) = localizer.comparable((layer,))
+    assert pooled.vectors[0, 4, 0] == 4.0  # mean of all nine
+    assert pooled.vectors[0, 0, 0] == (0 + 1 + 3 + 4) / 4
+
+
+def test_reference_projections_are_applied_before_matching():
+    localizer = AnomalyLocalizer([7], 2, learned_states=True, reference_dims=[3])
+    layer = random_layer()
+    (projected,) = localizer.comparable((layer,))
+    torch.testing.assert_close(projected.vectors, localizer.reference_projections[0](layer.vectors))
+
+
+@pytest.mark.parametrize(
+    ("localization", "has_reference", "chosen", "expected"),
+    [
+        ("auto", False, None, (False, True)),
+        ("auto", True, None, (True, False)),
+        ("auto", True, torch.tensor([True]), (True, True)),
+        ("text", True, None, (False, True)),
+        ("reference", True, None, (True, False)),
+        ("mean", True, None, (True, True)),
+    ],
+)
+def test_only_the_maps_that_are_needed_are_computed(localization, has_reference, chosen, expected):
+    assert maps_needed(localization, has_reference, chosen) == expected
+
+
+def test_unknown_and_impossible_localizations_are_refused():
+    with pytest.raises(ValueError, match="`localization` must be one of auto, text, reference, mean, got 'magic'"):
+        maps_needed("magic", True, None)
+    with pytest.raises(ValueError, match="`memory_bank` must be given for localization='mean', got None"):
+        maps_needed("mean", False, None)
+
+
+def test_each_picture_may_choose_its_map():
+    text, few_shot = torch.zeros(2, 4, 4), torch.ones(2, 4, 4)
+    chosen = combine_maps(text, few_shot, torch.tensor([True, False]), mean=False)
+    assert chosen.flatten(1).mean(1).tolist() == [1.0, 0.0]
+    averaged = combine_maps(text, few_shot, torch.tensor([True, False]), mean=True)
+    assert averaged.flatten(1).mean(1).tolist() == [0.5, 0.0]
+
+
+def test_a_map_is_clamped_to_one_where_features_are_opposite():
+    layer = PatchFeatures(-torch.ones(1, 4, 3), (2, 2))
+    torch.testing.assert_close(
+        few_shot_anomaly_map((layer,), (unit_length(torch.ones(1, 3)),), 4), torch.ones(1, 4, 4)
+    )
