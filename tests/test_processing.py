@@ -1,30 +1,22 @@
 """The processor: the original's token ids, hostile texts, batches, histories, saving, transformers' own pipeline."""
 
-import base64
 import json
-import os
-import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from safetensors.numpy import load_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoProcessor, PreTrainedTokenizerFast, pipeline
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
-from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.processing_anomalygpt import CHAT_TEMPLATE, AnomalyGPTProcessor
+from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS, state_prompts
 from modeling_anomalygpt.published_tokenizers import clip_tokenizer, llama_tokenizer
-from modeling_anomalygpt.registration import register
 from tests.clip_merges import write_merges
-from tests.tiny import TEXT_CONFIG, tiny_config
+from tests.tiny_processor import byte_tokenizer, chat, make_processor, picture
 
 QUESTION = "This is a photo of a bottle for anomaly detection. Is there any anomaly in the image?"
 CONVERSATIONS = [
@@ -41,44 +33,9 @@ CONVERSATIONS = [
 ]
 
 
-def byte_tokenizer(bos="<s>", merges=()):
-    """Every byte is a token (so is each merge); then <s>, </s>, <pad> and <image>."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = alphabet + ["".join(merge) for merge in merges]
-    backend = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=list(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<s>", "</s>", "<pad>", "<image>")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=bos,
-        eos_token="</s>",
-        pad_token="<pad>",
-        additional_special_tokens=["<image>"],
-    )
-
-
-def picture(seed=0, size=(20, 30)):
-    return np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
-
-
-def make_processor(class_tokenizer=True, **kwargs):
-    image_processor = AnomalyGPTImageProcessor(size={"height": 28, "width": 28})
-    kwargs = {"num_prompt_tokens": 7, **kwargs}
-    tokenizer = kwargs.pop("tokenizer", None) or byte_tokenizer()
-    return AnomalyGPTProcessor(image_processor, tokenizer, byte_tokenizer() if class_tokenizer else None, **kwargs)
-
-
 @pytest.fixture
 def processor():
     return make_processor()
-
-
-def chat(question, image=True, *history):
-    content = [{"type": "text", "text": question}]
-    if image:
-        content.insert(0, {"type": "image", "image": picture()})
-    return [{"role": "user", "content": content}, *history]
 
 
 def words_of(processor, ids):
@@ -474,94 +431,3 @@ def test_every_way_to_write_the_mark_stops_generation():
         assert criterion(rows, None).tolist() == [True, False]
         prompt = torch.tensor(some(images=picture(), text="Good?")["input_ids"])
         assert criterion(prompt, None).tolist() == [False]
-
-
-# ---- saving and transformers' own entry points ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("class_tokenizer", [True, False])
-def test_a_saved_processor_comes_back_the_same(tmp_path, class_tokenizer):
-    register()
-    processor = make_processor(class_tokenizer, num_image_tokens=2, state_prompt_length=32)
-    processor.save_pretrained(tmp_path)
-    assert (tmp_path / "class_tokenizer").is_dir() == class_tokenizer
-    assert (tmp_path / "chat_template.jinja").read_text() == CHAT_TEMPLATE
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "anomalygpt"}))
-    arguments = {"images": picture(), "text": "Good?", "category": "bolt", "return_tensors": "pt"}
-    expected = processor(**arguments)
-    for again in (
-        AnomalyGPTProcessor.from_pretrained(tmp_path),
-        AutoProcessor.from_pretrained(tmp_path),
-        pickle.loads(pickle.dumps(processor)),
-    ):
-        assert again.to_dict() == processor.to_dict()
-        inputs = again(**arguments)
-        assert set(inputs) == set(expected)
-        for name in expected:
-            torch.testing.assert_close(inputs[name], expected[name])
-    assert repr(processor).startswith("AnomalyGPTProcessor")
-
-
-def test_a_saved_processor_loads_where_the_package_is_absent(tmp_path, monkeypatch):
-    folder = tmp_path / "checkpoint"
-    monkeypatch.setattr(AnomalyGPTProcessor, "_auto_class", "AutoProcessor")
-    monkeypatch.setattr(AnomalyGPTImageProcessor, "_auto_class", "AutoImageProcessor")
-    processor = make_processor()
-    processor.save_pretrained(folder)
-    program = (
-        "import sys, numpy as np; from transformers import AutoProcessor;"
-        f"p = AutoProcessor.from_pretrained({str(folder)!r}, trust_remote_code=True);"
-        "x = p(images=np.zeros((9, 9, 3), np.uint8), text='Good?', category='bolt', return_tensors='pt');"
-        "assert 'modeling_anomalygpt' not in sys.modules; print(x['input_ids'].shape[1], x['state_prompt_ids'].shape)"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
-        "HF_MODULES_CACHE": str(tmp_path / "m")
-    }
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    expected = processor(images=picture(), text="Good?", category="bolt", return_tensors="pt")
-    assert done.stdout.split("\n")[-2] == f"{expected['input_ids'].shape[1]} {expected['state_prompt_ids'].shape}"
-
-
-def test_pictures_inside_messages_may_be_paths_or_base64_text(processor, tmp_path):
-    path = tmp_path / "part.png"
-    Image.fromarray(picture()).save(path)
-    encoded = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    expected = processor(images=picture(), text="Good?", return_tensors="pt")["pixel_values"]
-    for part in ({"path": str(path)}, {"url": str(path)}, {"image": path}, {"url": encoded}):
-        messages = [{"role": "user", "content": [{"type": "image", **part}, {"type": "text", "text": "Good?"}]}]
-        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
-        torch.testing.assert_close(inputs["pixel_values"], expected)
-
-
-@pytest.fixture(scope="module")
-def generator():
-    processor = make_processor(False)
-    image_token = processor.image_token_id
-    text_config = TEXT_CONFIG | {"vocab_size": image_token + 1, "pad_token_id": image_token - 1}
-    config = tiny_config(text_config=text_config, text_tower_config=None, image_token_index=image_token)
-    model = AnomalyGPTForConditionalGeneration(config).eval()
-    return pipeline("image-text-to-text", model=model, processor=processor)
-
-
-def test_the_image_text_to_text_pipeline_takes_texts_and_chats(generator):
-    pil = Image.fromarray(picture())
-    options = {"max_new_tokens": 3, "do_sample": False}
-    direct = generator(images=pil, text="<image> Is it good?", return_full_text=False, **options)
-    messages = [
-        {"role": "user", "content": [{"type": "image", "image": pil}, {"type": "text", "text": "Is it good?"}]}
-    ]
-    chatted = generator(text=messages, return_full_text=False, **options)
-    assert direct[0]["generated_text"] == chatted[0]["generated_text"]
-    both = generator(images=[pil, pil], text=["Is it good?", "Is this part really good?"], **options)
-    inputs = generator.processor(images=pil, text="Is it good?", return_tensors="pt")
-    stopping = generator.processor.stopping_criteria()
-    assert generator.model.generate(**inputs, stopping_criteria=stopping, **options).shape[0] == 1
-    assert [one["input_text"] for one in both] == ["Is it good?", "Is this part really good?"]
