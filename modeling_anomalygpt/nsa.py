@@ -25,7 +25,7 @@ from .synthetic_anomaly import (
 # The published search gives up at this draw, even if the draw fits.
 _PLACEMENT_ATTEMPTS = 200
 # Patches that cannot be seen are drawn again so often.
-_PATCH_ATTEMPTS = 20
+_PATCH_ATTEMPTS = 40
 # A patch of which less is a target (share of the picture; 15 pixels of 224 x 224) counts as not seen.
 _MIN_TARGET = 0.0003
 # OpenCV's solver fails on smaller patches; the published code then goes without the patch.
@@ -166,7 +166,7 @@ def nsa(
 
     Returns:
         [`SyntheticAnomaly`]: of type `"blended_patch"`. By default the target is empty only if no patch could be seen
-        after twenty attempts (two pictures of one colour).
+        after forty attempts (two pictures of one colour).
 
     Raises:
         TypeError: if `rng` is not a Generator.
@@ -192,10 +192,12 @@ def nsa(
     if settings.background is not None:
         objects = object_mask(image, settings.background), object_mask(source, settings.background)
     blend = partial(_blend_patch, source=source, objects=objects, settings=settings, mode=mode, rng=rng)
-    coins = partial(rng.integers, 2)
+    coin = partial(rng.integers, 2)
     if compat == "original":
-        return _as_published(image, blend, coins, settings)
-    return _mended(image, blend, coins, settings)
+        return _as_published(image, blend, coin, settings)
+    steepness, middle = settings.logistic
+    least_change = middle + np.log(TARGET_THRESHOLD / (1 - TARGET_THRESHOLD)) / steepness
+    return _mended(image, partial(blend, least_change=least_change), coin, settings)
 
 
 Box = tuple[slice, slice]
@@ -244,7 +246,9 @@ def _mended(
 ) -> SyntheticAnomaly:
     result = image
     pasted = np.zeros(image.shape[:2], np.uint8)
-    labels, boxes = [], []
+    intensity = np.zeros(image.shape[:2], np.float32)
+    boxes = []
+    near = False
     for number in range(settings.num_patches):
         if number > 0 and coin() == 0:
             continue
@@ -257,14 +261,14 @@ def _mended(
             label = intensity_label(result, patch.image, own, settings.logistic)
             if (label > TARGET_THRESHOLD).mean() >= _MIN_TARGET:
                 result = patch.image
+                near |= bool(pasted[_grown(patch.box, 8)].any())
                 pasted |= own
-                labels.append(label)
+                intensity += label
                 boxes.append(patch.box)
                 break
     if not boxes:
         return unchanged(image)
-    intensity = labels[0]
-    if len(labels) > 1:  # patches that are near see each other through the filters
+    if near:  # such patches see each other through the filters, otherwise their labels just add up
         intensity = intensity_label(image, result, pasted, settings.logistic)
     mask = intensity > TARGET_THRESHOLD
     regions = _region_of_each(boxes, mask)
@@ -273,11 +277,19 @@ def _mended(
     return SyntheticAnomaly(result, mask, intensity, regions, "blended_patch")
 
 
+def _grown(box: Box, pixels: int) -> Box:
+    rows, columns = box
+    return (
+        slice(max(rows.start - pixels, 0), rows.stop + pixels),
+        slice(max(columns.start - pixels, 0), columns.stop + pixels),
+    )
+
+
 def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
     """Splits the target among its patches; patches that overlap or touch are one defect to the eye."""
     groups = np.zeros(mask.shape, np.uint8)
-    for rows, columns in boxes:
-        groups[max(rows.start - 2, 0) : rows.stop + 2, max(columns.start - 2, 0) : columns.stop + 2] = 1
+    for box in boxes:
+        groups[_grown(box, 2)] = 1
     count, groups = cv2.connectedComponents(groups, connectivity=8)
     regions = [mask & (groups == group) for group in range(1, count)]
     return [region for region in regions if region.any()]
@@ -290,8 +302,13 @@ def _blend_patch(
     settings: NSASettings,
     mode: int,
     rng: np.random.Generator,
+    least_change: float | None = None,
 ) -> _Patch | None:
-    """Adds one patch, drawing in the published order: half sides, place in the source, scale, place in the picture."""
+    """Adds one patch, drawing in the published order: half sides, place in the source, scale, place in the picture.
+
+    With `least_change` (in grey levels), patches are refused that cannot change the picture so much; this saves
+    solving for patches of an even surface on an even surface.
+    """
     size = image.shape[:2]
     bounds = zip(settings.size_bounds, size, strict=True)
     limits = [(round(low * side), round(high * side)) for (low, high), side in bounds]
@@ -308,10 +325,28 @@ def _blend_patch(
     too_small = min(height, width) < _MIN_PATCH_SIDE or cv2.countNonZero(blended) < _MIN_BLENDED_PIXELS
     if box is None or too_small:
         return None
+    if least_change is not None and not _can_change(image[box], patch, least_change):
+        return None
     target = np.ones((height, width), np.uint8) if objects is None else patch_object | objects[0][box]
     rows, columns = box
     center = (columns.stop - width // 2, rows.start + height // 2)
     return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, target)
+
+
+def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
+    """Bounds the change by the maximum principle.
+
+    Blending adds to the picture the difference of both minus the harmonic function with the difference's border
+    values; that function stays between the border's extremes, so the change is at most the range of the difference.
+    It is taken over 12 x 12 means, because the label's filters remove what is finer.
+    """
+    small = (12, 12)
+    difference = cv2.subtract(
+        cv2.resize(patch, small, interpolation=cv2.INTER_AREA),
+        cv2.resize(under, small, interpolation=cv2.INTER_AREA),
+        dtype=cv2.CV_16S,
+    )
+    return float(np.ptp(difference.reshape(-1, 3), axis=0).mean()) >= least
 
 
 def _place_in_source(

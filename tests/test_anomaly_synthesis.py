@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
+import modeling_anomalygpt.nsa as nsa_module
 from modeling_anomalygpt.anomaly_synthesis import (
     NSA_SETTINGS,
     Mixture,
@@ -199,6 +200,18 @@ def test_disk_median_equals_the_filter_of_the_whole_picture(dtype):
         where = rng.random(size) < 0.5
         expected = ndimage.median_filter(values, footprint=disk(5), mode="nearest")[where]
         np.testing.assert_array_equal(disk_median(values, where), expected)
+
+
+def test_patches_refused_before_blending_could_not_have_been_seen(monkeypatch):
+    refused, seen = [], 0
+    real = nsa_module._can_change
+    monkeypatch.setattr(nsa_module, "_can_change", lambda *pair: refused.append(not real(*pair)) or True)
+    for seed in range(20):
+        image, source = picture(seed, levels=(90, 130)), picture(seed + 1, levels=(90, 130))
+        made = nsa(image, source, np.random.default_rng(seed), settings=NSASettings(num_patches=1))
+        seen += made.is_anomalous and refused[-1]  # the last patch is the one that was accepted
+    assert sum(refused) > 20
+    assert seen == 0
 
 
 def test_disk_median_of_no_pixel_is_empty():
