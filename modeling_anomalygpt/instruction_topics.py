@@ -136,7 +136,7 @@ def _where(speaker: Speaker, question: str = "where") -> tuple[str, str] | None:
     form, cells = speaker.form(), Counter((region.row, region.column) for region in speaker.facts.regions)
     if form == "unplaced":
         return None
-    if speaker.count > len(cells) > 1 and speaker.chance(0.3):
+    if 9 >= speaker.count > len(cells) > 1 and speaker.chance(0.3):
         parts = [
             speaker.phrases.ANSWERS["each_part"].format(count=speaker.number(cells[cell]), place=speaker.place(cell))
             for cell in sorted(cells)

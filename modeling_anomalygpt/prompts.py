@@ -123,7 +123,7 @@ def describe(category: str, language: str = "en", description: str | None = None
     check_language(language)
     if description is not None and description.strip():
         description = description.strip()
-        if description.startswith(("a ", "an ", "the ")):
+        if description.startswith(("a ", "an ")):
             description = "This is " + description
         description = description[0].upper() + description[1:]
         return description if description[-1] in ".!?。！？" else description + ("." if language == "en" else "。")
