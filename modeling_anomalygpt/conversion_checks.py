@@ -52,8 +52,8 @@ class ConversionReport:
         if self.is_clean:
             return
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
-        counts = ", ".join(f"{len(keys)} {kind}" for kind, keys in kinds.items() if keys)
-        raise ValueError(f"The published files do not fit together: {counts}. Nothing was written.\n{self}")
+        found = "; ".join(f"{len(keys)} {kind} ({_listed(keys, 2)})" for kind, keys in kinds.items() if keys)
+        raise ValueError(f"The published files do not fit together: {found}. Nothing was written.\n{self}")
 
     def to_dict(self) -> dict:
         """Everything as plain values, for a JSON file beside the weights."""
@@ -300,6 +300,10 @@ def _reason_to_ignore(file: str, key: str) -> str | None:
     if file == "language_model" and IGNORED_LLAMA_KEYS.match(key):
         return "rotary frequencies of the language model (checked, then computed)"
     return None
+
+
+def _listed(keys: list[str], shown: int) -> str:
+    return ", ".join(keys[:shown]) + (", ..." if len(keys) > shown else "")
 
 
 def _natural(key: str) -> list:

@@ -164,19 +164,24 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_convert(args: argparse.Namespace) -> int:
     """Run `anomalygpt convert`; 0 when all went well, 1 when `--verify` found a stage that fails."""
-    report = convert(
-        imagebind=args.imagebind,
-        vicuna=args.vicuna,
-        llama=args.llama,
-        vicuna_delta=args.vicuna_delta,
-        pandagpt=args.pandagpt,
-        anomalygpt=args.anomalygpt,
-        clip_bpe=args.clip_bpe,
-        keep_lora=args.keep_lora,
-        dtype=args.dtype,
-        max_shard_size=args.max_shard_size,
-        output=args.output,
-    )
+    try:
+        report = convert(
+            imagebind=args.imagebind,
+            vicuna=args.vicuna,
+            llama=args.llama,
+            vicuna_delta=args.vicuna_delta,
+            pandagpt=args.pandagpt,
+            anomalygpt=args.anomalygpt,
+            clip_bpe=args.clip_bpe,
+            keep_lora=args.keep_lora,
+            dtype=args.dtype,
+            max_shard_size=args.max_shard_size,
+            output=args.output,
+        )
+    except ValueError as error:
+        # The command shows the first line of an error; the report of all keys goes before it.
+        sys.stderr.write("".join(f"{line}\n" for line in str(error).splitlines()[1:]))
+        raise
     sys.stdout.write(f"{report}\n")
     if not args.verify:
         return 0

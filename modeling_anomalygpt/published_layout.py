@@ -147,7 +147,8 @@ def infer_sizes(imagebind: Shapes, pandagpt: Shapes, anomalygpt: Shapes) -> Publ
 def prompt_net_indices(anomalygpt: Shapes) -> list[int]:
     """Indices of the convolutions in the published prompt net: 0, 3, 6, ... (activation and pooling between)."""
     pattern = re.compile(r"prompt_learner\.meta_net\.(\d+)\.weight$")
-    return sorted(int(match[1]) for match in map(pattern.match, anomalygpt) if match)
+    found = [int(match[1]) for match in map(pattern.match, anomalygpt) if match]
+    return list(range(0, max(found, default=-1) + 1, _POOLED))
 
 
 def parameter_origins(sizes: PublishedSizes, language_depth: int) -> dict[str, Origin]:

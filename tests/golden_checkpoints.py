@@ -98,3 +98,24 @@ def full_size_shapes(
             for i in range(depths.get(kind, 1)):
                 shapes[file][f"{key[: block.start()]}{i}{key[block.end() :]}"] = shape
     return shapes
+
+
+def write_imagebind_huge(golden: Path, folder: Path) -> dict[str, Path]:
+    """Published files with ImageBind-Huge at full size (4.8 GB) and the small language model; paths by part."""
+    write_checkpoints(golden, folder)
+    spec = json.loads((golden / "checkpoint_spec.json").read_text())
+    small = spec["llama_config"]
+    shapes = full_size_shapes(golden, small["hidden_size"], 2, small["intermediate_size"], small["vocab_size"])
+    given = {key for key, entry in spec["files"]["imagebind"].items() if entry["rule"] != "random"}
+    for part, file in (("imagebind", "imagebind"), ("pandagpt", "pandagpt_delta"), ("anomalygpt", "anomalygpt_delta")):
+        kept = {key: value for key, value in tensors_of(spec, file).items() if key in given}
+        tensors = kept | {
+            key: draw_tensor(spec["seed"], file, key, shape) for key, shape in shapes[part].items() if key not in given
+        }
+        torch.save(tensors, folder / FILES[file])
+    return {
+        "imagebind": folder / FILES["imagebind"],
+        "vicuna": folder / "vicuna",
+        "pandagpt": folder / FILES["pandagpt_delta"],
+        "anomalygpt": folder / FILES["anomalygpt_delta"],
+    }

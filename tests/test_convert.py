@@ -208,6 +208,19 @@ def test_the_report_says_what_was_read_from_where(published, merged):
     assert report["missing"] == report["unexpected"] == report["misshapen"] == []
 
 
+def test_vicunas_spare_row_becomes_the_placeholder(published, tmp_path):
+    def padded(tensors):
+        for key in ("model.embed_tokens.weight", "lm_head.weight"):
+            tensors[key] = torch.cat([tensors[key], torch.zeros(1, 64)])
+
+    vicuna = vicuna_folder(published, tmp_path / "vicuna", {"vocab_size": 513}, padded)
+    run(published, tmp_path / "out", vicuna=vicuna)
+    model = AnomalyGPTForConditionalGeneration.from_pretrained(tmp_path / "out")
+    processor = AnomalyGPTProcessor.from_pretrained(tmp_path / "out")
+    assert model.config.image_token_id == processor.image_token_id == 512
+    assert model.lm_head.out_features == 513
+
+
 # Strictness
 
 
@@ -235,10 +248,12 @@ def test_wrong_keys_are_named_and_nothing_is_written(published, tmp_path, file, 
         path = path.parent
         for name in ("config.json", "tokenizer.model"):
             shutil.copy(published / "vicuna" / name, path)
-    with pytest.raises(ValueError, match="1 missing, 1 unexpected, 1 misshapen. Nothing was written") as error:
+    with pytest.raises(ValueError, match="1 missing .*; 1 unexpected .*; 1 misshapen .*Nothing was written") as error:
         run(published, tmp_path / "out", **{part: path})
+    first_line, report = str(error.value).split("\n", 1)
     for key in (absent, enlarged, "zzz.unheard_of"):
-        assert key in str(error.value)
+        assert key in first_line
+        assert key in report
     assert not (tmp_path / "out").exists()
 
 
@@ -385,6 +400,15 @@ def test_a_vision_tower_that_was_cut_off_is_refused(published, tmp_path):
         run(published, tmp_path / "out", out_indices=[1, 2])
 
 
+def test_a_missing_tensor_that_tells_a_size_is_named(published, tmp_path):
+    def change(tensors):
+        return {key: value for key, value in tensors.items() if key != "prompt_learner.meta_net.6.weight"}
+
+    anomaly = changed(published / "anomalygpt" / "pytorch_model.pt", tmp_path / "a.pt", change)
+    with pytest.raises(ValueError, match=r"`anomalygpt` must hold the key 'prompt_learner\.meta_net\.6\.weight'"):
+        run(published, tmp_path / "out", anomalygpt=anomaly)
+
+
 def test_heads_must_divide_the_widths(published, tmp_path):
     with pytest.raises(ValueError, match="must divide the text tower's width 48, got 32"):
         run(published, tmp_path / "out", num_attention_heads=32)
@@ -487,6 +511,19 @@ def test_the_command_converts_and_reports(published, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"imagebind: 227 tensors from {published / 'imagebind_huge.pth'}" in printed
     assert f"parameters to {tmp_path / 'out'}" in printed
+
+
+def test_the_command_shows_all_wrong_keys(published, tmp_path, capsys):
+    def broken(tensors):
+        return {key: value for key, value in tensors.items() if not re.search(r"(meta_net\.\d+|fc\.\d)\.bias", key)}
+
+    args = command(published, tmp_path / "out")
+    args.anomalygpt = changed(published / "anomalygpt" / "pytorch_model.pt", tmp_path / "a.pt", broken)
+    with pytest.raises(ValueError, match="do not fit together"):
+        run_convert(args)
+    printed = capsys.readouterr().err
+    assert "missing (10):" in printed
+    assert "anomalygpt: prompt_learner.meta_net.6.bias" in printed
 
 
 @pytest.mark.parametrize("lora", [(), ("--keep-lora",)])
