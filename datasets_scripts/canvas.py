@@ -78,9 +78,13 @@ class Canvas:
         angle: float = 0.0,
         font: int = 0,
         weight: int = 2,
+        layout: str | None = None,
     ) -> None:
-        """Prints one line of text around `centre`, capitals `letter` part units high, turned by `angle` radians."""
-        stencil = text_stencil(words, font, weight)
+        """Prints one line of text around `centre`, capitals `letter` part units high, turned by `angle` radians.
+
+        With `layout`, a text of the same length, every character stands where the layout has its own.
+        """
+        stencil = text_stencil(words, font, weight, layout)
         height, width = stencil.shape
         factor = letter / 22.0
         cosine, sine = np.cos(angle) * factor, np.sin(angle) * factor
@@ -109,13 +113,20 @@ class Canvas:
 
 
 @lru_cache(maxsize=512)
-def text_stencil(words: str, font: int = 0, weight: int = 2) -> np.ndarray:
+def text_stencil(words: str, font: int = 0, weight: int = 2, layout: str | None = None) -> np.ndarray:
     """White line of text on black, capitals 22 pixels high; do not write into the shared result."""
     faces = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
     face = faces[font % len(faces)]
-    (width, height), base = cv2.getTextSize(words, face, 1.0, weight)
+    (width, height), base = cv2.getTextSize(layout or words, face, 1.0, weight)
     stencil = np.zeros((height + base + 8, width + 8), np.uint8)
-    cv2.putText(stencil, words, (4, height + 4), face, 1.0, 255, weight, cv2.LINE_AA)
+    pieces = [(0, words)]
+    if layout is not None:  # letter by letter, so that a wrong one does not move the others
+        starts = [
+            cv2.getTextSize(layout[:index], face, 1.0, weight)[0][0] if index else 0 for index in range(len(words))
+        ]
+        pieces = [(left, letter) for left, letter in zip(starts, words, strict=True) if letter != " "]
+    for left, piece in pieces:
+        cv2.putText(stencil, piece, (4 + left, height + 4), face, 1.0, 255, weight, cv2.LINE_AA)
     stencil.setflags(write=False)
     return stencil
 

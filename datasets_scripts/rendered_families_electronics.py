@@ -284,7 +284,7 @@ def printed_label(rng: np.random.Generator) -> Design:
         kind, words, centre, letter, colour, weight = row
         centre = centre + np.asarray(shift)
         if kind == "text":
-            canvas.text(words if text is None else text, centre, letter, colour, 0.0, font, weight)
+            canvas.text(words if text is None else text, centre, letter, colour, 0.0, font, weight, words)
         elif kind == "bars":
             steps = np.concatenate([[0], np.cumsum(widths)]) / widths.sum() * half[0] * 1.5 - half[0] * 0.75
             for index in range(0, len(widths), 2):

@@ -86,7 +86,7 @@ def woven_fabric(rng: np.random.Generator) -> Design:
         height = np.sqrt(np.maximum(1 - 3.4 * side * side, 0.05)) * (1 - 0.9 * lie * lie)
         if gap is not None:
             height = np.where(gap, height * 0.2, height)
-            image = np.where(gap[..., None], image * 0.42, image)
+            image = np.where(gap[..., None], image * np.float32(choice.uniform(0.4, 0.75)), image)
         pixels = np.float32(view.scale / threads)
         image *= (0.62 + 0.38 * height)[..., None]
         image *= (1 + 0.05 * noise_field(texture, size, 110))[..., None]
