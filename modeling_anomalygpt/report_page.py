@@ -59,7 +59,7 @@ def render_page(
         for index, (result, entry) in enumerate(zip(results, entries, strict=True))
     ]
     category = next((result.category for result in results if result.category != "object"), "")
-    setup = ({words["pictures"]: common} if common else {}) | dict(setup or {})
+    setup = ({words["folder"]: common} if len(common) > 1 else {}) | dict(setup or {})
     title = words["title"] + (f" · {category}" if category else "")
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode("utf-8")).digest()).decode("ascii")
     body = [
@@ -255,8 +255,9 @@ def _folders(results: Sequence[InspectionResult], words: Mapping[str, str]) -> s
         scores = [result.pred_score for result in seen if result.pred_score is not None]
         rate = anomalous / len(seen) if seen else 0.0
         mean = f"{sum(scores) / len(scores):.3f}" if scores else "–"
-        name = short_name(folder, common) or os.path.basename(folder) or "."
-        lines.append((-rate, f"<tr><td>{_text(name)}<td>{len(group)}<td>{anomalous}<td>{100 * rate:.0f} %<td>{mean}"))
+        name = short_name(folder, common) if folder + os.sep != common else os.path.basename(folder)
+        cell = _text(name).replace("/", "/<wbr>")
+        lines.append((-rate, f"<tr><td>{cell}<td>{len(group)}<td>{anomalous}<td>{100 * rate:.0f} %<td>{mean}"))
     heads = (words["folder"], words["pictures"], words["anomalous"], words["rate"], words["mean_score"])
     return (
         f"<section class=panel><h2>{_text(words['folders'])}</h2><table class=folders><thead><tr>"

@@ -36,6 +36,10 @@ function draw(tag, options, text) {
   return node;
 }
 function fill(sentence, values) { return sentence.replace(/\\{(\\w+)\\}/g, (_, key) => values[key]); }
+function path(row, tag) {  // a long path may break after a slash
+  const parts = row.name.split(/(?<=[\\/\\\\])/).flatMap((part) => [part, make("wbr")]);
+  return make(tag, {title: row.path}, ...parts);
+}
 function fixed(value, digits) { return value == null ? "\\u2013" : value.toFixed(digits); }
 
 function outlines(row) {
@@ -59,7 +63,9 @@ function frame(row, withMap, height, wide) {
   if (withMap && row.map) parts.push(image(row.map, "heat"), outlines(row));
   const node = make("button", {class: "frame", type: "button", "aria-label": row.name}, ...parts);
   node.style.aspectRatio = ratio;
-  node.style.width = wide ? `min(92vw, ${80 * ratio}vh)` : `min(100%, ${Math.round(height * ratio)}px)`;
+  node.style.setProperty("--ratio", ratio);
+  const limit = height > 100 ? "100%" : "120px";
+  node.style.width = wide ? `min(92vw, ${80 * ratio}vh)` : `min(${limit}, ${Math.round(height * ratio)}px)`;
   if (!wide) node.addEventListener("click", () => enlarge(row, withMap));
   return node;
 }
@@ -79,7 +85,7 @@ function regionTable(row) {
   const heads = ["#", words.position, words.size, words.area, words.peak, words.mean];
   const cells = (region, index) => [index + 1, region.place, region.extent, region.area, region.peak, region.mean];
   const line = (tag, texts) => make("tr", {}, ...texts.map((text, column) =>
-    make(tag, {text, class: column > 3 && "number"})));
+    make(tag, {text, class: column > 3 ? "number" : column > 1 && "whole"})));
   const table = make("table", {}, make("thead", {}, line("th", heads)),
     make("tbody", {}, ...row.regions.map((region, index) => line("td", cells(region, index)))));
   return row.more > 0 ? make("div", {}, table, make("p", {class: "evidence", text: `+ ${row.more}`})) : table;
@@ -88,7 +94,7 @@ function card(row) {
   const caption = (node, text) => make("figure", {}, node, make("figcaption", {text}));
   const measure = (label, value) => make("span", {}, make("span", {text: label}), make("b", {text: value}));
   const hasMap = row.map || row.blended;
-  const facts = make("div", {class: "facts"}, make("h2", {text: row.name, title: row.path}),
+  const facts = make("div", {class: "facts"}, path(row, "h2"),
     make("div", {class: "measures"}, badge(row), ...(row.verdict === "error" ? [] : [
       measure(words.score, fixed(row.score, 3)),
       row.odds == null ? null : measure(words.log_odds, (row.odds > 0 ? "+" : "") + fixed(row.odds, 2)),
@@ -116,7 +122,7 @@ function table(list) {
   };
   const line = (row) => make("tr", {},
     make("td", {}, row.picture ? frame(row, false, 64) : ""),
-    make("td", {}, row.map || row.blended ? frame(row, true, 64) : ""), make("td", {text: row.name, title: row.path}),
+    make("td", {}, row.map || row.blended ? frame(row, true, 64) : ""), path(row, "td"),
     make("td", {}, badge(row)), make("td", {class: "number", text: fixed(row.score, 3)}),
     make("td", {class: "number", text: fixed(row.odds, 2)}),
     make("td", {text: [...new Set(row.regions.map((region) => region.place))].join(", ")}),

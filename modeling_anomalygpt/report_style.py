@@ -32,7 +32,8 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
   var(--accent); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin-bottom:
   14px; }
-.tile { text-align: left; padding: 12px 16px; border-radius: 10px; display: grid; border-left-width: 5px; }
+.tile { text-align: left; padding: 12px 16px; border-radius: 10px; display: grid; align-content: start;
+  border-left-width: 5px; }
 .tile strong { font-size: 30px; line-height: 1.2; }
 .tile small, .tile span { color: var(--soft); }
 .tile.anomalous { border-left-color: var(--bad); }
@@ -102,6 +103,8 @@ th { text-align: left; color: var(--soft); font-weight: 550; white-space: nowrap
 th, td { padding: 3px 10px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child td { border-bottom: 0; }
 .number, .folders td + td, .folders th + th { text-align: right; }
+.number, .whole, .folders td + td { white-space: nowrap; }
+th { vertical-align: bottom; }
 .list { padding: 4px 14px; overflow-x: auto; }
 .list th button { border: 0; padding: 4px 0; background: none; font-weight: 600; }
 .list td { vertical-align: middle; padding: 6px 12px 6px 0; }
@@ -114,7 +117,7 @@ dialog { max-width: 96vw; max-height: 96vh; border: 0; border-radius: 10px; back
 dialog::backdrop { background: #000b; }
 dialog p { display: flex; gap: 16px; align-items: center; justify-content: space-between; margin: 10px 0 0; }
 a { color: var(--accent); }
-@media (max-width: 860px) {
+@media screen and (max-width: 860px) {
   body { padding: 14px; }
   .columns { grid-template-columns: minmax(0, 1fr); }
   .card { grid-template-columns: 1fr 1fr; gap: 12px; padding: 12px; }
@@ -136,9 +139,15 @@ a { color: var(--accent); }
   h2, .facts h2 { font-size: 12.5px; }
   .tile { padding: 6px 10px; box-shadow: none !important; }
   .tile strong { font-size: 20px; }
-  table { font-size: 10.5px; }
+  table { font-size: 9.5px; }
+  th, td { padding-right: 6px; }
   .tiles { grid-template-columns: repeat(5, 1fr); gap: 6px; }
-  .columns { display: grid; gap: 8px; margin-bottom: 8px; }
+  .columns, .columns > div { gap: 8px; }
+  .columns { margin-bottom: 8px; }
+  .card .frame { max-height: 48mm; max-width: calc(48mm * var(--ratio)); }
+  .histogram { max-height: 34mm; }
+  h3 { font-size: 11px; }
+  .references img { height: 14mm; }
   .list { border: 0; padding: 0; }
   .list tr { break-inside: avoid; }
   small, .help, .key, .evidence { font-size: 10px; }
