@@ -120,12 +120,14 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             pooled = self.text_projection(pooled)
         embeds = unit_length(pooled).unflatten(0, state_prompt_ids.shape[:2])
         member = torch.stack([state_prompt_labels == 0, state_prompt_labels == 1], dim=1).to(embeds)
-        return unit_length(member @ embeds)
+        with _float32(embeds):
+            return unit_length(member @ embeds)
 
     def get_patch_features(self, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
         """The layers of references, ready for [`MemoryBank.build`]."""
         _, patch_features = read_vision_tower(self.vision_tower, pixel_values, self.config.out_indices)
-        return self.localizer.comparable(patch_features)
+        with _float32(pixel_values):
+            return self.localizer.comparable(patch_features)
 
     @can_return_tuple
     def get_image_features(
@@ -183,13 +185,16 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         layer_maps = few_shot_map = None
         if by_text or return_layer_maps:
             text_embeds = self._state_embeds(len(pixel_values), state_prompt_ids, state_prompt_labels, text_embeds)
-            layer_maps = text_guided_layer_maps(
-                self.localizer.embed(patch_features), text_embeds, self.config.map_temperature, self.config.map_size
-            )
+            with _float32(pixel_values):
+                embedded = self.localizer.embed(patch_features)
+                layer_maps = text_guided_layer_maps(
+                    embedded, text_embeds, self.config.map_temperature, self.config.map_size
+                )
         if by_reference:
-            queries = self.localizer.comparable(patch_features)
-            bank = self._bank(queries, memory_bank, reference_pixel_values)
-            few_shot_map = few_shot_anomaly_map(queries, bank, self.config.map_size)
+            bank = self._bank(patch_features, memory_bank, reference_pixel_values)
+            with _float32(pixel_values):
+                queries = self.localizer.comparable(patch_features)
+                few_shot_map = few_shot_anomaly_map(queries, bank, self.config.map_size)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
 
@@ -221,6 +226,11 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         return torch.cat([tokens, prompts], dim=1)
 
     def _state_embeds(self, batch_size, state_prompt_ids, state_prompt_labels, text_embeds) -> torch.Tensor:
+        for name, given in (("state_prompt_ids", state_prompt_ids), ("text_embeds", text_embeds)):
+            if given is not None and len(given) not in (1, batch_size):
+                raise ValueError(
+                    f"`{name}` must have one row, or one for each of {batch_size} pictures, got {len(given)}."
+                )
         if text_embeds is not None:
             return unit_length(text_embeds).expand(batch_size, -1, -1)
         if self.text_tower is None:
@@ -482,6 +492,11 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             layer_maps=outputs.layer_maps,
             **{f"loss_{name}": value.detach() for name, value in losses.items()},
         )
+
+
+def _float32(tensor: torch.Tensor) -> torch.autocast:
+    """Cosines divided by a small temperature do not bear mixed precision: no autocast in this block."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 __all__ = ["AnomalyGPTForConditionalGeneration", "AnomalyGPTModel", "AnomalyGPTPreTrainedModel"]

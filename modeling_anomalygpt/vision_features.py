@@ -97,7 +97,8 @@ def _tower_inputs(
             "spatial_shapes": torch.tensor([grid] * len(pixel_values), device="cpu"),
         }
     size = getattr(tower.config, "image_size", None)
-    if "interpolate_pos_encoding" in accepted and size not in (None, pixel_values.shape[-1]):
+    own_size = (size, size) if isinstance(size, int) else size
+    if "interpolate_pos_encoding" in accepted and own_size and tuple(own_size) != tuple(pixel_values.shape[-2:]):
         return {"pixel_values": pixel_values, "interpolate_pos_encoding": True}
     return {"pixel_values": pixel_values}
 

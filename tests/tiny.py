@@ -115,3 +115,53 @@ def tiny_pair(**changes) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPT
         num_prompt_tokens=config.num_prompt_tokens,
     )
     return model, processor
+
+
+def lively_model(seed: int = 0, **changes) -> AnomalyGPTForConditionalGeneration:
+    """A random model whose weights are large enough that pictures, prompts and words change what it says."""
+    torch.manual_seed(seed)
+    model = AnomalyGPTForConditionalGeneration(tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return model
+
+
+def left_padded(inputs: dict[str, torch.Tensor], missing: list[int], pad_token_id: int = 0) -> dict[str, torch.Tensor]:
+    """The same batch with the last `missing[i]` tokens of row `i` left out and the rows padded on the left."""
+    padded = dict(inputs)
+    ids = [row[: len(row) - count] for row, count in zip(inputs["input_ids"], missing, strict=True)]
+    length = max(len(row) for row in ids)
+    padded["input_ids"] = torch.stack(
+        [torch.cat([row.new_full((length - len(row),), pad_token_id), row]) for row in ids]
+    )
+    padded["attention_mask"] = torch.stack(
+        [torch.cat([row.new_zeros(length - len(row)), torch.ones_like(row)]) for row in ids]
+    )
+    return padded
+
+
+def one_row(inputs: dict[str, torch.Tensor], row: int, missing: int = 0) -> dict[str, torch.Tensor]:
+    """Row `row` alone, without its last `missing` tokens."""
+    single = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+    for name in ("input_ids", "attention_mask"):
+        single[name] = single[name][:, : single[name].shape[1] - missing]
+    return single
+
+
+class CallCounter:
+    """Counts how often a module is called, inside a `with` block."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.module, self.calls = module, 0
+
+    def __enter__(self) -> "CallCounter":
+        self.hook = self.module.register_forward_hook(self.count)
+        return self
+
+    def count(self, *_) -> None:
+        self.calls += 1
+
+    def __exit__(self, *_) -> None:
+        self.hook.remove()
