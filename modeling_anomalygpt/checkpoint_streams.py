@@ -42,11 +42,12 @@ class CheckpointFile:
             raise FileNotFoundError(f"No file at '{self.path}'. Check the path and that the download is complete.")
         self._touched = 0
         self._tensors = None
+        self._is_mapped = True
         self._map()
         self.shapes: dict[str, tuple[int, ...]] = dict(self._shapes())
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        if self._touched > _REMAP_AFTER_BYTES:
+        if self._touched > _REMAP_AFTER_BYTES and self._is_mapped:
             self.close()
         if self._tensors is None:
             self._map()
@@ -70,7 +71,7 @@ class CheckpointFile:
             except Exception as error:
                 raise ValueError(_damaged(self.path, error)) from error
             return
-        self._tensors = _load_pickle(self.path)
+        self._tensors, self._is_mapped = _load_pickle(self.path)
         for key, value in self._tensors.items():
             if not isinstance(key, str) or not isinstance(value, torch.Tensor):
                 raise ValueError(
@@ -233,15 +234,17 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def _load_pickle(path: Path) -> dict:
-    """The dictionary of a `torch.save` file, mapped where the format allows; nothing but tensors is unpickled."""
+def _load_pickle(path: Path) -> tuple[dict, bool]:
+    """The dictionary of a `torch.save` file and whether it could be mapped; nothing but tensors is unpickled."""
+    is_mapped = True
     try:
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            loaded = torch.load(path, map_location="cpu", weights_only=True)  # files older than PyTorch 1.6
+            is_mapped = False  # a file in the format before PyTorch 1.6
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"'{path}' must hold tensors only, got a pickle with other objects or no pickle at all. It was not "
@@ -251,7 +254,7 @@ def _load_pickle(path: Path) -> dict:
         raise ValueError(_damaged(path, error)) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"'{path}' must be a dictionary of tensors, got {type(loaded).__name__}.")
-    return loaded
+    return loaded, is_mapped
 
 
 def _damaged(path: Path, error: Exception) -> str:

@@ -100,7 +100,7 @@ def check_kind(expected: str, shapes: Shapes, path: object) -> None:
     raise ValueError(f"`{option}` must be {wanted}, got '{path}' with the keys {some}. Check the download.")
 
 
-def check_llama_config(config: Mapping, path: object) -> None:
+def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") -> None:
     r"""
     Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish.
 
@@ -112,6 +112,8 @@ def check_llama_config(config: Mapping, path: object) -> None:
             The language model's `config.json`.
         path (`object`):
             For the message.
+        option (`str`, defaults to `"--vicuna"`):
+            `"--llama"`: the base of a delta, which has LLaMA's vocabulary; all else is checked alike.
 
     Raises:
         ValueError: If a value is another one's. All deviations are named at once.
@@ -124,7 +126,7 @@ def check_llama_config(config: Mapping, path: object) -> None:
     wrong = []
     if config.get("model_type", "llama") != "llama":
         wrong.append(f"model_type '{config['model_type']}' instead of 'llama'")
-    if config.get("vocab_size") == _LLAMA_VOCABULARY:
+    if option == "--vicuna" and config.get("vocab_size") == _LLAMA_VOCABULARY:
         wrong.append("vocabulary 32000 instead of 32001 (Vicuna v1.x, Llama-2 and plain LLaMA have 32000)")
     if not math.isclose(float(config.get("rms_norm_eps", _NORM_EPS)), _NORM_EPS):
         wrong.append(f"rms_norm_eps {config['rms_norm_eps']} instead of 1e-06 (Llama-2, Vicuna v1.5: 1e-05)")
@@ -137,9 +139,11 @@ def check_llama_config(config: Mapping, path: object) -> None:
     if config.get("num_key_value_heads") not in (None, heads):
         wrong.append(f"{config['num_key_value_heads']} key-value heads instead of {heads}")
     if wrong:
+        wanted = "Vicuna version 0" if option == "--vicuna" else "the first LLaMA"
         raise ValueError(
-            f"`--vicuna` must be Vicuna version 0, got '{path}' with {'; '.join(wrong)}. The published deltas give "
-            "gibberish on any other model. Use Vicuna v0, or `--llama` with the delta lmsys/vicuna-7b-delta-v0."
+            f"`{option}` must be {wanted}, got '{path}' with {'; '.join(wrong)}. The published deltas "
+            "give gibberish on any other model. Use Vicuna v0, or the first LLaMA as `--llama` with the delta "
+            "lmsys/vicuna-7b-delta-v0."
         )
 
 

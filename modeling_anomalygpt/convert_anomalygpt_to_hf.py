@@ -32,6 +32,23 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 _FP32_PREFIX = "model.localizer."  # the model keeps its localizer in float32 whatever the dtype
 _TARGET_MODULES = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 
+_MODEL_CARD = """---
+license: cc-by-nc-sa-4.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- anomaly-detection
+---
+
+# AnomalyGPT, converted from the published weights
+
+Made by `anomalygpt convert` of the files below. Their makers' licences all apply: ImageBind CC BY-NC-SA 4.0, LLaMA's
+first licence (research, non-commercial), PandaGPT CC BY-NC 4.0, AnomalyGPT CC BY-NC-SA 4.0, CLIP's vocabulary MIT.
+Weights named `train_supervised` have seen the test images of MVTec AD and VisA: no results on these sets with them.
+
+{report}
+"""
+
 
 def convert(
     imagebind: str | Path,
@@ -136,6 +153,9 @@ def convert(
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         processor.save_pretrained(folder)
         _generation_config(processor).save_pretrained(folder)
+        (folder / "README.md").write_text(
+            _MODEL_CARD.format(report="\n".join(f"    {line}" for line in str(report).split("\n")))
+        )
         (folder / "conversion_report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
         config.save_pretrained(folder)
     return report

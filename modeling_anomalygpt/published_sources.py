@@ -60,6 +60,8 @@ class LanguageModelFiles:
         elif norm in self.base:
             check_is_complete_model(self.base[norm], folder)
         check_llama_config(self.config, top)
+        if self.delta and (folder / "config.json").is_file():
+            check_llama_config(json.loads((folder / "config.json").read_text()), folder, "--llama")
         for key in self.base.shapes:
             if IGNORED_LLAMA_KEYS.match(key):
                 check_rotary_frequencies(self.base[key], key)

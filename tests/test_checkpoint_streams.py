@@ -31,8 +31,9 @@ def test_a_file_gives_shapes_and_tensors(tmp_path, kind):
         torch.testing.assert_close(file[key], tensor)
 
 
-def test_a_file_is_mapped_anew_when_much_was_read(tmp_path, monkeypatch):
-    torch.save(TENSORS, tmp_path / "x.pth")
+@pytest.mark.parametrize(("is_zip", "num_loads"), [(True, 3), (False, 2)])
+def test_a_file_is_mapped_anew_when_much_was_read_but_never_read_whole_again(tmp_path, monkeypatch, is_zip, num_loads):
+    torch.save(TENSORS, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
     monkeypatch.setattr(checkpoint_streams, "_REMAP_AFTER_BYTES", 20)
     loads = []
     load = torch.load
@@ -40,7 +41,7 @@ def test_a_file_is_mapped_anew_when_much_was_read(tmp_path, monkeypatch):
     file = CheckpointFile(tmp_path / "x.pth")
     for _ in range(3):
         torch.testing.assert_close(file["a"], TENSORS["a"])
-    assert len(loads) == 3
+    assert len(loads) == num_loads  # the old format is tried as a map first
 
 
 def test_a_pickle_with_anything_but_tensors_is_refused_and_not_run(tmp_path):

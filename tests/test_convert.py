@@ -200,6 +200,13 @@ def test_llama_with_vicunas_delta_is_vicuna(published, merged, tmp_path):
         torch.testing.assert_close(ours[name], expected[name])
 
 
+def test_the_folder_states_its_licences_and_its_parts(merged):
+    card = (merged / "README.md").read_text()
+    assert card.startswith("---\nlicense: cc-by-nc-sa-4.0\n")
+    assert "pytorch_model.pt" in card
+    assert "PandaGPT CC BY-NC 4.0" in card
+
+
 def test_the_report_says_what_was_read_from_where(published, merged):
     report = json.loads((merged / "conversion_report.json").read_text())
     assert report["files"]["imagebind"] == str(published / "imagebind_huge.pth")
@@ -351,6 +358,10 @@ def test_deltas_that_do_not_fit_their_base_are_refused(published, tmp_path):
         return change
 
     llama = vicuna_folder(published, tmp_path / "llama", None, rows(511))
+    llama_2 = vicuna_folder(published, tmp_path / "llama-2", {"rms_norm_eps": 1e-5}, rows(511))
+    fitting = vicuna_folder(published, tmp_path / "fitting", None, rows(512, scale=0.01))
+    with pytest.raises(ValueError, match="`--llama` must be the first LLaMA, got .*llama-2' with rms_norm_eps 1e-05"):
+        run(published, tmp_path / "out", vicuna=None, llama=llama_2, vicuna_delta=fitting)
     cases = {
         "v1.1": (rows(511, scale=0.01), "must have 512 vocabulary rows, one more than `--llama`, got 511"),
         "13b": (rows(512, width=48, scale=0.01), "must have the width of `--llama`, 64, got 48"),
