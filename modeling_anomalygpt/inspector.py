@@ -18,11 +18,11 @@ from .checkpoints import CheckpointError, first_line, load_checkpoint
 from .dialogue import Dialogue, first_turn
 from .inspection_result import InspectionResult
 from .memory_bank import MemoryBank
+from .observer import Observer
 from .pictures import PictureError, load_picture
 from .prompts import check_language, default_question, describe
 from .regions import Region, find_regions
 from .results_file import ResultsFile
-from .tiling import merge_tile_maps, tile_boxes
 
 MAX_NEW_TOKENS = 128
 
@@ -49,16 +49,12 @@ class AnomalyInspector:
     """
 
     def __init__(self, model: torch.nn.Module, processor: Any, tile: int | None = None):
-        if tile is not None and tile < 32:
-            raise ValueError(f"`tile` must be at least 32 pixels, got {tile}. Try 448.")
         self.model = model
         self.processor = processor
-        self.tile = tile
+        self.observer = Observer(model, processor, tile)
         self.dialogue = Dialogue(model, processor)
-        self.memory_bank: MemoryBank | None = None
         self.category = "object"
         self.description: str | None = None
-        self._text_embeds: dict[str, torch.Tensor] = {}
 
     @classmethod
     def from_pretrained(
@@ -82,11 +78,10 @@ class AnomalyInspector:
         """Map value from which a pixel belongs to a region; the checkpoint's."""
         return self.model.config.region_threshold
 
-    def fingerprint(self) -> str:
-        """Names everything on which a memory bank depends: encoder, settings and geometry."""
-        images = self.processor.image_processor
-        size = f"{images.size['height']}x{images.size['width']}"
-        return f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
+    @property
+    def memory_bank(self) -> MemoryBank | None:
+        """Good patches of the references; `None` before there are any."""
+        return self.observer.memory_bank
 
     def set_references(
         self,
@@ -122,11 +117,9 @@ class AnomalyInspector:
         for picture in tqdm(pictures, desc="references", disable=len(pictures) < 9, leave=False):
             image = load_picture(picture)
             turned = [image.rotate(angle, expand=True) for angle in ((0, 90, 180, 270) if rotations else (0,))]
-            tiles = [image.crop(box) for image in turned for box in self._boxes(image)]
-            for start in range(0, len(tiles), 8):
-                part = self._build_bank(tiles[start : start + 8])
-                bank = part if bank is None else bank.extend(part)
-        self.memory_bank = bank if max_patches is None else bank.reduce(max_patches)
+            part = self.observer.build_bank(turned)
+            bank = part if bank is None else bank.extend(part)
+        self.observer.memory_bank = bank if max_patches is None else bank.reduce(max_patches)
         self.category, self.description = category, description
 
     def save_references(self, path: str | os.PathLike) -> None:
@@ -139,7 +132,8 @@ class AnomalyInspector:
         self, path: str | os.PathLike, category: str = "object", description: str | None = None
     ) -> None:
         """Reads a memory bank; one that another encoder or geometry made is refused."""
-        self.memory_bank = MemoryBank.load(path, self.fingerprint()).to(self.model.device)
+        bank = MemoryBank.load(path, self.observer.fingerprint())
+        self.observer.memory_bank = bank.to(self.model.device)
         self.category, self.description = category, description
 
     def inspect(self, picture: Any, **options: Any) -> InspectionResult:
@@ -334,7 +328,7 @@ class AnomalyInspector:
     ) -> list[InspectionResult]:
         start = time.perf_counter()
         images = [image for _, image in batch]
-        maps, image_tokens = self._look(images, category, localization)
+        maps, image_tokens = self.observer.look(images, category, localization)
         turns = first_turn(question, description, language)
         answers, log_odds = [""] * len(batch), [None] * len(batch)
         if use_language:
@@ -367,69 +361,6 @@ class AnomalyInspector:
                 )
             )
         return results
-
-    def _look(
-        self, images: list[Image.Image], category: str, localization: str
-    ) -> tuple[list[np.ndarray], torch.Tensor]:
-        """Maps in the pictures' own pixels, and what the language model sees of each picture."""
-        features = self._features(images, category, localization)
-        sizes = [(image.height, image.width) for image in images]
-        maps = self._to_pictures(features.anomaly_map, sizes)
-        image_tokens = features.pooler_output
-        tiled = [index for index, image in enumerate(images) if len(self._boxes(image)) > 1]
-        for index in tiled:
-            maps[index] = self._tiled_map(images[index], category, localization)
-        if tiled:
-            model = self.model.model
-            side = (model.config.map_size, model.config.map_size)
-            shrunk = [torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(one)[None], side)[0] for one in maps]
-            whole = features.anomaly_map.clone()
-            whole[tiled] = torch.stack([shrunk[index] for index in tiled]).to(whole)
-            image_tokens = model.embed_evidence(features.image_embeds, whole)
-        return maps, image_tokens
-
-    def _tiled_map(self, image: Image.Image, category: str, localization: str) -> np.ndarray:
-        boxes = self._boxes(image)
-        maps = []
-        for start in range(0, len(boxes), 8):
-            tiles = [image.crop(box) for box in boxes[start : start + 8]]
-            features = self._features(tiles, category, localization)
-            maps += self._to_pictures(features.anomaly_map, [(tile.height, tile.width) for tile in tiles])
-        return merge_tile_maps(maps, boxes, (image.height, image.width))
-
-    def _features(self, images: list[Image.Image], category: str, localization: str) -> Any:
-        inputs = self.processor(images=images, category=category, return_tensors="pt").to(self.model.device)
-        if "state_prompt_ids" in inputs and category not in self._text_embeds:
-            self._text_embeds[category] = self.model.model.get_text_embeds(
-                inputs["state_prompt_ids"][:1], inputs["state_prompt_labels"][:1]
-            )
-        features = self.model.get_image_features(
-            inputs["pixel_values"],
-            text_embeds=self._text_embeds.get(category),
-            memory_bank=self.memory_bank,
-            localization=localization,
-            return_dict=True,
-        )
-        if not torch.isfinite(features.anomaly_map).all():
-            raise CheckpointError(
-                "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "
-                "overflow in this dtype; try float32."
-            )
-        return features
-
-    def _build_bank(self, images: list[Image.Image]) -> MemoryBank:
-        inputs = self.processor(images=images, return_tensors="pt").to(self.model.device)
-        with torch.inference_mode():
-            layers = self.model.model.get_patch_features(inputs["pixel_values"])
-            return MemoryBank.build(layers, self.fingerprint())
-
-    def _boxes(self, image: Image.Image) -> list[tuple[int, int, int, int]]:
-        if self.tile is None or max(image.size) <= self.tile:
-            return [(0, 0, *image.size)]
-        return tile_boxes(image.height, image.width, self.tile)
-
-    def _to_pictures(self, maps: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-        return self.processor.image_processor.post_process_anomaly_map(maps, sizes)
 
     def _regions(self, anomaly_map: np.ndarray, mm_per_pixel: float | None) -> list[Region]:
         """Regions at the checkpoint's threshold; where the map stays below it, the place that stands out most."""

@@ -40,7 +40,9 @@ def draw_map(mask: np.ndarray, rng: np.random.Generator, map_size: int) -> np.nd
     level = rng.uniform(0.02, 0.35)
     noise = np.zeros((size, size), np.float32)
     for cells in rng.choice([4, 7, 14, 28], size=2, replace=False):
-        noise += cv2.resize(rng.normal(0, 1, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        noise += cv2.resize(
+            rng.normal(0, 1, (cells, cells)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
     noise /= max(1e-6, np.abs(noise).max())
     background = level * (1 + rng.uniform(0.1, 0.9) * noise)
     if rng.random() < 0.5:  # the part lies on a calm ground
@@ -59,10 +61,8 @@ def draw_map(mask: np.ndarray, rng: np.random.Generator, map_size: int) -> np.nd
     return cv2.resize(result, (map_size, map_size), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def draw_evidence(rng: np.random.Generator, map_size: int, defect_types: tuple[str, ...]) -> tuple[np.ndarray, Facts]:
+def draw_evidence(rng: np.random.Generator, map_size: int) -> tuple[np.ndarray, Facts]:
     """One map `(map_size, map_size)` and the facts it shows; half of them are of good parts."""
     mask = draw_mask(rng) if rng.random() < 0.5 else np.zeros((MASK_SIZE, MASK_SIZE), bool)
-    regions = regions_of_mask(mask)
-    kinds = (str(rng.choice(defect_types)),) if regions and rng.random() < 0.5 else ()
-    category = str(rng.choice(CATEGORIES))
-    return draw_map(mask, rng, map_size), Facts(category, (MASK_SIZE, MASK_SIZE), regions, kinds)
+    facts = Facts(str(rng.choice(CATEGORIES)), (MASK_SIZE, MASK_SIZE), regions_of_mask(mask))
+    return draw_map(mask, rng, map_size), facts

@@ -6,13 +6,26 @@ Rendered pictures show products of the training families, with references of the
 are compared with another view of themselves (shifted, turned, relit), a synthetic anomaly in one of the two.
 """
 
+import argparse
 import json
+import os
 import pathlib
+from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
+import torch
+from tqdm import tqdm
 
+from datasets_scripts import TRAINING_FAMILIES, render_product
+from datasets_scripts.part_defects import SURFACE_DEFECTS, apply_defect
+from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
+from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, nsa, perlin_texture
 from modeling_anomalygpt.facts import Facts
 from modeling_anomalygpt.regions import regions_of_mask
+
+SIZE = 224
+REFERENCES_PER_PRODUCT, QUERIES_PER_PRODUCT = 2, 6
 
 
 class EvidenceFile:
@@ -35,3 +48,126 @@ class EvidenceFile:
         mask = np.unpackbits(self.masks[index], axis=-1).astype(bool)
         facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
         return self.image_embeds[index], self.maps[index].astype(np.float32), facts
+
+
+def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
+    """References and queries of rendered products, the families of training in turn."""
+    for index in range(number):
+        rng = np.random.default_rng([seed, 1, index])
+        product = render_product(TRAINING_FAMILIES[index % len(TRAINING_FAMILIES)], rng, SIZE)
+        references = [product.photograph(rng).image for _ in range(REFERENCES_PER_PRODUCT)]
+        queries = []
+        for query in range(QUERIES_PER_PRODUCT):
+            part = product.photograph(rng, defect="random" if query % 2 else None)
+            queries.append(
+                {
+                    "image": part.image,
+                    "mask": part.mask,
+                    "category": part.category,
+                    "defect_types": [part.defect_type] if part.mask.any() else [],
+                    "description": {"en": part.description, "zh": part.description_zh},
+                }
+            )
+        yield references, queries
+
+
+def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
+    """Views of ordinary photographs as references and queries; every second query gets a synthetic anomaly."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    mixture = Mixture([nsa, cut_paste, perlin_texture], weights=[2, 1, 1])
+    for index in range(number):
+        rng = np.random.default_rng([seed, 2, index])
+        chosen, other = (np.asarray(load_picture(files[i])) for i in rng.choice(len(files), 2, replace=False))
+        chosen, other = _crop(chosen, rng), _crop(other, rng)
+        play = rng.choice([0.5, 2, 6])
+        references = [_view(chosen, rng, play) for _ in range(REFERENCES_PER_PRODUCT)]
+        queries = []
+        for query in range(QUERIES_PER_PRODUCT // 2):
+            image, mask, kinds = _view(chosen, rng, play), np.zeros((SIZE, SIZE), bool), []
+            if query:
+                if rng.random() < 0.5:
+                    kind = str(rng.choice(SURFACE_DEFECTS))
+                    made = apply_defect(image, kind, rng)
+                    image, mask, kinds = made.image, made.mask, [kind]
+                else:
+                    made = mixture(image, other, rng)
+                    image, mask = made.image, made.mask
+            queries.append(
+                {"image": image, "mask": mask, "category": "object", "defect_types": kinds, "description": None}
+            )
+        yield references, queries
+
+
+def _crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A square part of a photograph, at least half of its short side, a little larger than a view."""
+    side = int(min(image.shape[:2]) * rng.uniform(0.5, 1))
+    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
+    return cv2.resize(image[top : top + side, left : left + side], (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+
+
+def _view(image: np.ndarray, rng: np.random.Generator, play: float) -> np.ndarray:
+    """The picture as another exposure shows it: shifted by up to `play` pixels, turned, relit, with sensor noise."""
+    matrix = cv2.getRotationMatrix2D(
+        (SIZE / 2, SIZE / 2), rng.uniform(-play, play), 1 + rng.uniform(-play, play) / 200
+    )
+    matrix[:, 2] += rng.uniform(-play, play, 2)
+    moved = cv2.warpAffine(image, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    lit = moved * rng.uniform(0.9, 1.1) + rng.normal(0, rng.uniform(0.5, 4), moved.shape)
+    return np.clip(lit, 0, 255).astype(np.uint8)
+
+
+@torch.inference_mode()
+def look(model, processor, references: list[np.ndarray], queries: list[dict], rng: np.random.Generator) -> list[dict]:
+    """What the model sees of a group: pooled vector and few-shot map of each query, and the best layer's features."""
+    pixel_values = processor(images=[*references, *(query["image"] for query in queries)], return_tensors="pt")[
+        "pixel_values"
+    ]
+    shots = int(rng.integers(1, len(references) + 1))
+    bank = pixel_values[:shots][None].expand(len(queries), -1, -1, -1, -1)
+    seen = model.get_image_features(pixel_values[len(references) :], reference_pixel_values=bank, return_dict=True)
+    return [
+        {
+            "pooled": seen.image_embeds[index].numpy(),
+            "map": seen.anomaly_map[index].numpy().astype(np.float16),
+            "mask": np.packbits(query["mask"], axis=-1),
+            "facts": {name: query[name] for name in ("category", "defect_types", "description")},
+        }
+        for index, query in enumerate(queries)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m recipes.tiny.evidence", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--checkpoint", type=pathlib.Path, required=True, help="folder of a model with a trained tower"
+    )
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="file to write (.npz)")
+    parser.add_argument("--products", type=int, default=700, help="rendered products, six pictures each")
+    parser.add_argument("--photographs", type=pathlib.Path, help="folder of ordinary photographs")
+    parser.add_argument("--views", type=int, default=700, help="photographs to use, three pictures each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
+    processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
+    groups = [(rendered_groups(options.products, options.seed), options.products)]
+    if options.photographs:
+        groups.append((photograph_groups(options.photographs, options.views, options.seed), options.views))
+    rows, rng = [], np.random.default_rng([options.seed, 3])
+    for group, number in groups:
+        for references, queries in tqdm(group, total=number):
+            rows += look(model, processor, references, queries, rng)
+    temporary = options.output.with_suffix(".tmp.npz")
+    np.savez(
+        temporary,
+        image_embeds=np.stack([row["pooled"] for row in rows]),
+        maps=np.stack([row["map"] for row in rows]),
+        masks=np.stack([row["mask"] for row in rows]),
+        facts=json.dumps([row["facts"] for row in rows], ensure_ascii=False),
+    )
+    os.replace(temporary, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,8 +21,6 @@ from modeling_anomalygpt.outputs_anomalygpt import AnomalyGPTImageFeatures
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.evidence import EvidenceFile
 
-# Kinds that can be told from nothing but the wording of the facts are not asked of drawn maps.
-DRAWN_KINDS = ("scratch", "stain", "hole", "contamination", "crack")
 LANGUAGES = ("en", "zh")
 
 
@@ -51,7 +49,7 @@ class Conversations(torch.utils.data.Dataset):
         if rng.random() < self.seen_share:
             image_embeds, anomaly_map, facts = self.evidence.draw(rng)
         else:
-            anomaly_map, facts = draw_evidence(rng, self.config.map_size, DRAWN_KINDS)
+            anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
             image_embeds /= np.linalg.norm(image_embeds)
         turns = conversation(facts, rng, str(rng.choice(LANGUAGES)), max_turns=3)
