@@ -259,7 +259,7 @@ def _mended(
             own = np.zeros_like(pasted)
             own[patch.box] = patch.mask
             label = intensity_label(result, patch.image, own, settings.logistic)
-            if (label > TARGET_THRESHOLD).mean() >= _MIN_TARGET:
+            if np.count_nonzero(label > TARGET_THRESHOLD) >= _MIN_TARGET * label.size:
                 result = patch.image
                 near |= bool(pasted[_grown(patch.box, 8)].any())
                 pasted |= own
@@ -287,6 +287,8 @@ def _grown(box: Box, pixels: int) -> Box:
 
 def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
     """Splits the target among its patches; patches that overlap or touch are one defect to the eye."""
+    if len(boxes) == 1:
+        return [mask.copy()]
     groups = np.zeros(mask.shape, np.uint8)
     for box in boxes:
         groups[_grown(box, 2)] = 1
