@@ -5,7 +5,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from scipy import ndimage, stats
+from scipy import stats
 
 import modeling_anomalygpt.nsa as nsa_module
 from modeling_anomalygpt.anomaly_synthesis import (
@@ -20,15 +20,9 @@ from modeling_anomalygpt.anomaly_synthesis import (
     perlin_texture,
 )
 from modeling_anomalygpt.pasted_anomalies import perlin_mask
-from modeling_anomalygpt.synthetic_anomaly import (
-    changed_pixels,
-    disk_median,
-    majority,
-    separate_regions,
-    unchanged,
-)
+from modeling_anomalygpt.synthetic_anomaly import unchanged
 from tests.references import nsa_naive as nsa_naive_module
-from tests.references.nsa_naive import disk, nsa_naive, soft_label, told_centres
+from tests.references.nsa_naive import nsa_naive, soft_label, told_centres
 
 METHODS = {
     "nsa": nsa,
@@ -192,16 +186,6 @@ def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union()
     assert checked > 20
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.float64, np.uint8])
-def test_disk_median_equals_the_filter_of_the_whole_picture(dtype):
-    rng = np.random.default_rng(0)
-    for size in [(40, 31), (12, 90), (3, 4)]:
-        values = rng.integers(0, 250, size).astype(dtype)
-        where = rng.random(size) < 0.5
-        expected = ndimage.median_filter(values, footprint=disk(5), mode="nearest")[where]
-        np.testing.assert_array_equal(disk_median(values, where), expected)
-
-
 def test_patches_refused_before_blending_could_not_have_been_seen(monkeypatch):
     refused, seen = [], 0
     real = nsa_module._can_change
@@ -212,17 +196,6 @@ def test_patches_refused_before_blending_could_not_have_been_seen(monkeypatch):
         seen += made.is_anomalous and refused[-1]  # the last patch is the one that was accepted
     assert sum(refused) >= 5
     assert seen == 0
-
-
-def test_disk_median_of_no_pixel_is_empty():
-    assert disk_median(np.zeros((20, 20)), np.zeros((20, 20), bool)).shape == (0,)
-
-
-@pytest.mark.parametrize("size", [3, 5, 7])
-def test_majority_equals_the_median_of_a_mask(size):
-    mask = np.random.default_rng(size).random((37, 51)) < 0.5
-    expected = cv2.medianBlur(mask.astype(np.uint8), size) > 0
-    np.testing.assert_array_equal(majority(mask, size), expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -344,26 +317,6 @@ def test_perlin_textures_come_from_the_given_pictures():
     image = np.full((64, 64, 3), 128, np.uint8)
     made = perlin_texture(image, image, np.random.default_rng(3), textures=[picture(0, (64, 64))])
     assert made.image[made.mask].std() > 5
-
-
-def test_changed_pixels_drop_specks_and_stay_in_the_shape():
-    before = np.zeros((40, 40, 3), np.uint8)
-    after = before.copy()
-    after[5:20, 5:20] = 90
-    after[30, 30] = 90  # a speck
-    after[12, 12] = 0  # a pinhole
-    shape = np.zeros((40, 40), bool)
-    shape[:, :15] = shape[25:, :] = True
-    changed = changed_pixels(before, after, shape)
-    assert changed[12, 12]
-    assert not changed[30, 30]
-    assert not changed[~shape].any()
-
-
-def test_regions_below_the_smallest_area_are_left_out():
-    mask = np.zeros((20, 20), bool)
-    mask[2:6, 2:6] = mask[10, 10] = True
-    assert [region.sum() for region in separate_regions(mask, min_area=2)] == [16]
 
 
 def test_a_mixture_draws_its_methods_by_weight_and_passes_the_category():
