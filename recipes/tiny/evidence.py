@@ -32,7 +32,7 @@ class EvidenceFile:
     """Reads such a file; samples come back as the language model needs them."""
 
     def __init__(self, path: str | pathlib.Path):
-        with np.load(path) as file:
+        with np.load(path) as file:  # arrays are read when they are asked for; features stay on disk
             self.image_embeds = file["image_embeds"]
             self.maps = file["maps"]
             self.masks = file["masks"]
@@ -106,7 +106,7 @@ def _crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _view(image: np.ndarray, rng: np.random.Generator, play: float) -> np.ndarray:
-    """The picture as another exposure shows it: shifted by up to `play` pixels, turned, relit, with sensor noise."""
+    """The picture as another exposure shows it: moved by up to `play` pixels, turned, relit, with sensor noise."""
     matrix = cv2.getRotationMatrix2D(
         (SIZE / 2, SIZE / 2), rng.uniform(-play, play), 1 + rng.uniform(-play, play) / 200
     )
@@ -118,7 +118,7 @@ def _view(image: np.ndarray, rng: np.random.Generator, play: float) -> np.ndarra
 
 @torch.inference_mode()
 def look(model, processor, references: list[np.ndarray], queries: list[dict], rng: np.random.Generator) -> list[dict]:
-    """What the model sees of a group: pooled vector and few-shot map of each query, and the best layer's features."""
+    """What the model sees of a group: global vector, few-shot map and, of two queries, the patch features."""
     pixel_values = processor(images=[*references, *(query["image"] for query in queries)], return_tensors="pt")[
         "pixel_values"
     ]
@@ -131,6 +131,8 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict], rn
             "map": seen.anomaly_map[index].numpy().astype(np.float16),
             "mask": np.packbits(query["mask"], axis=-1),
             "facts": {name: query[name] for name in ("category", "defect_types", "description")},
+            # The first two, one good and one bad, teach the localizer as well.
+            "features": [layer.vectors[index].half().numpy() for layer in seen.patch_features] if index < 2 else None,
         }
         for index, query in enumerate(queries)
     ]
@@ -138,9 +140,7 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict], rn
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.evidence", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--checkpoint", type=pathlib.Path, required=True, help="folder of a model with a trained tower"
-    )
+    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="model with a trained vision tower")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="file to write (.npz)")
     parser.add_argument("--products", type=int, default=700, help="rendered products, six pictures each")
     parser.add_argument("--photographs", type=pathlib.Path, help="folder of ordinary photographs")
@@ -158,9 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for group, number in groups:
         for references, queries in tqdm(group, total=number):
             rows += look(model, processor, references, queries, rng)
+    featured = [index for index, row in enumerate(rows) if row["features"] is not None]
     temporary = options.output.with_suffix(".tmp.npz")
     np.savez(
         temporary,
+        featured=np.array(featured),
+        **{
+            f"features_{layer}": np.stack([rows[index]["features"][layer] for index in featured])
+            for layer in range(len(model.config.out_indices))
+        },
         image_embeds=np.stack([row["pooled"] for row in rows]),
         maps=np.stack([row["map"] for row in rows]),
         masks=np.stack([row["mask"] for row in rows]),

@@ -1,0 +1,1 @@
+"""Measurements of the project; each prints or writes the numbers that the documents quote."""
