@@ -86,7 +86,7 @@ def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[
             image, mask, kinds = _view(chosen, rng, play), np.zeros((SIZE, SIZE), bool), []
             if query:
                 if rng.random() < 0.5:
-                    kind = str(rng.choice(SURFACE_DEFECTS))
+                    kind = str(rng.choice(list(SURFACE_DEFECTS)))
                     made = apply_defect(image, kind, rng)
                     image, mask, kinds = made.image, made.mask, [kind]
                 else:
