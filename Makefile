@@ -22,7 +22,7 @@ $(VENV)/.installed: setup.py constraints.txt | $(BIN)/python
 install: $(VENV)/.installed ## Make .venv and install the package with what training and tests need
 
 demo: install ## Inspect the example pictures with the embedded checkpoint
-	$(BIN)/anomalygpt inspect examples/nut/query --references examples/nut/good --category nut --output results/demo
+	$(BIN)/anomalygpt inspect examples/capsules/query --references examples/capsules/good --category capsules --output results/demo
 
 test: install ## Run the tests (under ten minutes on two cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
