@@ -37,6 +37,14 @@ METHODS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # small pictures: threads only wait for each other on a busy machine
+    yield
+    cv2.setNumThreads(before)
+
+
 def picture(seed, size=(224, 224), background=None, levels=(60, 160)):
     """Blurred colour noise; with a background, an ellipse of it in the middle."""
     rng = np.random.default_rng(seed)
@@ -175,7 +183,7 @@ def test_mended_regions_lie_where_the_picture_changed():
 
 def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union():
     checked = 0
-    for seed in range(200):
+    for seed in range(100):
         image, source = picture(seed, (128, 128)), picture(seed + 1, (128, 128))
         made = nsa(image, source, np.random.default_rng(seed), "carpet")
         if len(made.regions) == 2:
@@ -183,7 +191,7 @@ def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union()
             expected = soft_label(image, made.image, everywhere, NSA_SETTINGS["carpet"].logistic)
             np.testing.assert_array_equal(made.intensity, expected.astype(np.float32))
             checked += 1
-    assert checked > 20
+    assert checked > 10
 
 
 def test_patches_refused_before_blending_could_not_have_been_seen(monkeypatch):
