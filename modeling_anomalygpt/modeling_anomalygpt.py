@@ -411,6 +411,11 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         """See [`AnomalyGPTModel.get_image_features`]."""
         return self.model.get_image_features(*args, **kwargs)
 
+    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, *args, **kwargs):
+        # transformers repeats the features for the beams in place; the caller's must stay as they are.
+        copies = {modality: type(output)(**output) for modality, output in mm_encoder_output.items()}
+        return super()._expand_multimodal_outputs(input_ids, copies, *args, **kwargs)
+
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Saves as usual; with custom code, `AutoModel` finds the model without a head as well."""
         if self._auto_class is not None:

@@ -1,0 +1,245 @@
+"""To disk and back: bit exact, other number formats, tied words, missing weights, devices, quantization, new words."""
+
+import io
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForImageTextToText
+from transformers.utils import logging as transformers_logging
+
+from modeling_anomalygpt import register
+from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTModel
+from tests.tiny import IMAGE_TOKEN, TEXT_CONFIG, lively_model, tiny_inputs
+
+TIED = {"text_config": TEXT_CONFIG | {"tie_word_embeddings": True}}
+LEARNED = {"text_tower_config": None, "reference_dims": [5, 6]}
+WITHOUT_QUANTIZATION = [
+    "model.vision_tower",
+    "model.text_tower",
+    "model.visual_projection",
+    "model.text_projection",
+    "model.localizer",
+    "model.prompt_learner",
+    "model.multi_modal_projector",
+    "lm_head",
+]
+
+
+def load(folder, **kwargs) -> AnomalyGPTForConditionalGeneration:
+    return AnomalyGPTForConditionalGeneration.from_pretrained(folder, **kwargs)
+
+
+@torch.no_grad()
+def outputs_of(model, **changes):
+    return model(**(tiny_inputs(model.config) | changes))
+
+
+@pytest.mark.parametrize("changes", [{}, TIED, LEARNED], ids=["plain", "tied", "learned states"])
+def test_a_saved_model_is_loaded_bit_exact(tmp_path, changes):
+    model = lively_model(**changes)
+    model.save_pretrained(tmp_path)
+    loaded, info = load(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert not loaded.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert torch.equal(outputs_of(loaded).logits, outputs_of(model).logits)
+
+
+def test_a_model_saved_twice_has_the_same_bytes(tmp_path):
+    lively_model().save_pretrained(tmp_path / "first")
+    load(tmp_path / "first").save_pretrained(tmp_path / "a")
+    load(tmp_path / "a").save_pretrained(tmp_path / "b")
+    for file in ("model.safetensors", "config.json", "generation_config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_shared_words_are_saved_once_and_shared_again(tmp_path):
+    model = lively_model(**TIED)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    loaded = load(tmp_path)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_a_model_saved_in_shards_is_loaded_equal(tmp_path):
+    model = lively_model()
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert torch.equal(outputs_of(load(tmp_path)).logits, outputs_of(model).logits)
+
+
+# Missing weights
+
+
+@pytest.mark.parametrize("changes", [{}, LEARNED], ids=["text tower", "learned states"])
+def test_a_missing_weight_starts_from_the_initialiser_never_from_garbage(tmp_path, changes):
+    """Weights are made on the meta device first: what nobody initialises is whatever lies in memory."""
+    model = lively_model(**changes)
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    own = ("localizer", "prompt_learner", "multi_modal_projector", "visual_projection", "text_projection")
+    missing = {name for name in weights if name.split(".")[1] in own} | {"lm_head.weight"}
+    kept = {name: tensor for name, tensor in weights.items() if name not in missing}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = load(tmp_path, output_loading_info=True)
+    assert set(info["missing_keys"]) == missing
+    for name in missing:
+        tensor = loaded.get_parameter(name)
+        assert torch.isfinite(tensor).all(), name
+        if name.endswith("bias"):
+            assert (tensor == 0).all(), name
+        elif "convolutions" in name:
+            assert 0 < tensor.std() < 0.5, name
+        else:
+            assert 0.5 * 0.02 < tensor.std() < 2 * 0.02, name
+
+
+def test_every_buffer_is_the_same_after_loading(tmp_path):
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    loaded = dict(load(tmp_path).named_buffers())
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(loaded[name], buffer, msg=name)
+
+
+def test_two_new_models_of_one_seed_are_equal_and_no_parameter_is_constant():
+    parameters = [dict(lively_model(seed=3, **LEARNED).named_parameters()) for _ in range(2)]
+    for name, parameter in parameters[0].items():
+        assert torch.equal(parameter, parameters[1][name]), name
+        if parameter.dim() > 1:
+            assert parameter.std() > 0, name
+
+
+# The model without a head
+
+
+def test_the_base_model_is_read_from_the_whole_checkpoint_without_a_word(tmp_path):
+    register()
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    transformers_logging.get_logger("transformers").addHandler(handler)
+    try:
+        base, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    finally:
+        transformers_logging.get_logger("transformers").removeHandler(handler)
+    assert type(base) is AnomalyGPTModel
+    assert not any(info.values()), info
+    assert "lm_head" not in said.getvalue()
+    inputs = tiny_inputs(model.config)
+    with torch.no_grad():
+        assert torch.equal(model.lm_head(base(**inputs).last_hidden_state), model(**inputs).logits)
+
+
+def test_the_whole_model_is_read_from_the_base_models_checkpoint(tmp_path):
+    model = lively_model(**TIED)
+    model.model.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert torch.equal(outputs_of(loaded).logits, outputs_of(model).logits)
+
+
+def test_the_auto_class_finds_the_model(tmp_path):
+    register()
+    lively_model().save_pretrained(tmp_path)
+    assert type(AutoModelForImageTextToText.from_pretrained(tmp_path)) is AnomalyGPTForConditionalGeneration
+
+
+# Number formats and devices
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_the_localizer_and_the_maps_in_float32(tmp_path, dtype):
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    half = load(tmp_path, dtype=dtype)
+    number_formats = {}
+    for name, parameter in half.named_parameters():
+        number_formats.setdefault(name.split(".")[1], set()).add(parameter.dtype)
+    assert number_formats.pop("localizer") == {torch.float32}
+    assert set().union(*number_formats.values()) == {getattr(torch, dtype)}
+    references = torch.randn(2, 2, 3, 28, 28)
+    for changes in ({}, {"reference_pixel_values": references}):
+        outputs, expected = outputs_of(half, **changes), outputs_of(model, **changes)
+        assert outputs.anomaly_map.dtype == torch.float32
+        assert outputs.logits.dtype == getattr(torch, dtype)
+        assert outputs.anomaly_map.unique().numel() > 200  # computed in float32, not only turned into it
+        torch.testing.assert_close(outputs.logits.float(), expected.logits, atol=0.5, rtol=0.1)
+    answer = half.generate(**tiny_inputs(model.config), max_new_tokens=2, do_sample=False)
+    assert answer.shape[1] == tiny_inputs(model.config)["input_ids"].shape[1] + 2
+
+
+def test_a_half_precision_checkpoint_is_loaded_as_it_was_saved(tmp_path):
+    lively_model().save_pretrained(tmp_path / "full")
+    load(tmp_path / "full", dtype="bfloat16").save_pretrained(tmp_path / "half")
+    again = load(tmp_path / "half", dtype="auto")
+    assert again.model.localizer.layers[0].weight.dtype == torch.float32
+    assert again.lm_head.weight.dtype == torch.bfloat16
+    expected = load(tmp_path / "full", dtype="bfloat16")
+    assert torch.equal(outputs_of(again).logits, outputs_of(expected).logits)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto"])
+def test_a_device_map_changes_nothing(tmp_path, device_map):
+    pytest.importorskip("accelerate")
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    placed = load(tmp_path, device_map=device_map)
+    torch.testing.assert_close(outputs_of(placed).logits.cpu(), outputs_of(model).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_on_disk_change_nothing(tmp_path):
+    pytest.importorskip("accelerate")
+    model = lively_model()
+    model.save_pretrained(tmp_path / "model")
+    places = {name: "cpu" for name, _ in model.model.named_children()} | {"language_model": "disk"}
+    places = {f"model.{name}": place for name, place in places.items()} | {"lm_head": "cpu"}
+    placed = load(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
+    torch.testing.assert_close(outputs_of(placed).logits, outputs_of(model).logits)
+
+
+def test_four_bits_leave_the_map_as_it_was(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32, llm_int8_skip_modules=WITHOUT_QUANTIZATION
+    )
+    small = load(tmp_path, quantization_config=quantization, device_map="cpu", dtype=torch.float32)
+    torch.testing.assert_close(outputs_of(small).anomaly_map, outputs_of(model).anomaly_map)
+
+
+def test_eight_bits_leave_the_map_as_it_was(tmp_path):
+    torchao = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    model = lively_model()
+    model.save_pretrained(tmp_path)
+    quantization = TorchAoConfig(torchao.Int8WeightOnlyConfig(), modules_to_not_convert=WITHOUT_QUANTIZATION)
+    small = load(tmp_path, quantization_config=quantization, device_map="cpu", dtype=torch.float32)
+    torch.testing.assert_close(outputs_of(small).anomaly_map, outputs_of(model).anomaly_map)
+
+
+# New words
+
+
+def test_the_vocabulary_can_grow(tmp_path):
+    model = lively_model()
+    before = outputs_of(model)
+    model.resize_token_embeddings(110)
+    assert model.get_input_embeddings().num_embeddings == model.lm_head.out_features == 110
+    assert model.config.text_config.vocab_size == 110
+    torch.testing.assert_close(outputs_of(model).logits[..., :97], before.logits)
+    labels = tiny_inputs(model.config)["input_ids"].clone()
+    labels[:, -1] = 105
+    assert torch.isfinite(outputs_of(model, labels=labels).loss)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(outputs_of(load(tmp_path)).logits, outputs_of(model).logits)
+    assert json.loads((tmp_path / "config.json").read_text())["image_token_index"] == IMAGE_TOKEN
