@@ -106,8 +106,8 @@ def map_layer(anomaly_map: np.ndarray, region_threshold: float, max_side: int = 
     size = max(1, round(width * factor)), max(1, round(height * factor))
     if size != (width, height):
         levels = cv2.resize(levels, size, interpolation=cv2.INTER_AREA)
-    levels &= 0xFC  # 64 levels: no visible difference, half the file
     table = colour_table()
+    levels = np.where(table[levels, 3] == 0, 0, levels & 0xFC)  # no visible difference, a fraction of the file
     layer = Image.fromarray(levels).convert("P")
     layer.putpalette(table[:, :3].tobytes())
     layer.info["transparency"] = table[:, 3].tobytes()

@@ -35,8 +35,9 @@ MAX_LISTED_REGIONS = 12
 
 MAX_SHOWN_REFERENCES = 12
 
-# Longest side of the photographs inside the report, by their number: a report stays below about 60 MB.
-_PICTURE_SIDES = ((60, 800), (300, 560), (1000, 400), (sys.maxsize, 280))
+# Longest sides of photographs and maps inside the report, by the number of pictures: with thousands of them, one takes
+# 10 to 25 KB, which keeps the report quick to open.
+_SIDES = ((60, 800, 192), (300, 560, 160), (1000, 400, 128), (2500, 280, 96), (sys.maxsize, 200, 80))
 
 
 class InspectionReport:
@@ -90,7 +91,7 @@ class InspectionReport:
         self.versions = dict(versions or {})
         self.references = list(references)
         self.save_maps = save_maps
-        self.side = next(side for limit, side in _PICTURE_SIDES if num_pictures <= limit)
+        self.side, self.map_side = next(sides for limit, *sides in _SIDES if num_pictures <= limit)
         self.results: list[InspectionResult] = []
         self._entries: list[dict[str, Any]] = []
 
@@ -118,7 +119,9 @@ class InspectionReport:
             if anomaly_map is not None:
                 overlay = draw_overlay(picture, anomaly_map, result.regions, self.region_threshold)
                 _write(overlay_file, _encoded(overlay, "PNG", compress_level=4))
-                entry["map"] = _data_uri(map_layer(anomaly_map, self.region_threshold), "PNG", optimize=True)
+                entry["map"] = _data_uri(
+                    map_layer(anomaly_map, self.region_threshold, self.map_side), "PNG", optimize=True
+                )
             elif overlay_file.exists() and (kept := _opened(overlay_file)) is not None:
                 height = round(kept.width * picture.height / picture.width)  # without the legend below
                 entry["blended"] = _jpeg(kept.crop((0, 0, kept.width, min(height, kept.height))), self.side)
@@ -238,7 +241,7 @@ def _line(region: Region, longest_side: int) -> str:
 def _jpeg(picture: Image.Image, side: int) -> str:
     smaller = picture.copy()
     smaller.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return _data_uri(smaller, "JPEG", quality=82, optimize=True)
+    return _data_uri(smaller, "JPEG", quality=82 if side > 300 else 74, optimize=True)
 
 
 def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:

@@ -257,12 +257,15 @@ def _folders(results: Sequence[InspectionResult], words: Mapping[str, str]) -> s
         mean = f"{sum(scores) / len(scores):.3f}" if scores else "–"
         name = short_name(folder, common) if folder + os.sep != common else os.path.basename(folder)
         cell = _text(name).replace("/", "/<wbr>")
-        lines.append((-rate, f"<tr><td>{cell}<td>{len(group)}<td>{anomalous}<td>{100 * rate:.0f} %<td>{mean}"))
+        lines.append(
+            (-rate, len(lines), f"<tr><td>{cell}<td>{len(group)}<td>{anomalous}<td>{100 * rate:.0f} %<td>{mean}")
+        )
     heads = (words["folder"], words["pictures"], words["anomalous"], words["rate"], words["mean_score"])
     return (
-        f"<section class=panel><h2>{_text(words['folders'])}</h2><table class=folders><thead><tr>"
+        f"<section class=panel><h2>{_text(words['folders'])}</h2><div class=scroll><table class=folders>"
+        "<thead><tr>"
         + "".join(f"<th>{_text(head)}" for head in heads)
-        + f"</thead><tbody>{''.join(line for _, line in sorted(lines))}</tbody></table></section>"
+        + f"</thead><tbody>{''.join(line for _, _, line in sorted(lines))}</tbody></table></div></section>"
     )
 
 

@@ -105,10 +105,14 @@ tbody tr:last-child td { border-bottom: 0; }
 .number, .folders td + td, .folders th + th { text-align: right; }
 .number, .whole, .folders td + td { white-space: nowrap; }
 th { vertical-align: bottom; }
+.scroll { max-height: 330px; overflow: auto; }
 .list { padding: 4px 14px; overflow-x: auto; }
 .list th button { border: 0; padding: 4px 0; background: none; font-weight: 600; }
 .list td { vertical-align: middle; padding: 6px 12px 6px 0; }
 .list .frame { margin: 0; }
+.list circle, .list .frame text { display: none; }
+.list .frame polygon.under { stroke-width: 3; }
+.list .frame polygon { stroke-width: 1; }
 .list .answer { max-width: 340px; font-size: 13px; }
 #pages { display: flex; gap: 12px; justify-content: center; align-items: center; margin: 16px 0; }
 footer, .note { color: var(--soft); font-size: 13px; text-align: center; }
@@ -149,6 +153,7 @@ a { color: var(--accent); }
   h3 { font-size: 11px; }
   .references img { height: 14mm; }
   .list { border: 0; padding: 0; }
+  .scroll { max-height: none; }
   .list tr { break-inside: avoid; }
   small, .help, .key, .evidence { font-size: 10px; }
 }

@@ -233,8 +233,8 @@ def test_an_empty_inspection_still_gives_a_page(tmp_path):
 
 
 def test_many_pictures_are_shown_smaller(tmp_path):
-    sides = [InspectionReport(tmp_path, THRESHOLD, count).side for count in (1, 60, 61, 900, 5000)]
-    assert sides == [800, 800, 560, 400, 280]
+    sides = [InspectionReport(tmp_path, THRESHOLD, count).side for count in (1, 60, 61, 900, 2000, 5000)]
+    assert sides == [800, 800, 560, 400, 280, 200]
 
 
 def test_the_summary_counts_and_sorts_folders_by_their_rate(tmp_path):
