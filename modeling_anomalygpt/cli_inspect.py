@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .cli_model_options import add_model_arguments, count, find_references, load_inspector, positive, uses_colour
+from .cli_table import format_table, printable
 
 EPILOG = """examples:
   anomalygpt inspect photo.png
@@ -40,6 +41,7 @@ exit codes: 0 done; 1 an anomaly was found (with --fail-on-anomaly); 2 wrong usa
 
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
+MAX_ERROR_LINES = 5
 _COLOURS = {"anomalous": "\033[31m", "normal": "\033[32m", "error": "\033[33m"}
 
 
@@ -223,7 +225,6 @@ def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]
     Returns:
         `list[str]`: Header, rule, rows.
     """
-    from .cli_table import format_table
     from .report import regions_in_words
     from .report_page import common_folder, short_name
 
@@ -251,14 +252,16 @@ def _how_to_resume(report: Any, queries: Sequence[str], folder: pathlib.Path) ->
 
 
 def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
-    unread = sum(result.verdict == "error" for result in results)
-    if unread:
-        noun = "picture" if unread == 1 else "pictures"
-        print(f"anomalygpt inspect: {unread} {noun} could not be inspected; the table says why.", file=sys.stderr)
+    unread = [result for result in results if result.verdict == "error"]
+    for result in unread[:MAX_ERROR_LINES]:
+        print(f"anomalygpt inspect: cannot inspect {printable(result.image)}: {result.error}", file=sys.stderr)
+    if len(unread) > MAX_ERROR_LINES:
+        more = len(unread) - MAX_ERROR_LINES
+        print(f"anomalygpt inspect: and {more} more that cannot be inspected; results.csv says why.", file=sys.stderr)
     if fail_on_anomaly and any(result.verdict == "anomalous" for result in results):
         return 1
     # A gate must not open for pictures that nobody has seen.
-    return 2 if unread == len(results) or (unread and fail_on_anomaly) else 0
+    return 2 if len(unread) == len(results) or (unread and fail_on_anomaly) else 0
 
 
 __all__ = ["EPILOG", "add_inspect_arguments", "choose_folder", "prepare_folder", "result_lines", "run_inspect"]

@@ -192,13 +192,19 @@ def test_a_bad_picture_gets_a_row_and_a_line_and_the_others_are_inspected(photos
     assert run("inspect", "line", "--output", "out") == 0
     assert [row["verdict"] for row in rows_of("out")] == ["anomalous", "error", "normal"]
     out, err = capsys.readouterr()
-    assert "1 picture could not be inspected" in err
+    assert err.startswith("anomalygpt inspect: cannot inspect line/broken.png: ")
+    assert len(err.splitlines()) == 1
     assert "1 unreadable" in out
 
 
-def test_when_no_picture_can_be_read_the_code_is_2(photos, inspector):
-    (photos / "broken.png").write_bytes(b"")
-    assert run("inspect", "broken.png", "--output", "out") == 2
+def test_when_no_picture_can_be_read_the_code_is_2(photos, inspector, capsys):
+    (photos / "broken").mkdir()
+    for number in range(8):
+        (photos / "broken" / f"{number}.png").write_bytes(b"")
+    assert run("inspect", "broken", "--output", "out") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert "and 3 more" in lines[-1]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
