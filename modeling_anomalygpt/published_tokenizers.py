@@ -22,7 +22,9 @@ _BPE_MODEL = 2
 _SPACE = "\u2581"
 
 
-def llama_tokenizer(model_file: str | Path, num_embeddings: int, image_token: str = "<image>"):
+def llama_tokenizer(
+    model_file: str | Path, num_embeddings: int, image_token: str = "<image>"
+) -> PreTrainedTokenizerFast:
     r"""
     A fast tokenizer from LLaMA's `tokenizer.model`, with a placeholder for image and prompt vectors.
 
@@ -84,7 +86,7 @@ def llama_tokenizer(model_file: str | Path, num_embeddings: int, image_token: st
     )
 
 
-def clip_tokenizer(merges_file: str | Path, context: int = 77):
+def clip_tokenizer(merges_file: str | Path, context: int = 77) -> PreTrainedTokenizerFast:
     r"""
     A fast tokenizer from CLIP's merge list (`bpe_simple_vocab_16e6.txt.gz`, or `merges.txt` of a CLIP on the Hub).
 
