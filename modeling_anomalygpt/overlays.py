@@ -45,6 +45,19 @@ def scale_maximum(region_threshold: float) -> float:
     return 2.0 * float(region_threshold)
 
 
+def scale_labels(region_threshold: float) -> tuple[str, str, str]:
+    """What stands below the colour scale: at its beginning, middle and end.
+
+    Args:
+        region_threshold (`float`): See [`scale_maximum`].
+
+    Returns:
+        `tuple[str, str, str]`: Such as `("0", "0.30", "0.60+")`; no plus where no score can be higher.
+    """
+    end = scale_maximum(region_threshold)
+    return "0", f"{region_threshold:.2f}", f"{end:.2f}" + ("+" if end < 1 else "")
+
+
 def colour_levels(anomaly_map: np.ndarray, region_threshold: float) -> np.ndarray:
     """Scores as levels of the fixed colour scale.
 
@@ -213,9 +226,8 @@ def _with_legend(drawn: Image.Image, region_threshold: float) -> Image.Image:
     middle, below = (left + right) // 2, drawn.height + top + bar
     pen.line((middle, below - bar, middle, below + text // 4), fill=_LEGEND_COLOURS["ink"], width=max(1, text // 10))
     font = ImageFont.load_default(text)
-    labels = ((left, "la", "0"), (middle, "ma", f"{region_threshold:.2f}"))
-    labels += ((right, "ra", f"{scale_maximum(region_threshold):.2f}+"),)
-    for x, anchor, label in labels:
+    places = ((left, "la"), (middle, "ma"), (right, "ra"))
+    for (x, anchor), label in zip(places, scale_labels(region_threshold), strict=True):
         pen.text((x, below + text // 3), label, fill=_LEGEND_COLOURS["ink"], font=font, anchor=anchor)
     title = "anomaly score (regions from the middle mark on)"
     if pen.textlength(title, font=font) > drawn.width - 2 * margin:
@@ -232,5 +244,6 @@ __all__ = [
     "colour_table",
     "draw_overlay",
     "map_layer",
+    "scale_labels",
     "scale_maximum",
 ]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .inspection_result import InspectionResult
-from .overlays import colour_table, scale_maximum
+from .overlays import colour_table, scale_labels, scale_maximum
 from .regions import Region, position_words
 from .report_script import SCRIPT
 from .report_style import STYLE
@@ -288,7 +288,7 @@ def _setup(
     )
     legend = (
         f'<div class=legend><div style="background-image:linear-gradient(90deg, {stops})"></div>'
-        f"<p><span>0</span><span>{region_threshold:.2f}</span><span>{scale_maximum(region_threshold):.2f}+</span></p>"
+        f"<p>{''.join(f'<span>{label}</span>' for label in scale_labels(region_threshold))}</p>"
         f"<small>{_text(words['legend'])}</small></div>"
     )
     shown = "".join(

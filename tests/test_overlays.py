@@ -14,6 +14,7 @@ from modeling_anomalygpt.overlays import (
     colour_table,
     draw_overlay,
     map_layer,
+    scale_labels,
     scale_maximum,
 )
 from modeling_anomalygpt.regions import find_regions
@@ -34,6 +35,11 @@ def test_the_scale_is_the_same_for_every_picture_with_the_threshold_in_its_middl
     assert colour_levels(np.array([[0.0, 0.3, 0.6, 1.0]]), 0.3).tolist() == [[0, 128, 255, 255]]
     faint = colour_levels(np.array([[0.0, 0.12]]), 0.3)
     assert faint.max() == 51, "a faint map must not be stretched to the full scale"
+
+
+def test_the_end_of_the_scale_has_a_plus_only_where_scores_can_be_higher():
+    assert scale_labels(0.3) == ("0", "0.30", "0.60+")
+    assert scale_labels(0.5) == ("0", "0.50", "1.00")
 
 
 def test_scores_that_are_no_numbers_show_as_zero():
