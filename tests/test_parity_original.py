@@ -90,7 +90,9 @@ class Golden:
 
     @functools.cached_property
     def rotated(self) -> torch.Tensor:
-        return torch.stack([self.references[0].rot90(turns, (1, 2)) for turns in range(4)])
+        """Plain in four directions, turned as the inspector turns references."""
+        turned = [self.pictures("plain")[0].rotate(angle, expand=True) for angle in (0, 90, 180, 270)]
+        return AnomalyGPTImageProcessor(geometry="center_crop")(turned, return_tensors="pt")["pixel_values"]
 
     def features(self, category: str = "bottle", **arguments):
         """What the model sees in the four pictures."""
