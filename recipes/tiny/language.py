@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
@@ -25,12 +26,21 @@ LANGUAGES = ("en", "zh")
 
 
 class EvidenceTrainer(Trainer):
-    """Trains on global vectors and maps instead of pictures."""
+    """Trains on global vectors and maps instead of pictures; an answer's first word, which decides, counts more."""
+
+    first_word_weight = 4.0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         tokens = model.model.embed_evidence(inputs.pop("image_embeds"), inputs.pop("anomaly_map"))
+        labels = inputs.pop("labels")
         outputs = model(**inputs, mm_encoder_outputs={"image": AnomalyGPTImageFeatures(pooler_output=tokens)})
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        targets = labels[:, 1:]
+        answered = targets != -100
+        first = answered & (labels[:, :-1] == -100)
+        weights = answered.float() + (self.first_word_weight - 1) * first.float()
+        each = functional.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), targets, reduction="none")
+        loss = (each * weights).sum() / weights.sum()
+        return (loss, outputs) if return_outputs else loss
 
 
 class Conversations(torch.utils.data.Dataset):
