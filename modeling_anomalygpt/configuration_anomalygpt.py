@@ -39,6 +39,7 @@ _WRITTEN_BY_TRANSFORMERS = {
     "quantization_config",
     "transformers_version",
     "transformers_weights",
+    "use_cache",
 }
 
 

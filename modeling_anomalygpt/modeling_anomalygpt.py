@@ -23,6 +23,7 @@ from .memory_bank import MemoryBank, PatchFeatures, unit_length, weights_fingerp
 from .outputs_anomalygpt import AnomalyGPTImageFeatures, AnomalyGPTOutput
 from .pretrained_parts import PretrainedParts
 from .prompt_learner import PromptLearner
+from .text_tower import new_text_tower
 from .vision_features import read_vision_tower, vision_tower_widths
 
 
@@ -46,6 +47,9 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PromptLearner):
             init.normal_(module.base_prompts, std=self.config.initializer_range)
+            for convolution in module.convolutions:  # small weights would let the map fade on its way through
+                init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                init.zeros_(convolution.bias)
         elif isinstance(module, AnomalyLocalizer) and module.state_embeds is not None:
             init.normal_(module.state_embeds, std=self.config.initializer_range)
 
@@ -73,7 +77,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         self.text_tower = None
         self.text_projection = None
         if config.text_tower_config is not None:
-            self.text_tower = AutoModel.from_config(config.text_tower_config)
+            self.text_tower = new_text_tower(config.text_tower_config)
             if config.project_towers:
                 state_dim = config.text_tower_config.hidden_size
                 self.text_projection = nn.Linear(state_dim, config.projection_dim, bias=False)
