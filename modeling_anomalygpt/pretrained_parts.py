@@ -43,9 +43,9 @@ class PretrainedParts:
             derived["out_indices"] = [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
         if self.text_tower is not None:
             derived["project_towers"] = self.text_projection is not None
-            derived["projection_dim"] = (
-                self.text_projection.out_features if self.text_projection else self.text_tower.config.hidden_size
-            )
+            text_config = self.text_tower.config
+            own_width = getattr(text_config, "projection_size", None) or text_config.hidden_size
+            derived["projection_dim"] = self.text_projection.out_features if self.text_projection else own_width
         return AnomalyGPTConfig(
             vision_config=self.vision_tower.config,
             text_tower_config=self.text_tower.config if self.text_tower is not None else None,
@@ -54,7 +54,7 @@ class PretrainedParts:
         )
 
     def install(self, model: PreTrainedModel) -> None:
-        """Puts the parts into a model of that configuration; new parts take the language model's dtype."""
+        """Puts the parts into a model of that configuration; new parts take the dtype of their neighbours."""
         image_token_id = model.config.image_token_id
         if image_token_id >= self.language_model.get_input_embeddings().num_embeddings:
             self.language_model.resize_token_embeddings(image_token_id + 1)
@@ -69,6 +69,10 @@ class PretrainedParts:
         model.tie_weights()
         for part in (model.model.prompt_learner, model.model.multi_modal_projector):
             part.to(self.language_model.dtype)
+        if model.model.visual_projection is not None:
+            model.model.visual_projection.to(self.vision_tower.dtype)
+        if model.model.text_projection is not None:
+            model.model.text_projection.to(self.text_tower.dtype)
 
 
 __all__ = ["PretrainedParts"]

@@ -55,6 +55,7 @@ FLOOR = {
     "prompt_learner": 2,
     "registration": 2,
     "synthetic_dataset": 2,
+    "text_tower": 2,
     "vision_features": 2,
     # 3: what is done with a model
     "checkpoint_streams": 3,

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
+from modeling_anomalygpt.text_tower import new_text_tower
 from tests.tiny import TEXT_CONFIG, lively_model, tiny_inputs
 
 TOKENS = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -43,7 +45,7 @@ VISION_MODELS = {
         {"model_type": "mobilenet_v2", "depth_multiplier": 0.25, "image_size": 32, "tf_padding": False},
         [2, 5],
         (64, 32),
-        [(16, 8), (8, 4)],
+        [(8, 4), (4, 2)],
     ),
     "swin": (
         {
@@ -126,19 +128,21 @@ def test_any_language_model_answers(name, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["clip", "dinov2 with registers", "dinov3", "siglip", "swin", "convnext"])
+@pytest.mark.parametrize("name", ["clip", "dinov2 with registers", "dinov3", "siglip", "siglip2", "swin", "convnext"])
 def test_patch_vectors_lie_where_the_picture_has_them(name):
-    """A picture that changes in one corner changes the patches of that corner most, at the first layer read out."""
-    vision_config, out_indices, size, grids = VISION_MODELS[name]
-    model = without_tower(vision_config, TEXT_CONFIG, out_indices[:1])
+    """Of the embeddings, those under a changed corner change, and no other."""
+    vision_config, _, size, _ = VISION_MODELS[name]
+    model = without_tower(vision_config, TEXT_CONFIG, [0])
     picture = torch.randn(1, 3, *size)
     changed = picture.clone()
     changed[:, :, -7:, :7] += 3  # bottom left
-    layers = [model.get_image_features(pixels).patch_features[0].vectors[0] for pixels in (picture, changed)]
-    difference = (layers[0] - layers[1]).norm(dim=-1).view(grids[0])
-    row, column = divmod(int(difference.argmax()), grids[0][1])
-    assert row >= grids[0][0] - 2
-    assert column <= 1
+    before, after = (model.get_image_features(pixels).patch_features[0] for pixels in (picture, changed))
+    difference = (before.vectors - after.vectors)[0].norm(dim=-1).view(before.grid)
+    rows, columns = difference.nonzero(as_tuple=True)
+    patch = size[0] // before.grid[0]
+    covered = -(-7 // patch)
+    assert sorted(rows.unique().tolist()) == list(range(before.grid[0] - covered, before.grid[0]))
+    assert sorted(columns.unique().tolist()) == list(range(covered))
 
 
 @torch.no_grad()
@@ -146,6 +150,14 @@ def test_a_size_that_is_no_multiple_of_the_patch_is_seen_without_its_rest():
     model = without_tower(CLIP, TEXT_CONFIG, [2, 4])
     picture = torch.randn(1, 3, 30, 33)
     assert model.get_image_features(picture).patch_features[0].grid == (4, 4)
+
+
+def test_a_text_tower_that_transformers_has_not_is_refused():
+    class NobodysConfig(PreTrainedConfig):
+        model_type = "nobodys"
+
+    with pytest.raises(ValueError, match="`text_tower_config` must be of a text encoder .*, got 'nobodys'"):
+        new_text_tower(NobodysConfig())
 
 
 def test_the_towers_of_siglip_are_compared_without_projections(tmp_path):

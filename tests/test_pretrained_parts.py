@@ -7,12 +7,12 @@ from transformers import (
     AutoModelForCausalLM,
     CLIPConfig,
     CLIPModel,
-    ConvNextConfig,
-    ConvNextModel,
     Dinov2Config,
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    ResNetConfig,
+    ResNetModel,
     SiglipConfig,
     SiglipModel,
 )
@@ -37,9 +37,8 @@ def parts(tmp_path_factory):
     siglip = SiglipConfig(vision_config=vision, text_config=text | {"hidden_size": 24, "projection_size": 24})
     SiglipModel(siglip).save_pretrained(folder / "siglip")
     Dinov2Model(Dinov2Config(**vision)).save_pretrained(folder / "dinov2")
-    ConvNextModel(ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2)).save_pretrained(
-        folder / "convnext"
-    )
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    ResNetModel(resnet).save_pretrained(folder / "resnet")
     for name, tied in (("llama", False), ("tied", True)):
         LlamaForCausalLM(LlamaConfig(**without_type(TEXT_CONFIG), tie_word_embeddings=tied)).save_pretrained(
             folder / name
@@ -123,11 +122,9 @@ def test_the_text_tower_may_come_from_another_model(parts, tmp_path):
 
 @torch.no_grad()
 def test_layers_of_a_model_without_a_depth_are_named_by_the_caller(parts, tmp_path):
-    check_files(compose(parts, "convnext", out_indices=[1, 2], projection_dim=16), tmp_path)
-    with pytest.raises(
-        ValueError, match="`out_indices` must be below 3, the number of hidden states of ConvNextModel"
-    ):
-        compose(parts, "convnext", projection_dim=16)
+    check_files(compose(parts, "resnet", out_indices=[1, 2], projection_dim=16), tmp_path)
+    with pytest.raises(ValueError, match="`out_indices` must be below 3, the number of hidden states of ResNetModel"):
+        compose(parts, "resnet", projection_dim=16)
 
 
 @torch.no_grad()
