@@ -25,12 +25,12 @@ class ResultsFile:
             self.finished = {row.image: row for row in read_results(self.path) if row.image and row.error is None}
         # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(_line(row) for row in self.finished.values()), encoding="utf-8")
+        temporary.write_bytes(b"".join(_line(row) for row in self.finished.values()))
         os.replace(temporary, self.path)
 
     def append(self, result: InspectionResult) -> None:
         """Writes one finished result; it survives the end of this process."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with self.path.open("ab") as file:
             file.write(_line(result))
             file.flush()
             os.fsync(file.fileno())
@@ -47,8 +47,9 @@ def read_results(path: str | os.PathLike) -> list[InspectionResult]:
     return results
 
 
-def _line(result: InspectionResult) -> str:
-    return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+def _line(result: InspectionResult) -> bytes:
+    # File names with bytes that are no UTF-8 hold lone surrogates; written as \\udc.. they are valid JSON.
+    return json.dumps(result.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 __all__ = ["ResultsFile", "read_results"]

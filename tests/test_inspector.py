@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt.checkpoints import CheckpointError
+from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.inspector import AnomalyInspector
 from modeling_anomalygpt.pictures import PictureError
-from modeling_anomalygpt.results_file import read_results
+from modeling_anomalygpt.results_file import ResultsFile, read_results
 from tests.tiny import tiny_pair
 
 
@@ -167,6 +168,13 @@ def test_rows_are_json_and_read_back_equal(inspector, files, tmp_path):
     for result, row in zip(results, read_results(tmp_path / "r.jsonl"), strict=True):
         assert row.to_dict() == result.to_dict()
         assert row.regions == result.regions
+
+
+def test_a_file_name_that_is_no_utf8_survives_the_results_file(tmp_path):
+    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
+    rows.append(InspectionResult(image="teil\udcff.png", verdict="normal", answer="没有"))
+    assert "没有" in (tmp_path / "r.jsonl").read_text(encoding="utf-8")
+    assert list(ResultsFile(tmp_path / "r.jsonl", resume=True).finished) == ["teil\udcff.png"]
 
 
 def test_questions_about_a_result_keep_the_conversation(inspector):
