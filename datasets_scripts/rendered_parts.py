@@ -1,10 +1,28 @@
-"""Data set builder of rendered industrial parts: nothing to download, any number of pictures, seeded."""
+"""Data set builder of rendered industrial parts: nothing to download, any number of pictures, seeded.
+
+All files that draw are named here, since `datasets` 3 copies those alone beside the script; of their contents (and
+this file's) the cache takes note.
+"""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
+from .anomaly_files import files_fingerprint
+from .canvas import Canvas
+from .defect_shapes import blob
+from .part_defects import apply_defect
+from .rendered_families_electronics import circuit_board
+from .rendered_families_goods import screw
+from .rendered_families_mechanics import gear
+from .rendered_families_medicine import pills
+from .rendered_families_surfaces import leather
+from .rendered_families_textiles import zipper
 from .rendered_products import (
     FAMILIES,
     HELD_BACK_FAMILIES,
@@ -15,6 +33,7 @@ from .rendered_products import (
     render_part,
     render_product,
 )
+from .rendering import illuminate
 from .schema import schema_features
 
 __all__ = [
@@ -29,6 +48,22 @@ __all__ = [
     "render_part",
     "render_product",
 ]
+
+# one thing of each file that the rows depend on
+_DRAWN_WITH = (
+    Canvas,
+    apply_defect,
+    blob,
+    circuit_board,
+    gear,
+    illuminate,
+    leather,
+    pills,
+    render_product,
+    schema_features,
+    screw,
+    zipper,
+)
 
 
 class RenderedPartsConfig(datasets.BuilderConfig):
@@ -59,19 +94,34 @@ class RenderedPartsConfig(datasets.BuilderConfig):
     ):
         kwargs.setdefault("version", datasets.Version("1.0.0"))
         super().__init__(**kwargs)
-        families = (families,) if isinstance(families, str) else tuple(families)
-        for family in families:
-            if family not in FAMILIES:
-                raise ValueError(f"`families` must hold only {', '.join(FAMILIES)}, got {family!r}. Correct the name.")
-        for name, value in (("num_train", num_train), ("num_test", num_test), ("seed", seed)):
-            if value < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {value}. Pass a whole number from 0.")
-        if not 0 <= defect_share <= 1:
-            raise ValueError(f"`defect_share` must be between 0 and 1, got {defect_share}. Pass a share such as 0.5.")
-        if size < 64:
-            raise ValueError(f"`size` must be at least 64 pixels, got {size}. Ask for a larger picture and shrink it.")
         self.families, self.num_train, self.num_test = families, num_train, num_test
         self.defect_share, self.size, self.seed = defect_share, size, seed
+        self.check()
+
+    def check(self) -> None:
+        """Checks all options; the builder does so again, since `datasets` sets those of a named configuration itself.
+
+        Raises:
+            ValueError: On an unknown family, a negative number, a share outside 0 to 1, or a size below 64.
+        """
+        self.families = (self.families,) if isinstance(self.families, str) else tuple(self.families)
+        if not self.families:
+            raise ValueError("`families` must hold at least one family, got none. Leave it out for all.")
+        for family in self.families:
+            if family not in FAMILIES:
+                raise ValueError(f"`families` must hold only {', '.join(FAMILIES)}, got {family!r}. Correct the name.")
+        for name in ("num_train", "num_test", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise ValueError(f"`{name}` must be 0 or more, got {value!r}. Pass a whole number from 0.")
+        if not 0 <= self.defect_share <= 1:
+            raise ValueError(
+                f"`defect_share` must be between 0 and 1, got {self.defect_share}. Pass a share such as 0.5."
+            )
+        if self.size < 64:
+            raise ValueError(
+                f"`size` must be at least 64 pixels, got {self.size}. Ask for a larger picture and shrink it."
+            )
 
 
 class RenderedParts(datasets.GeneratorBasedBuilder):
@@ -79,6 +129,11 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
 
     Every family shows one product (per seed), as in the public inspection data sets, so that a few good pictures tell
     how its other pictures should look. Configurations: `all`, `training` and `held_back` families, and one a family.
+
+    Args:
+        cache_dir (`str`, *optional*): Folder of the prepared data.
+        hash (`str`, *optional*): What `datasets` 3 hands to scripts; joined to the fingerprint of the code that draws.
+        kwargs: Options of [`RenderedPartsConfig`], and as for `datasets.GeneratorBasedBuilder`.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -90,6 +145,12 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
         *(RenderedPartsConfig(name=family, families=(family,)) for family in FAMILIES),
     ]
     DEFAULT_CONFIG_NAME = "all"
+
+    def __init__(self, cache_dir: str | None = None, *, hash: str | None = None, **kwargs: Any) -> None:
+        files = {sys.modules[thing.__module__].__file__ for thing in (type(self), *_DRAWN_WITH)}
+        hash = (hash or "") + files_fingerprint(None, sorted(Path(file) for file in files))
+        super().__init__(cache_dir=cache_dir, hash=hash, **kwargs)
+        self.config.check()
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

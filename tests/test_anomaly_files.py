@@ -66,7 +66,7 @@ def test_paths_inside_stay_as_they_are():
     assert closest("nothing like it", ["bottle"]) == ""
 
 
-SCRIPTS = ("mvtec_ad", "visa", "mvtec_loco", "crack_forest", "anomaly_folder", "conversations")
+SCRIPTS = ("mvtec_ad", "visa", "mvtec_loco", "crack_forest", "anomaly_folder", "conversations", "rendered_parts")
 
 
 def siblings_of(path: Path) -> set[str]:

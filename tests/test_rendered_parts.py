@@ -1,5 +1,6 @@
 """Rendered products: determinism, poses, masks against the picture without the defect, the data set builder."""
 
+import sys
 import time
 
 import numpy as np
@@ -197,11 +198,28 @@ def test_a_defect_that_the_family_never_has_is_refused():
         ({"seed": -3}, r"`seed` must be 0 or more, got -3"),
         ({"defect_share": 1.5}, r"`defect_share` must be between 0 and 1, got 1\.5"),
         ({"size": 8}, r"`size` must be at least 64 pixels, got 8"),
+        ({"num_test": 2.5}, r"`num_test` must be 0 or more, got 2\.5\. Pass a whole number"),
+        ({"families": ()}, r"`families` must hold at least one family, got none"),
     ],
 )
-def test_wrong_settings_of_the_builder_are_refused(arguments, message):
+def test_wrong_settings_of_the_builder_are_refused(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         RenderedPartsConfig(name="wrong", **arguments)
+    for config_name in (None, "held_back"):  # `datasets` sets the options of a named configuration by itself
+        with pytest.raises(ValueError, match=message):
+            RenderedParts(config_name=config_name, cache_dir=str(tmp_path), **arguments)
+
+
+def test_changed_code_leaves_the_cache_of_the_class_used_directly(tmp_path, monkeypatch):
+    def folder():
+        return RenderedParts(config_name="gear", cache_dir=str(tmp_path)).cache_dir
+
+    first = folder()
+    assert folder() == first
+    changed = tmp_path / "canvas.py"
+    changed.write_text("# other code")
+    monkeypatch.setattr(sys.modules["datasets_scripts.canvas"], "__file__", str(changed))
+    assert folder() != first
 
 
 def test_the_builder_prepares_good_training_pictures_and_a_mixed_test(tmp_path):
