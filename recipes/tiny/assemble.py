@@ -1,7 +1,7 @@
 """Puts a distilled vision model into an untrained AnomalyGPT, or the results of all stages into the final folder.
 
     python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR [--language DIR]
-    python -m recipes.tiny.assemble finish --checkpoint DIR --evidence FILE.npz --output DIR
+    python -m recipes.tiny.assemble finish --checkpoint DIR --evidence FILE.npz ... --output DIR
 
 `finish` chooses the region threshold on the evidence (best F1 of pixels), and stores half-precision weights.
 """
@@ -19,6 +19,7 @@ from transformers import AutoModel
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from recipes.tiny.composition import MAP_SIZE, untrained
+from recipes.tiny.evidence import EvidenceFiles
 
 
 def start(
@@ -65,12 +66,12 @@ def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
     return float(np.argmax(f1) / bins)
 
 
-def finish(checkpoint: pathlib.Path, evidence: pathlib.Path, output: pathlib.Path) -> None:
+def finish(checkpoint: pathlib.Path, evidence: list[pathlib.Path], output: pathlib.Path) -> None:
     """Region threshold, stop tokens and half-precision weights."""
     model = AnomalyGPTForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     processor = AnomalyGPTProcessor.from_pretrained(checkpoint)
-    with np.load(evidence) as file:
-        threshold = best_threshold(file["maps"], file["masks"])
+    seen = EvidenceFiles(evidence)
+    threshold = best_threshold(seen.maps, seen.masks)
     model.config.region_threshold = round(threshold, 3)
     model.generation_config.eos_token_id = processor.stop_token_ids
     model.generation_config.suppress_tokens = [model.config.image_token_id]
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--pooling", type=int, default=1, help="window of neighbouring patches that are averaged")
     last = stages.add_parser("finish", help="region threshold and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
-    last.add_argument("--evidence", type=pathlib.Path, required=True)
+    last.add_argument("--evidence", type=pathlib.Path, nargs="+", required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)
     options = vars(parser.parse_args(arguments))
     {"start": start, "finish": finish}[options.pop("stage")](**options)

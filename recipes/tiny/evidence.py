@@ -28,15 +28,21 @@ SIZE = 224
 REFERENCES_PER_PRODUCT, QUERIES_PER_PRODUCT = 2, 6
 
 
-class EvidenceFile:
-    """Reads such a file; samples come back as the language model needs them."""
+class EvidenceFiles:
+    """Reads such files as one; samples come back as the language model needs them."""
 
-    def __init__(self, path: str | pathlib.Path):
-        with np.load(path) as file:  # arrays are read when they are asked for; features stay on disk
-            self.image_embeds = file["image_embeds"]
-            self.maps = file["maps"]
-            self.masks = file["masks"]
-            self.facts = json.loads(str(file["facts"]))
+    def __init__(self, paths: Sequence[str | pathlib.Path]):
+        parts = [np.load(path) for path in paths]  # arrays are read when they are asked for; features stay on disk
+        self.image_embeds, self.maps, self.masks = (
+            np.concatenate([part[name] for part in parts]) for name in ("image_embeds", "maps", "masks")
+        )
+        self.facts = [row for part in parts for row in json.loads(str(part["facts"]))]
+        self.parts = parts
+
+    def features(self, num_layers: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Patch features of each layer, float16, and the packed masks of their pictures."""
+        layers = [np.concatenate([part[f"features_{layer}"] for part in self.parts]) for layer in range(num_layers)]
+        return layers, np.concatenate([part["masks"][part["featured"]] for part in self.parts])
 
     def __len__(self) -> int:
         return len(self.maps)

@@ -1,6 +1,6 @@
 """Teaches the small language model to read evidence: first maps drawn by a rule, then maps the model itself makes.
 
-    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 3000 [--evidence FILE.npz] [--resume]
+    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 3000 [--evidence FILE.npz ...] [--resume]
 
 The vision tower does not take part: a picture is its global vector and its map. `--checkpoint` is a folder with
 untrained or earlier weights; with `--evidence` (see recipes.tiny.evidence) half of the samples are real maps.
@@ -20,7 +20,7 @@ from modeling_anomalygpt.dialogue import with_picture
 from modeling_anomalygpt.instructions import conversation
 from modeling_anomalygpt.outputs_anomalygpt import AnomalyGPTImageFeatures
 from recipes.tiny.drawn_evidence import draw_evidence
-from recipes.tiny.evidence import EvidenceFile
+from recipes.tiny.evidence import EvidenceFiles
 
 LANGUAGES = ("en", "zh")
 
@@ -46,7 +46,7 @@ class EvidenceTrainer(Trainer):
 class Conversations(torch.utils.data.Dataset):
     """Endless conversations about drawn and seen evidence; sample `index` is the same in every run."""
 
-    def __init__(self, processor, config, length: int, seed: int, evidence: EvidenceFile | None, seen_share: float):
+    def __init__(self, processor, config, length: int, seed: int, evidence: EvidenceFiles | None, seen_share: float):
         self.processor, self.config = processor, config
         self.length, self.seed = length, seed
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.language", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for checkpoints and the result")
-    parser.add_argument("--evidence", type=pathlib.Path, help="file of recipes.tiny.evidence; none: drawn maps only")
+    parser.add_argument(
+        "--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only"
+    )
     parser.add_argument("--seen-share", type=float, default=0.75, help="part of the samples taken from --evidence")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32)
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
-    evidence = EvidenceFile(options.evidence) if options.evidence else None
+    evidence = EvidenceFiles(options.evidence) if options.evidence else None
     length = options.steps * options.batch_size
     data = Conversations(processor, model.config, length, options.seed, evidence, options.seen_share)
     model.requires_grad_(False)

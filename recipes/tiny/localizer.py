@@ -1,6 +1,6 @@
 """Teaches the localizer of the small model its two state vectors, for pictures without references.
 
-    python -m recipes.tiny.localizer --checkpoint DIR --evidence FILE.npz --output DIR
+    python -m recipes.tiny.localizer --checkpoint DIR --evidence FILE.npz ... --output DIR
 
 Linear layers and state vectors only, on stored patch features, with the focal and dice losses of the paper.
 """
@@ -18,6 +18,7 @@ from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTPr
 from modeling_anomalygpt.localization import text_guided_layer_maps
 from modeling_anomalygpt.losses import pixel_losses
 from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
+from recipes.tiny.evidence import EvidenceFiles
 
 
 def train(model, features: list[np.ndarray], masks: np.ndarray, epochs: int, seed: int) -> float:
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
-    parser.add_argument("--evidence", type=pathlib.Path, required=True, help="file of recipes.tiny.evidence")
+    parser.add_argument(
+        "--evidence", type=pathlib.Path, nargs="+", required=True, help="seen pictures"
+    )
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
@@ -65,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32)
-    with np.load(options.evidence) as file:
-        features = [file[f"features_{layer}"] for layer in range(len(model.config.out_indices))]
-        packed = file["masks"][file["featured"]]
+    features, packed = EvidenceFiles(options.evidence).features(len(model.config.out_indices))
     size = (model.config.map_size,) * 2
     masks = np.stack(
         [cv2.resize(np.unpackbits(one, axis=-1), size, interpolation=cv2.INTER_AREA) > 0 for one in packed]

@@ -1,6 +1,6 @@
 """Teaches the prompt learner to tell presence, places and number, before the language model listens to it.
 
-    python -m recipes.tiny.prompts --checkpoint DIR --output DIR [--evidence FILE.npz] [--steps 1500]
+    python -m recipes.tiny.prompts --checkpoint DIR --output DIR [--evidence FILE.npz ...] [--steps 1500]
 
 The nine map prompts lie on the 3 x 3 grid of the answers' places. A linear head on each says whether its cell holds a
 part of a region, one on their mean how many regions there are; the heads are thrown away.
@@ -19,7 +19,7 @@ from tqdm import trange
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from modeling_anomalygpt.facts import Facts
 from recipes.tiny.drawn_evidence import draw_evidence
-from recipes.tiny.evidence import EvidenceFile
+from recipes.tiny.evidence import EvidenceFiles
 
 MOST = 4  # number of regions that is told apart; more count as this
 
@@ -27,7 +27,7 @@ MOST = 4  # number of regions that is told apart; more count as this
 class Maps(torch.utils.data.Dataset):
     """Endless maps with the cells and the number of their regions; sample `index` is the same in every run."""
 
-    def __init__(self, length: int, map_size: int, seed: int, evidence: EvidenceFile | None, seen_share: float):
+    def __init__(self, length: int, map_size: int, seed: int, evidence: EvidenceFiles | None, seen_share: float):
         self.length, self.map_size, self.seed = length, map_size, seed
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m recipes.tiny.prompts", description=__doc__, formatter_class=plain)
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--evidence", type=pathlib.Path, help="file of recipes.tiny.evidence")
+    parser.add_argument("--evidence", type=pathlib.Path, nargs="+", help="files of recipes.tiny.evidence")
     parser.add_argument("--seen-share", type=float, default=0.75)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained = [*learner.convolutions.parameters(), *place.parameters(), *number.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=options.steps)
-    evidence = EvidenceFile(options.evidence) if options.evidence else None
+    evidence = EvidenceFiles(options.evidence) if options.evidence else None
     length = options.steps * options.batch_size
     maps = Maps(length, model.config.map_size, options.seed, evidence, options.seen_share)
     batches = iter(torch.utils.data.DataLoader(maps, options.batch_size, num_workers=1))
