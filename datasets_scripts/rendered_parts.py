@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from PIL import Image
 
 from .anomaly_files import files_fingerprint
 from .canvas import Canvas
@@ -180,8 +181,8 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
                 yield (
                     image_id,
                     {
-                        "image": part.image,
-                        "mask": part.mask.astype(np.uint8) * 255 if part.label else None,
+                        "image": Image.fromarray(part.image),
+                        "mask": Image.fromarray(part.mask.astype(np.uint8) * 255) if part.label else None,
                         "label": part.label,
                         "category": family,
                         "defect_type": part.defect_type,

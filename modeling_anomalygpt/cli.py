@@ -12,6 +12,7 @@ COMMANDS = {
     "inspect": ("cli_inspect", "inspect pictures; write a table, overlays and a report"),
     "chat": ("cli_chat", "talk about one picture in the terminal"),
     "convert": ("convert_anomalygpt_to_hf", "turn the published AnomalyGPT weights into one folder"),
+    "synthesize": ("cli_synthesize", "make defects on good pictures; write a data set or a contact sheet"),
 }
 """Subcommand: its module, which holds `add_<name>_arguments(parser)` and `run_<name>(args) -> int`, and its help."""
 
