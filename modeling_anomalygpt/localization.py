@@ -66,6 +66,24 @@ def few_shot_anomaly_map(
     return torch.stack(maps).mean(0).clamp(0, 1)
 
 
+def state_vectors(prompt_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    r"""
+    The mean direction of the prompts of each state.
+
+    Args:
+        prompt_embeds (`torch.Tensor` of shape `(batch_size, num_prompts, dim)`):
+            Unit-length vectors, float32.
+        labels (`torch.Tensor` of shape `(batch_size, num_prompts)`):
+            0 for a prompt of a normal part, 1 of an anomalous one, -1 for padding.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, 2, dim)`: Unit-length vectors, float32.
+    """
+    member = torch.stack([labels == 0, labels == 1], dim=1).to(prompt_embeds)
+    with in_float32(prompt_embeds):
+        return unit_length(member @ prompt_embeds)
+
+
 def text_guided_layer_maps(
     embedded: tuple[PatchFeatures, ...], state_embeds: torch.Tensor, temperature: float, map_size: int
 ) -> torch.Tensor:
@@ -146,6 +164,11 @@ def combine_maps(
     return torch.where(use_reference.to(text_map.device)[:, None, None], followed, text_map)
 
 
+def in_float32(tensor: torch.Tensor) -> torch.autocast:
+    """No mixed precision in this block: cosines that are divided by a small temperature do not bear it."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
 def enlarge(maps: torch.Tensor, map_size: int) -> torch.Tensor:
     """Maps `(batch_size, channels, height, width)` at `map_size`, bilinear, corners on corners (published)."""
     return functional.interpolate(maps, size=(map_size, map_size), mode="bilinear", align_corners=True)
@@ -217,7 +240,9 @@ __all__ = [
     "AnomalyLocalizer",
     "combine_maps",
     "few_shot_anomaly_map",
+    "in_float32",
     "maps_needed",
     "patch_scores",
+    "state_vectors",
     "text_guided_layer_maps",
 ]

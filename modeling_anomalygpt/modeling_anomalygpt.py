@@ -5,53 +5,29 @@ Tensors in, named outputs out. Knows nothing of paths, pictures, words, data set
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.utils import can_return_tuple
 
+from .base_anomalygpt import AnomalyGPTPreTrainedModel
 from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
     combine_maps,
     few_shot_anomaly_map,
+    in_float32,
     maps_needed,
+    state_vectors,
     text_guided_layer_maps,
 )
 from .losses import pixel_losses
 from .memory_bank import MemoryBank, PatchFeatures, unit_length, weights_fingerprint
 from .outputs_anomalygpt import AnomalyGPTImageFeatures, AnomalyGPTOutput
+from .placeholders import fill_placeholders
 from .pretrained_parts import PretrainedParts
 from .prompt_learner import PromptLearner
 from .text_tower import new_text_tower
 from .vision_features import read_vision_tower, vision_tower_widths
-
-
-class AnomalyGPTPreTrainedModel(PreTrainedModel):
-    """What both models share: configuration class, initialisation, what transformers may do with them."""
-
-    config_class = AnomalyGPTConfig
-    config: AnomalyGPTConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
-    _no_split_modules = ["AnomalyLocalizer", "PromptLearner"]
-    _keep_in_fp32_modules_strict = ["localizer"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, PromptLearner):
-            init.normal_(module.base_prompts, std=self.config.initializer_range)
-            for convolution in module.convolutions:  # small weights would let the map fade on its way through
-                init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-                init.zeros_(convolution.bias)
-        elif isinstance(module, AnomalyLocalizer) and module.state_embeds is not None:
-            init.normal_(module.state_embeds, std=self.config.initializer_range)
 
 
 class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
@@ -122,15 +98,12 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         pooled = self.text_tower(state_prompt_ids.flatten(0, 1)).pooler_output
         if self.text_projection is not None:
             pooled = self.text_projection(pooled)
-        embeds = unit_length(pooled).unflatten(0, state_prompt_ids.shape[:2])
-        member = torch.stack([state_prompt_labels == 0, state_prompt_labels == 1], dim=1).to(embeds)
-        with _float32(embeds):
-            return unit_length(member @ embeds)
+        return state_vectors(unit_length(pooled).unflatten(0, state_prompt_ids.shape[:2]), state_prompt_labels)
 
     def get_patch_features(self, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
         """The layers of references, ready for [`MemoryBank.build`]."""
         _, patch_features = read_vision_tower(self.vision_tower, pixel_values, self.config.out_indices)
-        with _float32(pixel_values):
+        with in_float32(pixel_values):
             return self.localizer.comparable(patch_features)
 
     @can_return_tuple
@@ -189,14 +162,14 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         layer_maps = few_shot_map = None
         if by_text or return_layer_maps:
             text_embeds = self._state_embeds(len(pixel_values), state_prompt_ids, state_prompt_labels, text_embeds)
-            with _float32(pixel_values):
+            with in_float32(pixel_values):
                 embedded = self.localizer.embed(patch_features)
                 layer_maps = text_guided_layer_maps(
                     embedded, text_embeds, self.config.map_temperature, self.config.map_size
                 )
         if by_reference:
             bank = self._bank(patch_features, memory_bank, reference_pixel_values)
-            with _float32(pixel_values):
+            with in_float32(pixel_values):
                 queries = self.localizer.comparable(patch_features)
                 few_shot_map = few_shot_anomaly_map(queries, bank, self.config.map_size)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
@@ -249,8 +222,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
     def _bank(self, queries, memory_bank, reference_pixel_values) -> tuple[torch.Tensor, ...]:
         """Unit-length good patches of each layer: shared by the batch, or `(batch_size, num_patches, dim)`."""
         if memory_bank is not None:
-            if memory_bank.grids != tuple(layer.grid for layer in queries):
-                memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
+            memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
             return memory_bank.to(queries[0].vectors.device).features
         if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != len(queries[0].vectors):
             raise ValueError(
@@ -276,8 +248,6 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         localization: str = "auto",
         return_layer_maps: bool = False,
         mm_encoder_outputs: dict[str, AnomalyGPTImageFeatures] | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs,
     ) -> AnomalyGPTOutput:
@@ -303,8 +273,9 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         features = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and features is not None:
             raise ValueError("`pixel_values` must be None when `mm_encoder_outputs` is given, got both. Pass one.")
+        embeddings = self.get_input_embeddings()
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            inputs_embeds = embeddings(input_ids)
         if pixel_values is not None:
             features = self.get_image_features(
                 pixel_values,
@@ -319,16 +290,9 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                 return_dict=True,
             )
         if features is not None:
-            vectors = features.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
-            placeholders = self._placeholders(input_ids, inputs_embeds, vectors)
-            inputs_embeds = inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), vectors)
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+            token = self.config.image_token_id
+            inputs_embeds = fill_placeholders(features.pooler_output, input_ids, inputs_embeds, token, embeddings)
+        outputs = self.language_model(attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
         return AnomalyGPTOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -337,20 +301,6 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             **({name: features[name] for name in ("anomaly_map", "pred_score", "layer_maps") if name in features}
                if features is not None else {}),
         )  # fmt: skip
-
-    def _placeholders(self, input_ids, inputs_embeds, vectors) -> torch.Tensor:
-        if input_ids is not None:
-            placeholders = input_ids == self.config.image_token_id
-        else:
-            token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-            placeholders = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
-        counts = placeholders.sum(1)
-        if len(placeholders) != len(vectors) or (counts != vectors.shape[1]).any():
-            raise ValueError(
-                f"`input_ids` must hold {vectors.shape[1]} placeholders in each of {len(vectors)} rows, got "
-                f"{counts.tolist()}. Put one picture into each prompt; `AnomalyGPTProcessor` writes the placeholders."
-            )
-        return placeholders
 
 
 class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMixin):
@@ -402,14 +352,6 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         model = cls(parts.config(**kwargs))
         parts.install(model)
         return model
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language-model head."""
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replaces the language-model head."""
-        self.lm_head = value
 
     def get_image_features(self, *args, **kwargs) -> AnomalyGPTImageFeatures:
         """See [`AnomalyGPTModel.get_image_features`]."""
@@ -501,11 +443,6 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             layer_maps=outputs.layer_maps,
             **{f"loss_{name}": value.detach() for name, value in losses.items()},
         )
-
-
-def _float32(tensor: torch.Tensor) -> torch.autocast:
-    """Cosines divided by a small temperature do not bear mixed precision: no autocast in this block."""
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 __all__ = ["AnomalyGPTForConditionalGeneration", "AnomalyGPTModel", "AnomalyGPTPreTrainedModel"]

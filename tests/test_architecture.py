@@ -21,6 +21,7 @@ FLOOR = {
     "atomic_write": 0,
     "configuration_anomalygpt": 0,
     "descriptions": 0,
+    "drawn_anomalies": 0,
     "localization": 0,
     "losses": 0,
     "memory_bank": 0,
@@ -49,8 +50,10 @@ FLOOR = {
     "processing_anomalygpt": 1,
     "state_prompt_tokens": 1,
     # 2: the model
+    "base_anomalygpt": 2,
     "data_collator": 2,
     "modeling_anomalygpt": 2,
+    "placeholders": 2,
     "pretrained_parts": 2,
     "prompt_learner": 2,
     "registration": 2,
@@ -77,6 +80,7 @@ FLOOR = {
     "results_file": 3,
     "training": 3,
     # 4: what is shown of it
+    "contact_sheet": 4,
     "evaluation": 4,
     "overlays": 4,
     "pipeline_anomalygpt": 4,
@@ -90,7 +94,9 @@ FLOOR = {
     "cli_chat": 5,
     "cli_errors": 5,
     "cli_inspect": 5,
+    "cli_made_pictures": 5,
     "cli_model_options": 5,
+    "cli_synthesize": 5,
     "cli_table": 5,
 }
 REGISTERED = (
@@ -177,8 +183,10 @@ def test_no_module_imports_itself_through_others():
         assert module not in closure(siblings(module)), f"{module} reaches itself"
 
 
-def test_models_and_datasets_do_not_know_each_other():
+def test_models_and_datasets_meet_only_in_the_command_line():
     for path in OWN_CODE:
+        if path.parent == PACKAGE and FLOOR.get(path.stem) == 5:
+            continue
         other = "datasets_scripts" if path.parent == PACKAGE else "modeling_anomalygpt"
         assert other not in {name.split(".")[0] for level, name, _ in imports(path) if level == 0}, name_of(path)
 

@@ -17,11 +17,12 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 SAVE = """
 import sys
 import torch
-from modeling_anomalygpt import register_for_auto_class
+from modeling_anomalygpt import register, register_for_auto_class
 from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from tests.tiny import lively_model, tiny_pair, tiny_tokenizer, TEXT_CONFIG, TEXT_TOWER_CONFIG
 
 folder, tower = sys.argv[1], sys.argv[3] == "tower"
+register()
 register_for_auto_class()
 model, processor = tiny_pair()
 if tower:
