@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow style quality wheel clean
+.PHONY: help install demo test test-slow style quality wheel train-tiny clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -29,6 +29,33 @@ test: install ## Run the tests (under ten minutes on two cores)
 
 test-slow: install ## Run the slow tests as well
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+
+# The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR TEACHER=FILE
+TINY ?= build/tiny
+RECIPE := $(BIN)/python -m recipes.tiny
+train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (about three hours on two cores)
+
+$(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
+	$(RECIPE).tokenizer --output $(@D)
+$(TINY)/vision/model.safetensors: | $(VENV)/.installed
+	$(RECIPE).vision --pictures $(PHOTOGRAPHS) --teacher $(TEACHER) --output $(@D)
+$(TINY)/start/model.safetensors: $(TINY)/tokenizer/tokenizer.json $(TINY)/vision/model.safetensors
+	$(RECIPE).assemble start --vision $(TINY)/vision --tokenizer $(TINY)/tokenizer --output $(@D)
+$(TINY)/prompts/model.safetensors: $(TINY)/start/model.safetensors
+	$(RECIPE).prompts --checkpoint $(TINY)/start --output $(@D) --threads 2
+$(TINY)/drawn/model.safetensors: $(TINY)/prompts/model.safetensors
+	$(RECIPE).language --checkpoint $(TINY)/prompts --output $(@D) --steps 1000 --threads 2 --resume
+$(TINY)/rendered.npz: $(TINY)/start/model.safetensors
+	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 720 --threads 2
+$(TINY)/photographs.npz: $(TINY)/start/model.safetensors
+	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 0 --photographs $(PHOTOGRAPHS) --threads 2
+$(TINY)/localized/model.safetensors: $(TINY)/drawn/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
+	$(RECIPE).localizer --checkpoint $(TINY)/drawn --evidence $(TINY)/*.npz --output $(@D) --threads 2
+$(TINY)/seen/model.safetensors: $(TINY)/localized/model.safetensors
+	$(RECIPE).language --checkpoint $(TINY)/localized --evidence $(TINY)/*.npz --output $(@D) --steps 900 \
+	  --seed 2 --seen-share 0.6 --learning-rate 1.5e-3 --threads 2 --resume
+$(TINY)/final/model.safetensors: $(TINY)/seen/model.safetensors
+	$(RECIPE).assemble finish --checkpoint $(TINY)/seen --evidence $(TINY)/*.npz --output $(@D)
 
 style: install ## Format the code and sort the imports
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

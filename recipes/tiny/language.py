@@ -1,6 +1,6 @@
 """Teaches the small language model to read evidence: first maps drawn by a rule, then maps the model itself makes.
 
-    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 3000 [--evidence FILE.npz ...] [--resume]
+    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 1000 [--evidence FILE.npz ...] [--resume]
 
 The vision tower does not take part: a picture is its global vector and its map. `--checkpoint` is a folder with
 untrained or earlier weights; with `--evidence` (see recipes.tiny.evidence) half of the samples are real maps.
@@ -82,12 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only"
     )
     parser.add_argument("--seen-share", type=float, default=0.75, help="part of the samples taken from --evidence")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
 
@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data_collator=data.collate,
         train_dataset=data,
     )
-    trainer.train(resume_from_checkpoint=options.resume or None)
+    begun = any((options.output / "trainer").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=(options.resume and begun) or None)
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
 

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--evidence", type=pathlib.Path, nargs="+", required=True, help="seen pictures"
     )
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
