@@ -109,7 +109,8 @@ class Photographs:
     def make(self, index: int, method: str | None = None) -> MadePicture:
         """Picture `index` with a defect; with `method`, of that method alone. Good where none can be seen."""
         good = self.good(index)
-        rng = np.random.default_rng([self._seed, _BAD, index])
+        number = 0 if method is None else 1 + self.methods.index(method)
+        rng = np.random.default_rng([self._seed, _BAD, index, number])
         others = self._sources or [file for file in self._files if file != good.origin] or [good.origin]
         source = self._read(others[rng.integers(len(others))])
         maker = self._mixture if method is None else Mixture([METHODS[method]])

@@ -192,8 +192,8 @@ def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
 def _write_folder(args: argparse.Namespace, maker: Any) -> int:
     folder = pathlib.Path(args.output)
     number = args.number or _DEFAULT_NUMBER
-    settings = {name: value for name, value in sorted(vars(args).items()) if name not in ("output", "sheet", "resume")}
-    settings["number"] = number
+    free = ("output", "sheet", "resume", "number", "good")  # none of them changes what a picture shows
+    settings = {name: value for name, value in sorted(vars(args).items()) if name not in free}
     log = _Log(folder, settings, args.resume)
     jobs = [("defect", index, maker.make) for index in range(number)]
     jobs += [("good", index, maker.good) for index in range(args.good * len(maker.categories))]

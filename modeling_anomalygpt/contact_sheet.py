@@ -49,7 +49,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[SheetCell]]], cell_size: in
     Example:
         >>> grey = SheetCell(np.full((40, 80, 3), 128, np.uint8), "grey")
         >>> contact_sheet([("first", [grey, grey]), ("second", [grey])], cell_size=64).size
-        (146, 210)
+        (146, 222)
     """
     columns = max((len(cells) for _, cells in rows), default=0)
     if columns == 0:

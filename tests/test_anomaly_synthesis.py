@@ -111,11 +111,15 @@ def test_original_nsa_equals_the_naive_steps_on_photographs(real_data):
         np.testing.assert_array_equal(made.intensity, label.astype(np.float32))
 
 
-def test_patch_sizes_follow_the_published_distribution_over_3000_draws():
+MANY = pytest.param(3000, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("number", [600, MANY])
+def test_patch_sizes_follow_the_published_distribution(number):
     image, source = picture(0, (128, 128)), picture(1, (128, 128))
     heights, widths, counts = [], [], []
     rng = np.random.default_rng(0)
-    for _ in range(3000):
+    for _ in range(number):
         made = nsa(image, source, rng, compat="original")
         counts.append(len(made.regions))
         if not made.regions:
@@ -141,8 +145,27 @@ def test_patch_sizes_follow_the_published_distribution_over_3000_draws():
     assert stats.ks_2samp(widths, width[solvable]).pvalue > 0.01
     # Second patch: a coin; either patch may be too small for the solver.
     share = solvable.mean()
-    assert np.mean(np.array(counts) == 2) == pytest.approx(0.5 * share**2, abs=0.03)
-    assert np.mean(np.array(counts) == 0) == pytest.approx((1 - share) * (1 - 0.5 * share), abs=0.01)
+    for count, expected in ((2, 0.5 * share**2), (0, (1 - share) * (1 - 0.5 * share))):
+        tolerance = 3.3 * np.sqrt(expected * (1 - expected) / number) + 0.002
+        assert np.mean(np.array(counts) == count) == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("number", [100, MANY])
+def test_areas_and_empty_targets_are_distributed_as_by_the_naive_steps(number):
+    # On grey discs as in the next test; other draws on either side.
+    images = [picture(seed, (96, 96), background=110, levels=(0, 256)) for seed in range(8)]
+    ours, naive = [], []
+    for draw in range(number):
+        pair = images[draw % 8], images[(draw + 1) % 8]
+        ours.append(nsa(*pair, np.random.default_rng([0, draw]), compat="original").mask.sum())
+        naive.append((nsa_naive(*pair, np.random.default_rng([1, draw]))[1] > 0.3).sum())
+    ours, naive = np.array(ours), np.array(naive)
+    assert stats.ks_2samp(ours[ours > 0], naive[naive > 0]).pvalue > 0.01
+    empty = np.mean(np.concatenate([ours, naive]) == 0)
+    assert 0.01 < empty < 0.7
+    assert np.mean(ours == 0) == pytest.approx(
+        np.mean(naive == 0), abs=3.3 * np.sqrt(2 * empty * (1 - empty) / number)
+    )
 
 
 def test_original_nsa_leaves_empty_targets_and_the_mended_one_does_not():
@@ -150,10 +173,10 @@ def test_original_nsa_leaves_empty_targets_and_the_mended_one_does_not():
     images = [picture(seed, background=110, levels=(0, 256)) for seed in range(8)]
     empty = {"original": 0, None: 0}
     for compat in empty:
-        for seed in range(200):
+        for seed in range(80):
             pair = images[seed % 8], images[(seed + 1) % 8]
             empty[compat] += not nsa(*pair, np.random.default_rng(seed), compat=compat).is_anomalous
-    assert 0.02 < empty["original"] / 200 < 0.4
+    assert 0.02 < empty["original"] / 80 < 0.4
     assert empty[None] == 0
 
 
@@ -162,17 +185,17 @@ def test_the_original_tells_the_wrong_place_for_most_second_patches(monkeypatch)
     image, source = picture(0, (128, 128)), picture(1, (128, 128))
     rng = np.random.default_rng(0)
     wrong = []
-    while len(wrong) < 400:
+    while len(wrong) < 250:
         _, _, boxes = nsa_naive(image, source, rng)
         if len(boxes) == 2:
             top, bottom, left, right = boxes[1]
             wrong.append(cell(*told_centres(boxes)[1], 128) != cell((top + bottom) / 2, (left + right) / 2, 128))
     # 63 % in the project's reference at 224 pixels.
-    assert np.mean(wrong) == pytest.approx(0.63, abs=0.07)
+    assert np.mean(wrong) == pytest.approx(0.63, abs=0.09)
 
 
 def test_mended_regions_lie_where_the_picture_changed():
-    for seed in range(60):
+    for seed in range(25):
         image, source = picture(seed), picture(seed + 1)
         made = nsa(image, source, np.random.default_rng(seed))
         change = np.abs(image.astype(int) - made.image).mean(axis=2)
@@ -183,7 +206,7 @@ def test_mended_regions_lie_where_the_picture_changed():
 
 def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union():
     checked = 0
-    for seed in range(100):
+    for seed in range(50):
         image, source = picture(seed, (128, 128)), picture(seed + 1, (128, 128))
         made = nsa(image, source, np.random.default_rng(seed), "carpet")
         if len(made.regions) == 2:
@@ -191,18 +214,18 @@ def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union()
             expected = soft_label(image, made.image, everywhere, NSA_SETTINGS["carpet"].logistic)
             np.testing.assert_array_equal(made.intensity, expected.astype(np.float32))
             checked += 1
-    assert checked > 10
+    assert checked > 5
 
 
 def test_patches_refused_before_blending_could_not_have_been_seen(monkeypatch):
     refused, seen = [], 0
     real = nsa_module._can_change
     monkeypatch.setattr(nsa_module, "_can_change", lambda *pair: refused.append(not real(*pair)) or True)
-    for seed in range(60):
+    for seed in range(30):
         image, source = picture(seed, background=110), picture(seed + 1, background=110)
         made = nsa(image, source, np.random.default_rng(seed), settings=NSASettings(num_patches=1))
         seen += made.is_anomalous and refused[-1]  # the last patch is the one that was accepted
-    assert sum(refused) >= 5
+    assert sum(refused) >= 3
     assert seen == 0
 
 
@@ -252,7 +275,7 @@ def test_pictures_of_one_colour_come_back_normal(name):
 
 def test_patches_of_object_categories_touch_the_object():
     dark = NSA_SETTINGS["hazelnut"].background[0]
-    for seed in range(30):
+    for seed in range(15):
         image, source = picture(seed, background=dark), picture(seed + 1, background=dark)
         made = nsa(image, source, np.random.default_rng(seed), "hazelnut")
         rows, columns = np.mgrid[-1:1:224j, -1:1:224j]

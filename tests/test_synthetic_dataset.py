@@ -6,8 +6,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
+from datasets_scripts.loading import load_anomaly_dataset
 from modeling_anomalygpt.anomaly_synthesis import Mixture, SyntheticAnomaly, cut_paste, nsa
 from modeling_anomalygpt.synthetic_dataset import with_synthetic_anomalies
 
@@ -187,6 +189,46 @@ def test_streams_are_dealt_out_to_workers_without_loss_or_repetition(table):
     loader = torch.utils.data.DataLoader(made, batch_size=None, num_workers=2)
     names = sorted(row["image_id"] for row in loader)
     assert names == sorted(table["image_id"])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_nodes_share_a_stream_and_make_the_same_of_each_row(table, world_size):
+    whole = with_synthetic_anomalies(table.to_iterable_dataset(num_shards=6), marking, seed=5)
+    labels = {row["image_id"]: row["label"] for row in whole}
+    shared = {}
+    for rank in range(world_size):
+        stream = split_dataset_by_node(table.to_iterable_dataset(num_shards=6), rank, world_size)
+        for row in with_synthetic_anomalies(stream, marking, seed=5):
+            assert row["image_id"] not in shared
+            shared[row["image_id"]] = row["label"]
+    assert shared == labels
+
+
+def test_processes_of_a_distributed_run_give_the_rows_that_one_process_gives(table):
+    made = with_synthetic_anomalies(table, marking, seed=5)
+    made.set_epoch(2)
+    expected = [described(made[index]) for index in range(len(made))]
+    for rank in range(2):
+        own = pickle.loads(pickle.dumps(with_synthetic_anomalies(table, marking, seed=5)))
+        own.set_epoch(2)
+        sampler = torch.utils.data.DistributedSampler(own, num_replicas=2, rank=rank, shuffle=True)
+        sampler.set_epoch(2)
+        loader = torch.utils.data.DataLoader(own, batch_size=2, sampler=sampler, collate_fn=identity)
+        loaded = [described(row) for batch in loader for row in batch]
+        assert loaded == [expected[index] for index in sampler]
+
+
+def test_a_streaming_builder_may_be_shuffled_and_split_before(tmp_path):
+    def stream(rank):
+        parts = load_anomaly_dataset(
+            "rendered_parts", category="gear", split="train", streaming=True, num_train=4, size=64, cache_dir=tmp_path
+        )
+        shuffled = parts.shuffle(seed=1, buffer_size=3)
+        return with_synthetic_anomalies(split_dataset_by_node(shuffled, rank, 2), cut_paste, anomalous_share=1.0)
+
+    rows = [row for rank in range(2) for row in stream(rank)]
+    assert len({row["image_id"] for row in rows}) == 4
+    assert all(row["label"] == 1 and np.asarray(row["mask"]).any() for row in rows)
 
 
 def test_streams_pass_the_epoch_on_to_their_shuffling(table):
