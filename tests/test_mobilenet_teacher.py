@@ -1,4 +1,4 @@
-"""The teacher of the embedded checkpoint: torchvision names, written out by rule, meet the parameters in transformers."""
+"""The teacher of the embedded checkpoint: torchvision names, written out by rule, meet those of transformers."""
 
 import torch
 from safetensors.torch import save_file
