@@ -11,7 +11,9 @@ import numpy as np
 from .rendering import to_uint8
 
 
-def anchor(object_mask: np.ndarray | None, shape: tuple[int, int], rng: np.random.Generator, margin: int):
+def anchor(
+    object_mask: np.ndarray | None, shape: tuple[int, int], rng: np.random.Generator, margin: int
+) -> tuple[int, int]:
     """A random pixel (row, column) on the object, where possible `margin` pixels inside of it."""
     height, width = shape
     margin = min(margin, (min(height, width) - 1) // 3)

@@ -6,6 +6,7 @@ Whatever an answer says of number, place, kind or size comes from the facts. Kno
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Speaker:
         chinese = any("\u4e00" <= letter <= "\u9fff" for letter in description)
         return description if chinese == (self.language == "zh") else None
 
-    def pick(self, options: Sequence):
+    def pick(self, options: Sequence[Any]) -> Any:
         """One of the options, each as likely."""
         return options[0] if self.rng is None else options[int(self.rng.integers(len(options)))]
 
