@@ -243,7 +243,7 @@ def test_tiles_of_a_large_picture_find_themselves_in_the_reference(pair):
         (lambda i: i.inspect(picture(), mm_per_pixel=0.0), ValueError, "`mm_per_pixel` must be above 0, got 0.0"),
         (lambda i: i.inspect(picture(), localization="mean"), RuntimeError, "The memory bank is empty"),
         (lambda i: i.inspect(picture(), langage="en"), TypeError, "got langage"),
-        (lambda i: next(i.inspect_many([picture()], batch_size=0)), ValueError, "`batch_size` must be at least 1, got 0"),
+        (lambda i: next(i.inspect_many([], batch_size=0)), ValueError, "`batch_size` must be at least 1, got 0"),
         (lambda i: i.save_references("x"), RuntimeError, "Call `set_references` before"),
     ],
 )  # fmt: skip

@@ -78,9 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.language", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for checkpoints and the result")
-    parser.add_argument(
-        "--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only"
-    )
+    parser.add_argument("--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only")
     parser.add_argument("--seen-share", type=float, default=0.75, help="part of the samples taken from --evidence")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)

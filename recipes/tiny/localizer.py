@@ -57,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
-    parser.add_argument(
-        "--evidence", type=pathlib.Path, nargs="+", required=True, help="seen pictures"
-    )
+    parser.add_argument("--evidence", type=pathlib.Path, nargs="+", required=True, help="seen pictures")
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,72 @@
+"""Writes measured numbers into the documents: README's table and the embedded checkpoint's model card.
+
+    python -m benchmarks.documents [--check]
+
+Reads `benchmarks/results/quality_inspection.csv` and `rendered_quality.json`. With --check nothing is written; the exit
+code is 1 when a document does not say what the results say.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+
+from benchmarks.quality import table
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = (ROOT / "README.md", ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md")
+
+
+def sections() -> dict[str, str]:
+    """What stands between the markers `<!-- name -->` and `<!-- end name -->`."""
+    with (RESULTS / "quality_inspection.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "embedded"]
+    rendered = json.loads((RESULTS / "rendered_quality.json").read_text())
+    return {"quality": table(rows), "rendered": rendered_table(rendered)}
+
+
+def rendered_table(rendered: dict[str, dict]) -> str:
+    """Words against facts on the held-back families, a family a line."""
+    asked = {
+        "yes_no": "yes or no", "text_agrees": "text agrees with log-odds", "places": "places exactly right",
+        "count": "count right",
+    }  # fmt: skip
+    lines = ["| family | image AUROC | " + " | ".join(f"{name} (en / zh)" for name in asked.values()) + " |"]
+    lines.append("|" + " --- |" * (2 + len(asked)))
+    for family, row in rendered.items():
+        cells = [f"{row[f'{key}_en']['right']:.2f} / {row[f'{key}_zh']['right']:.2f}" for key in asked]
+        lines.append(f"| {family} | {row['image_auroc']:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """The document with its marked sections replaced."""
+    for name, content in parts.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
+        text = re.sub(
+            pattern, lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text, flags=re.DOTALL
+        )
+    return text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.documents", description=__doc__, formatter_class=plain)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 where a document differs")
+    options = parser.parse_args(arguments)
+    parts, differ = sections(), False
+    for document in DOCUMENTS:
+        before = document.read_text(encoding="utf-8")
+        after = filled(before, parts)
+        differ |= before != after
+        if not options.check:
+            document.write_text(after, encoding="utf-8")
+    return int(options.check and differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
