@@ -2,8 +2,8 @@
 
     python -m benchmarks.documents [--check]
 
-Reads `benchmarks/results/quality_inspection.csv` and `rendered_quality.json`. With --check nothing is written; the exit
-code is 1 when a document does not say what the results say.
+Reads `quality_inspection.csv` and `rendered_quality.json` in `benchmarks/results`. With --check, writes nothing; the
+exit code is 1 when a document does not say what the results say.
 """
 
 import argparse

@@ -50,3 +50,9 @@ def test_make_targets_of_the_readme_exist():
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "README.md"])
 def test_the_embedded_checkpoint_is_complete(name):
     assert (EMBEDDED_CHECKPOINT / name).is_file()
+
+
+def test_the_tables_say_what_was_measured():
+    from benchmarks import documents
+
+    assert documents.main(["--check"]) == 0
