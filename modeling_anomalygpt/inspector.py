@@ -368,9 +368,10 @@ class AnomalyInspector:
 
     def _regions(self, anomaly_map: np.ndarray, mm_per_pixel: float | None) -> list[Region]:
         """Regions at the checkpoint's threshold; where the map stays below it, the place that stands out most."""
+        regions = find_regions(anomaly_map, self.region_threshold, mm_per_pixel=mm_per_pixel)
         peak = float(anomaly_map.max())
-        if peak >= self.region_threshold or peak <= 0:
-            return find_regions(anomaly_map, self.region_threshold, mm_per_pixel=mm_per_pixel)
+        if regions or peak <= 0:
+            return regions
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
 
     def _evidence(self, anomaly_map: np.ndarray, log_odds: float | None, localization: str) -> dict[str, Any]:

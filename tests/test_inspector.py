@@ -96,6 +96,14 @@ def test_an_anomalous_picture_below_the_threshold_shows_its_peak(inspector):
     assert region.position == "top right"
 
 
+def test_a_peak_too_small_to_be_a_region_is_still_shown(inspector):
+    anomaly_map = np.full((400, 400), 0.1, np.float32)
+    anomaly_map[198:203, 198:203] = 0.45
+    anomaly_map[200, 200] = 0.55  # the only pixel above the threshold of 0.5
+    (region,) = inspector._regions(anomaly_map, None)
+    assert region.area_pixels == 25
+
+
 def test_many_pictures_come_back_in_order_and_as_one_by_one(inspector, files):
     inspector.set_references([picture(0)])
     alone = [inspector.inspect(file) for file in files]
