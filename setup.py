@@ -37,16 +37,12 @@ setup(
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
         "demo": ["gradio>=6.20,<7"],
         "quantization": ["bitsandbytes>=0.48"],
-        # Vicuna's and LLaMA's tokenizer.model files are read with sentencepiece and protobuf, once, at conversion.
-        "convert": ["sentencepiece>=0.2", "protobuf>=5"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6",
             "scikit-learn>=1.5",
             "ruff>=0.14",
             "build>=1.2",
-            "sentencepiece>=0.2",
-            "protobuf>=5",
         ],
     },
     entry_points={"console_scripts": ["anomalygpt=modeling_anomalygpt.cli:main"]},

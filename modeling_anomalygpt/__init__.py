@@ -20,6 +20,7 @@ _HOMES = {
     "MemoryBank": "memory_bank",
     "PictureError": "pictures",
     "Region": "regions",
+    "UNQUANTIZED_MODULES": "checkpoints",
     "find_regions": "regions",
     "load_picture": "pictures",
     "register": "registration",

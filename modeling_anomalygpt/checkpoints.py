@@ -14,6 +14,19 @@ from .registration import register
 
 EMBEDDED_CHECKPOINT = pathlib.Path(__file__).parent / "anomalygpt_tiny"
 
+# What stays in full precision when the language model is quantized to 4 or 8 bits: pass it as
+# `llm_int8_skip_modules` (bitsandbytes) or `modules_to_not_convert` (torchao).
+UNQUANTIZED_MODULES = [
+    "model.vision_tower",
+    "model.text_tower",
+    "model.visual_projection",
+    "model.text_projection",
+    "model.localizer",
+    "model.prompt_learner",
+    "model.multi_modal_projector",
+    "lm_head",
+]
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line that says why and what to do."""
@@ -36,7 +49,7 @@ def load_checkpoint(
         dtype (`str` or `torch.dtype`, *optional*):
             `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are float32 in any case.
         quantization_config (*optional*):
-            Passed to `from_pretrained`; see README for the modules to leave alone.
+            Passed to `from_pretrained`; leave out `UNQUANTIZED_MODULES`.
 
     Returns:
         `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`
@@ -132,4 +145,4 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch
     return named[dtype]
 
 
-__all__ = ["EMBEDDED_CHECKPOINT", "CheckpointError", "first_line", "load_checkpoint"]
+__all__ = ["EMBEDDED_CHECKPOINT", "UNQUANTIZED_MODULES", "CheckpointError", "first_line", "load_checkpoint"]
