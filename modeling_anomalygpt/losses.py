@@ -67,8 +67,13 @@ def dice_loss(probability: torch.Tensor, target: torch.Tensor, smooth: float = 1
     return 1 - (2 * overlap + smooth) / (probability.sum(1) + target.sum(1) + smooth)
 
 
-def pixel_losses(layer_maps: torch.Tensor, mask_labels: torch.Tensor) -> dict[str, torch.Tensor]:
+def pixel_losses(layer_maps: torch.Tensor | None, mask_labels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Focal and dice loss, summed over the layers and averaged over the samples that have a pixel target."""
+    if layer_maps is None:
+        raise ValueError(
+            "`mask_labels` must come with pictures whose layer maps are known, got none. Pass `pixel_values`, or "
+            "encode them with `return_layer_maps=True`."
+        )
     has_target = (mask_labels >= 0).flatten(1).all(1)
     if not has_target.any():
         zero = layer_maps.sum() * 0.0  # keeps every process's graph the same

@@ -349,7 +349,8 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             [`AnomalyGPTForConditionalGeneration`]
         """
         parts = PretrainedParts.load(vision, language, text_tower, dtype)
-        model = cls(parts.config(**kwargs))
+        with torch.device("meta"):  # no memory for the random weights that the parts replace
+            model = cls(parts.config(**kwargs))
         parts.install(model)
         return model
 
@@ -429,7 +430,7 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         losses = {}
         if labels is not None:
             losses["lm"] = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size)
-        if mask_labels is not None and outputs.layer_maps is not None:
+        if mask_labels is not None:
             losses |= pixel_losses(outputs.layer_maps, mask_labels)
         weights = self.config.loss_weights
         return AnomalyGPTOutput(

@@ -40,7 +40,7 @@ class PretrainedParts:
         derived = {"image_token_index": self.language_model.get_input_embeddings().num_embeddings}
         depth = getattr(self.vision_tower.config, "num_hidden_layers", None)
         if isinstance(depth, int):
-            derived["out_indices"] = [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+            derived["out_indices"] = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
         if self.text_tower is not None:
             derived["project_towers"] = self.text_projection is not None
             text_config = self.text_tower.config
@@ -54,7 +54,7 @@ class PretrainedParts:
         )
 
     def install(self, model: PreTrainedModel) -> None:
-        """Puts the parts into a model of that configuration; new parts take the dtype of their neighbours."""
+        """Puts the parts into a model on the meta device; new ones start in the dtype of their neighbours."""
         image_token_id = model.config.image_token_id
         if image_token_id >= self.language_model.get_input_embeddings().num_embeddings:
             self.language_model.resize_token_embeddings(image_token_id + 1)
@@ -67,6 +67,10 @@ class PretrainedParts:
         model.model.language_model = getattr(self.language_model, self.language_model.base_model_prefix)
         model.lm_head = self.language_model.get_output_embeddings()
         model.tie_weights()
+        for part in model.model.children():
+            if any(parameter.is_meta for parameter in part.parameters()):
+                part.to_empty(device=self.language_model.device)
+                part.apply(model._init_weights)
         for part in (model.model.prompt_learner, model.model.multi_modal_projector):
             part.to(self.language_model.dtype)
         if model.model.visual_projection is not None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from modeling_anomalygpt.losses import dice_loss, focal_loss, pixel_losses
@@ -68,3 +69,8 @@ def test_a_batch_without_any_target_costs_nothing_but_keeps_the_graph():
     losses = pixel_losses(layers, torch.full((2, 4, 4), -1))
     (losses["focal"] + losses["dice"]).backward()
     torch.testing.assert_close(layers.grad, torch.zeros_like(layers))
+
+
+def test_a_pixel_target_without_layer_maps_is_refused():
+    with pytest.raises(ValueError, match="`mask_labels` must come with pictures whose layer maps are known, got none"):
+        pixel_losses(None, torch.zeros(1, 4, 4))

@@ -169,3 +169,11 @@ def test_gradients_reach_the_new_parts_only_when_the_old_ones_are_frozen(parts):
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert model.model.multi_modal_projector.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.model.vision_tower.parameters())
+
+
+def test_new_parts_are_initialised_and_nothing_stays_without_memory(parts):
+    model = compose(parts, "dinov2")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert not tensor.is_meta, name
+        assert torch.isfinite(tensor).all(), name
+    assert model.model.prompt_learner.convolutions[0].weight.std() > 0.1
