@@ -14,7 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=["modeling_anomalygpt", "datasets_scripts", "evaluate_modules"],
     package_data={"modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*"]},
     install_requires=[
