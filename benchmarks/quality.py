@@ -33,13 +33,17 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def measure(inspector: AnomalyInspector, folder: pathlib.Path, k_shot: int, seed: int, answer: bool) -> dict:
-    """One row: the set in `folder` with `k_shot` references."""
-    train = pictures_in(folder / "train" / "good")
-    chosen = np.random.default_rng(seed).choice(len(train), k_shot, replace=False)
-    inspector.set_references([train[index] for index in chosen], category=folder.name.replace("_", " "))
+    """One row: the set in `folder` with `k_shot` references; with none, the state vectors decide."""
+    category = folder.name.replace("_", " ")
+    if k_shot == 0:
+        inspector = AnomalyInspector(inspector.model, inspector.processor)
+    else:
+        train = pictures_in(folder / "train" / "good")
+        chosen = np.random.default_rng(seed).choice(len(train), k_shot, replace=False)
+        inspector.set_references([train[index] for index in chosen], category=category)
     test = pictures_in(folder / "test")
     labels = np.array([file.parent.name != "good" for file in test])
-    results = list(inspector.inspect_many(test, batch_size=8, answer=answer))
+    results = list(inspector.inspect_many(test, batch_size=8, answer=answer, category=category))
     scores = np.array([result.pred_score for result in results])
     alarms = np.array([result.verdict == "anomalous" for result in results])
     maps, masks = [], []

@@ -80,6 +80,12 @@ def run_inspect(args: argparse.Namespace) -> int:
     references = find_references(args)
     prepare_folder(folder, args.resume)
     inspector = load_inspector(args, references)
+    if args.model is None and not references:
+        print(
+            "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references it calls "
+            "most photographs normal. Give one to four good ones.",
+            file=sys.stderr,
+        )
     report = _report(args, inspector, folder, references, len(queries))
     results = inspector.inspect_many(
         queries,

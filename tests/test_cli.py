@@ -189,7 +189,7 @@ def test_a_gate_fails_on_anomalies_and_on_pictures_that_nobody_saw(photos, inspe
 
 def test_a_bad_picture_gets_a_row_and_a_line_and_the_others_are_inspected(photos, inspector, capsys):
     (photos / "line" / "broken.png").write_bytes(b"")
-    assert run("inspect", "line", "--output", "out") == 0
+    assert run("inspect", "line", "--references", "reference", "--output", "out") == 0
     assert [row["verdict"] for row in rows_of("out")] == ["anomalous", "error", "normal"]
     out, err = capsys.readouterr()
     assert err.startswith("anomalygpt inspect: cannot inspect line/broken.png: ")
@@ -197,11 +197,18 @@ def test_a_bad_picture_gets_a_row_and_a_line_and_the_others_are_inspected(photos
     assert "1 unreadable" in out
 
 
+def test_the_embedded_checkpoint_without_references_says_what_it_lacks(photos, inspector, capsys):
+    assert run("inspect", "line", "--output", "out") == 0
+    assert "without --references it calls most photographs normal" in capsys.readouterr().err
+    assert run("inspect", "line", "--model", "other", "--output", "out") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_when_no_picture_can_be_read_the_code_is_2(photos, inspector, capsys):
     (photos / "broken").mkdir()
     for number in range(8):
         (photos / "broken" / f"{number}.png").write_bytes(b"")
-    assert run("inspect", "broken", "--output", "out") == 2
+    assert run("inspect", "broken", "--references", "reference", "--output", "out") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6
     assert "and 3 more" in lines[-1]
