@@ -73,6 +73,7 @@ def finish(checkpoint: pathlib.Path, evidence: list[pathlib.Path], output: pathl
     seen = EvidenceFiles(evidence)
     threshold = best_threshold(seen.maps, seen.masks)
     model.config.region_threshold = round(threshold, 3)
+    model.config.vision_config._name_or_path = ""  # a folder of the machine that made it
     model.generation_config.eos_token_id = processor.stop_token_ids
     model.generation_config.suppress_tokens = [model.config.image_token_id]
     model.half().save_pretrained(output)
