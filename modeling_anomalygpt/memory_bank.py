@@ -34,10 +34,6 @@ class PatchFeatures:
     vectors: torch.Tensor
     grid: tuple[int, int]
 
-    def rows(self, index: slice | torch.Tensor) -> "PatchFeatures":
-        """The same layer for some of the pictures."""
-        return PatchFeatures(self.vectors[index], self.grid)
-
 
 @dataclass(frozen=True)
 class MemoryBank:

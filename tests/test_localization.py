@@ -27,7 +27,7 @@ def test_patch_scores_equal_the_broadcast_cosine():
 
 def test_each_query_may_have_its_own_bank():
     layer, banks = random_layer(), unit_length(torch.randn(2, 9, 7))
-    rows = [patch_scores(layer.rows(slice(i, i + 1)), banks[i]) for i in range(2)]
+    rows = [patch_scores(PatchFeatures(layer.vectors[i : i + 1], layer.grid), banks[i]) for i in range(2)]
     torch.testing.assert_close(patch_scores(layer, banks), torch.cat(rows))
 
 

@@ -36,9 +36,8 @@ def test_sources_name_reference_and_patch():
 def test_a_bank_extended_by_another_equals_one_built_of_all():
     layers = (PatchFeatures(torch.randn(3, 4, 5), (2, 2)),)
     whole = MemoryBank.build(layers, "e")
-    parts = MemoryBank.build((layers[0].rows(slice(0, 2)),), "e").extend(
-        MemoryBank.build((layers[0].rows(slice(2, 3)),), "e")
-    )
+    first, last = (PatchFeatures(vectors, (2, 2)) for vectors in layers[0].vectors.split(2))
+    parts = MemoryBank.build((first,), "e").extend(MemoryBank.build((last,), "e"))
     torch.testing.assert_close(parts.features[0], whole.features[0])
     assert parts.sources[0].tolist() == whole.sources[0].tolist()
     assert parts.num_references == 3
