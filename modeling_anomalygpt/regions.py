@@ -6,10 +6,15 @@ Knows NumPy arrays and pixel coordinates; knows no model, no file and no thresho
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
+from .connected_components import connected_components
 from .prompts import position_name
+
+try:  # faster, and draws outlines; a checkpoint's own code must do without it
+    import cv2
+except ImportError:
+    cv2 = None
 
 DEFAULT_MIN_AREA_SHARE = 2e-4
 """Share of the picture below which a region counts as noise: 10 of the 50,176 pixels at 224 x 224."""
@@ -35,7 +40,7 @@ class Region:
         peak_score (`float`), mean_score (`float`):
             Largest and mean value of the map inside; 1.0 where there is only a mask.
         outline (`tuple[tuple[int, int], ...]`):
-            Corners `(x, y)` of the outer border, holes left out.
+            Corners `(x, y)` of the outer border, holes left out; empty where OpenCV is not installed.
         width_mm (`float`, *optional*), height_mm (`float`, *optional*), area_mm2 (`float`, *optional*):
             Size of the box and area, where the scale is known.
     """
@@ -195,11 +200,14 @@ def _regions(
         min_area = max(1, round(DEFAULT_MIN_AREA_SHARE * inside.size))
     elif min_area < 1:
         raise ValueError(f"`min_area` must be at least 1 pixel, got {min_area}. Use 1 to keep every region.")
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    if cv2 is None:
+        labels, stats = connected_components(inside)
+    else:
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
     regions = [
         _region(labels, index, stats[index], scores, mm_per_pixel)
-        for index in range(1, count)
-        if stats[index, cv2.CC_STAT_AREA] >= min_area
+        for index in range(1, len(stats))
+        if stats[index, 4] >= min_area
     ]
     return sorted(regions, key=lambda region: (-region.peak_score, -region.area_pixels, region.box[1], region.box[0]))
 
@@ -213,7 +221,6 @@ def _region(
     ys, xs = np.nonzero(part)
     row, column = _grid_cell(ys + y0, xs + x0, labels.shape)
     values = None if scores is None else scores[window][part]
-    contours, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))
     millimetres = {}
     if mm_per_pixel is not None:
         millimetres = {
@@ -230,9 +237,16 @@ def _region(
         column=column,
         peak_score=1.0 if values is None else float(values.max()),
         mean_score=1.0 if values is None else float(values.mean(dtype=np.float64)),
-        outline=tuple((int(x), int(y)) for x, y in contours[0].reshape(-1, 2)),
+        outline=_outline(part, x0, y0),
         **millimetres,
     )
+
+
+def _outline(part: np.ndarray, x0: int, y0: int) -> tuple[tuple[int, int], ...]:
+    if cv2 is None:
+        return ()
+    contours, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x0, y0))
+    return tuple((int(x), int(y)) for x, y in contours[0].reshape(-1, 2))
 
 
 def _grid_cell(ys: np.ndarray, xs: np.ndarray, size: tuple[int, ...]) -> tuple[int, int]:

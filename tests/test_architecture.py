@@ -20,6 +20,7 @@ FLOOR = {
     "anomaly_synthesis": 0,
     "atomic_write": 0,
     "configuration_anomalygpt": 0,
+    "connected_components": 0,
     "descriptions": 0,
     "drawn_anomalies": 0,
     "localization": 0,
