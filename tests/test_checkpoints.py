@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_anomalygpt.checkpoints import CheckpointError, load_checkpoint
+from modeling_anomalygpt.checkpoints import UNQUANTIZED_MODULES, CheckpointError, load_checkpoint
 from tests.tiny import tiny_pair
 
 
@@ -95,3 +95,12 @@ def test_a_folder_without_processor_is_refused(saved):
 def test_unknown_device_and_dtype_are_refused(saved):
     assert "`device` must be usable here, got 'toaster'" in refusal(saved, device="toaster")
     assert "`dtype` must be one of float32, bfloat16, float16, auto, got 'int4'" in refusal(saved, dtype="int4")
+
+
+def test_a_language_model_of_eight_bits_loads_through_load_checkpoint():
+    torchao = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    settings = TorchAoConfig(torchao.Int8WeightOnlyConfig(), modules_to_not_convert=UNQUANTIZED_MODULES)
+    model, _ = load_checkpoint(quantization_config=settings)
+    assert type(model.model.language_model.layers[0].mlp.up_proj.weight).__name__ == "Int8Tensor"

@@ -1,0 +1,107 @@
+"""Matching a picture's patches with a memory bank: the broadcast cosine, chunked products, reduction, growth.
+
+    python -m benchmarks.speed_matching [--rounds 5] [--width 1280]
+
+References stand with their three turned copies, so k references are 4 k pictures of 256 patches. The last line printed
+is the result as JSON.
+"""
+
+import argparse
+import json
+
+import torch
+
+from benchmarks.measuring import extra_memory, in_turns, ratio, summary
+from benchmarks.original_way import broadcast_scores
+from modeling_anomalygpt.memory_bank import best_matches, k_centre_indices, unit_length
+
+PATCHES, COPIES = 256, 4
+BROADCAST_COPIES = 3  # arrays of (256, patches, width) that `cosine_similarity` holds at once, measured
+
+
+def naive_k_centre(features: torch.Tensor, num_patches: int) -> list[int]:
+    """Greedy k-centre with every distance between picked and open rows computed again in every step."""
+    picked = [int((features @ unit_length(features.mean(0))).argmin())]
+    while len(picked) < num_patches:
+        picked.append(int((features @ features[picked].T).max(dim=1).values.argmin()))
+    return picked
+
+
+def matching(width: int, rounds: int, memory_limit: float, generator: torch.Generator) -> list[dict]:
+    """Time and memory of one layer of one picture at k = 1, 4, 16."""
+    query = unit_length(torch.randn(PATCHES, width, generator=generator))
+    rows = []
+    for k in (1, 4, 16):
+        needed = BROADCAST_COPIES * 4 * PATCHES * k * COPIES * PATCHES * width
+        if needed > memory_limit:
+            rows.append({"k": k, "not_run": f"the broadcast needs {needed / 1e9:.0f} GB"})
+            continue
+        bank = unit_length(torch.randn(k * COPIES * PATCHES, width, generator=generator))
+        torch.testing.assert_close(best_matches(query, bank)[0], broadcast_scores(query, bank))
+        calls = {
+            "broadcast": lambda bank=bank: broadcast_scores(query, bank),
+            "ours": lambda bank=bank: best_matches(query, bank),
+        }
+        times = in_turns(calls, rounds if k < 16 else 1)
+        memory = {name: max(extra_memory(call), 4096) for name, call in calls.items()}
+        rows.append(
+            {
+                "k": k,
+                "bank_patches": len(bank),
+                "time_ratio": ratio(times["broadcast"], times["ours"]),
+                "memory_ratio": round(memory["broadcast"] / memory["ours"], 1),
+                "extra_bytes": memory,
+                "ours": summary(times["ours"]),
+                "broadcast": summary(times["broadcast"]),
+            }
+        )
+    return rows
+
+
+def growth(width: int, rounds: int, generator: torch.Generator) -> list[dict]:
+    """Our matching with up to 256 references (no turned copies)."""
+    query = unit_length(torch.randn(PATCHES, width, generator=generator))
+    rows = []
+    for k in (1, 4, 16, 64, 256):
+        bank = unit_length(torch.randn(k * PATCHES, width, generator=generator))
+        times = in_turns({"ours": lambda bank=bank: best_matches(query, bank)}, rounds)["ours"]
+        memory = extra_memory(lambda bank=bank: best_matches(query, bank))
+        rows.append({"k": k, **summary(times), "extra_bytes": memory, "bank_bytes": bank.numel() * 4})
+    return rows
+
+
+def reduction(width: int, generator: torch.Generator) -> dict:
+    """Greedy k-centre of 4,096 rows to 256 against the naive loop; both must choose the same rows."""
+    rows = unit_length(torch.randn(4096, width, generator=generator))
+    assert k_centre_indices(rows, 64).tolist() == naive_k_centre(rows, 64)
+    calls = {"naive": lambda: naive_k_centre(rows, 256), "ours": lambda: k_centre_indices(rows, 256)}
+    times = in_turns(calls, 1, warm_up=0)
+    return {
+        "rows": 4096,
+        "kept": 256,
+        "time_ratio": ratio(times["naive"], times["ours"]),
+        "ours": summary(times["ours"]),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Runs the comparisons and prints them."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_matching", description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--width", type=int, default=1280, help="width of a patch vector; ImageBind-Huge: 1280")
+    parser.add_argument("--memory-limit", type=float, default=18e9, help="bytes; a broadcast beyond it is not run")
+    options = parser.parse_args()
+    generator = torch.Generator().manual_seed(0)
+    result = {
+        "width": options.width,
+        "threads": torch.get_num_threads(),
+        "matching": matching(options.width, options.rounds, options.memory_limit, generator),
+        "growth": growth(options.width, options.rounds, generator),
+        "reduction": reduction(options.width, generator),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
