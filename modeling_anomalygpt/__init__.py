@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnomalyDetectionPipeline": "pipeline_anomalygpt",
     "AnomalyGPTConfig": "configuration_anomalygpt",
     "AnomalyGPTForConditionalGeneration": "modeling_anomalygpt",
     "AnomalyGPTImageProcessor": "image_processing_anomalygpt",
@@ -34,8 +35,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    if name.startswith("AnomalyGPT") or name == "AnomalyInspector":
+    if name.startswith("AnomalyGPT") or name in ("AnomalyInspector", "AnomalyDetectionPipeline"):
         importlib.import_module(".registration", __name__).register()
+    if name == "AnomalyDetectionPipeline":
+        importlib.import_module(".pipeline_anomalygpt", __name__).register_pipeline()
     globals()[name] = value
     return value
 

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .hub_errors import hub_failure
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from .processing_anomalygpt import AnomalyGPTProcessor
 from .registration import register
@@ -70,6 +71,9 @@ def load_checkpoint(
         loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(source, **options)
         processor = AnomalyGPTProcessor.from_pretrained(source)
     except (OSError, ValueError, SafetensorError, HFValidationError) as error:
+        reason = None if pathlib.Path(source).exists() else hub_failure(error, str(source))
+        if reason is not None:
+            raise CheckpointError(reason) from error
         raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {first_line(error)}") from error
     except RuntimeError as error:  # shapes that do not fit, weights that cannot be read
         raise CheckpointError(

@@ -12,9 +12,11 @@ COMMANDS = {
     "inspect": ("cli_inspect", "inspect pictures; write a table, overlays and a report"),
     "chat": ("cli_chat", "talk about one picture in the terminal"),
     "convert": ("convert_anomalygpt_to_hf", "turn the published AnomalyGPT weights into one folder"),
+    "push": ("cli_push", "put a model or an adapter on the Hugging Face Hub"),
     "synthesize": ("cli_synthesize", "make defects on good pictures; write a data set or a contact sheet"),
 }
-"""Subcommand: its module, which holds `add_<name>_arguments(parser)` and `run_<name>(args) -> int`, and its help."""
+"""Subcommand: its module, which holds `add_<name>_arguments(parser)` and `run_<name>(args) -> int` (a dash in the name
+becomes an underscore), and its help."""
 
 _EPILOG = """examples:
   anomalygpt inspect photo.png --references good_1.png good_2.png --category bolt
@@ -89,8 +91,9 @@ def _run(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    getattr(module, f"add_{name}_arguments")(command)
-    return getattr(module, f"run_{name}")(command.parse_args(argv[1:]))
+    identifier = name.replace("-", "_")
+    getattr(module, f"add_{identifier}_arguments")(command)
+    return getattr(module, f"run_{identifier}")(command.parse_args(argv[1:]))
 
 
 def _fail(argv: list[str], error: Exception) -> int:

@@ -24,6 +24,7 @@ FLOOR = {
     "descriptions": 0,
     "drawn_anomalies": 0,
     "localization": 0,
+    "hub_errors": 0,
     "losses": 0,
     "memory_bank": 0,
     "metrics": 0,
@@ -83,13 +84,16 @@ FLOOR = {
     # 4: what is shown of it
     "contact_sheet": 4,
     "evaluation": 4,
+    "handler": 4,
     "overlays": 4,
     "pipeline_anomalygpt": 4,
+    "publishing": 4,
     "report": 4,
     "report_page": 4,
     "report_script": 4,
     "report_style": 4,
     "report_words": 4,
+    "travelling_files": 4,
     # 5: the command line
     "cli": 5,
     "cli_chat": 5,
@@ -97,6 +101,7 @@ FLOOR = {
     "cli_inspect": 5,
     "cli_made_pictures": 5,
     "cli_model_options": 5,
+    "cli_push": 5,
     "cli_synthesize": 5,
     "cli_table": 5,
 }

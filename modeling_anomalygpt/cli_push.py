@@ -1,0 +1,52 @@
+"""`anomalygpt push`: a model of one's own on the Hugging Face Hub, with code, pipeline, handler and card."""
+
+import argparse
+
+EPILOG = """examples:
+  anomalygpt push me/my-parts --model runs/bolts
+  anomalygpt push me/my-parts-lora --model runs/lora --base me/my-parts --private
+  anomalygpt push me/my-parts --model runs/bolts --list     # what would be sent; nothing is
+
+A token with write access is needed: `hf auth login`, or HF_TOKEN. Then anyone (or you, if private) can use it:
+  anomalygpt inspect photo.png --model me/my-parts --references good/
+  pipeline("anomaly-detection", model="me/my-parts", trust_remote_code=True)
+
+`anomalygpt push-space me/my-space --model me/my-parts` puts a page for it beside it."""
+
+
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `anomalygpt push`."""
+    parser.add_argument("id", metavar="ID", help="name on the Hub: user/name")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="checkpoint or adapter, as training or convert wrote it (default: embedded)"
+    )
+    parser.add_argument("--base", metavar="ID", help="for an adapter: Hub id of the model it was trained on")
+    parser.add_argument("--private", action="store_true", help="hide a new repository from others")
+    parser.add_argument("--message", default="AnomalyGPT model", metavar="TEXT", help="of the commit")
+    parser.add_argument("--list", action="store_true", help="print what would be sent, send nothing")
+
+
+def run_push(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt push`.
+
+    Args:
+        args (`argparse.Namespace`): Of a parser with [`add_push_arguments`].
+
+    Returns:
+        `int`: The exit code.
+    """
+    from .checkpoints import EMBEDDED_CHECKPOINT
+    from .publishing import model_repository, push_files
+
+    files = model_repository(args.model or EMBEDDED_CHECKPOINT, args.id, args.base)
+    if args.list:
+        for path, content in sorted(files.items()):
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            print(f"{size:>14,}  {path}")
+        return 0
+    address = push_files(files, args.id, "model", args.private, args.message)
+    print(f"{len(files)} files: {address}")
+    return 0
+
+
+__all__ = ["add_push_arguments", "run_push"]
