@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow style quality wheel train-tiny clean
+.PHONY: help install demo test test-slow style quality wheel train-tiny bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -66,6 +66,9 @@ quality: install ## Check style without changing anything
 
 wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
+
+bench: install ## Measure speed and memory (half an hour), write the tables
+	$(BIN)/python -m benchmarks.speed && $(BIN)/python -m benchmarks.documents
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist results *.egg-info

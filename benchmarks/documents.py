@@ -15,10 +15,15 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.quality import table
+from benchmarks.speed import SPEED, markdown
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-DOCUMENTS = (ROOT / "README.md", ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md",
+)
 
 
 def sections() -> dict[str, str]:
@@ -26,7 +31,8 @@ def sections() -> dict[str, str]:
     with (RESULTS / "quality_inspection.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["model"] == "embedded"]
     rendered = json.loads((RESULTS / "rendered_quality.json").read_text())
-    return {"quality": table(rows), "rendered": rendered_table(rendered)}
+    speed = {"speed": markdown(json.loads(SPEED.read_text()))} if SPEED.exists() else {}
+    return {"quality": table(rows), "rendered": rendered_table(rendered), **speed}
 
 
 def rendered_table(rendered: dict[str, dict]) -> str:
