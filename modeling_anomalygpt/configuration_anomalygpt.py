@@ -84,6 +84,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Prompt vectors made from the map; a square number.
         num_image_tokens (`int`, defaults to 1):
             Language-model positions filled from the picture's global vector.
+        num_virtual_tokens (`int`, defaults to 0):
+            Learned vectors before every text; a merged adapter of prompt tuning has some.
         image_token_index (`int`, defaults to 32000):
             Id of the placeholder that image and prompt vectors replace.
         loss_weights (`dict[str, float]`, *optional*):
@@ -123,6 +125,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
     num_map_prompts: int = 9
     num_image_tokens: int = 1
+    num_virtual_tokens: int = 0
     image_token_index: int = 32000
     loss_weights: dict[str, float] | None = None
     initializer_range: float = 0.02
@@ -163,6 +166,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         for name in ("projection_dim", "map_size", "reference_pooling", *counts):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.num_virtual_tokens < 0:
+            raise ValueError(f"`num_virtual_tokens` must not be negative, got {self.num_virtual_tokens}.")
         if self.reference_dims is not None and len(self.reference_dims) != len(self.out_indices):
             raise ValueError(
                 f"`reference_dims` must be None or one width for each of the {len(self.out_indices)} `out_indices`, "

@@ -27,6 +27,7 @@ from .placeholders import fill_placeholders
 from .pretrained_parts import PretrainedParts
 from .prompt_learner import PromptLearner
 from .text_tower import new_text_tower
+from .virtual_tokens import VirtualTokens
 from .vision_features import read_vision_tower, vision_tower_widths
 
 
@@ -67,6 +68,8 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         self.prompt_learner = PromptLearner(config)
         self.multi_modal_projector = nn.Linear(image_dim, config.num_image_tokens * text_width)
         self.language_model = AutoModel.from_config(config.text_config)
+        count = config.num_virtual_tokens
+        self.virtual_tokens = VirtualTokens(count, text_width) if count else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -277,22 +280,19 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = embeddings(input_ids)
         if pixel_values is not None:
+            references = (memory_bank, reference_pixel_values, use_reference)
+            states = (state_prompt_ids, state_prompt_labels, text_embeds)
             features = self.get_image_features(
-                pixel_values,
-                state_prompt_ids,
-                state_prompt_labels,
-                text_embeds,
-                memory_bank,
-                reference_pixel_values,
-                use_reference,
-                localization,
-                return_layer_maps,
-                return_dict=True,
+                pixel_values, *states, *references, localization, return_layer_maps, return_dict=True
             )
         if features is not None:
             token = self.config.image_token_id
             inputs_embeds = fill_placeholders(features.pooler_output, input_ids, inputs_embeds, token, embeddings)
-        outputs = self.language_model(attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+        kwargs |= {"attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        if self.virtual_tokens is None:
+            outputs = self.language_model(**kwargs)
+        else:
+            outputs = self.virtual_tokens(self.language_model, **kwargs)
         return AnomalyGPTOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -383,6 +383,7 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         reference_pixel_values: torch.FloatTensor | None = None,
         use_reference: torch.BoolTensor | None = None,
         localization: str = "auto",
+        return_layer_maps: bool = False,
         mm_encoder_outputs: dict[str, AnomalyGPTImageFeatures] | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -417,7 +418,7 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             reference_pixel_values=reference_pixel_values,
             use_reference=use_reference,
             localization=localization,
-            return_layer_maps=mask_labels is not None,
+            return_layer_maps=return_layer_maps or mask_labels is not None,
             mm_encoder_outputs=mm_encoder_outputs,
             position_ids=position_ids,
             past_key_values=past_key_values,
