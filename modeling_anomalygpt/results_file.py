@@ -41,10 +41,24 @@ def read_results(path: str | os.PathLike) -> list[InspectionResult]:
     results = []
     for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            results.append(InspectionResult.from_dict(json.loads(line)))
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError):
+            result = InspectionResult.from_dict(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
+        if _is_sound(result):
+            results.append(result)
     return results
+
+
+def _is_sound(result: InspectionResult) -> bool:
+    """Whether every value is of the kind that a report and a table can show."""
+    texts = (result.verdict, result.answer, result.question, result.category, result.language)
+    numbers = (result.pred_score, result.log_odds, result.seconds)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(text is None or isinstance(text, str) for text in (result.image, result.error))
+        and all(value is None or isinstance(value, int | float) for value in numbers)
+        and isinstance(result.evidence, dict)
+    )
 
 
 def _line(result: InspectionResult) -> bytes:
