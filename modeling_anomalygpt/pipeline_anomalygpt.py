@@ -1,4 +1,4 @@
-"""The transformers pipeline "anomaly-detection": pictures in, dictionaries ready for JSON with pictures of the map out.
+"""The transformers pipeline "anomaly-detection": pictures in; out come dictionaries for JSON and pictures of the map.
 
 It is a thin layer over [`AnomalyInspector`], so its verdicts are the inspector's; it travels with the checkpoint.
 """
