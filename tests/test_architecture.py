@@ -34,6 +34,7 @@ FLOOR = {
     "picture_files": 0,
     "pictures": 0,
     "prompts": 0,
+    "read_ahead": 0,
     "regions": 0,
     "synthetic_anomaly": 0,
     "tiling": 0,
