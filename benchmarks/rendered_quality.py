@@ -10,13 +10,13 @@ import argparse
 import json
 import pathlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from datasets_scripts import HELD_BACK_FAMILIES, render_product
+from datasets_scripts import HELD_BACK_FAMILIES, RenderedPart, render_product
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.answers import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.facts import Facts
@@ -24,16 +24,23 @@ from modeling_anomalygpt.instructions import fixed_turn
 from modeling_anomalygpt.regions import regions_of_mask
 
 
-def measure(inspector: AnomalyInspector, family: str, products: int, k_shot: int, seed: int) -> dict[str, list]:
-    """Right or wrong (1 or 0) for each thing asked, and scores with labels."""
-    outcome = defaultdict(list)
-    for index in tqdm(range(products), desc=family):
+def held_back_products(
+    family: str, products: int, k_shot: int, seed: int
+) -> Iterator[tuple[list[np.ndarray], list[RenderedPart]]]:
+    """References and four queries (good, defective, good, defective) of each product of a family."""
+    for index in range(products):
         rng = np.random.default_rng([seed, 7, index])
         product = render_product(family, rng)
         references = [product.photograph(rng).image for _ in range(k_shot)]
+        yield references, [product.photograph(rng, defect="random" if query % 2 else None) for query in range(4)]
+
+
+def measure(inspector: AnomalyInspector, family: str, products: int, k_shot: int, seed: int) -> dict[str, list]:
+    """Right or wrong (1 or 0) for each thing asked, and scores with labels."""
+    outcome = defaultdict(list)
+    for references, parts in tqdm(held_back_products(family, products, k_shot, seed), total=products, desc=family):
         inspector.set_references(references, category=family.replace("_", " "))
-        for query in range(4):
-            part = product.photograph(rng, defect="random" if query % 2 else None)
+        for part in parts:
             facts = Facts(family, part.mask.shape, regions_of_mask(part.mask), [part.defect_type])
             for language in ("en", "zh"):
                 result = inspector.inspect(part.image, language=language)
