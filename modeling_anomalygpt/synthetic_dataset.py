@@ -132,18 +132,27 @@ def _as_found(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-class _SharedEpoch:
-    """The epoch, in shared memory."""
+class SharedEpoch:
+    """The epoch, in shared memory: workers that are alive see it change."""
 
     def __init__(self):
         self._value = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set(self, epoch: int) -> None:
+        """Sets the epoch for all workers.
+
+        Args:
+            epoch (`int`): counted from 0.
+
+        Raises:
+            ValueError: if it is negative.
+        """
         if epoch < 0:
             raise ValueError(f"`epoch` must not be negative, got {epoch}. Count epochs from 0.")
         self._value.fill_(epoch)
 
     def get(self) -> int:
+        """The epoch, counted from 0."""
         return int(self._value)
 
 
@@ -154,7 +163,7 @@ class SyntheticAnomalyDataset(torch.utils.data.Dataset):
         self.dataset = dataset
         self.seed = seed
         self._maker = maker
-        self._epoch = _SharedEpoch()
+        self._epoch = SharedEpoch()
         labels, self._categories = _labels_and_categories(dataset)
         sources = defaultdict(list)
         for index, (label, category) in enumerate(zip(labels, self._categories, strict=True)):
@@ -176,14 +185,35 @@ class SyntheticAnomalyDataset(torch.utils.data.Dataset):
         normal = self._maker.picture(row)
         if rng.random() >= self._maker.anomalous_share:
             return self._maker.normal(row, normal)
+        return self._maker.anomalous(row, normal, self._source(index, normal, rng), rng)
+
+    def version(self, index: int, anomalous: bool, rng: np.random.Generator) -> dict[str, Any]:
+        """One of the two versions of a normal picture, drawn by the caller's generator.
+
+        Args:
+            index (`int`): of a normal row, in `[0, len(self))`.
+            anomalous (`bool`): whether an anomaly is made; if not, nothing is drawn.
+            rng (`np.random.Generator`): decides on the source and the anomaly; seed and epoch play no part.
+
+        Returns:
+            `dict`: the row, with the columns that `with_synthetic_anomalies` describes.
+        """
+        row = dict(self.dataset[index])
+        normal = self._maker.picture(row)
+        if not anomalous:
+            return self._maker.normal(row, normal)
+        return self._maker.anomalous(row, normal, self._source(index, normal, rng), rng)
+
+    def _source(self, index: int, normal: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Another normal picture of the category, the picture itself if there is no other."""
         candidates = self._sources[self._categories[index]]
         if len(candidates) == 1:
-            return self._maker.anomalous(row, normal, normal, rng)
+            return normal
         # Any but the picture itself: one draw among the others.
         drawn = candidates[rng.integers(len(candidates) - 1)]
         if drawn == index:
             drawn = candidates[-1]
-        return self._maker.anomalous(row, normal, self._maker.picture(self.dataset[drawn]), rng)
+        return self._maker.picture(self.dataset[drawn])
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose anomalies are made; workers that are alive follow.
@@ -209,7 +239,7 @@ class SyntheticAnomalyStream(torch.utils.data.IterableDataset):
         self.dataset = dataset
         self.seed = seed
         self._maker = maker
-        self._epoch = _SharedEpoch()
+        self._epoch = SharedEpoch()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch = self._epoch.get()
