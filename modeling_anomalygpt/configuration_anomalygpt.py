@@ -71,8 +71,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Height and width of the anomaly map in pixels.
         region_threshold (`float`, defaults to 0.5):
             Map value from which a pixel belongs to a region; belongs to the checkpoint, nobody sets it by hand.
-        reference_pooling (`int`, defaults to 1):
+        reference_pooling (`int` or `list[int]`, defaults to 1):
             Odd side of the window over which patch features are averaged before they are compared with references.
+            Of several windows the few-shot map is the mean; the memory bank holds the patches of each.
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -119,7 +120,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     map_temperature: float = 0.01
     map_size: int = 224
     region_threshold: float = 0.5
-    reference_pooling: int = 1
+    reference_pooling: int | list[int] | tuple[int, ...] = 1
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
@@ -137,6 +138,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         if self.text_tower_config is not None:
             self.text_tower_config = _sub_config(self.text_tower_config, "text_tower_config")
         self.out_indices = list(self.out_indices)
+        if not isinstance(self.reference_pooling, int):
+            self.reference_pooling = list(self.reference_pooling)
         self.prompt_channels = list(self.prompt_channels)
         self.loss_weights = {"lm": 1.0, "focal": 1.0, "dice": 1.0} | (self.loss_weights or {})
         if getattr(self.text_config, "tie_word_embeddings", False):
@@ -163,7 +166,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
 
     def _check_ranges(self) -> None:
         counts = ("num_base_prompts", "num_map_prompts", "num_image_tokens")
-        for name in ("projection_dim", "map_size", "reference_pooling", *counts):
+        for name in ("projection_dim", "map_size", *counts):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if self.num_virtual_tokens < 0:
@@ -173,8 +176,11 @@ class AnomalyGPTConfig(PreTrainedConfig):
                 f"`reference_dims` must be None or one width for each of the {len(self.out_indices)} `out_indices`, "
                 f"got {self.reference_dims}."
             )
-        if self.reference_pooling % 2 == 0:
-            raise ValueError(f"`reference_pooling` must be odd, got {self.reference_pooling}. Use 1, 3 or 5.")
+        windows = [self.reference_pooling] if isinstance(self.reference_pooling, int) else self.reference_pooling
+        if not windows or any(window < 1 or window % 2 == 0 for window in windows):
+            raise ValueError(
+                f"`reference_pooling` must be odd, one window or several, got {self.reference_pooling}. Use 1, 3 or 5."
+            )
         if not self.map_temperature > 0:
             raise ValueError(f"`map_temperature` must be above 0, got {self.map_temperature}. Published: 0.01.")
         if not 0 < self.region_threshold < 1:

@@ -187,8 +187,8 @@ class AnomalyLocalizer(nn.Module):
             Whether the two state vectors are parameters, for a model without a text tower.
         reference_dims (`list[int]`, *optional*):
             Widths of the projections before matching; `None` matches raw features, as published.
-        reference_pooling (`int`):
-            Window over which features are averaged before matching.
+        reference_pooling (`int` or `list[int]`):
+            Window over which features are averaged before matching; each of several windows gives maps of its own.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class AnomalyLocalizer(nn.Module):
         projection_dim: int,
         learned_states: bool,
         reference_dims: list[int] | None = None,
-        reference_pooling: int = 1,
+        reference_pooling: int | list[int] = 1,
     ):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(dim, projection_dim) for dim in feature_dims)
@@ -207,7 +207,7 @@ class AnomalyLocalizer(nn.Module):
             if reference_dims is not None
             else None
         )
-        self.reference_pooling = reference_pooling
+        self.windows = (reference_pooling,) if isinstance(reference_pooling, int) else tuple(reference_pooling)
 
     def embed(self, patch_features: tuple[PatchFeatures, ...]) -> tuple[PatchFeatures, ...]:
         """Patch vectors in the space of the state vectors, float32."""
@@ -217,16 +217,16 @@ class AnomalyLocalizer(nn.Module):
         )
 
     def comparable(self, patch_features: tuple[PatchFeatures, ...]) -> tuple[PatchFeatures, ...]:
-        """Patch vectors as they are compared with references: projected and averaged, if configured."""
+        """Patch vectors as they are compared with references: projected and averaged, once a window, if configured."""
         layers = [PatchFeatures(layer.vectors.float(), layer.grid) for layer in patch_features]
         if self.reference_projections is not None:
             layers = [
                 PatchFeatures(project(layer.vectors), layer.grid)
                 for project, layer in zip(self.reference_projections, layers, strict=True)
             ]
-        if self.reference_pooling > 1:
-            layers = [_average_neighbours(layer, self.reference_pooling) for layer in layers]
-        return tuple(layers)
+        return tuple(
+            _average_neighbours(layer, window) if window > 1 else layer for window in self.windows for layer in layers
+        )
 
 
 def _average_neighbours(layer: PatchFeatures, window: int) -> PatchFeatures:

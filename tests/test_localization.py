@@ -80,6 +80,19 @@ def test_neighbours_are_averaged_only_inside_the_picture():
     assert pooled.vectors[0, 0, 0] == (0 + 1 + 3 + 4) / 4
 
 
+def test_the_map_of_several_windows_is_the_mean_of_their_maps():
+    torch.manual_seed(0)
+    queries, references = (PatchFeatures(torch.rand(size, 16, 7), (4, 4)) for size in (2, 1))
+
+    def few_shot(windows):
+        localizer = AnomalyLocalizer([7], 2, learned_states=True, reference_pooling=windows)
+        bank = [unit_length(layer.vectors[0]) for layer in localizer.comparable((references,))]
+        return few_shot_anomaly_map(localizer.comparable((queries,)), tuple(bank), map_size=8)
+
+    scores = [few_shot(window) for window in (1, 3)]
+    torch.testing.assert_close(few_shot([1, 3]), (scores[0] + scores[1]) / 2)
+
+
 def test_reference_projections_are_applied_before_matching():
     localizer = AnomalyLocalizer([7], 2, learned_states=True, reference_dims=[3])
     layer = random_layer()

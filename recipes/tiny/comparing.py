@@ -1,0 +1,184 @@
+"""Trains the distilled vision model and its projections to compare: the few-shot map end to end.
+
+    python -m recipes.tiny.comparing --vision DIR --pictures DIR --output DIR
+
+Each picture of a pair (`view_pairs`) is compared with the good patches of the other one; distances must be small
+where it is good and large at its anomalies. Batch norms stay as distilled; the saved weights lie between the
+distilled and the trained ones (`--share`, https://arxiv.org/abs/2109.01903). May be stopped; the same command goes on.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from modeling_anomalygpt.distillation_pictures import PictureCache
+from recipes.tiny.view_pairs import ViewPairs
+
+PROJECTIONS, NOTES, STATE = "projections.safetensors", "distillation.json", "comparing_state.pt"
+SIZE, BATCH, STRIDE = 192, 8, 8
+TEMPERATURE = 0.08
+HARDEST = 0.05
+BACKBONE_RATE, PROJECTION_RATE = 1.5e-4, 1e-3
+
+
+class Comparer(nn.Module):
+    """Vision model, projections and the distance at which a patch is as likely good as bad."""
+
+    def __init__(self, vision: pathlib.Path):
+        super().__init__()
+        self.tower = AutoModel.from_pretrained(vision, dtype=torch.float32).to(memory_format=torch.channels_last)
+        notes = json.loads((vision / NOTES).read_text())
+        self.layers = sorted({pair[0] for pair in notes["layer_pairs"]})
+        stored = load_file(vision / PROJECTIONS)
+        self.reference_projections = nn.ModuleList()
+        for index in range(len(self.layers)):
+            weight = stored[f"reference_projections.{index}.weight"]
+            self.reference_projections.append(nn.Linear(weight.shape[1], weight.shape[0]))
+        self.reference_projections.load_state_dict(
+            {key.removeprefix("reference_projections."): value for key, value in stored.items()}
+        )
+        self.limits = nn.Parameter(torch.full((len(self.layers) + 1,), 0.35))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Unit-length projected patches of each layer, `(batch, height * width, dim)`; images are uint8."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+        pixel_values = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = self.tower(pixel_values=pixel_values, output_hidden_states=True).hidden_states
+        vectors = [states[layer].float().flatten(2).transpose(1, 2) for layer in self.layers]
+        return [
+            functional.normalize(project(layer), dim=-1)
+            for project, layer in zip(self.reference_projections, vectors, strict=True)
+        ]
+
+    def maps(self, images: torch.Tensor, masks: torch.Tensor) -> list[torch.Tensor]:
+        """Distances `(2 * pairs, grid, grid)` of every layer and of their mean; neighbours 2i and 2i + 1 are a pair."""
+        grid = images.shape[-1] // STRIDE
+        other = torch.arange(len(images)) ^ 1
+        maps = []
+        for layer in self.features(images):
+            side = math.isqrt(layer.shape[1])
+            bad = functional.adaptive_max_pool2d(masks[:, None].float(), side).flatten(1) > 0
+            cosine = layer @ layer[other].transpose(1, 2)
+            cosine = cosine.masked_fill((bad & ~bad.all(1, keepdim=True))[other][:, None], -1)
+            distance = (1 - cosine.amax(-1)).view(-1, 1, side, side)
+            maps.append(functional.interpolate(distance, size=(grid, grid), mode="bilinear", align_corners=True)[:, 0])
+        return [*maps, torch.stack(maps).mean(0)]
+
+    def forward(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss, and the part of (bad patch, hard good patch) pairs in the right order."""
+        maps = self.maps(images, masks)
+        covered = functional.adaptive_avg_pool2d(masks[:, None].float(), maps[0].shape[-1])
+        bad = (covered > 0.4)[:, 0]
+        good = functional.max_pool2d(covered, 3, 1, 1)[:, 0] == 0
+        losses = []
+        for distance, limit in zip(maps, self.limits, strict=True):
+            logits = (distance - limit) / TEMPERATURE
+            terms, ranks = [], []
+            for row in range(len(images)):
+                low = logits[row][good[row]]
+                hard = low.topk(max(1, round(HARDEST * len(low)))).values if len(low) else low
+                if len(low):
+                    terms.append(functional.softplus(low).mean() + functional.softplus(hard).mean())
+                high = logits[row][bad[row]]
+                if len(high):
+                    terms.append(functional.softplus(-high).mean())
+                    if len(low):
+                        terms.append(functional.softplus(hard[:, None] - high[None]).mean())
+                        ranks.append((high[None] > hard[:, None]).float().mean())
+            losses.append(torch.stack(terms).sum() / len(images))
+        order = torch.stack(ranks).mean() if ranks else logits.new_tensor(0.5)
+        return losses[-1] + 0.5 * torch.stack(losses[:-1]).mean(), order.detach()
+
+
+def save(comparer: Comparer, start: dict[str, torch.Tensor], share: float, vision: pathlib.Path, output: pathlib.Path):
+    """Weights between the distilled (`share` 0) and the trained ones (1), in the form of a distilled folder."""
+    trained = comparer.state_dict()
+    mixed = {
+        key: torch.lerp(start[key].float(), value.float(), share).to(value.dtype) for key, value in trained.items()
+    }
+    comparer.load_state_dict(mixed)
+    comparer.tower.save_pretrained(output)
+    projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
+    save_file({key: value.contiguous() for key, value in projections.items()}, output / PROJECTIONS)
+    shutil.copyfile(vision / NOTES, output / NOTES)
+    comparer.load_state_dict(trained)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.tiny.comparing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--vision", type=pathlib.Path, required=True, help="folder of recipes.tiny.vision")
+    parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of photographs")
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the model")
+    parser.add_argument("--steps", type=int, default=1500, help=f"steps of {BATCH} pairs")
+    parser.add_argument("--share", type=float, default=1.0, help="how far to go from the distilled weights, 0 to 1")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    options.output.mkdir(parents=True, exist_ok=True)
+    cache = options.vision / "pictures"
+    files = [] if (cache / "index.npy").exists() else sorted(options.pictures.rglob("*.jpg"))
+    pictures = PictureCache.build(files, cache)
+    comparer = Comparer(options.vision).train()
+    start = {key: value.clone() for key, value in comparer.state_dict().items()}
+    for module in comparer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    groups = [
+        {"params": list(comparer.tower.parameters()), "peak": BACKBONE_RATE},
+        {"params": [*comparer.reference_projections.parameters(), comparer.limits], "peak": PROJECTION_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    step = 0
+    state_file = options.output / STATE
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        comparer.load_state_dict(state["comparer"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    pairs = ViewPairs(pictures, options.steps * BATCH, SIZE, options.seed)
+    rest = torch.utils.data.Subset(pairs, range(step * BATCH, len(pairs)))
+    loader = torch.utils.data.DataLoader(rest, BATCH, num_workers=1, prefetch_factor=8)
+    began, sums = time.monotonic(), torch.zeros(2)
+    for images, masks in loader:
+        rate = min((step + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * step / options.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        loss, order = comparer(images.flatten(0, 1), masks.flatten(0, 1))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(comparer.parameters(), 5.0)
+        optimizer.step()
+        step += 1
+        sums += torch.stack([loss.detach(), order])
+        if step % 25 == 0:
+            values = {"loss": round(sums[0].item() / 25, 4), "order": round(sums[1].item() / 25, 4)}
+            print(json.dumps({"step": step, **values, "seconds": round(time.monotonic() - began, 1)}), flush=True)
+            sums.zero_()
+        if step % 100 == 0 or step == options.steps:
+            state = {"comparer": comparer.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+    save(comparer, start, options.share, options.vision, options.output)
+
+
+if __name__ == "__main__":
+    main()
