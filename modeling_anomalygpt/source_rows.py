@@ -117,14 +117,16 @@ class NormalPictures:
     Args:
         rows (`SourceRows`):
             Rows of which the normal ones are used.
-        needed_for (`Sequence[str]`):
+        needed_for (`list[str]`):
             Categories that must have a normal picture.
+        warn (`bool`, *optional*, defaults to `True`):
+            Whether to warn of categories with one normal picture alone.
 
     Raises:
         ValueError: If a category has none.
     """
 
-    def __init__(self, rows: SourceRows, needed_for: list[str]):
+    def __init__(self, rows: SourceRows, needed_for: list[str], warn: bool = True):
         self.rows = rows
         found = defaultdict(list)
         for index, (label, category) in enumerate(zip(rows.labels, rows.categories, strict=True)):
@@ -138,7 +140,7 @@ class NormalPictures:
                 "got none. Give `references`, or `reference_share=0` to train without them."
             )
         alone = sorted(category for category in set(needed_for) if len(found[category]) == 1)
-        if alone:
+        if alone and warn:
             warnings.warn(
                 f"Only one normal picture of {', '.join(alone)} in {rows.name!r}: where it is asked about, a turned "
                 "copy of it stands as its own reference. Two or more photographs train better.",
