@@ -37,6 +37,7 @@ setup(
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
         "demo": ["gradio>=6.20,<7"],
         "quantization": ["bitsandbytes>=0.48"],
+        "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6",

@@ -12,7 +12,9 @@ COMMANDS = {
     "inspect": ("cli_inspect", "inspect pictures; write a table, overlays and a report"),
     "chat": ("cli_chat", "talk about one picture in the terminal"),
     "convert": ("convert_anomalygpt_to_hf", "turn the published AnomalyGPT weights into one folder"),
+    "export": ("cli_export", "write the map path as ONNX or torch.export, for other runtimes"),
     "push": ("cli_push", "put a model or an adapter on the Hugging Face Hub"),
+    "train": ("cli_train", "train on good photographs or data sets; a small adapter folder comes out"),
     "synthesize": ("cli_synthesize", "make defects on good pictures; write a data set or a contact sheet"),
 }
 """Subcommand: its module, which holds `add_<name>_arguments(parser)` and `run_<name>(args) -> int` (a dash in the name
