@@ -16,6 +16,7 @@ COMMANDS = {
     "push": ("cli_push", "put a model or an adapter on the Hugging Face Hub"),
     "train": ("cli_train", "train on good photographs or data sets; a small adapter folder comes out"),
     "synthesize": ("cli_synthesize", "make defects on good pictures; write a data set or a contact sheet"),
+    "demo": ("cli_demo", "open the page in a browser: inspect, ask, many pictures"),
 }
 """Subcommand: its module, which holds `add_<name>_arguments(parser)` and `run_<name>(args) -> int` (a dash in the name
 becomes an underscore), and its help."""

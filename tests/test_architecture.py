@@ -118,6 +118,7 @@ FLOOR = {
     # 5: the command line
     "cli": 5,
     "cli_chat": 5,
+    "cli_demo": 5,
     "cli_errors": 5,
     "cli_export": 5,
     "cli_inspect": 5,
