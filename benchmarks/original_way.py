@@ -31,7 +31,7 @@ def patches(model: AnomalyGPTModel, pixel_values: torch.Tensor) -> tuple[torch.T
 
 
 def broadcast_scores(query: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
-    """Best cosine of each of `(num_queries, dim)` among `(num_patches, dim)`, through `(num_queries, num_patches, dim)`."""
+    """Best cosine of each of `(num_queries, dim)` among `(num_patches, dim)`, all pairs held at once."""
     return functional.cosine_similarity(query.unsqueeze(1), good.unsqueeze(0), dim=2).max(dim=1).values
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
+
+from .atomic_write import write_atomically
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024
@@ -129,9 +131,7 @@ class MemoryBank:
             "num_references": str(self.num_references),
             "grids": json.dumps(self.grids),
         }
-        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, metadata=metadata)
-        os.replace(temporary, path)
+        write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "MemoryBank":
