@@ -1,0 +1,445 @@
+"""The training mix: what a sample is, where it comes from, and that seed, epoch and index alone decide it."""
+
+import pickle
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from datasets_scripts import load_anomaly_dataset
+from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+from modeling_anomalygpt.pictures import PictureError
+from modeling_anomalygpt.training_data import TrainingExamples
+from modeling_anomalygpt.training_facts import Wording, seen_part
+from modeling_anomalygpt.training_sources import LabelledPictures, PlainConversations, SyntheticPairs
+
+from .inspection_rows import (
+    answers,
+    conversation_rows,
+    decoded,
+    defect_mask,
+    grey_picture,
+    inspection_rows,
+    marking,
+)
+from .tiny_processor import make_processor
+
+FIXED = Wording(varied=False)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
+
+
+def pairs(count=6, **options):
+    return SyntheticPairs(inspection_rows(count), "nuts", mixture=marking, **options)
+
+
+def mixed(processor, **options):
+    sources = [
+        pairs(),
+        LabelledPictures(inspection_rows(2, 3, "bolt", 100), "bolts", weight=0.5),
+        PlainConversations(conversation_rows(), weight=1.5),
+    ]
+    return TrainingExamples(sources, processor, **({"seed": 3} | options))
+
+
+def described(sample):
+    """Everything of a sample, comparable."""
+    return {name: np.asarray(value).tobytes() if value is not None else None for name, value in sample.items()}
+
+
+def grey_level(pixel_values, processor):
+    """Which grey picture it was: the bottom right corner, or the darkest of the other three when it is turned."""
+    picture = decoded(pixel_values, processor.image_processor)[0]
+    return int(min(picture[1, -2], picture[-2, 1], picture[-2, -2], picture[1, 1]))
+
+
+def test_a_sample_holds_what_the_model_takes(processor):
+    sample = TrainingExamples([pairs()], processor, reference_share=1.0)[1]
+    assert sample["pixel_values"].shape == (3, 28, 28)
+    assert sample["pixel_values"].dtype == np.float32
+    assert sample["mask_labels"].shape == (28, 28)
+    assert set(np.unique(sample["mask_labels"])) == {0, 1}
+    assert sample["reference_pixel_values"].shape == (1, 3, 28, 28)
+    assert sample["use_reference"] is True
+    assert len(sample["input_ids"]) == len(sample["labels"])
+    assert sample["input_ids"].count(processor.image_token_id) == 8
+    assert sample["state_prompt_ids"].ndim == 2
+    assert sample["source"] == "nuts"
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(processor):
+    examples = mixed(processor)
+    first = [described(examples[index]) for index in range(len(examples))]
+    again = mixed(processor)
+    assert [described(again[index]) for index in reversed(range(len(again)))][::-1] == first
+    again.set_epoch(1)
+    assert [described(again[index]) for index in range(len(again))] != first
+    again.set_epoch(0)
+    assert described(pickle.loads(pickle.dumps(again))[-2]) == first[-2]
+    other = mixed(processor, seed=4)
+    assert [described(other[index]) for index in range(len(other))] != first
+
+
+def test_workers_that_stay_alive_give_the_samples_of_the_main_process(processor):
+    examples = mixed(processor)
+    loader = torch.utils.data.DataLoader(
+        examples, batch_size=4, num_workers=2, persistent_workers=True, collate_fn=list
+    )
+    for epoch in (0, 2):
+        examples.set_epoch(epoch)
+        loaded = [described(sample) for batch in loader for sample in batch]
+        assert loaded == [described(examples[index]) for index in range(len(examples))]
+
+
+def test_sources_share_the_samples_by_weight_in_every_stretch(processor):
+    examples = mixed(processor, length=60)
+    names = [examples[index]["source"] for index in range(60)]
+    assert Counter(names) == {"nuts": 20, "bolts": 10, "conversations": 30}
+    for start in range(0, 60, 12):
+        assert Counter(names[start : start + 12]) == {"nuts": 4, "bolts": 2, "conversations": 6}
+
+
+def test_an_epoch_shows_every_picture_once_by_default_and_leaves_out_none(processor):
+    examples = TrainingExamples([pairs(), PlainConversations(conversation_rows())], processor)
+    assert len(examples) == 24
+    for epoch in (0, 1):
+        examples.set_epoch(epoch)
+        seen = Counter(examples[index]["image_id"] for index in range(24))
+        assert all(seen[f"nut/{index}"] == seen[f"nut/{index} (synthetic)"] == 1 for index in range(6))
+
+
+def test_rows_come_round_equally_over_the_epochs_also_in_sources_of_other_sizes(processor):
+    examples = TrainingExamples(
+        [pairs(5), PlainConversations(conversation_rows(7))], processor, length=12, reference_share=0.0
+    )
+    seen = Counter()
+    for epoch in range(10):
+        examples.set_epoch(epoch)
+        seen.update(examples[index]["image_id"].removesuffix(" (synthetic)") for index in range(12))
+    assert {name: seen[name] for name in seen if name.startswith("nut")} == {f"nut/{index}": 12 for index in range(5)}
+    assert {seen[f"chat {index}"] for index in range(7)} <= {8, 9}
+
+
+def test_each_pass_is_shuffled_anew(processor):
+    examples = TrainingExamples([pairs(6)], processor, reference_share=0.0)
+    orders = []
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        orders.append([examples[index]["image_id"] for index in range(0, 12, 2)])
+    assert len({tuple(order) for order in orders}) == 3
+    assert len({tuple(sorted(order)) for order in orders}) == 1
+
+
+def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says(processor):
+    examples = TrainingExamples(
+        [pairs(), PlainConversations(conversation_rows())], processor, reference_share=0.0, wording=FIXED
+    )
+    for start in range(0, len(examples), 4):
+        good, bad = (
+            sample
+            for sample in (examples[index] for index in range(start, start + 4))
+            if sample["source"] == "nuts"
+        )
+        assert bad["image_id"] == f"{good['image_id']} (synthetic)"
+        changed = np.abs(good["pixel_values"] - bad["pixel_values"]).max(0) > 0.5
+        assert not good["mask_labels"].any()
+        # Bicubic resizing spreads a change by two pixels.
+        grown = torch.nn.functional.max_pool2d(torch.tensor(bad["mask_labels"])[None].float(), 5, 1, 2)[0].numpy() > 0
+        assert not (changed & ~grown).any()
+        assert (changed & (bad["mask_labels"] > 0)).sum() > 0.7 * bad["mask_labels"].sum()
+
+
+def test_defects_are_new_in_every_epoch_while_the_good_picture_stays(processor):
+    examples = TrainingExamples([pairs(1)], processor, reference_share=0.0)
+    seen = {}
+    for epoch in range(3):
+        examples.set_epoch(epoch)
+        seen[epoch] = [described(examples[index])["pixel_values"] for index in range(2)]
+    assert seen[0][0] == seen[1][0] == seen[2][0]
+    assert len({seen[epoch][1] for epoch in seen}) == 3
+
+
+def test_the_answer_follows_from_the_target(processor):
+    examples = TrainingExamples([pairs()], processor, wording=FIXED)
+    for index in range(12):
+        sample = examples[index]
+        yes = answers(sample, processor).startswith("Yes")
+        assert yes == bool(sample["mask_labels"].any())
+    assert answers(examples[0], processor).startswith("No, there is no anomaly")
+
+
+def test_half_of_the_samples_have_a_reference_and_it_is_never_the_picture_itself(processor):
+    examples = TrainingExamples([pairs(8, short_side=None)], processor)
+    turns, referenced = Counter(), 0
+    for epoch in range(12):
+        examples.set_epoch(epoch)
+        for index in range(len(examples)):
+            sample = examples[index]
+            assert sample["use_reference"] == (sample["reference_pixel_values"] is not None)
+            if not sample["use_reference"]:
+                continue
+            referenced += 1
+            reference = decoded(sample["reference_pixel_values"][0], processor.image_processor)[0]
+            query = int(sample["image_id"].split("/")[1].removesuffix(" (synthetic)"))
+            assert grey_level(sample["reference_pixel_values"][0], processor) - 10 != query
+            corners = [reference[2, 2], reference[-3, 2], reference[-3, -3], reference[2, -3]]
+            turns[int(np.argmax(corners))] += 1
+    assert referenced == pytest.approx(96, abs=25)
+    assert all(turns[turn] == pytest.approx(referenced / 4, abs=18) for turn in range(4))
+
+
+def test_references_show_the_same_category(processor):
+    import datasets
+
+    two = datasets.concatenate_datasets([inspection_rows(3, 0, "nut", 10), inspection_rows(3, 0, "bolt", 100)])
+    examples = TrainingExamples([SyntheticPairs(two, "both", mixture=marking)], processor, reference_share=1.0)
+    for index in range(12):
+        sample = examples[index]
+        level = grey_level(sample["reference_pixel_values"][0], processor)
+        assert (level >= 100) == sample["image_id"].startswith("bolt")
+
+
+def test_plain_conversations_are_said_as_written_and_have_no_target(processor):
+    examples = TrainingExamples([PlainConversations(conversation_rows(1))], processor, reference_share=1.0)
+    sample = examples[0]
+    assert answers(sample, processor) == "It is number 0.\n###"
+    assert "What is number 0?" in processor.tokenizer.decode(sample["input_ids"])
+    assert sample["mask_labels"] is None
+    assert sample["use_reference"] is False
+
+
+def test_labelled_pictures_keep_their_masks_and_name_their_defects(processor):
+    source = LabelledPictures(inspection_rows(2, 2), "nuts")
+    examples = TrainingExamples([source], processor, reference_share=0.0, wording=Wording(max_turns=3), length=80)
+    texts = []
+    for index in range(80):
+        sample = examples[index]
+        anomalous = int(sample["image_id"][-1]) >= 2
+        assert bool(sample["mask_labels"].any()) == anomalous
+        if anomalous:
+            naive = np.zeros((28, 28), int)
+            naive[round(24 * 28 / 40) : round(36 * 28 / 40), round(30 * 28 / 48) : round(44 * 28 / 48)] = 1
+            assert np.abs(sample["mask_labels"] - naive).sum() <= 18  # a border of one pixel at most
+            texts.append(answers(sample, processor))
+    assert any("scratch" in text for text in texts)
+    assert any("bottom right" in text or "right" in text for text in texts)
+
+
+def test_sets_of_defects_alone_take_references_from_elsewhere(processor):
+    source = LabelledPictures(inspection_rows(0, 3), "nuts", references=inspection_rows(4, 0, "nut", 60))
+    assert source.labels == "defects"
+    sample = TrainingExamples([source], processor, reference_share=1.0)[0]
+    assert 60 <= grey_level(sample["reference_pixel_values"][0], processor) < 64
+
+
+def test_pictures_without_masks_have_no_target_and_an_answer_without_a_place(processor):
+    source = LabelledPictures(inspection_rows(0, 3, masks=False), "nuts", require_masks=False)
+    examples = TrainingExamples([source], processor, reference_share=0.0, wording=FIXED)
+    assert examples[0]["mask_labels"] is None
+    text = answers(examples[0], processor)
+    assert text.startswith("Yes")
+    assert "right" not in text
+
+
+def test_the_pixel_target_has_the_size_of_the_map(processor):
+    small = TrainingExamples([LabelledPictures(inspection_rows(0, 1), "nuts")], processor, map_size=7, reference_share=0)
+    full = TrainingExamples([LabelledPictures(inspection_rows(0, 1), "nuts")], processor, reference_share=0)
+    covered = full[0]["mask_labels"].reshape(7, 4, 7, 4).mean((1, 3))
+    np.testing.assert_array_equal(small[0]["mask_labels"], (covered > 0.3).astype(int))
+
+
+def test_a_defect_smaller_than_a_pixel_of_the_map_is_still_a_target(processor):
+    rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((30, 30, 33, 33))})
+    sample = TrainingExamples([LabelledPictures(rows, "nuts")], processor, map_size=3, reference_share=0)[0]
+    assert sample["mask_labels"].sum() == 1
+
+
+def test_a_defect_that_the_geometry_cuts_away_is_not_spoken_of():
+    processor = make_processor()
+    processor.image_processor = AnomalyGPTImageProcessor(
+        size={"height": 28, "width": 28}, geometry="center_crop"
+    )
+    rows = inspection_rows(0, 1).map(
+        lambda row: {"image": grey_picture(9, (96, 40)), "mask": defect_mask((88, 4, 95, 30), (96, 40))}
+    )
+    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0, wording=FIXED)
+    assert answers(examples[0], processor).startswith("No")
+    assert examples[0]["mask_labels"].sum() == 0
+
+
+@pytest.mark.parametrize("size", [(40, 96), (96, 40), (57, 91)])
+def test_the_seen_part_is_what_the_image_processor_shows(size):
+    rng = np.random.default_rng(0)
+    image_processor = AnomalyGPTImageProcessor(size={"height": 28, "width": 28}, geometry="center_crop")
+    for _ in range(20):
+        mask = np.zeros(size, bool)
+        top, left = (int(rng.integers(0, side - 8)) for side in size)
+        mask[top : top + 8, left : left + 8] = True
+        target = image_processor(np.zeros((*size, 3), np.uint8), masks=mask)["mask_labels"][0]
+        seen = seen_part(mask, (28, 28), "center_crop")
+        assert seen.any() == target.any() or seen.sum() <= 16  # a rim of two pixels may round either way
+    assert seen_part(np.ones(size, bool), (28, 28), "square").all()
+
+
+def test_languages_follow_their_shares(processor):
+    examples = TrainingExamples(
+        [pairs()], processor, wording=Wording({"en": 1, "zh": 3}, varied=False), reference_share=0, length=200
+    )
+    chinese = sum("异常" in answers(examples[index], processor) for index in range(200))
+    assert chinese == pytest.approx(150, abs=25)
+
+
+def test_a_given_description_opens_the_question(processor):
+    wording = Wording(varied=False, descriptions={"nut": "This is a nut; a good one is grey."})
+    text = processor.tokenizer.decode(TrainingExamples([pairs()], processor, wording=wording)[0]["input_ids"])
+    assert "This is a nut; a good one is grey. Is there any anomaly in the image?" in text
+
+
+def test_long_conversations_are_cut(processor):
+    sample = TrainingExamples([pairs()], processor, max_length=60)[0]
+    assert len(sample["input_ids"]) == len(sample["labels"]) == 60
+
+
+def test_rendered_parts_and_the_mixture_of_all_methods_go_through(processor, tmp_path):
+    parts = load_anomaly_dataset(
+        "rendered_parts", category="gear", split="train", num_train=3, size=64, cache_dir=tmp_path
+    )
+    examples = TrainingExamples([SyntheticPairs(parts, "rendered_parts")], processor)
+    assert sum(bool(examples[index]["mask_labels"].any()) for index in range(6)) == 3
+
+
+def test_what_the_checkpoint_says_of_its_data(processor):
+    examples = mixed(processor)
+    told = examples.training_data()["datasets"]
+    assert [(one["name"], one["split"], one["num_rows"], one["labels"]) for one in told] == [
+        ("nuts", "train", 6, "synthetic"),
+        ("bolts", "test", 5, "supervised"),
+        ("conversations", "train", 5, "conversations"),
+    ]
+    assert examples.summary().splitlines()[0] == (
+        "nuts (train, synthetic): 6 rows, 12 of 35 samples an epoch (34%)"
+    )
+
+
+def test_the_fingerprint_names_data_and_options(processor):
+    fingerprint = mixed(processor).fingerprint
+    assert mixed(processor).fingerprint == fingerprint
+    assert len({fingerprint, *(mixed(processor, **options).fingerprint for options in (
+        {"seed": 4}, {"reference_share": 0.4}, {"map_size": 14}, {"wording": FIXED}, {"length": 30},
+    ))}) == 6  # fmt: skip
+
+
+def test_a_picture_without_company_is_its_own_reference_turned_and_said_so(processor):
+    examples = None
+    with pytest.warns(UserWarning, match="Only one normal picture of nut in 'nuts': .* turned copy") as caught:
+        examples = TrainingExamples([pairs(1)], processor, reference_share=1.0, length=40)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for index in range(40):
+            reference = decoded(examples[index]["reference_pixel_values"][0], processor.image_processor)[0]
+            assert reference[2, 2] < 200  # the white quarter is elsewhere
+
+
+def test_data_without_normal_pictures_are_refused():
+    with pytest.raises(ValueError, match=r"`dataset` 'nuts' must hold normal pictures \(label 0\) to make defects on"):
+        SyntheticPairs(inspection_rows(0, 3), "nuts")
+
+
+def test_references_that_are_not_there_are_refused(processor):
+    source = LabelledPictures(inspection_rows(0, 3), "nuts")
+    with pytest.raises(ValueError, match=r"must hold normal pictures \(label 0\) of nut as references, got none"):
+        TrainingExamples([source], processor)
+    assert TrainingExamples([source], processor, reference_share=0)[0]["use_reference"] is False
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(ValueError, match="'nuts' must have the columns image, label, mask, got .* Add mask, or load"):
+        LabelledPictures(inspection_rows(1, 1).remove_columns("mask"), "nuts")
+    with pytest.raises(ValueError, match="'chat' must have the columns image, messages, got .* Add messages"):
+        PlainConversations(inspection_rows(), "chat")
+    with pytest.raises(ValueError, match="`dataset` 'nuts' must hold rows, got none"):
+        SyntheticPairs(inspection_rows(2).select([]), "nuts")
+    with pytest.raises(TypeError, match="must be a `datasets.Dataset`, got IterableDataset. Streams belong into"):
+        SyntheticPairs(inspection_rows(2).to_iterable_dataset(), "nuts")
+
+
+def test_missing_masks_are_refused_in_supervised_sets():
+    with pytest.raises(ValueError, match="`mask` must be given for every anomalous row of 'nuts', got none for 2 of"):
+        LabelledPictures(inspection_rows(2, 2, masks=False), "nuts")
+
+
+def test_a_mask_on_a_normal_picture_is_refused(processor):
+    rows = inspection_rows(1).map(lambda row: {"mask": defect_mask()})
+    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
+    with pytest.raises(ValueError, match="`mask` of 'nut/0' in 'nuts' must be empty where the label is normal, got 168"):
+        examples[0]
+
+
+def test_a_mask_of_another_size_is_refused(processor):
+    rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((1, 1, 4, 4), (20, 20))})
+    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
+    with pytest.raises(ValueError, match="`mask` of 'nut/0' in 'nuts' must have the size of its picture, 40 x 48, got 20"):
+        examples[0]
+
+
+def test_a_picture_that_cannot_be_read_is_named(processor, tmp_path):
+    path = tmp_path / "broken.png"
+    grey_picture(10).save(path)
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "image_id": datasets.Value("string")})
+    rows = datasets.Dataset.from_dict({"image": [str(path)], "image_id": ["train/broken.png"]}, features=features)
+    examples = TrainingExamples([SyntheticPairs(rows, "own", mixture=marking)], processor, reference_share=0)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(PictureError, match="`image` of 'train/broken.png' in 'own' must be readable, got: .* Replace"):
+        examples[0]
+    path.unlink()
+    with pytest.raises(PictureError, match="`image` of 'train/broken.png' in 'own' must be readable, got: .*No such"):
+        examples[0]
+
+
+def test_malformed_conversations_are_named(processor, tmp_path):
+    rows = conversation_rows(1).map(lambda row: {"messages": row["messages"][:1]})
+    with pytest.raises(ValueError, match="`messages` of 'chat 0' in 'conversations' must be questions .* in turn, got"):
+        TrainingExamples([PlainConversations(rows)], processor)[0]
+    (tmp_path / "chat.json").write_text('[{"image_name": "a.png", "conversation": [}]')
+    with pytest.raises(ValueError, match="must be JSON, got an error at line 1: "):
+        load_anomaly_dataset("conversations", tmp_path, split="train", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"seed": -1}, "`seed` must not be negative, got -1"),
+        ({"reference_share": 1.5}, r"`reference_share` must be in \[0, 1\], got 1.5"),
+        ({"length": 0}, "`length` must be at least 1, got 0"),
+        ({"map_size": 0}, "`map_size` must be positive, got 0"),
+        ({"max_length": 0}, "`max_length` must be positive, got 0"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(processor, options, text):
+    with pytest.raises(ValueError, match=text):
+        TrainingExamples([pairs()], processor, **options)
+
+
+def test_wrong_weights_words_and_indices_are_refused(processor):
+    with pytest.raises(ValueError, match="`sources` must hold at least one source"):
+        TrainingExamples([], processor)
+    with pytest.raises(ValueError, match="`weight` must be positive, got 0"):
+        pairs(weight=0)
+    with pytest.raises(ValueError, match="`languages` must have a positive share"):
+        Wording({"en": 0})
+    with pytest.raises(ValueError, match="`languages` must have shares of at least 0, got -1 for 'en'"):
+        Wording({"en": -1})
+    with pytest.raises(ValueError, match="`max_turns` must be at least 1, got 0"):
+        Wording(max_turns=0)
+    with pytest.raises(IndexError, match=r"`index` must be in \[0, 12\), got 12"):
+        TrainingExamples([pairs()], processor)[12]
+    with pytest.raises(ValueError, match="`epoch` must not be negative, got -1"):
+        TrainingExamples([pairs()], processor).set_epoch(-1)
