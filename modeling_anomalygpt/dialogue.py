@@ -5,9 +5,10 @@ Knows one model and one processor; the pictures come in as vectors. Knows no map
 
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TextIteratorStreamer
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from .outputs_anomalygpt import AnomalyGPTImageFeatures
 from .processing_anomalygpt import AnomalyGPTProcessor
@@ -81,9 +82,13 @@ class Dialogue:
     def stream(
         self, conversation: Sequence[dict[str, str]], image_tokens: torch.Tensor, max_new_tokens: int
     ) -> Iterator[str]:
-        """Answers one conversation piece by piece, as the words come; the pieces join to the whole answer."""
+        """Answers one conversation piece by piece, as the words come; the pieces join to the whole answer.
+
+        Closing the iterator ends the generation at its next token.
+        """
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failures: list[BaseException] = []
+        given_up = _GivenUp()
 
         def generate() -> None:
             try:
@@ -92,7 +97,7 @@ class Dialogue:
                         **self._inputs([conversation], image_tokens, []),
                         max_new_tokens=max_new_tokens,
                         do_sample=False,
-                        stopping_criteria=self.processor.stopping_criteria(),
+                        stopping_criteria=StoppingCriteriaList([*self.processor.stopping_criteria(), given_up]),
                         pad_token_id=self.processor.tokenizer.pad_token_id,
                         streamer=streamer,
                     )
@@ -103,14 +108,17 @@ class Dialogue:
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         text, given = "", 0
-        for piece in streamer:
-            text += piece
-            whole = text.split("###")[0]
-            safe = len(whole.rstrip(_MAYBE_MARK)) if whole == text else len(whole.rstrip())
-            if safe > given:
-                yield whole[given:safe] if given else whole[:safe].lstrip()
-                given = safe
-        thread.join()
+        try:
+            for piece in streamer:
+                text += piece
+                whole = text.split("###")[0]
+                safe = len(whole.rstrip(_MAYBE_MARK)) if whole == text else len(whole.rstrip())
+                if safe > given:
+                    yield whole[given:safe] if given else whole[:safe].lstrip()
+                    given = safe
+        finally:
+            given_up.event.set()
+            thread.join()
         if failures:
             raise failures[0]
 
@@ -128,6 +136,16 @@ class Dialogue:
             "attention_mask": padded["attention_mask"].to(self.model.device),
             "mm_encoder_outputs": {"image": features},
         }
+
+
+class _GivenUp(StoppingCriteria):
+    """Ends a generation that nobody reads any more."""
+
+    def __init__(self):
+        self.event = threading.Event()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
 def with_picture(turns: Sequence[dict[str, str]]) -> list[dict]:

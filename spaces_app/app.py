@@ -11,12 +11,11 @@ import shutil
 import tempfile
 from typing import Any
 
-from spaces_app.engine import Engine  # before anything that imports torch (ZeroGPU)
-
 import gradio as gr
 
 from spaces_app.callbacks import connect
 from spaces_app.endpoints import add_endpoints
+from spaces_app.engine import Engine  # before anything that imports torch (ZeroGPU)
 from spaces_app.example_pictures import EXAMPLES_FOLDER
 from spaces_app.layout import build_layout
 from spaces_app.limits import FILE_SECONDS, MAX_FILE_SIZE, MAX_SESSIONS, MAX_WAITING

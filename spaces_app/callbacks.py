@@ -64,7 +64,7 @@ def _connect_language(page: Page) -> None:
 
 
 def _connect_inspection(page: Page, engine: Engine) -> None:
-    names = ("verdict", "overlay", "slider", "regions", "evidence_fold", "evidence", "region", "chatbot")
+    names = ("verdict", "views", "overlay", "slider", "regions", "evidence", "region", "chatbot")
     shown = [page["session"], *(page[name] for name in names)]
 
     def begin(language: str) -> list[Any]:
@@ -83,7 +83,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         except Exception as error:
             card = error_card(reason_in_words(error, settings.language), settings.language)
             hidden = gr.update(visible=False)
-            return [session, card, None, None, "", hidden, "", hidden, []]
+            return [session, card, hidden, None, None, "", "", hidden, []]
 
     def load_example(event: gr.SelectData) -> list[Any]:
         example = page.examples[event.index]
@@ -128,7 +128,6 @@ def _shown(session: Session, language: str) -> list[Any]:
         ),
         region_views.comparison(session),
         regions_table(result, language),
-        gr.update(visible=True),
         evidence_table(result, language),
         gr.update(visible=False),
         session.messages,
@@ -233,8 +232,13 @@ def _connect_chat(page: Page, engine: Engine) -> None:
 
         return ask
 
-    shown = [page["session"], page["chatbot"], page["message"]]
-    options = {"show_progress": "hidden"} | MODEL_QUEUE | PRIVATE
+    def clear(session: Session | None) -> Session | None:
+        if session is not None and session.result is not None:
+            session.messages, session.result.conversation = [], []
+        return session
+
+    shown, hidden = [page["session"], page["chatbot"], page["message"]], {"show_progress": "hidden"} | PRIVATE
+    options = hidden | MODEL_QUEUE
     inputs = [page["session"], page["message"], page["language"]]
     events = [start(talk, inputs, shown, **options) for start in (page["message"].submit, page["send"].click)]
     events += [
@@ -242,6 +246,7 @@ def _connect_chat(page: Page, engine: Engine) -> None:
         for key in ("ask_where", "ask_what", "ask_highlight")
     ]
     page["stop_chat"].click(None, cancels=events, **PRIVATE)
+    page["chatbot"].clear(clear, page["session"], page["session"], queue=False, **hidden)
 
 
 def _connect_batch(page: Page, engine: Engine) -> None:

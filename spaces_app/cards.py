@@ -140,7 +140,7 @@ def _own_reasons(result: InspectionResult, words: dict[str, str]) -> list[str]:
     """Where the inspector gives no reasons in words: what was compared, and how sure the language model is."""
     reasons = [_compared(result.evidence, words)]
     if (probability := result.evidence.get("yes_probability")) is not None:
-        reasons.append(words["reason_probability"].format(percent=f"{100 * probability:.0f}"))
+        reasons.append(words["reason_probability"].format(percent=f"{100 * probability:.1f}"))
     return reasons
 
 

@@ -55,7 +55,7 @@ class Page:
             line = f"<p>{words[hint]}</p>" if hint else ""
             return {"value": f"<h2>{words[title]}</h2>{line}"}
 
-        self.add(f"head_{title}", gr.HTML, say, elem_classes="ag-head")
+        self.add(f"head_{title}", gr.HTML, say, elem_classes="ag-head", padding=False)
 
     def in_language(self, language: str) -> list[dict[str, Any]]:
         """Updates of all components with words, in the order of [`Page.worded`]."""
@@ -103,6 +103,7 @@ def _top(page: Page) -> None:
             gr.HTML,
             lambda words, _: {"value": f"<h1>{words['title']}</h1><p>{words['tagline']}</p>"},
             elem_id="brand",
+            padding=False,
         )
         with gr.Row(elem_id="tools"):
             page.add(
@@ -139,7 +140,7 @@ def _inputs(page: Page) -> None:
         interactive=True,
         sources=SOURCES,
         columns=4,
-        height=190,
+        height=150,
         object_fit="cover",
         show_label=False,
         file_types=["image"],
@@ -174,7 +175,6 @@ def _inputs(page: Page) -> None:
             gr.Gallery,
             lambda _, language: {"value": [(one.picture, one.captions[language]) for one in page.examples]},
             columns=3,
-            height="auto",
             object_fit="cover",
             allow_preview=False,
             interactive=False,
@@ -225,7 +225,14 @@ def _settings(page: Page) -> None:
 
 
 def _results(page: Page) -> None:
-    page.add("verdict", gr.HTML, value=welcome_card("en"), elem_id="verdict")
+    page.add("verdict", gr.HTML, value=welcome_card("en"), elem_id="verdict", padding=False)
+    with gr.Column(visible=False, elem_id="views") as views:
+        page.parts["views"] = views
+        _views(page)
+    _chat(page)
+
+
+def _views(page: Page) -> None:
     with gr.Tabs():
         with page.add("tab_regions", gr.Tab, label("tab_regions")):
             page.add("overlay", gr.AnnotatedImage, label("overlay"), height=400, elem_id="overlay")
@@ -233,13 +240,16 @@ def _results(page: Page) -> None:
             page.add("slider", gr.ImageSlider, label("slider"), height=440, max_height=440, elem_id="slider")
     with gr.Group(visible=False, elem_id="region") as region:
         page.parts["region"] = region
-        page.add("region_card", gr.HTML, elem_id="region-card", padding=True)
+        page.add("region_card", gr.HTML, elem_id="region-card")
         with gr.Row():
             for name in ("region_crop", "nearest_good"):
                 page.add(name, gr.Image, label(name), interactive=False, height=210, min_width=140, buttons=[])
-    page.add("regions", gr.HTML, elem_id="regions")
-    with page.add("evidence_fold", gr.Accordion, label("evidence"), open=False, visible=False):
-        page.add("evidence", gr.HTML, elem_id="evidence")
+    page.add("regions", gr.HTML, elem_id="regions", padding=False)
+    with page.add("evidence_fold", gr.Accordion, label("evidence"), open=False):
+        page.add("evidence", gr.HTML, elem_id="evidence", padding=False)
+
+
+def _chat(page: Page) -> None:
     page.head("chat")
     page.add(
         "chatbot",

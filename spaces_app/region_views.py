@@ -3,7 +3,6 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.overlays import blend, colour_levels, draw_overlay
 from modeling_anomalygpt.regions import Region, position_words
 

@@ -30,18 +30,17 @@ STYLE = """
 .gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 14px 18px 8px !important; }
 #top { align-items: center; flex-wrap: wrap; gap: 8px 20px; padding-bottom: 2px; }
 #top > * { border: 0 !important; background: transparent !important; }
-#brand { min-width: min(420px, 100%) !important; padding: 0 !important; }
+#brand { min-width: min(420px, 100%) !important; flex: 1 1 420px !important; }
 #brand h1 { font-size: 1.5rem; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
 #brand p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: .95rem; line-height: 1.45; }
-#tools { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; gap: 8px; align-items: center;
-  flex-wrap: nowrap; }
-#language { padding: 0 !important; min-width: 0 !important; flex: 0 0 auto !important; }
-#language .wrap { flex-wrap: nowrap; gap: 6px; }
-#theme-button { min-width: 0 !important; flex: 0 0 auto; white-space: nowrap; }
-.ag-head { padding: 0 !important; margin: 2px 0 -6px !important; }
+#tools { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; gap: 10px; align-items: center;
+  flex-wrap: nowrap; overflow: visible; }
+#tools > * { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; overflow: visible !important; }
+#language .wrap { flex-wrap: nowrap; gap: 6px; } #language label { padding: 5px 10px; }
+#theme-button { white-space: nowrap; padding: 6px 12px; }
+.ag-head { margin: 2px 0 -6px !important; }
 .ag-head h2 { font-size: 1rem; margin: 0; font-weight: 650; }
 .ag-head p { margin: 1px 0 0; font-size: .85rem; color: var(--body-text-color-subdued); }
-#verdict, #regions, #evidence, #region-card { padding: 0 !important; }
 .ag-card { --tone: #64748b; border: 1px solid var(--border-color-primary); border-left: 5px solid var(--tone);
   border-radius: 10px; background: var(--block-background-fill); padding: 14px 18px 15px; }
 .ag-card header { display: flex; align-items: center; gap: 10px; }
@@ -63,7 +62,9 @@ STYLE = """
 .ag-run i { display: block; width: 35%; height: 100%; background: var(--tone); animation: ag-run 1.2s infinite ease; }
 @keyframes ag-run { from { margin-left: -35%; } to { margin-left: 100%; } }
 .ag-scroll { overflow-x: auto; }
-.ag-table, .ag-facts { width: 100%; border-collapse: collapse; font-size: .9rem; margin: 0 !important; }
+.ag-table, .ag-facts { width: 100%; border-collapse: collapse; font-size: .9rem; margin: 0 !important; border: 0 !important; }
+.ag-scroll { border: 1px solid var(--border-color-primary); border-radius: 8px; background: var(--block-background-fill); }
+.ag-table thead, .ag-table tr, .ag-facts tr { background: transparent !important; border: 0 !important; }
 .ag-table th, .ag-table td, .ag-facts th, .ag-facts td { text-align: left; padding: 7px 10px; border: 0;
   border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); overflow-wrap: anywhere; }
 .ag-table td:nth-child(n+3), .ag-table th:nth-child(n+3) { text-align: right; font-variant-numeric: tabular-nums;
@@ -84,6 +85,7 @@ STYLE = """
 #ask-row { gap: 8px; align-items: stretch; } #ask-row button { flex: 0 0 auto; min-width: 76px !important; }
 #suggestions { gap: 6px; flex-wrap: wrap; }
 #suggestions button { flex: 0 1 auto !important; min-width: 0 !important; border-radius: 999px; font-weight: 500; }
+#examples .grid-wrap { max-height: none; overflow: visible; } #examples, #examples > * { height: auto !important; min-height: 0; }
 #examples .caption-label { font-size: .78rem; max-width: 94%; opacity: .95; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
 #batch-intro p { color: var(--body-text-color-subdued); }
