@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow style quality wheel train-tiny bench clean
+.PHONY: help install demo space test test-slow style quality wheel train-tiny bench clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -24,6 +24,10 @@ install: $(VENV)/.installed ## Make .venv and install the package with what trai
 
 demo: install ## Inspect the example pictures with the embedded checkpoint
 	$(BIN)/anomalygpt inspect examples/capsules/query --references examples/capsules/good --category capsules --output results/demo
+
+space: install ## Assemble a complete Space in build/space (MODEL=user/name: with a model from the Hub)
+	$(BIN)/python -m spaces_app.assemble build/space $(if $(MODEL),--model $(MODEL))
+	@echo "build/space is complete. Try it: cd build/space && python app.py"
 
 test: install ## Run the tests (under ten minutes on two cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q

@@ -43,7 +43,7 @@ def run_demo(args: argparse.Namespace) -> int:
         raise RuntimeError("The page needs Gradio, which is not installed. Run: pip install 'anomalygpt[demo]'.")
     from spaces_app.app import launch_app
 
-    options = {"server_port": args.port, "server_name": args.host, "share": args.share, "mcp_server": args.mcp}
+    options = {"server_port": args.port, "server_name": args.host, "share": args.share, "mcp_server": args.mcp or None}
     blocks, address = launch_app(args.model, prevent_thread_lock=True, quiet=True, **options)
     print(f"AnomalyGPT: {address}" + (f"  and  {blocks.share_url}" if blocks.share_url else ""))
     print("Ctrl-C ends it.", flush=True)

@@ -61,9 +61,7 @@ def assemble_space(folder: str | os.PathLike, model: str | None = None, title: s
         readme = (_PAGE / name).read_text(encoding="utf-8")
         if model:
             link = f"{said} [{model}](https://huggingface.co/{model})."
-            readme = re.sub(
-                r"(<!-- model -->\n).*?(\n<!-- end model -->)", rf"\g<1>{link}\g<2>", readme, flags=re.DOTALL
-            )
+            readme = re.sub(r"(?s)(?<=<!-- model -->\n).*?(?=\n<!-- end model -->)", link, readme)
         if name == "README.md":
             readme = _front_matter(readme, model, title)
         (folder / name).write_text(readme, encoding="utf-8")
@@ -103,12 +101,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--title", metavar="TEXT", help="of the Space")
     args = parser.parse_args(argv)
     try:
-        folder = assemble_space(args.folder, args.model, args.title)
+        assemble_space(args.folder, args.model, args.title)
     except (ValueError, OSError) as error:
-        print(f"python -m spaces_app.assemble: error: {error}", file=sys.stderr)
-        return 2
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"{folder}: {size / 1e6:.1f} MB. Try it: cd {folder} && python app.py")
+        parser.error(str(error))
     return 0
 
 

@@ -14,7 +14,8 @@ from .uploads import RefusedError, clean_question
 from .words import words_of
 
 _HIGHLIGHT = re.compile(
-    r"\b(high-?light|mark|outline|overlay|heat-?map|circle|point out)\b|\bshow\b.*\b(where|anomal|defect|flaw|map|region)"
+    r"\b(high-?light|mark|outline|overlay|heat-?map|circle|point out)\b"
+    r"|\bshow\b.*\b(where|anomal|defect|flaw|map|region)"
     r"|标出|标记|标注|标示|高亮|圈出|框出|指出|热图|叠加图|显示.*(异常|缺陷|区域|位置)",
     re.IGNORECASE,
 )

@@ -1,4 +1,4 @@
-"""The one model that serves all sessions: loaded once, used by one request at a time, on a borrowed GPU where there is one.
+"""The one model that serves all sessions: loaded once, used by one request at a time, on a borrowed GPU if there is one.
 
 Knows inspectors; knows no page and no session.
 """
@@ -78,7 +78,7 @@ class Engine:
             self._lock.release()
 
     def travel_by_name(self) -> None:
-        """Makes inspectors cross into ZeroGPU's worker process without their weights: there, these are loaded already."""
+        """Makes inspectors cross into ZeroGPU's worker process without their weights, which it holds already."""
         _PARTS["model"], _PARTS["processor"] = self.model, self.processor
         copyreg.pickle(type(self.model), lambda _: (_part, ("model",)))
         copyreg.pickle(type(self.processor), lambda _: (_part, ("processor",)))

@@ -1,4 +1,4 @@
-"""What belongs to one visitor: references, the inspected picture, the conversation, and a folder that goes with them."""
+"""What belongs to one visitor: references, inspected picture, conversation, and a folder that goes with them."""
 
 import hashlib
 import pathlib

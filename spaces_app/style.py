@@ -35,7 +35,8 @@ STYLE = """
 #brand p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: .95rem; line-height: 1.45; }
 #tools { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; gap: 10px; align-items: center;
   flex-wrap: nowrap; overflow: visible; }
-#tools > * { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; overflow: visible !important; }
+#tools > * { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important;
+  overflow: visible !important; }
 #language .wrap { flex-wrap: nowrap; gap: 6px; } #language label { padding: 5px 10px; }
 #theme-button { white-space: nowrap; padding: 6px 12px; }
 .ag-head { margin: 2px 0 -6px !important; }
@@ -58,12 +59,15 @@ STYLE = """
 .ag-meter i { display: block; height: 100%; border-radius: 5px; background: var(--tone); }
 .ag-meter s { position: absolute; left: 50%; top: -4px; bottom: -4px; width: 2px; background: var(--body-text-color); }
 .ag-meter small { display: block; margin-top: 6px; font-size: .82rem; color: var(--body-text-color-subdued); }
-.ag-run { margin-top: 12px; height: 5px; border-radius: 3px; overflow: hidden; background: var(--border-color-primary); }
+.ag-run { margin-top: 12px; height: 5px; border-radius: 3px; overflow: hidden;
+  background: var(--border-color-primary); }
 .ag-run i { display: block; width: 35%; height: 100%; background: var(--tone); animation: ag-run 1.2s infinite ease; }
 @keyframes ag-run { from { margin-left: -35%; } to { margin-left: 100%; } }
 .ag-scroll { overflow-x: auto; }
-.ag-table, .ag-facts { width: 100%; border-collapse: collapse; font-size: .9rem; margin: 0 !important; border: 0 !important; }
-.ag-scroll { border: 1px solid var(--border-color-primary); border-radius: 8px; background: var(--block-background-fill); }
+.ag-scroll { border: 1px solid var(--border-color-primary); border-radius: 8px;
+  background: var(--block-background-fill); }
+.ag-table, .ag-facts { width: 100%; border-collapse: collapse; font-size: .9rem; margin: 0 !important;
+  border: 0 !important; }
 .ag-table thead, .ag-table tr, .ag-facts tr { background: transparent !important; border: 0 !important; }
 .ag-table th, .ag-table td, .ag-facts th, .ag-facts td { text-align: left; padding: 7px 10px; border: 0;
   border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); overflow-wrap: anywhere; }
@@ -85,7 +89,8 @@ STYLE = """
 #ask-row { gap: 8px; align-items: stretch; } #ask-row button { flex: 0 0 auto; min-width: 76px !important; }
 #suggestions { gap: 6px; flex-wrap: wrap; }
 #suggestions button { flex: 0 1 auto !important; min-width: 0 !important; border-radius: 999px; font-weight: 500; }
-#examples .grid-wrap { max-height: none; overflow: visible; } #examples, #examples > * { height: auto !important; min-height: 0; }
+#examples .grid-wrap { max-height: none; overflow: visible; }
+#examples, #examples > * { height: auto !important; min-height: 0; }
 #examples .caption-label { font-size: .78rem; max-width: 94%; opacity: .95; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
 #batch-intro p { color: var(--body-text-color-subdued); }
@@ -131,7 +136,8 @@ SCRIPT = """
 }
 """
 
-FAVICON = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
+FAVICON = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+viewBox='0 0 32 32'%3E\
 %3Ccircle cx='14' cy='14' r='9' fill='none' stroke='%230d9488' stroke-width='4'/%3E\
 %3Cpath d='M21 21l8 8' stroke='%230d9488' stroke-width='4' stroke-linecap='round'/%3E\
 %3Ccircle cx='14' cy='14' r='3' fill='%23d9322c'/%3E%3C/svg%3E">"""

@@ -116,28 +116,28 @@ WORDS = {
     "no_picture": "There is no picture to inspect yet. Upload, paste or photograph one, or click an example.",
     "no_batch": "There are no pictures yet. Add some to the box “Pictures to inspect”.",
     "batch_too_long": "A batch may have {limit} pictures, got {count}. Split it.",
-    "needs_references": "“Compare with good pictures” needs at least one good picture. Add one, or choose another setting.",
-    "too_many_references": "At most {limit} good pictures, got {count}. Remove some; the most different ones help most.",
+    "needs_references": "“Compare with good pictures” needs at least one of them. Add one, or choose another setting.",
+    "too_many_references": "At most {limit} good pictures, got {count}. Remove some; keep the most different ones.",
     "bad_picture": "{name} cannot be used. {reason}",
     "file_gone": "{name} is no longer kept here. Upload it again.",
     "inspect_first": "Inspect a picture first; then ask about it.",
     "no_question": "Type a question first.",
-    "no_language_model": "The language model was switched off for this picture. Switch it on in the settings and inspect again.",
+    "no_language_model": "The language model was switched off. Switch it on in the settings and inspect again.",
     "too_many_turns": "After {limit} questions about one picture the conversation is full. Inspect the picture again.",
     "busy": "The model is busy with other requests. Try again in a minute.",
     "failed": "This did not work: {reason}",
     "bad_choice": "{name} must be one of {choices}.",
     "about": """
 ### What you see
-- **Verdict**: from the odds that the language model gives to yes and no, and from the map; under it, on what it stands.
-- **Map**: each place is compared with all places of the good pictures. Colours are on one fixed scale, with the limit in
-  the middle, the same for every picture.
+- **Verdict**: from the odds that the language model gives to yes and no, and from the map; its reasons stand below it.
+- **Map**: each place is compared with all places of the good pictures. Colours are on one fixed scale, the same for
+  every picture, with the limit in the middle.
 - **Regions**: connected places above the limit. Click one to see it enlarged beside the most similar good place.
 - **Answers** come from a small language model that sees picture and map. It can be wrong where the map is right.
 
 ### What to give it
 Good pictures taken like the one to inspect: same side, same light, same distance. Parts that lie in any direction need
-more of them, or the setting for turned copies. It was made for parts and surfaces; it knows nothing of people and scenes.
+more of them, or the setting for turned copies. It was made for parts and surfaces, not for people and scenes.
 
 ### Your pictures
 They belong to your visit: nobody else sees them, they are deleted after it, nothing is learned from them.
