@@ -52,18 +52,17 @@ class MapPath(nn.Module):
         model = getattr(model, "model", model)
         self.vision_tower, self.localizer, self.config = model.vision_tower, model.localizer, model.config
         self.bank_as_input = bank_as_input
-        self.num_layers = len(self.config.out_indices)
+        self.num_banks = 0 if bank is None else len(bank.features)
         self.limit = None
-        self.text_embeds = None
-        if bank_as_input:
-            return
-        if bank is not None:
+        states = None
+        if bank is not None and not bank_as_input:
             for index, layer in enumerate(bank.features):
                 self.register_buffer(f"bank_{index}", layer.clone().float())
             self.limit = getattr(bank, "limit", None) if getattr(self.config, "relative_maps", False) else None
-        else:
-            states = self.localizer.state_embeds if text_embeds is None else text_embeds[0]
-            self.register_buffer("text_embeds", unit_length(states.detach())[None])
+        elif not bank_as_input:
+            states = self.localizer.state_embeds[None] if text_embeds is None else text_embeds
+            states = unit_length(states.detach())
+        self.register_buffer("text_embeds", states)
 
     def forward(self, pixel_values: torch.Tensor, *bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
@@ -86,7 +85,7 @@ class MapPath(nn.Module):
             states = self.text_embeds.expand(pixel_values.shape[0], -1, -1)
             maps = text_guided_layer_maps(embedded, states, self.config.map_temperature, size)[:, :, 1].mean(1)
         else:
-            rows = bank if self.bank_as_input else [getattr(self, f"bank_{i}") for i in range(self.num_layers)]
+            rows = bank if self.bank_as_input else [getattr(self, f"bank_{i}") for i in range(self.num_banks)]
             scores = [
                 1 - (unit_length(layer.vectors) @ good.T).amax(dim=2).unflatten(1, layer.grid)
                 for layer, good in zip(self.localizer.comparable(layers), rows, strict=True)

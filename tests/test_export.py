@@ -1,0 +1,162 @@
+"""The exported map path gives PyTorch's maps, for any number of pictures, in another runtime."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_anomalygpt import cli
+from modeling_anomalygpt.export_anomalygpt import MapPath, export_map_path, run_exported
+from modeling_anomalygpt.inspector import AnomalyInspector
+from tests.tiny import TEXT_TOWER_CONFIG, tiny_pair
+from tests.tiny_processor import byte_tokenizer, picture
+
+RESNET = {
+    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
+    "image_size": 28,
+}  # fmt: skip
+GOOD = [picture(seed) for seed in range(2)]
+
+
+def inspector_of(**changes) -> AnomalyInspector:
+    return AnomalyInspector(*tiny_pair(**changes))
+
+
+def pixels(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(count))
+
+
+@pytest.fixture
+def taught() -> AnomalyInspector:
+    inspector = inspector_of(reference_dims=[5, 6], reference_pooling=3)
+    inspector.set_references(GOOD, category="bolt")
+    return inspector
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reference_dims": [5, 6]},
+        {"reference_pooling": [1, 3]},
+        {"vision_config": RESNET, "out_indices": [1, 2]},
+    ],
+    ids=["tokens", "projected", "windows", "feature maps"],
+)
+def test_the_map_path_computes_what_the_model_computes(changes):
+    inspector = inspector_of(**changes)
+    inspector.set_references(GOOD)
+    bank = inspector.memory_bank
+    inspector.model.config.region_threshold = 0.5
+    with torch.no_grad():
+        expected = inspector.model.get_image_features(pixels(3), memory_bank=bank, return_dict=True)
+        by_text = inspector.model.get_image_features(pixels(3), return_dict=True)
+        inside = MapPath(inspector.model, bank)(pixels(3))
+        given = MapPath(inspector.model, bank_as_input=True)(pixels(3), *bank.features)
+        worded = MapPath(inspector.model)(pixels(3))
+    for maps, scores in (inside, given):
+        torch.testing.assert_close(maps, expected.anomaly_map)
+        torch.testing.assert_close(scores, expected.pred_score)
+    torch.testing.assert_close(worded[0], by_text.anomaly_map)
+    assert expected.anomaly_map.std() > 0
+
+
+def test_relative_maps_are_exported_as_such(taught):
+    if not hasattr(taught.model.config, "relative_maps"):
+        pytest.skip("maps relative to the references' limit are not there yet")
+    from dataclasses import replace
+
+    taught.model.config.relative_maps = True
+    bank = replace(taught.memory_bank, limit=0.2)
+    with torch.no_grad():
+        expected = taught.model.get_image_features(pixels(2), memory_bank=bank, return_dict=True)
+        maps, _ = MapPath(taught.model, bank)(pixels(2))
+    torch.testing.assert_close(maps, expected.anomaly_map)
+
+
+@pytest.mark.parametrize(
+    ("ending", "bank_as_input"),
+    [
+        ("onnx", False),
+        pytest.param("onnx", True, marks=pytest.mark.slow),
+        pytest.param("pt2", False, marks=pytest.mark.slow),
+        ("pt2", True),
+    ],
+    ids=["onnx, inside", "onnx, as input", "pt2, inside", "pt2, as input"],
+)
+def test_another_runtime_gives_pytorchs_maps(taught, tmp_path, ending, bank_as_input):
+    if ending == "onnx":
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(name, reason=f"{name} is not installed: pip install 'anomalygpt[export]'")
+    made = export_map_path(taught, tmp_path / f"map.{ending}", bank_as_input)
+    assert made.largest_difference <= 1e-4
+    bank = [layer.numpy() for layer in taught.memory_bank.features]
+    for count in (1, 5):
+        with torch.no_grad():
+            expected = taught.model.get_image_features(pixels(count), memory_bank=taught.memory_bank, return_dict=True)
+        maps, scores = run_exported(made.path, pixels(count).numpy(), *(bank if bank_as_input else []))
+        np.testing.assert_allclose(maps, expected.anomaly_map.numpy(), atol=1e-4)
+        np.testing.assert_allclose(scores, expected.pred_score.numpy(), atol=1e-4)
+    how = json.loads((tmp_path / "map.json").read_text())
+    assert how["inputs"]["pixel_values"] == ["batch", 3, 28, 28]
+    assert how["memory_bank"] == ("input" if bank_as_input else "inside")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"map.{ending}", "map.json"])
+    assert taught.model.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_without_references_the_words_of_the_category_are_inside(tmp_path):
+    tokenizer = byte_tokenizer()
+    tower = TEXT_TOWER_CONFIG | {"vocab_size": len(tokenizer), "max_position_embeddings": 77}
+    inspector = inspector_of(text_tower_config=tower)
+    processor = inspector.processor
+    tokenizer.model_max_length = 77
+    from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
+
+    counts = {name: getattr(processor, name) for name in ("num_image_tokens", "num_prompt_tokens")}
+    processor = AnomalyGPTProcessor(processor.image_processor, processor.tokenizer, tokenizer, **counts)
+    inspector = AnomalyInspector(inspector.model, processor)
+    made = export_map_path(inspector, tmp_path / "words.pt2")
+    inputs = processor(images=GOOD, category="object", return_tensors="pt")
+    with torch.no_grad():
+        expected = inspector.model.get_image_features(**inputs, return_dict=True).anomaly_map
+    maps, _ = run_exported(made.path, inputs["pixel_values"].numpy())
+    np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
+    assert json.loads((tmp_path / "words.json").read_text())["localization"] == "text"
+
+
+def test_what_cannot_be_exported_is_refused(taught, tmp_path):
+    with pytest.raises(ValueError, match=r"`output` must end in .onnx or .pt2, got "):
+        export_map_path(taught, tmp_path / "map.tflite")
+    tiled = AnomalyInspector(taught.model, taught.processor, tile=64)
+    with pytest.raises(ValueError, match="`tile` must be None for an export, got 64"):
+        export_map_path(tiled, tmp_path / "map.pt2")
+
+
+def test_missing_onnx_packages_are_named(taught, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="needs onnx, onnxscript, onnxruntime. Run: pip install onnx"):
+        export_map_path(taught, tmp_path / "map.onnx")
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_is_not_kept(taught, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.export_anomalygpt._difference", lambda *_: 0.5)
+    with pytest.raises(RuntimeError, match="must be within 0.0001 of PyTorch's, got a difference of 0.5"):
+        export_map_path(taught, tmp_path / "map.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_the_file_and_says_how_near_it_is(taught, tmp_path, capsys):
+    for part in (taught.model, taught.processor):
+        part.save_pretrained(tmp_path / "model")
+    Image.fromarray(GOOD[0]).save(tmp_path / "good.png")
+    output = tmp_path / "out" / "map.pt2"
+    arguments = ["--model", tmp_path / "model", "--references", tmp_path / "good.png", "--device", "cpu"]
+    assert cli.main(["export", *map(str, [output, *arguments])]) == 0
+    assert "differs from PyTorch by at most" in capsys.readouterr().out
+    assert output.is_file()
+    assert cli.main(["export", str(tmp_path / "map.tflite")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
