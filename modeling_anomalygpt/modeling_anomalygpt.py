@@ -225,7 +225,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
     def _bank(self, queries, memory_bank, reference_pixel_values) -> tuple[torch.Tensor, ...]:
         """Unit-length good patches of each layer: shared by the batch, or `(batch_size, num_patches, dim)`."""
         if memory_bank is not None:
-            memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
+            memory_bank.check(memory_bank.fingerprint, tuple(q.grid for q in queries) * len(self.localizer.windows))
             return memory_bank.to(queries[0].vectors.device).features
         if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != len(queries[0].vectors):
             raise ValueError(
