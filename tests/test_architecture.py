@@ -125,6 +125,7 @@ FLOOR = {
     "cli_made_pictures": 5,
     "cli_model_options": 5,
     "cli_push": 5,
+    "cli_push_space": 5,
     "cli_synthesize": 5,
     "cli_table": 5,
     "cli_train": 5,
