@@ -50,6 +50,22 @@ ABSENT_THINGS = (
     "a person", "a dog", "a car", "a tree", "a house", "a hand", "a bicycle", "a cup", "a flower", "a cat",
 )  # fmt: skip
 
+_UNKNOWABLE = (
+    "Will it fail soon?", "Who made it?", "When was it produced?", "How much does it weigh?",
+    "What does it cost?", "How does the back look?", "Is the inside in order?", "What caused this?",
+    "Which machine did it come from?", "How long will it last?", "Are the other parts of the batch good?",
+    "What is its serial number?", "Who is the manufacturer?", "Who sold it to us?",
+    "Which company supplied this?", "What is the name of the operator?", "Which shift made this?",
+    "In which country was it made?", "How many hours has it been running?", "What is its age?",
+    "Is it still under guarantee?", "What is the price of a new one?", "How heavy is it?", "What is it made of?",
+    "Which steel is it?", "How hard is the material?", "How hot does it get?",
+    "At what temperature was it stored?", "Is there damage on the other side?",
+    "What does it look like underneath?", "Does it still work?", "Is it safe to eat?",
+    "Will the customer complain?", "Whose fault is it?", "Why did this happen?", "When will it break?",
+    "Who packed it?", "Which batch does it belong to?", "How was it cleaned?", "How thick is it inside?",
+    "What pressure can it bear?", "Has it been repaired before?", "What is the weather like?", "Tell me a joke.",
+)  # fmt: skip
+
 QUESTIONS = {
     "presence": (
         "Is there any anomaly in the image?",
@@ -255,20 +271,7 @@ QUESTIONS = {
         "Can you find {thing} in the image?",
         "Does the image show {thing}?",
     ),
-    "unknowable": (
-        "Will it fail soon?",
-        "Who made it?",
-        "When was it produced?",
-        "How much does it weigh?",
-        "What does it cost?",
-        "How does the back look?",
-        "Is the inside in order?",
-        "What caused this?",
-        "Which machine did it come from?",
-        "How long will it last?",
-        "Are the other parts of the batch good?",
-        "What is its serial number?",
-    ),
+    "unknowable": _UNKNOWABLE,
 }
 
 ANSWERS = {

@@ -18,12 +18,12 @@ TOPIC_NAMES = tuple(TOPICS)
 
 _FIRST = {
     "presence": 74, "where_if_any": 6, "count": 4, "intact": 4, "describe": 4, "highlight": 3, "object": 3,
-    "replace": 1, "unknowable": 1,
+    "replace": 1, "unknowable": 2,
 }  # fmt: skip
 _LATER = {
     "presence": 4, "where": 18, "count": 10, "kind": 12, "describe": 4, "highlight": 6, "replace": 7, "size": 5,
     "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 8, "kind_check": 6,
-    "false_kind": 4, "absent_thing": 3, "unknowable": 5, "intact": 1,
+    "false_kind": 4, "absent_thing": 3, "unknowable": 9, "intact": 1,
 }  # fmt: skip
 _TELLS_OF_THEM = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}
 

@@ -255,7 +255,7 @@ def test_every_topic_occurs():
         topic: [re.sub(r"\\\{\w+\\\}", ".+", re.escape(phrase)) + "$" for phrase in phrases]
         for topic, phrases in instruction_phrases_en.QUESTIONS.items()
     }
-    for _ in range(800):
+    for _ in range(1600):
         _, facts = draw_case(rng)
         for message in conversation(facts, rng, "en", max_turns=6)[::2]:
             seen |= {t for t, options in questions.items() if any(re.search(o, message["content"]) for o in options)}

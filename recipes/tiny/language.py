@@ -3,10 +3,11 @@
     python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 1000 [--evidence FILE.npz ...] [--resume]
 
 The vision tower does not take part: a picture is its global vector and its map. `--checkpoint` is a folder with
-untrained or earlier weights; with `--evidence` (see recipes.tiny.evidence) half of the samples are real maps.
+untrained or earlier weights; with `--evidence` (see recipes.tiny.evidence) a part of the samples are real maps.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -16,62 +17,111 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt import instruction_phrases_en as english
+from modeling_anomalygpt import instruction_phrases_zh as chinese
 from modeling_anomalygpt.dialogue import with_picture
+from modeling_anomalygpt.facts import Facts
 from modeling_anomalygpt.instructions import conversation
-from modeling_anomalygpt.outputs_anomalygpt import AnomalyGPTImageFeatures
+from modeling_anomalygpt.placeholders import fill_placeholders
+from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 
 LANGUAGES = ("en", "zh")
+FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT = 4.0, 2.0
+BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 
 
 class EvidenceTrainer(Trainer):
-    """Trains on global vectors and maps instead of pictures; an answer's first word, which decides, counts more."""
-
-    first_word_weight = 4.0
+    """Trains on global vectors and maps instead of pictures, with weights for the words that decide."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        tokens = model.model.embed_evidence(inputs.pop("image_embeds"), inputs.pop("anomaly_map"))
-        labels = inputs.pop("labels")
-        outputs = model(**inputs, mm_encoder_outputs={"image": AnomalyGPTImageFeatures(pooler_output=tokens)})
-        targets = labels[:, 1:]
-        answered = targets != -100
-        first = answered & (labels[:, :-1] == -100)
-        weights = answered.float() + (self.first_word_weight - 1) * first.float()
-        each = functional.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), targets, reduction="none")
+        base, labels, weights = model.model, inputs["labels"], inputs["weights"]
+        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"])
+        embeddings = base.get_input_embeddings()
+        vectors = embeddings(inputs["input_ids"])
+        token = base.config.image_token_id
+        vectors = fill_placeholders(seen, inputs["input_ids"], vectors, token, embeddings)
+        answered = labels[:, 1:] != -100
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = base.language_model(
+                attention_mask=inputs["attention_mask"], inputs_embeds=vectors, use_cache=False
+            ).last_hidden_state
+            logits = model.lm_head(hidden[:, :-1][answered])
+        each = functional.cross_entropy(logits.float(), labels[:, 1:][answered], reduction="none")
+        weights = weights[:, 1:][answered]
         loss = (each * weights).sum() / weights.sum()
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _get_train_sampler(self, *args, **kwargs):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
 class Conversations(torch.utils.data.Dataset):
-    """Endless conversations about drawn and seen evidence; sample `index` is the same in every run."""
+    """Batches of conversations about drawn and seen evidence; batch `index` is the same in every run."""
 
-    def __init__(self, processor, config, length: int, seed: int, evidence: EvidenceFiles | None, seen_share: float):
-        self.processor, self.config = processor, config
-        self.length, self.seed = length, seed
+    def __init__(self, processor, config, batches: int, batch_size: int, seed: int, evidence, seen_share: float):
+        self.processor, self.config, self.seed = processor, config, seed
+        self.batches, self.batch_size = batches, batch_size
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
+        self.fact_words = torch.tensor(fact_words(processor))
+        self.made = -1, []
 
     def __len__(self) -> int:
-        return self.length
+        return self.batches
 
-    def __getitem__(self, index: int) -> dict:
-        rng = np.random.default_rng([self.seed, index])
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        group = index // BATCHES_AT_ONCE
+        if self.made[0] != group:
+            rng = np.random.default_rng([self.seed, group])
+            samples = [self.sample(rng) for _ in range(BATCHES_AT_ONCE * self.batch_size)]
+            samples.sort(key=lambda sample: len(sample["input_ids"]))
+            order = rng.permutation(BATCHES_AT_ONCE)
+            self.made = group, [samples[i * self.batch_size : (i + 1) * self.batch_size] for i in order]
+        return self.collate(self.made[1][index % BATCHES_AT_ONCE])
+
+    def sample(self, rng: np.random.Generator) -> dict:
+        """One conversation and what it is about."""
         if rng.random() < self.seen_share:
             image_embeds, anomaly_map, facts = self.evidence.draw(rng)
         else:
             anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
             image_embeds /= np.linalg.norm(image_embeds)
-        turns = conversation(facts, rng, str(rng.choice(LANGUAGES)), max_turns=3)
-        encoded = self.processor.encode_conversation(with_picture(turns), max_length=320)
+        turns = told_conversation(facts, rng, str(rng.choice(LANGUAGES)))
+        encoded = self.processor.encode_conversation(with_picture(turns), max_length=400)
         return encoded | {"image_embeds": image_embeds, "anomaly_map": anomaly_map}
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        """Right-padded batch."""
+        """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
         for name in ("image_embeds", "anomaly_map"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
+        labels = batch["labels"]
+        batch["weights"] = 1 + (FACT_WORD_WEIGHT - 1) * torch.isin(labels, self.fact_words).float()
+        batch["weights"][:, 1:][(labels[:, 1:] != -100) & (labels[:, :-1] == -100)] = FIRST_WORD_WEIGHT
         return batch
+
+
+def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> list[dict[str, str]]:
+    """A conversation that names the object in an answer only where the user has named it."""
+    turns = conversation(facts, rng, language, max_turns=4)
+    name = category_name(facts.category, language).casefold()
+    for index, turn in enumerate(turns):
+        earlier = "".join(earlier["content"] for earlier in turns[:index] if earlier["role"] == "user")
+        if turn["role"] == "assistant" and name in turn["content"].casefold() and name not in earlier.casefold():
+            return conversation(dataclasses.replace(facts, category="object"), rng, language, max_turns=4)
+    return turns
+
+
+def fact_words(processor) -> list[int]:
+    """Tokens of the words that carry facts: places, numbers, kinds."""
+    words = [f" {word}" for row in POSITION_NAMES["en"] for name in row for word in name.split()]
+    words += [f" {word}" for word in english.NUMBERS] + [f" {digit}" for digit in range(10)] + list("0123456789")
+    words += [f" {word}" for _, _, kind in english.KINDS.values() for word in kind.split()]
+    words += [name for row in POSITION_NAMES["zh"] for name in row] + list(chinese.NUMBERS)
+    words += [kind for _, _, kind in chinese.KINDS.values()]
+    return sorted({token for word in words for token in processor.tokenizer(word)["input_ids"]})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32)
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     evidence = EvidenceFiles(options.evidence) if options.evidence else None
-    length = options.steps * options.batch_size
-    data = Conversations(processor, model.config, length, options.seed, evidence, options.seen_share)
+    sizes = (options.steps, options.batch_size)
+    data = Conversations(processor, model.config, *sizes, options.seed, evidence, options.seen_share)
     model.requires_grad_(False)
     for part in (model.model.prompt_learner, model.model.multi_modal_projector, model.model.language_model):
         part.requires_grad_(True)
@@ -102,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         TrainingArguments(
             str(options.output / "trainer"),
             max_steps=options.steps,
-            per_device_train_batch_size=options.batch_size,
+            per_device_train_batch_size=1,  # an item of the data is a batch
             learning_rate=options.learning_rate,
             adam_beta2=0.95,
             weight_decay=0.05,
@@ -110,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             lr_scheduler_type="cosine",
             max_grad_norm=1.0,
             logging_steps=50,
-            save_steps=500,
+            save_steps=250,
             save_total_limit=1,
             dataloader_num_workers=1,
             remove_unused_columns=False,
@@ -118,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report_to=[],
             seed=options.seed,
         ),
-        data_collator=data.collate,
+        data_collator=lambda items: items[0],
         train_dataset=data,
     )
     begun = any((options.output / "trainer").glob("checkpoint-*"))
