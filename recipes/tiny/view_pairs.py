@@ -49,17 +49,19 @@ class ViewPairs(torch.utils.data.Dataset):
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(masks)
 
     def _photographed_pair(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        thing, other = (self._crop(self.pictures[int(i)], rng) for i in rng.integers(len(self.pictures), size=2))
+        thing, other = (
+            square_crop(self.pictures[int(i)], rng, self.size) for i in rng.integers(len(self.pictures), size=2)
+        )
         if rng.random() < 0.6:
             for _ in range(int(rng.integers(1, 4))):
                 thing, _ = _spoil(thing, other, rng)
         play, bend = float(rng.choice([0.5, 2, 6])), float(rng.choice([0, 1, 2, 4]))
         made = []
         for _ in range(2):
-            image, mask = _exposed(thing, rng, play, bend), np.zeros(thing.shape[:2], bool)
+            image, mask = exposed(thing, rng, play, bend), np.zeros(thing.shape[:2], bool)
             if rng.random() < 0.7:
                 image, mask = _spoil(image, other, rng)
-            made.append((_relit(image, rng), mask))
+            made.append((relit(image, rng), mask))
         return made
 
     def _rendered_pair(self, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -77,11 +79,13 @@ class ViewPairs(torch.utils.data.Dataset):
             made.append((image, mask))
         return made
 
-    def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        side = int(min(image.shape[:2]) * rng.uniform(0.5, 1))
-        top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
-        crop = np.rot90(image[top : top + side, left : left + side], int(rng.integers(4)))
-        return cv2.resize(np.ascontiguousarray(crop), (self.size, self.size), interpolation=cv2.INTER_CUBIC)
+
+def square_crop(image: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A square part of a photograph, at least half of its short side, turned by quarters, `size` pixels wide."""
+    side = int(min(image.shape[:2]) * rng.uniform(0.5, 1))
+    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
+    crop = np.rot90(image[top : top + side, left : left + side], int(rng.integers(4)))
+    return cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _spoil(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +97,8 @@ def _spoil(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> tu
     return made.image, made.mask
 
 
-def _exposed(image: np.ndarray, rng: np.random.Generator, play: float, bend: float) -> np.ndarray:
-    """The picture moved by up to `play` pixels, turned by as many degrees, and bent smoothly by about `bend` pixels."""
+def exposed(image: np.ndarray, rng: np.random.Generator, play: float, bend: float) -> np.ndarray:
+    """The picture moved by up to `play` pixels, turned by as many degrees, bent smoothly by about `bend` pixels."""
     size = image.shape[0]
     matrix = cv2.getRotationMatrix2D(
         (size / 2, size / 2), rng.uniform(-play, play), 1 + rng.uniform(-play, play) / 150
@@ -111,7 +115,7 @@ def _exposed(image: np.ndarray, rng: np.random.Generator, play: float, bend: flo
     )
 
 
-def _relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another light, sharpness, noise and compression."""
     lit = image.astype(np.float32)
     mean = lit.mean()
