@@ -83,7 +83,9 @@ def marking(image, source, rng, category=None):
 
 def decoded(pixel_values, image_processor):
     """The 8-bit picture that `pixel_values` was made of."""
-    mean, std = (np.float32(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
+    mean, std = (
+        np.float32(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
+    )
     return np.round((np.asarray(pixel_values) * std + mean) * 255).astype(int)
 
 

@@ -141,9 +141,7 @@ def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says
     )
     for start in range(0, len(examples), 4):
         good, bad = (
-            sample
-            for sample in (examples[index] for index in range(start, start + 4))
-            if sample["source"] == "nuts"
+            sample for sample in (examples[index] for index in range(start, start + 4)) if sample["source"] == "nuts"
         )
         assert bad["image_id"] == f"{good['image_id']} (synthetic)"
         changed = np.abs(good["pixel_values"] - bad["pixel_values"]).max(0) > 0.5
@@ -247,7 +245,9 @@ def test_pictures_without_masks_have_no_target_and_an_answer_without_a_place(pro
 
 
 def test_the_pixel_target_has_the_size_of_the_map(processor):
-    small = TrainingExamples([LabelledPictures(inspection_rows(0, 1), "nuts")], processor, map_size=7, reference_share=0)
+    small = TrainingExamples(
+        [LabelledPictures(inspection_rows(0, 1), "nuts")], processor, map_size=7, reference_share=0
+    )
     full = TrainingExamples([LabelledPictures(inspection_rows(0, 1), "nuts")], processor, reference_share=0)
     covered = full[0]["mask_labels"].reshape(7, 4, 7, 4).mean((1, 3))
     np.testing.assert_array_equal(small[0]["mask_labels"], (covered > 0.3).astype(int))
@@ -261,9 +261,7 @@ def test_a_defect_smaller_than_a_pixel_of_the_map_is_still_a_target(processor):
 
 def test_a_defect_that_the_geometry_cuts_away_is_not_spoken_of():
     processor = make_processor()
-    processor.image_processor = AnomalyGPTImageProcessor(
-        size={"height": 28, "width": 28}, geometry="center_crop"
-    )
+    processor.image_processor = AnomalyGPTImageProcessor(size={"height": 28, "width": 28}, geometry="center_crop")
     rows = inspection_rows(0, 1).map(
         lambda row: {"image": grey_picture(9, (96, 40)), "mask": defect_mask((88, 4, 95, 30), (96, 40))}
     )
@@ -321,9 +319,7 @@ def test_what_the_checkpoint_says_of_its_data(processor):
         ("bolts", "test", 5, "supervised"),
         ("conversations", "train", 5, "conversations"),
     ]
-    assert examples.summary().splitlines()[0] == (
-        "nuts (train, synthetic): 6 rows, 12 of 35 samples an epoch (34%)"
-    )
+    assert examples.summary().splitlines()[0] == ("nuts (train, synthetic): 6 rows, 12 of 35 samples an epoch (34%)")
 
 
 def test_the_fingerprint_names_data_and_options(processor):
@@ -377,14 +373,18 @@ def test_missing_masks_are_refused_in_supervised_sets():
 def test_a_mask_on_a_normal_picture_is_refused(processor):
     rows = inspection_rows(1).map(lambda row: {"mask": defect_mask()})
     examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
-    with pytest.raises(ValueError, match="`mask` of 'nut/0' in 'nuts' must be empty where the label is normal, got 168"):
+    with pytest.raises(
+        ValueError, match="`mask` of 'nut/0' in 'nuts' must be empty where the label is normal, got 168"
+    ):
         examples[0]
 
 
 def test_a_mask_of_another_size_is_refused(processor):
     rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((1, 1, 4, 4), (20, 20))})
     examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
-    with pytest.raises(ValueError, match="`mask` of 'nut/0' in 'nuts' must have the size of its picture, 40 x 48, got 20"):
+    with pytest.raises(
+        ValueError, match="`mask` of 'nut/0' in 'nuts' must have the size of its picture, 40 x 48, got 20"
+    ):
         examples[0]
 
 
@@ -406,7 +406,9 @@ def test_a_picture_that_cannot_be_read_is_named(processor, tmp_path):
 
 def test_malformed_conversations_are_named(processor, tmp_path):
     rows = conversation_rows(1).map(lambda row: {"messages": row["messages"][:1]})
-    with pytest.raises(ValueError, match="`messages` of 'chat 0' in 'conversations' must be questions .* in turn, got"):
+    with pytest.raises(
+        ValueError, match="`messages` of 'chat 0' in 'conversations' must be questions .* in turn, got"
+    ):
         TrainingExamples([PlainConversations(rows)], processor)[0]
     (tmp_path / "chat.json").write_text('[{"image_name": "a.png", "conversation": [}]')
     with pytest.raises(ValueError, match="must be JSON, got an error at line 1: "):

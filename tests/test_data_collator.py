@@ -1,0 +1,144 @@
+"""Batches: what is padded, what stands for a missing target or reference, and that the model's losses are those of each sample."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_anomalygpt.data_collator import InspectionCollator
+from modeling_anomalygpt.training_data import TrainingExamples
+from modeling_anomalygpt.training_sources import PlainConversations, SyntheticPairs
+
+from .inspection_rows import conversation_rows, inspection_rows, marking
+from .tiny import tiny_pair
+from .tiny_processor import make_processor
+
+
+def samples_of(processor, reference_share=0.5, count=12, map_size=None):
+    sources = [SyntheticPairs(inspection_rows(6), "nuts", mixture=marking), PlainConversations(conversation_rows())]
+    examples = TrainingExamples(
+        sources, processor, seed=1, reference_share=reference_share, map_size=map_size, length=count
+    )
+    return [examples[index] for index in range(count)]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture(scope="module")
+def samples(processor):
+    return samples_of(processor)
+
+
+def test_texts_are_padded_on_the_right_and_nothing_of_the_padding_is_learnt(processor, samples):
+    batch = InspectionCollator(processor)(samples)
+    longest = max(len(sample["input_ids"]) for sample in samples)
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (12, longest)
+    for row, sample in enumerate(samples):
+        length = len(sample["input_ids"])
+        assert batch["input_ids"][row, :length].tolist() == sample["input_ids"]
+        assert batch["labels"][row, :length].tolist() == sample["labels"]
+        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (longest - length)
+        assert (batch["labels"][row, length:] == -100).all()
+
+
+def test_missing_targets_are_minus_one_and_the_others_stay(processor, samples):
+    batch = InspectionCollator(processor)(samples)
+    assert batch["mask_labels"].dtype == torch.int64
+    for target, sample in zip(batch["mask_labels"], samples, strict=True):
+        if sample["source"] == "conversations":
+            assert (target == -1).all()
+        else:
+            np.testing.assert_array_equal(target, sample["mask_labels"])
+
+
+def test_missing_references_are_zeros_that_are_not_used(processor, samples):
+    batch = InspectionCollator(processor)(samples)
+    assert batch["reference_pixel_values"].shape == (12, 1, 3, 28, 28)
+    used = [sample["use_reference"] for sample in samples]
+    assert batch["use_reference"].tolist() == used
+    assert 0 < sum(used) < 12
+    for reference, sample in zip(batch["reference_pixel_values"], samples, strict=True):
+        if sample["use_reference"]:
+            np.testing.assert_array_equal(reference, sample["reference_pixel_values"])
+        else:
+            assert not reference.any()
+
+
+def test_a_batch_without_any_reference_has_them_only_where_asked_for(processor):
+    samples = samples_of(processor, reference_share=0.0, count=4)
+    assert "reference_pixel_values" not in InspectionCollator(processor)(samples)
+    batch = InspectionCollator(processor, num_references=2)(samples)
+    assert batch["reference_pixel_values"].shape == (4, 2, 3, 28, 28)
+    assert not batch["use_reference"].any()
+
+
+def test_state_prompts_of_several_categories_are_padded_together(processor, samples):
+    batch = InspectionCollator(processor)(samples)
+    assert batch["state_prompt_ids"].shape[:2] == batch["state_prompt_labels"].shape
+    assert {"nuts", "conversations"} == {sample["source"] for sample in samples}
+    without = make_processor(class_tokenizer=False)
+    assert "state_prompt_ids" not in InspectionCollator(without)(samples_of(without, count=4))
+
+
+def test_names_come_only_where_asked_for(processor, samples):
+    assert "image_ids" not in InspectionCollator(processor)(samples)
+    named = InspectionCollator(processor, with_names=True)(samples)
+    assert named["image_ids"] == [sample["image_id"] for sample in samples]
+
+
+def test_one_mixed_batch_costs_what_its_samples_cost_alone():
+    model, processor = tiny_pair()
+    collate = InspectionCollator(processor)
+    samples = samples_of(processor, count=12)
+    with torch.no_grad():
+        together = model(**collate(samples))
+        alone = [model(**collate([sample])) for sample in samples]
+    words = torch.tensor([sum(label != -100 for label in sample["labels"]) for sample in samples])
+    lm = torch.stack([one.loss_lm for one in alone])
+    torch.testing.assert_close(together.loss_lm, (lm * words).sum() / words.sum(), rtol=1e-4, atol=1e-5)
+    for name in ("loss_focal", "loss_dice"):
+        pictures = [one[name] for one, sample in zip(alone, samples, strict=True) if sample["mask_labels"] is not None]
+        assert len(pictures) == 6
+        torch.testing.assert_close(together[name], torch.stack(pictures).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_map_of_each_sample_is_the_one_its_references_ask_for():
+    model, processor = tiny_pair()
+    samples = samples_of(processor, count=12)
+    batch = InspectionCollator(processor)(samples)
+    with torch.no_grad():
+        maps = model(**batch).anomaly_map
+        text = model.get_image_features(batch["pixel_values"]).anomaly_map
+        shot = model.get_image_features(
+            batch["pixel_values"], reference_pixel_values=batch["reference_pixel_values"]
+        ).anomaly_map
+    for row, sample in enumerate(samples):
+        torch.testing.assert_close(maps[row], shot[row] if sample["use_reference"] else text[row])
+
+
+def test_targets_smaller_than_the_pictures_fit_a_model_with_a_small_map():
+    model, processor = tiny_pair(map_size=14, prompt_channels=[4], num_map_prompts=4)
+    batch = InspectionCollator(processor)(samples_of(processor, count=4, map_size=14))
+    assert batch["mask_labels"].shape == (4, 14, 14)
+    assert torch.isfinite(model(**batch).loss)
+
+
+def test_a_batch_of_conversations_alone_has_a_loss_of_words_alone():
+    model, processor = tiny_pair()
+    examples = TrainingExamples([PlainConversations(conversation_rows())], processor)
+    out = model(**InspectionCollator(processor)([examples[0], examples[1]]))
+    assert out.loss_focal == out.loss_dice == 0
+    assert out.loss == out.loss_lm > 0
+
+
+def test_what_does_not_fit_is_refused(processor, samples):
+    with pytest.raises(ValueError, match="`samples` must hold at least one sample"):
+        InspectionCollator(processor)([])
+    with pytest.raises(ValueError, match="`num_references` must be positive, got 0"):
+        InspectionCollator(processor, num_references=0)
+    with pytest.raises(ValueError, match=r"the same number of pictures in all samples, got \[1, 2\]"):
+        InspectionCollator(processor, num_references=2)(samples)
+    with pytest.raises(ValueError, match=r"`mask_labels` must be of one size in all samples, got \[14, 28\]"):
+        InspectionCollator(processor)([samples[0], samples_of(processor, count=4, map_size=14)[0]])
