@@ -74,6 +74,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
         reference_pooling (`int` or `list[int]`, defaults to 1):
             Odd side of the window over which patch features are averaged before they are compared with references.
             Of several windows the few-shot map is the mean; the memory bank holds the patches of each.
+        relative_maps (`bool`, defaults to `False`):
+            Whether few-shot maps are given relative to what is normal on the part ([`relative_map`]), so that the
+            language model sees the same evidence on every part. `False`: as they are (published).
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -121,6 +124,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     map_size: int = 224
     region_threshold: float = 0.5
     reference_pooling: int | list[int] | tuple[int, ...] = 1
+    relative_maps: bool = False
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)

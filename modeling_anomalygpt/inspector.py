@@ -3,9 +3,11 @@
 Owns one model, one processor and the memory bank. Knows nothing of training, data sets or user interfaces.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
@@ -25,6 +27,7 @@ from .regions import Region, find_regions
 from .results_file import ResultsFile
 
 MAX_NEW_TOKENS = 128
+_TURNS = (0, 90, 180, 270)
 
 # The language model may see an anomaly where the map stays below the threshold: its region reaches down to this part
 # of the peak.
@@ -117,13 +120,17 @@ class AnomalyInspector:
         pictures = list(pictures)
         if not pictures:
             raise ValueError("`pictures` must hold at least one good picture, got none. One is enough to start.")
-        bank = None
+        bank, references = None, []
         for picture in tqdm(pictures, desc="references", disable=len(pictures) < 9, leave=False):
             image = load_picture(picture)
-            turned = [image.rotate(angle, expand=True) for angle in ((0, 90, 180, 270) if rotations else (0,))]
-            part = self.observer.build_bank(turned)
+            references.append([image.rotate(angle, expand=True) for angle in _TURNS[: 4 if rotations else 1]])
+            part = self.observer.build_bank(references[-1])
             bank = part if bank is None else bank.extend(part)
-        self.observer.memory_bank = bank if max_patches is None else bank.reduce(max_patches)
+        bank = bank if max_patches is None else bank.reduce(max_patches)
+        scores = self.observer.normal_scores(references)
+        self.observer.memory_bank = replace(
+            bank, limit=scores.limit, notes={"normal_scores": json.dumps(asdict(scores))}
+        )
         self.category, self.description = category, description
 
     def save_references(self, path: str | os.PathLike) -> None:

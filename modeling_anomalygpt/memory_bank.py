@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from .atomic_write import write_atomically
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024
+_NOTE = "note."
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class MemoryBank:
             Pictures in the bank, rotated copies included.
         fingerprint (`str`):
             Names the encoder that made the features; a bank of another encoder is refused.
+        limit (`float`, *optional*):
+            What the few-shot map of a normal picture reaches at most, from the references alone; above 0. `None`:
+            not known, the map stays as it is.
+        notes (`dict[str, str]`):
+            What else is kept with the bank, each value as JSON; the bank does not read it.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -60,6 +66,8 @@ class MemoryBank:
     grids: tuple[tuple[int, int], ...]
     num_references: int
     fingerprint: str = ""
+    limit: float | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def build(cls, patch_features: tuple[PatchFeatures, ...], fingerprint: str = "") -> "MemoryBank":
@@ -130,6 +138,8 @@ class MemoryBank:
             "fingerprint": self.fingerprint,
             "num_references": str(self.num_references),
             "grids": json.dumps(self.grids),
+            "limit": json.dumps(self.limit),
+            **{f"{_NOTE}{name}": value for name, value in self.notes.items()},
         }
         write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata))
 
@@ -148,8 +158,10 @@ class MemoryBank:
                     grids=tuple(tuple(grid) for grid in json.loads(metadata["grids"])),
                     num_references=int(metadata["num_references"]),
                     fingerprint=metadata["fingerprint"],
+                    limit=json.loads(metadata.get("limit", "null")),  # banks of earlier versions have none
+                    notes={name[len(_NOTE) :]: value for name, value in metadata.items() if name.startswith(_NOTE)},
                 )
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}).") from error
         if fingerprint is not None:
             bank.check(fingerprint)
@@ -209,6 +221,34 @@ def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
     return torch.tensor(picked, device=features.device)
 
 
+def relative_map(anomaly_map: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
+    r"""
+    A map in units of what is normal on this part: 0.5 is the limit, and no score is cut off.
+
+    With `q = anomaly_map / limit` it is `q / (1 + q)`: the same order of pixels and pictures, the same meaning on
+    every part.
+
+    Args:
+        anomaly_map (`torch.Tensor` of any shape `(batch_size, ...)`):
+            Few-shot map, not negative.
+        limit (`float` or `torch.Tensor` of shape `(batch_size,)`):
+            Above 0; see [`MemoryBank`].
+
+    Returns:
+        `torch.Tensor` of the same shape: Values in [0, 1).
+
+    Example:
+    ```python
+    >>> relative_map(torch.tensor([0.0, 0.2, 0.6]), limit=0.2)
+    tensor([0.0000, 0.5000, 0.7500])
+
+    ```
+    """
+    if isinstance(limit, torch.Tensor):
+        limit = limit.to(anomaly_map).view(-1, *[1] * (anomaly_map.dim() - 1))
+    return anomaly_map / (anomaly_map + limit)
+
+
 def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Finds each query vector's most similar bank vector, in chunks of the bank, exactly.
@@ -231,4 +271,12 @@ def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor,
     return best, row
 
 
-__all__ = ["MemoryBank", "PatchFeatures", "best_matches", "k_centre_indices", "unit_length", "weights_fingerprint"]
+__all__ = [
+    "MemoryBank",
+    "PatchFeatures",
+    "best_matches",
+    "k_centre_indices",
+    "relative_map",
+    "unit_length",
+    "weights_fingerprint",
+]

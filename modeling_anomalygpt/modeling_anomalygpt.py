@@ -14,7 +14,6 @@ from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
     combine_maps,
-    few_shot_anomaly_map,
     in_float32,
     maps_needed,
     state_vectors,
@@ -26,6 +25,7 @@ from .outputs_anomalygpt import AnomalyGPTImageFeatures, AnomalyGPTOutput
 from .placeholders import fill_placeholders
 from .pretrained_parts import PretrainedParts
 from .prompt_learner import PromptLearner
+from .reference_maps import map_by_references
 from .text_tower import new_text_tower
 from .virtual_tokens import VirtualTokens
 from .vision_features import read_vision_tower, vision_tower_widths
@@ -171,10 +171,8 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                     embedded, text_embeds, self.config.map_temperature, self.config.map_size
                 )
         if by_reference:
-            bank = self._bank(patch_features, memory_bank, reference_pixel_values)
             with in_float32(pixel_values):
-                queries = self.localizer.comparable(patch_features)
-                few_shot_map = few_shot_anomaly_map(queries, bank, self.config.map_size)
+                few_shot_map = map_by_references(self, patch_features, memory_bank, reference_pixel_values)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
 
@@ -221,20 +219,6 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                 "`AnomalyGPTProcessor` makes them from `category`; or pass `text_embeds`."
             )
         return self.get_text_embeds(state_prompt_ids, state_prompt_labels).expand(batch_size, -1, -1)
-
-    def _bank(self, queries, memory_bank, reference_pixel_values) -> tuple[torch.Tensor, ...]:
-        """Unit-length good patches of each layer: shared by the batch, or `(batch_size, num_patches, dim)`."""
-        if memory_bank is not None:
-            memory_bank.check(memory_bank.fingerprint, tuple(q.grid for q in queries) * len(self.localizer.windows))
-            return memory_bank.to(queries[0].vectors.device).features
-        if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != len(queries[0].vectors):
-            raise ValueError(
-                "`reference_pixel_values` must have shape (batch_size, k_shot, 3, height, width) with the batch size "
-                f"{len(queries[0].vectors)}, got {tuple(reference_pixel_values.shape)}."
-            )
-        layers = self.get_patch_features(reference_pixel_values.flatten(0, 1))
-        shape = reference_pixel_values.shape[:2]
-        return tuple(unit_length(layer.vectors).unflatten(0, shape).flatten(1, 2) for layer in layers)
 
     @can_return_tuple
     def forward(

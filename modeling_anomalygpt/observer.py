@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .calibration import NormalScores, normal_scores
 from .checkpoints import CheckpointError
 from .memory_bank import MemoryBank
 from .tiling import merge_tile_maps, tile_boxes
 
 _TILES_AT_A_TIME = 8
+# References from which the limit of normal scores is estimated; more would cost time and change little.
+_MOST_CALIBRATED = 24
 
 
 class Observer:
@@ -55,6 +58,24 @@ class Observer:
                 part = MemoryBank.build(layers, self.fingerprint())
                 bank = part if bank is None else bank.extend(part)
         return bank
+
+    @torch.inference_mode()
+    def normal_scores(self, references: list[list[Image.Image]]) -> NormalScores:
+        """What good pictures reach; each reference with its turned copies, tile by tile."""
+        kept = references[:: -(-len(references) // _MOST_CALIBRATED)]
+        tiles = [
+            (group, image.crop(box))
+            for group, images in enumerate(kept)
+            for image in images
+            for box in self._boxes(image)
+        ]
+        pixels = [
+            self._inputs([tile for _, tile in tiles[start : start + _TILES_AT_A_TIME]])["pixel_values"]
+            for start in range(0, len(tiles), _TILES_AT_A_TIME)
+        ]
+        model = self.model.model
+        groups = [group for group, _ in tiles]
+        return normal_scores(model.get_patch_features, torch.cat(pixels), model.config.map_size, groups)
 
     @torch.inference_mode()
     def look(

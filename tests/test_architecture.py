@@ -55,6 +55,7 @@ FLOOR = {
     "state_prompt_tokens": 1,
     # 2: the model
     "base_anomalygpt": 2,
+    "calibration": 2,
     "data_collator": 2,
     "data_fingerprint": 2,
     "evaluation_examples": 2,
@@ -63,6 +64,7 @@ FLOOR = {
     "placeholders": 2,
     "pretrained_parts": 2,
     "prompt_learner": 2,
+    "reference_maps": 2,
     "registration": 2,
     "source_rows": 2,
     "streamed_examples": 2,
