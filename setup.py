@@ -18,7 +18,7 @@ setup(
     packages=["modeling_anomalygpt", "datasets_scripts", "evaluate_modules", "spaces_app", "spaces_app.examples"],
     package_dir={"spaces_app.examples": "examples"},
     package_data={
-        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*"],
+        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training_recipes/*"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
         "spaces_app.examples": ["*/*/*.jpg"],
     },

@@ -1,4 +1,4 @@
-"""Batches: what is padded, what stands for a missing target or reference, and that the model's losses are those of each sample."""
+"""Batches: padding, what stands for a missing target or reference, and the losses of a mixed batch."""
 
 import numpy as np
 import pytest

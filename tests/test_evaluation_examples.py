@@ -1,4 +1,4 @@
-"""Samples for evaluation during training: the same each time, with fixed references and the position of the decision."""
+"""Samples for evaluation during training: the same each time, fixed references, where the answer is decided."""
 
 import datasets
 import numpy as np

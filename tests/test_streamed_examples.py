@@ -34,11 +34,7 @@ def test_good_rows_become_pairs_and_conversations_come_between_by_weight(process
     samples = list(itertools.islice(stream, 24))
     assert Counter(sample["source"] for sample in samples) == {"nuts": 16, "chat": 8}
     pictures = [sample for sample in samples if sample["source"] == "nuts"]
-    for good, bad in (
-        itertools.batched(pictures, 2)
-        if hasattr(itertools, "batched")
-        else zip(pictures[::2], pictures[1::2], strict=True)
-    ):
+    for good, bad in zip(pictures[::2], pictures[1::2], strict=True):
         assert good["image_id"] == bad["image_id"]
         assert not good["mask_labels"].any()
         assert answers(bad, processor).startswith("Yes") == bool(bad["mask_labels"].any())
