@@ -1,9 +1,10 @@
 """Puts a distilled vision model into an untrained AnomalyGPT, or the results of all stages into the final folder.
 
     python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR [--language DIR]
-    python -m recipes.tiny.assemble finish --checkpoint DIR --evidence FILE.npz ... --output DIR
+    python -m recipes.tiny.assemble finish --checkpoint DIR --output DIR
 
-`finish` chooses the region threshold on the evidence (best F1 of pixels), and stores half-precision weights.
+`finish` sets what ends an answer and stores half-precision weights. Nothing is left to choose on data: maps are
+relative to what is normal on a part, so a region is where a map reaches 0.5.
 """
 
 import argparse
@@ -11,15 +12,12 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import cv2
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from recipes.tiny.composition import MAP_SIZE, untrained
-from recipes.tiny.evidence import EvidenceFiles
+from recipes.tiny.composition import untrained
 
 
 def start(
@@ -50,38 +48,17 @@ def start(
     processor.save_pretrained(output)
 
 
-def best_threshold(maps: np.ndarray, masks: np.ndarray) -> float:
-    """The map value at which the pixels above it agree best (F1) with the masks."""
-    bins = 512
-    histogram = np.zeros((2, bins), np.int64)
-    for anomaly_map, packed in zip(maps, masks, strict=True):
-        mask = np.unpackbits(packed, axis=-1)
-        mask = cv2.resize(mask, (MAP_SIZE, MAP_SIZE), interpolation=cv2.INTER_AREA) > 0
-        level = np.clip((anomaly_map.astype(np.float32) * bins).astype(np.int64), 0, bins - 1)
-        for state in (0, 1):
-            histogram[state] += np.bincount(level[mask == state], minlength=bins)
-    below = np.cumsum(histogram, axis=1)
-    false_positive, true_positive = (below[state, -1] - below[state] + histogram[state] for state in (0, 1))
-    f1 = 2 * true_positive / (true_positive + false_positive + histogram[1].sum())
-    return float(np.argmax(f1) / bins)
-
-
-def finish(checkpoint: pathlib.Path, evidence: list[pathlib.Path], output: pathlib.Path) -> None:
-    """Region threshold, stop tokens and half-precision weights."""
+def finish(checkpoint: pathlib.Path, output: pathlib.Path) -> None:
+    """Stop tokens and half-precision weights."""
     model = AnomalyGPTForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
     processor = AnomalyGPTProcessor.from_pretrained(checkpoint)
-    seen = EvidenceFiles(evidence)
-    threshold = best_threshold(seen.maps, seen.masks)
-    model.config.region_threshold = round(threshold, 3)
     model.config.vision_config._name_or_path = ""  # a folder of the machine that made it
     model.generation_config.eos_token_id = processor.stop_token_ids
     model.generation_config.suppress_tokens = [model.config.image_token_id]
     model.half().save_pretrained(output)
     processor.save_pretrained(output)
     size = sum(file.stat().st_size for file in output.iterdir() if file.is_file()) / 1e6
-    print(
-        f"region threshold {threshold:.3f}; {model.num_parameters() / 1e6:.2f} M parameters; {size:.1f} MB -> {output}"
-    )
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters; {size:.1f} MB -> {output}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,9 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--language", type=pathlib.Path, help="folder whose language parts are taken over")
     first.add_argument("--raw", action="store_true", help="match raw features, without the learned projections")
     first.add_argument("--pooling", type=int, default=1, help="window of neighbouring patches that are averaged")
-    last = stages.add_parser("finish", help="region threshold and half precision")
+    last = stages.add_parser("finish", help="stop tokens and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
-    last.add_argument("--evidence", type=pathlib.Path, nargs="+", required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)
     options = vars(parser.parse_args(arguments))
     {"start": start, "finish": finish}[options.pop("stage")](**options)

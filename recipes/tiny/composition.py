@@ -33,6 +33,8 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         out_indices=out_indices,
         projection_dim=64,
         map_size=MAP_SIZE,
+        relative_maps=True,
+        region_threshold=0.5,
         prompt_channels=[16, 40, 96],
         image_token_index=3,
         **fields,

@@ -1,9 +1,10 @@
-"""What the small vision model sees of many pictures, written to one file: global vectors, maps, masks and facts.
+"""What the small vision model sees of many pictures, written to one file: global vectors, relative maps, masks, facts.
 
-    python -m recipes.tiny.evidence --checkpoint DIR --output FILE.npz --rendered 6000 [--photographs DIR --real 3000]
+    python -m recipes.tiny.evidence --checkpoint DIR --output FILE.npz [--products 500] [--photographs DIR --views 300]
 
-Rendered pictures show products of the training families, with references of the same product. Photographs of any kind
-are compared with another view of themselves (shifted, turned, relit), a synthetic anomaly in one of the two.
+Rendered pictures show products of the training families: one product with one, two or four references, sometimes two
+products mixed among references and queries. Photographs of any kind are compared with other exposures of themselves,
+a synthetic anomaly in one of the two. The references alone give the limit of what is normal, as in use.
 """
 
 import argparse
@@ -11,8 +12,8 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -20,12 +21,14 @@ from tqdm import tqdm
 from datasets_scripts import TRAINING_FAMILIES, render_product
 from datasets_scripts.part_defects import SURFACE_DEFECTS, apply_defect
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
-from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, nsa, perlin_texture
+from modeling_anomalygpt.calibration import normal_scores
 from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.regions import regions_of_mask
+from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
 SIZE = 224
-REFERENCES_PER_PRODUCT, QUERIES_PER_PRODUCT, QUERIES_PER_PHOTOGRAPH = 2, 6, 3
+REFERENCES, QUERIES = (1, 2, 2, 4), 10
 
 
 class EvidenceFiles:
@@ -48,22 +51,28 @@ class EvidenceFiles:
         return len(self.maps)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Facts]:
-        """Global vector, map and facts of one sample, drawn at random."""
+        """Global vector, map and facts of one sample, drawn at random, mirrored and turned at random."""
         index = int(rng.integers(len(self)))
-        row = self.facts[index]
-        mask = np.unpackbits(self.masks[index], axis=-1).astype(bool)
+        row, turns, mirrored = self.facts[index], int(rng.integers(4)), rng.random() < 0.5
+        mask, anomaly_map = (
+            np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+            for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index])
+        )
         facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
-        return self.image_embeds[index], self.maps[index].astype(np.float32), facts
+        return self.image_embeds[index], anomaly_map.astype(np.float32), facts
 
 
 def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
-    """References and queries of rendered products, the families of training in turn."""
+    """References and queries of rendered products, the families of training in turn; every fourth group mixes two."""
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
-        product = render_product(TRAINING_FAMILIES[index % len(TRAINING_FAMILIES)], rng, SIZE)
-        references = [product.photograph(rng).image for _ in range(REFERENCES_PER_PRODUCT)]
+        family, shots = TRAINING_FAMILIES[index % len(TRAINING_FAMILIES)], int(rng.choice(REFERENCES))
+        mixed = shots > 1 and index % 4 == 0
+        products = [render_product(family, rng, SIZE) for _ in range(2 if mixed else 1)]
+        references = [products[shot % len(products)].photograph(rng).image for shot in range(shots)]
         queries = []
-        for query in range(QUERIES_PER_PRODUCT):
+        for query in range(QUERIES):
+            product = products[int(rng.integers(len(products)))]
             part = product.photograph(rng, defect="random" if query % 2 else None)
             queries.append(
                 {
@@ -78,59 +87,43 @@ def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], 
 
 
 def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
-    """Views of ordinary photographs as references and queries; all queries but the first have a synthetic anomaly."""
+    """Exposures of ordinary photographs as references and queries; every other query has a synthetic anomaly."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    mixture = Mixture([nsa, cut_paste, perlin_texture], weights=[2, 1, 1])
     for index in range(number):
         rng = np.random.default_rng([seed, 2, index])
-        chosen, other = (np.asarray(load_picture(files[i])) for i in rng.choice(len(files), 2, replace=False))
-        chosen, other = _crop(chosen, rng), _crop(other, rng)
-        play = float(rng.choice([0.5, 2, 6]))
-        references = [_view(chosen, rng, play) for _ in range(REFERENCES_PER_PRODUCT)]
+        thing, other = (
+            square_crop(np.asarray(load_picture(files[i])), rng, SIZE)
+            for i in rng.choice(len(files), 2, replace=False)
+        )
+        play, bend = float(rng.choice([0.5, 2, 6])), float(rng.choice([0, 1, 3]))
+        shots = int(rng.choice(REFERENCES))
+        references = [relit(exposed(thing, rng, play, bend), rng) for _ in range(shots)]
         queries = []
-        for query in range(QUERIES_PER_PHOTOGRAPH):
-            image, mask, kinds = _view(chosen, rng, play), np.zeros((SIZE, SIZE), bool), []
-            if query:
-                if rng.random() < 0.5:
-                    kind = str(rng.choice(list(SURFACE_DEFECTS)))
-                    made = apply_defect(image, kind, rng)
-                    image, mask, kinds = made.image, made.mask, [kind]
-                else:
-                    made = mixture(image, other, rng)
-                    image, mask = made.image, made.mask
+        for query in range(QUERIES):
+            image, kinds = exposed(thing, rng, play, bend), []
+            mask = np.zeros(image.shape[:2], bool)
+            if query % 2 and rng.random() < 0.5:
+                kinds = [str(rng.choice(list(SURFACE_DEFECTS)))]
+                made = apply_defect(image, kinds[0], rng)
+                image, mask = made.image, made.mask
+            elif query % 2:
+                made = SYNTHESIS(image, other, rng)
+                image, mask = made.image, made.mask
+            image = relit(image, rng)
             queries.append(
                 {"image": image, "mask": mask, "category": "object", "defect_types": kinds, "description": None}
             )
         yield references, queries
 
 
-def _crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A square part of a photograph, at least half of its short side, a little larger than a view."""
-    side = int(min(image.shape[:2]) * rng.uniform(0.5, 1))
-    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
-    return cv2.resize(image[top : top + side, left : left + side], (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-
-
-def _view(image: np.ndarray, rng: np.random.Generator, play: float) -> np.ndarray:
-    """The picture as another exposure shows it: moved by up to `play` pixels, turned, relit, with noise."""
-    matrix = cv2.getRotationMatrix2D(
-        (SIZE / 2, SIZE / 2), rng.uniform(-play, play), 1 + rng.uniform(-play, play) / 200
-    )
-    matrix[:, 2] += rng.uniform(-play, play, 2)
-    moved = cv2.warpAffine(image, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    lit = moved * rng.uniform(0.9, 1.1) + rng.normal(0, rng.uniform(0.5, 4), moved.shape)
-    return np.clip(lit, 0, 255).astype(np.uint8)
-
-
 @torch.inference_mode()
-def look(model, processor, references: list[np.ndarray], queries: list[dict], rng: np.random.Generator) -> list[dict]:
-    """What the model sees of a group: global vector, few-shot map and, of two queries, the patch features."""
-    pixel_values = processor(images=[*references, *(query["image"] for query in queries)], return_tensors="pt")[
-        "pixel_values"
-    ]
-    shots = int(rng.integers(1, len(references) + 1))
-    bank = pixel_values[:shots][None].expand(len(queries), -1, -1, -1, -1)
-    seen = model.get_image_features(pixel_values[len(references) :], reference_pixel_values=bank, return_dict=True)
+def look(model, processor, references: list[np.ndarray], queries: list[dict]) -> list[dict]:
+    """What the model sees of a group: global vectors, relative maps and, of two queries, the patch features."""
+    good = processor(images=references, return_tensors="pt")["pixel_values"]
+    pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
+    encode = model.model.get_patch_features
+    bank = replace(MemoryBank.build(encode(good)), limit=normal_scores(encode, good, model.config.map_size).limit)
+    seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {
             "pooled": seen.image_embeds[index].numpy(),
@@ -148,22 +141,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.evidence", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="model with a trained vision tower")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--products", type=int, default=700, help="rendered products, six pictures each")
+    parser.add_argument("--products", type=int, default=500, help="rendered groups, ten pictures each")
     parser.add_argument("--photographs", type=pathlib.Path, help="folder of ordinary photographs")
-    parser.add_argument("--views", type=int, default=700, help="photographs to use, three pictures each")
+    parser.add_argument("--views", type=int, default=300, help="photographs to use, ten pictures each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
+    model.config.relative_maps = True
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     groups = [(rendered_groups(options.products, options.seed), options.products)]
     if options.photographs:
         groups.append((photograph_groups(options.photographs, options.views, options.seed), options.views))
-    rows, rng = [], np.random.default_rng([options.seed, 3])
+    rows = []
     for group, number in groups:
         for references, queries in tqdm(group, total=number):
-            rows += look(model, processor, references, queries, rng)
+            rows += look(model, processor, references, queries)
     featured = [index for index, row in enumerate(rows) if row["features"] is not None]
     temporary = options.output.with_suffix(".tmp.npz")
     np.savez(

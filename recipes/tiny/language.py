@@ -26,14 +26,21 @@ from modeling_anomalygpt.placeholders import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
+from recipes.tiny.prompts import MapHeads, targets
 
 LANGUAGES = ("en", "zh")
-FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT = 4.0, 2.0
+FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 
 
 class EvidenceTrainer(Trainer):
-    """Trains on global vectors and maps instead of pictures, with weights for the words that decide."""
+    """Trains on global vectors and maps instead of pictures, with weights for the words that decide.
+
+    With the heads of `recipes.tiny.prompts`, the prompt learner goes on learning places and number from every map,
+    whatever is asked about it.
+    """
+
+    heads: MapHeads | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         base, labels, weights = model.model, inputs["labels"], inputs["weights"]
@@ -51,6 +58,9 @@ class EvidenceTrainer(Trainer):
         each = functional.cross_entropy(logits.float(), labels[:, 1:][answered], reduction="none")
         weights = weights[:, 1:][answered]
         loss = (each * weights).sum() / weights.sum()
+        if self.heads is not None:
+            prompts = seen[:, -base.config.num_map_prompts :]
+            loss = loss + HEADS_WEIGHT * self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, *args, **kwargs):
@@ -90,12 +100,13 @@ class Conversations(torch.utils.data.Dataset):
             image_embeds /= np.linalg.norm(image_embeds)
         turns = told_conversation(facts, rng, str(rng.choice(LANGUAGES)))
         encoded = self.processor.encode_conversation(with_picture(turns), max_length=400)
-        return encoded | {"image_embeds": image_embeds, "anomaly_map": anomaly_map}
+        held, count = targets(facts)
+        return encoded | {"image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count}
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
-        for name in ("image_embeds", "anomaly_map"):
+        for name in ("image_embeds", "anomaly_map", "held", "count"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
         labels = batch["labels"]
         batch["weights"] = 1 + (FACT_WORD_WEIGHT - 1) * torch.isin(labels, self.fact_words).float()
@@ -130,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for checkpoints and the result")
     parser.add_argument("--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only")
     parser.add_argument("--seen-share", type=float, default=0.75, help="part of the samples taken from --evidence")
+    parser.add_argument("--heads", type=pathlib.Path, help="folder of recipes.tiny.prompts: its heads go on teaching")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -171,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data_collator=lambda items: items[0],
         train_dataset=data,
     )
+    trainer.heads = MapHeads.load(options.heads, model.config.text_config.hidden_size) if options.heads else None
     begun = any((options.output / "trainer").glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=(options.resume and begun) or None)
     model.save_pretrained(options.output)
