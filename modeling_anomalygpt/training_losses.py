@@ -4,6 +4,7 @@ The model itself averages over what it gets at once; sums of these divided by co
 on how the step was cut into pieces.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,4 +115,34 @@ def count_targets(labels: torch.Tensor, mask_labels: torch.Tensor | None) -> tor
     return torch.stack([answered, masked.to(answered.device)]).double()
 
 
-__all__ = ["SUMS", "SampleLosses", "count_targets", "has_pixel_target", "sample_losses"]
+def mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
+    r"""
+    Means of losses over the samples that have them.
+
+    Args:
+        sums (`dict[str, float]`):
+            Under the names of `training_losses.SUMS`.
+
+    Returns:
+        `dict[str, float]`: `loss_lm` and `token_accuracy`; `loss_focal` and `loss_dice` where there were targets.
+
+    Example:
+    ```python
+    >>> mean_losses({"lm": 6, "focal": 0, "dice": 0, "answered": 4, "masked": 0, "correct": 9, "tokens": 12})
+    {'loss_lm': 1.5, 'token_accuracy': 0.75}
+
+    ```
+    """
+    means = {}
+    for name, value, count in (
+        ("loss_lm", "lm", "answered"),
+        ("loss_focal", "focal", "masked"),
+        ("loss_dice", "dice", "masked"),
+        ("token_accuracy", "correct", "tokens"),
+    ):
+        if sums[count]:
+            means[name] = sums[value] / sums[count]
+    return means
+
+
+__all__ = ["SUMS", "SampleLosses", "count_targets", "has_pixel_target", "mean_losses", "sample_losses"]

@@ -56,6 +56,7 @@ FLOOR = {
     # 2: the model
     "base_anomalygpt": 2,
     "calibration": 2,
+    "comparability": 2,
     "data_collator": 2,
     "data_fingerprint": 2,
     "evaluation_examples": 2,

@@ -1,0 +1,207 @@
+"""`anomalygpt train`: a recipe, options, data; a small adapter folder comes out."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from typing import Any
+
+EPILOG = """examples:
+  anomalygpt train --recipe own_parts --good photos/good --category bolt --output_dir bolt
+  anomalygpt train --recipe own_parts --good photos/good --output_dir bolt --resume
+  anomalygpt train --tuning lora --dataset mvtec_ad=/data/mvtec_ad --conversations chat.json --output_dir mvtec
+  anomalygpt train --dataset 'rendered_parts?families=screw,gear&num_train=16' --num_train_epochs 2
+  torchrun --nproc_per_node 2 -m modeling_anomalygpt.cli train --recipe paper_mvtec ...
+
+The folder --output_dir then works like any checkpoint: anomalygpt inspect photo.png --model bolt --references good/"""
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--recipe` and the fields of all dataclasses; what is not given stays out of the namespace.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of the subcommand.
+    """
+    parser.add_argument("--recipe", metavar="NAME_OR_FILE", help="settings from a YAML or JSON file; options override")
+    fields = _fields_parser()
+    for action in fields._actions:
+        action.default = argparse.SUPPRESS
+    parser._add_container_actions(fields)  # what `parents=[fields]` does
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Trains, saves and says how the result is used.
+
+    Args:
+        args (`argparse.Namespace`): Of a parser with [`add_train_arguments`].
+
+    Returns:
+        `int`: 0.
+
+    Raises:
+        ValueError, OSError, RuntimeError: One line each.
+    """
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    if not os.environ.get("ANOMALYGPT_DEBUG"):
+        import warnings
+
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+    from .adapters import load_for_training
+    from .cli_training_data import training_examples
+    from .training import AnomalyTrainer
+    from .training_checkpoints import last_whole_checkpoint
+    from .tuning import describe_tuning, prepare_for_tuning
+
+    given = vars(args)
+    model_args, tuning_args, data_args, training_args = parse_settings(given.pop("recipe", None), given)
+    checkpoint = _start(training_args)
+    with training_args.main_process_first(desc="data sets"):
+        model, processor = load_for_training(model_args)
+        examples = training_examples(data_args, processor, model.config.map_size, training_args.seed)
+    set_seed(training_args.seed)
+    model = prepare_for_tuning(model, tuning_args)
+    say = print if training_args.process_index == 0 else lambda *_: None
+    say(describe_tuning(model, tuning_args.tuning))
+    say(examples.summary())
+    if checkpoint:
+        say(f"going on from {checkpoint}")
+    recipe = dataclasses.asdict(tuning_args) | {
+        name: getattr(model_args, name) for name in ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
+    }
+    trainer = AnomalyTrainer(
+        model,
+        training_args,
+        train_dataset=examples,
+        processing_class=processor,
+        callbacks=[_lines(say)],
+        recipe=recipe,
+    )
+    trainer.remove_callback(_printer())
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    last = last_whole_checkpoint(training_args.output_dir)
+    say(f"saved {training_args.output_dir}" + (f" (last checkpoint: {last})" if last else ""))
+    say(f"try it: anomalygpt inspect PICTURE --model {training_args.output_dir} --references GOOD")
+    return 0
+
+
+def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    r"""
+    Puts defaults, recipe and command line together.
+
+    Args:
+        recipe (`str`, *optional*):
+            File or name.
+        given (`dict[str, Any]`):
+            What the command line sets.
+
+    Returns:
+        `tuple`: [`ModelArguments`], [`TuningArguments`], [`DataArguments`], [`AnomalyTrainingArguments`]
+
+    Raises:
+        TrainingError: If a field of the recipe is unknown.
+        ValueError: If a value is refused.
+    """
+    from .training_arguments import check_recipe, read_recipe
+
+    classes = _classes()
+    settings = read_recipe(recipe) if recipe else {}
+    check_recipe(settings, classes)
+    kinds = {action.dest: action for action in _fields_parser()._actions}
+    for name, value in settings.items():
+        settings[name] = _converted(name, value, kinds[name])
+    settings |= given
+    found = []
+    for cls in classes:
+        names = {one.name for one in dataclasses.fields(cls) if one.init}
+        found.append(cls(**{name: value for name, value in settings.items() if name in names}))
+    return tuple(found)
+
+
+def _classes() -> tuple[type, ...]:
+    from .training_arguments import AnomalyTrainingArguments, DataArguments, ModelArguments
+    from .tuning import TuningArguments
+
+    return (ModelArguments, TuningArguments, DataArguments, AnomalyTrainingArguments)
+
+
+def _fields_parser() -> argparse.ArgumentParser:
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(_classes(), add_help=False, conflict_handler="resolve")
+    for action in parser._actions:
+        if action.dest in ("good", "dataset", "eval_dataset"):
+            action.__class__ = argparse._ExtendAction  # may be given several times
+    return parser
+
+
+def _converted(name: str, value: Any, action: argparse.Action) -> Any:
+    """A recipe's value as the command line would read it: YAML takes 1e-4 for a word."""
+    if not isinstance(value, str) or action.type is None:
+        return value
+    try:
+        return action.type(value)
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}.") from error
+
+
+def _start(training_args: Any) -> str | None:
+    """The checkpoint to go on from; refuses a folder that holds another run."""
+    from .training_checkpoints import TrainingError, last_whole_checkpoint
+
+    last = last_whole_checkpoint(training_args.output_dir)
+    if training_args.resume_from_checkpoint:
+        return training_args.resume_from_checkpoint
+    if training_args.resume:
+        return last
+    if last:
+        raise TrainingError(
+            f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds "
+            f"{os.path.basename(last)}. Add --resume to go on from it, or choose another folder."
+        )
+    return None
+
+
+def _printer() -> type:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+def _lines(say: Any) -> Any:
+    from transformers import TrainerCallback
+
+    class Lines(TrainerCallback):
+        """One line of losses, readable in a terminal and in a log file."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.begin, self.first = time.monotonic(), state.global_step
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in logs:
+                done = max(state.global_step - self.first, 1)
+                left = (time.monotonic() - self.begin) / done * (state.max_steps - state.global_step)
+                parts = ", ".join(
+                    f"{name.removeprefix('loss_')} {logs[name]:.3f}"
+                    for name in ("loss_lm", "loss_focal", "loss_dice")
+                    if name in logs
+                )
+                words = f", words right {logs['token_accuracy']:.1%}" if "token_accuracy" in logs else ""
+                say(
+                    f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.3f} ({parts}){words}, "
+                    f"{left / 60:.0f} min left"
+                )
+            elif any(name.startswith("eval_") for name in logs):
+                shown = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
+                names = [name for name in shown if not name.endswith(("runtime", "per_second"))]
+                say("measured: " + ", ".join(f"{name} {shown[name]:.3f}" for name in names))
+            sys.stdout.flush()
+
+    return Lines()
+
+
+__all__ = ["EPILOG", "add_train_arguments", "parse_settings", "run_train"]

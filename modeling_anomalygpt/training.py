@@ -1,0 +1,295 @@
+"""Training with transformers' `Trainer`: losses by sample, whole checkpoints, one line for everything that goes wrong.
+
+Knows the trainer and what is trained; does not know how maps are computed or where pictures come from.
+"""
+
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from .training_callbacks import EpochOfDataset
+from .training_checkpoints import (
+    UNFINISHED,
+    TrainingError,
+    check_facts,
+    fingerprint,
+    last_whole_checkpoint,
+    whole_folder,
+    write_facts,
+)
+from .training_evaluation import InspectionMetrics, evaluation_outputs, yes_no_ids
+from .training_losses import SUMS, count_targets, mean_losses, sample_losses
+from .tuning import FrozenInEvaluationMode, trainable_names
+
+# Arguments of transformers that decide the numbers of a run; others only say how it is shown, saved or sped up.
+_DECIDE = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "optim", "optim_args", "max_grad_norm", "num_train_epochs", "max_steps", "seed",
+    "data_seed", "bf16", "fp16", "neftune_noise_alpha",
+)  # fmt: skip
+
+
+class AnomalyTrainer(Trainer):
+    r"""
+    Trains AnomalyGPT.
+
+    Every sample weighs the same: gradient accumulation, several processes and a last small batch give the loss of one
+    large batch. What is frozen stays in evaluation mode. Checkpoints are whole or not there, and hold what is trained.
+
+    Args:
+        model (`peft.PeftModel` or [`AnomalyGPTForConditionalGeneration`]):
+            As [`prepare_for_tuning`] returned it.
+        args (`TrainingArguments`):
+            Any; what must be so for this model is set.
+        train_dataset, eval_dataset ([`TrainingExamples`] or any `Dataset`, *optional*):
+            Samples for the collator; `set_epoch(epoch)` and `fingerprint` are used where there are any.
+        processing_class ([`AnomalyGPTProcessor`]):
+            The processor; saved with the model.
+        data_collator (`Callable`, *optional*):
+            Default: [`InspectionCollator`] of the processor.
+        compute_metrics (`Callable`, *optional*):
+            Default: [`InspectionMetrics`].
+        recipe (`dict[str, Any]`, *optional*):
+            Further settings that decide the run (mode, data mix); saved, and compared on resume.
+
+    Example:
+    ```python
+    model = prepare_for_tuning(model, TuningArguments("prompt"))
+    trainer = AnomalyTrainer(model, TrainingArguments("out"), train_dataset=examples, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        args.remove_unused_columns = False  # a sample has no columns that a signature could name
+        args.label_names = ["labels", "mask_labels"]
+        if compute_metrics is None and eval_dataset is not None:
+            args.batch_eval_metrics = True
+            compute_metrics = InspectionMetrics()
+        if data_collator is None:
+            from .data_collator import InspectionCollator
+
+            data_collator = InspectionCollator(processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=_WithImageIds(data_collator),
+            compute_metrics=compute_metrics,
+            callbacks=[EpochOfDataset(train_dataset), *(callbacks or [])],
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # divided by the samples of the whole step, see `compute_loss`
+        self.recipe = dict(recipe or {})
+        self.frozen = FrozenInEvaluationMode(model)
+        self.yes_no = yes_no_ids(processing_class)
+        self._trained = set(trainable_names(model))
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        self._staging: str | None = None
+        self._facts: dict[str, dict[str, Any]] | None = None
+
+    # Losses
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Samples with answers and samples with pixel targets in the whole step, on all processes."""
+        if not batch_samples:
+            return None
+        counts = sum(count_targets(batch["labels"], batch.get("mask_labels")) for batch in batch_samples)
+        counts = counts.to(device, torch.float32)
+        return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted losses of the batch's samples, divided by the samples of the whole step."""
+        inputs = dict(inputs)
+        image_ids = inputs.pop("image_ids", [])
+        labels, mask_labels = inputs.pop("labels"), inputs.pop("mask_labels", None)
+        if model.training:
+            self.frozen.apply()
+        outputs = model(**inputs, return_layer_maps=mask_labels is not None)
+        losses = sample_losses(outputs.logits, labels, outputs.layer_maps, mask_labels)
+        in_step = model.training and num_items_in_batch is not None
+        counts = num_items_in_batch if in_step else count_targets(labels, mask_labels).to(labels.device)
+        weights = self.model.config.loss_weights
+        loss = losses.total(weights, counts) * (self.args.world_size if in_step else 1)  # processes are averaged
+        if model.training:
+            self._check_finite(loss, image_ids)
+            self._sums = self._sums.to(loss.device) + losses.sums()
+        outputs["sample_losses"] = losses
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self, loss: torch.Tensor, image_ids: list) -> None:
+        if math.isfinite(loss.item()):
+            return
+        last = last_whole_checkpoint(self.args.output_dir)
+        kept = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
+        names = ", ".join(str(name) for name in image_ids[:8]) or "unnamed"
+        raise TrainingError(
+            f"The loss must be finite, got {loss.item()} in step {self.state.global_step + 1} (pictures: {names}). "
+            f"{kept}; try half of --learning_rate {self.args.learning_rate:g}, or look at these pictures."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the losses apart and the token accuracy, over all samples since the last line."""
+        if "loss" in logs:
+            sums = self._sums.to(self.args.device)
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums.float(), "sum")
+            logs |= mean_losses(dict(zip(SUMS, sums.tolist(), strict=True)))
+            self._sums = torch.zeros_like(self._sums)
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """What [`InspectionMetrics`] needs of a batch: numbers of each sample and its map, no logits."""
+        if not isinstance(self.compute_metrics, InspectionMetrics):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return None, *evaluation_outputs(outputs, inputs, self.yes_no)
+
+    # Checkpoints
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What decides the run: model, data and recipe; written into every checkpoint."""
+        if self._facts is None:
+            decide = {name: getattr(self.args, name, None) for name in _DECIDE}
+            decide["samples per step"] = (
+                self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            )
+            config = self.model.config.to_dict()
+            for key in ("transformers_version", "auto_map", "_name_or_path"):
+                config.pop(key, None)
+            self._facts = {
+                "model": {"configuration": fingerprint(config), "trained weights": fingerprint(sorted(self._trained))},
+                "data": {"fingerprint": getattr(self.train_dataset, "fingerprint", None)},
+                "recipe": decide | self.recipe,
+            }
+        return self._facts
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; `True` takes the last whole checkpoint, and another run's checkpoint is refused."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            if not (pathlib.Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+                raise TrainingError(
+                    f"`resume_from_checkpoint` must be a whole checkpoint, got {resume_from_checkpoint}. "
+                    "Name a folder checkpoint-N of --output_dir."
+                )
+            check_facts(resume_from_checkpoint, self.facts())
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._train_only_what_is_trained()
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._train_only_what_is_trained()
+
+    def _train_only_what_is_trained(self) -> None:
+        """PEFT makes everything that it loads trainable."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self._trained)
+
+    def _get_output_dir(self, trial):
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        for name, parameter in self.model.named_parameters():
+            if name in self._trained and not torch.isfinite(parameter).all():
+                last = last_whole_checkpoint(self.args.output_dir)
+                raise TrainingError(
+                    f"Trained weights must be finite, got NaN or infinity in {name} at step {self.state.global_step}. "
+                    f"The last good checkpoint is {last}; try half of --learning_rate."
+                )
+        output_dir = super()._get_output_dir(trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = os.path.join(output_dir, UNFINISHED)
+        if self.state.best_global_step:
+            best = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if os.path.basename(best) == name or os.path.isdir(best):
+                self.state.best_model_checkpoint = best
+        best = self.state.best_model_checkpoint
+        self._staging = staging
+        try:
+            with whole_folder(
+                os.path.join(output_dir, name),
+                os.path.join(staging, name),
+                self.args.should_save,
+                self.accelerator.wait_for_everyone,
+            ):
+                super()._save_checkpoint(model, trial)
+                self.state.best_model_checkpoint = best
+                if self.args.should_save:
+                    self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
+        finally:
+            self._staging = None
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves what is trained, the processor and what decided the run; files already there are replaced whole."""
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                data = getattr(self.train_dataset, "training_data", None)
+                write_facts(output_dir, self.facts(), data() if data else None)
+            return
+        output_dir = output_dir or self.args.output_dir
+        finished = os.path.join(output_dir, UNFINISHED, "finished")
+        with whole_folder(finished, f"{finished}.partial", self.args.should_save, self.accelerator.wait_for_everyone):
+            self.save_model(f"{finished}.partial", _internal_call=True)
+        if self.args.should_save:
+            for path in pathlib.Path(finished).iterdir():
+                os.replace(path, pathlib.Path(output_dir) / path.name)
+            for folder in (finished, os.path.dirname(finished)):
+                os.rmdir(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+
+class _WithImageIds:
+    """Adds the samples' `image_id` to the batch, so that a failure can name its pictures."""
+
+    def __init__(self, collator: Callable):
+        self.collator = collator
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(self.collator(samples))
+        names = [sample.get("image_id") for sample in samples]
+        if "image_ids" not in batch and all(name is not None for name in names):
+            batch["image_ids"] = names
+        return batch
+
+
+__all__ = ["AnomalyTrainer", "TrainingError"]

@@ -1,0 +1,131 @@
+"""Evaluation during training, batch by batch: losses, maps against masks, the first word against the truth.
+
+Nothing of a batch is kept but counts: maps go into histograms.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from .training_losses import SUMS, SampleLosses, has_pixel_target, mean_losses
+
+
+def yes_no_ids(processor: Any) -> list[tuple[list[int], list[int]]]:
+    r"""
+    First tokens of Yes and of No in each language whose words begin differently.
+
+    Args:
+        processor ([`AnomalyGPTProcessor`]):
+            May be `None` or another object: nothing then.
+
+    Returns:
+        `list[tuple[list[int], list[int]]]`: Ids that mean yes and ids that mean no.
+    """
+    found = []
+    for language in ("en", "zh"):
+        try:
+            shared, yes, no = processor.yes_no_token_ids(language)
+        except (AttributeError, ValueError):
+            continue
+        if not shared:
+            found.append((list(yes), list(no)))
+    return found
+
+
+def evaluation_outputs(
+    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: list[tuple[list[int], list[int]]]
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    r"""
+    What the metrics need of a batch.
+
+    Args:
+        outputs ([`AnomalyGPTOutput`]):
+            With `sample_losses`.
+        inputs (`dict[str, torch.Tensor]`):
+            With `labels` and `mask_labels`.
+        yes_no (`list[tuple[list[int], list[int]]]`):
+            From [`yes_no_ids`].
+
+    Returns:
+        `tuple(tuple(torch.Tensor), tuple(torch.Tensor))`: `(losses (B, 7), maps (B, H, W), log_odds (B,))` and
+        `(mask_labels (B, H, W), truth (B,))`; truth is 1 anomalous, 0 normal, -1 unknown, log odds NaN where the
+        answer does not begin with yes or no.
+    """
+    losses: SampleLosses = outputs["sample_losses"]
+    numbers = torch.stack([getattr(losses, name).float() for name in SUMS], dim=1)
+    labels, masks = inputs["labels"], inputs.get("mask_labels")
+    maps = outputs.anomaly_map.float()
+    masks = torch.full_like(maps, -1) if masks is None else masks.float()
+    logits = outputs.logits[:, -labels.shape[1] :]
+    answered = labels != -100
+    first = answered.int().argmax(1).clamp(min=1)
+    rows = torch.arange(len(labels), device=labels.device)
+    word, before = labels[rows, first], logits[rows, first - 1].float()
+    log_odds = torch.full_like(before[:, 0], float("nan"))
+    truth = torch.full_like(word, -1)
+    for yes, no in yes_no:
+        says_yes, says_no = torch.isin(word, word.new_tensor(yes)), torch.isin(word, word.new_tensor(no))
+        asked = says_yes | says_no
+        log_odds = torch.where(asked, before[:, yes].logsumexp(1) - before[:, no].logsumexp(1), log_odds)
+        truth = torch.where(asked, says_yes.to(truth), truth)
+    masked = has_pixel_target(masks)
+    if "image_labels" in inputs:
+        return (numbers, maps, log_odds), (masks, inputs["image_labels"])
+    truth = torch.where(masked, (masks > 0).flatten(1).any(1).to(truth), truth)
+    return (numbers, maps, log_odds), (masks, truth)
+
+
+class InspectionMetrics:
+    """Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies."""
+
+    def __init__(self):
+        self._reset()
+
+    def _reset(self) -> None:
+        from .metrics import ImageMetrics, PixelMetrics
+
+        self.sums = np.zeros(len(SUMS))
+        self.pictures, self.pixels = ImageMetrics(), PixelMetrics()
+        self.yes_no = np.zeros((2, 2))  # truth x whether the log-odds agree
+        self.seen = {"pictures": set(), "pixels": set()}
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """Takes in a batch; with `compute_result` returns the metrics and starts anew."""
+        numbers, maps, log_odds = (_numpy(values) for values in prediction.predictions)
+        masks, truth = (_numpy(values) for values in prediction.label_ids)
+        self.sums += numbers.astype(np.float64).sum(0)
+        known = truth >= 0
+        if known.any():
+            self.pictures.update(truth[known], maps[known].reshape(known.sum(), -1).max(1))
+            self.seen["pictures"] |= set(truth[known].tolist())
+        masked = (masks >= 0).all((1, 2))
+        if masked.any():
+            self.pixels.update(masks[masked] > 0, maps[masked])
+            self.seen["pixels"] |= set(np.unique(masks[masked] > 0).tolist())
+        asked = known & np.isfinite(log_odds)
+        np.add.at(self.yes_no, (truth[asked].astype(int), ((log_odds > 0) == (truth > 0))[asked].astype(int)), 1)
+        if not compute_result:
+            return {}
+        result = self._result()
+        self._reset()
+        return result
+
+    def _result(self) -> dict[str, float]:
+        result = mean_losses(dict(zip(SUMS, self.sums.tolist(), strict=True)))
+        if len(self.seen["pictures"]) == 2:
+            result["image_auroc"] = self.pictures.compute()["auroc"]
+        if len(self.seen["pixels"]) == 2:
+            result["pixel_auroc"] = self.pixels.compute()["auroc"]
+        asked = self.yes_no.sum(1)
+        if asked.all():
+            result["yes_no_balanced_accuracy"] = float((self.yes_no[:, 1] / asked).mean())
+        return result
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+__all__ = ["InspectionMetrics", "evaluation_outputs", "yes_no_ids"]
