@@ -59,7 +59,10 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    from .hub_errors import quiet_client
     from .inspector import AnomalyInspector
+
+    quiet_client()
 
     dtype = None if args.dtype == "auto" else args.dtype
     inspector = AnomalyInspector.from_pretrained(args.model, device=args.device, dtype=dtype, tile=args.tile)

@@ -21,6 +21,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER", help="checkpoint or adapter, as training or convert wrote it (default: embedded)"
     )
     parser.add_argument("--base", metavar="ID", help="for an adapter: Hub id of the model it was trained on")
+    parser.add_argument("--license", metavar="NAME", help="for a new card, such as apache-2.0 (default: unknown)")
     parser.add_argument("--private", action="store_true", help="hide a new repository from others")
     parser.add_argument("--message", default="AnomalyGPT model", metavar="TEXT", help="of the commit")
     parser.add_argument("--list", action="store_true", help="print what would be sent, send nothing")
@@ -36,9 +37,11 @@ def run_push(args: argparse.Namespace) -> int:
         `int`: The exit code.
     """
     from .checkpoints import EMBEDDED_CHECKPOINT
+    from .hub_errors import quiet_client
     from .publishing import model_repository, push_files
 
-    files = model_repository(args.model or EMBEDDED_CHECKPOINT, args.id, args.base)
+    quiet_client()
+    files = model_repository(args.model or EMBEDDED_CHECKPOINT, args.id, args.base, args.license)
     if args.list:
         for path, content in sorted(files.items()):
             size = len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -32,8 +32,10 @@ def run_push_space(args: argparse.Namespace) -> int:
     import pathlib
     import tempfile
 
+    from .hub_errors import quiet_client
     from .publishing import push_folder
 
+    quiet_client()
     if args.output:
         write_space(args.output, args.model, args.title)
         print(f"{args.output}: try it with `cd {args.output} && python app.py`")

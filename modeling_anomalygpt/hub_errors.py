@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import logging
 
 _LOGIN = "Make one at https://huggingface.co/settings/tokens and run `hf auth login`, or set HF_TOKEN."
 
@@ -48,6 +49,11 @@ def hub_failure(error: BaseException, repo_id: str) -> str | None:
     return None
 
 
+def quiet_client() -> None:
+    """No log lines of the client between a command and its one line; its retries go on."""
+    logging.set_verbosity_error()
+
+
 def needs_token() -> None:
     """Refuses to go on where there is no token for the Hub.
 
@@ -63,7 +69,7 @@ def _refused(error: HfHubHTTPError, repo_id: str) -> str:
     known = get_token() is not None
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id!r} has no such revision on the Hub."
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and not known):
         seen = "or it is private and this token may not see it" if known else "or it is private and there is no token"
         hint = "Check the name." if known else f"Check the name. {_LOGIN}"
         return f"There is no {repo_id!r} on the Hub, {seen}. {hint}"
@@ -85,4 +91,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-__all__ = ["HubError", "hub_failure", "needs_token"]
+__all__ = ["HubError", "hub_failure", "needs_token", "quiet_client"]

@@ -3,22 +3,29 @@
 Knows files and repositories; knows no weights.
 """
 
+import json
 import os
 import pathlib
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from .hub_errors import HubError, hub_failure, needs_token
-from .travelling_files import adapter_files, checkpoint_files, is_adapter
+from .model_card import ModelFacts, model_card
+from .travelling_files import adapter_files, checkpoint_files, is_adapter, is_hub_id
 
+_SUB_MODELS = {
+    "vision_config": "vision tower",
+    "text_tower_config": "text tower",
+    "text_config": "language model",
+}
 _NEVER_SENT = (".pyc", ".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
 
 def model_repository(
-    folder: str | os.PathLike, repo_id: str, base_model: str | None = None
+    folder: str | os.PathLike, repo_id: str, base_model: str | None = None, licence: str | None = None
 ) -> dict[str, pathlib.Path | bytes]:
     r"""
-    Everything that [`push_model`] sends.
+    Everything that is sent of a model or an adapter, so that `from_pretrained(repo_id, trust_remote_code=True)` works.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -27,6 +34,8 @@ def model_repository(
             Where it goes, such as `"user/name"`; stands in the card.
         base_model (`str`, *optional*):
             For an adapter: the Hub id of the model it was trained on.
+        licence (`str`, *optional*):
+            For the card, where the folder has none.
 
     Returns:
         `dict[str, Path | bytes]`: Path in the repository, and the file or its content.
@@ -40,44 +49,58 @@ def model_repository(
         raise ValueError(f"`base` must be left out for a whole model, got {base_model!r}. It belongs to adapters.")
     else:
         files = checkpoint_files(folder)
-    return files | {"README.md": card_of(folder, repo_id, files)}
+    return files | {"README.md": card_of(folder, repo_id, files, licence)}
 
 
-def card_of(folder: str | os.PathLike, repo_id: str, files: dict[str, pathlib.Path | bytes]) -> bytes:
-    """The folder's own card where it has one with front matter, else a new one."""
+def card_of(
+    folder: str | os.PathLike, repo_id: str, files: dict[str, pathlib.Path | bytes], licence: str | None = None
+) -> bytes:
+    r"""
+    The folder's own card where it has one with front matter, else a new one of what its configuration tells.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Model or adapter.
+        repo_id (`str`):
+            Where it goes.
+        files (`dict[str, Path | bytes]`):
+            What is sent.
+        licence (`str`, *optional*):
+            Short name on the Hub, such as `"apache-2.0"`, for a new card.
+
+    Returns:
+        `bytes`: The README.md.
+    """
     own = pathlib.Path(folder) / "README.md"
     if own.is_file() and own.read_text(encoding="utf-8").startswith("---"):
         return own.read_bytes()
-    return b""
+    licences = {} if licence is None else {"all": licence}
+    if "adapter_config.json" in files:
+        config = json.loads(files["adapter_config.json"])
+        base = config["base_model_name_or_path"]
+        parts = [("adapter", str(config.get("peft_type", "")).lower().replace("_", " ")), ("model", base)]
+        facts = ModelFacts(repo_id, base_models=[base], parts=parts, licences=licences, adapter=True)
+    else:
+        facts = _facts_of_config(json.loads(files["config.json"]), repo_id, licences)
+    return model_card(facts).encode()
 
 
-def push_model(
-    folder: str | os.PathLike,
-    repo_id: str,
-    base_model: str | None = None,
-    private: bool = False,
-    message: str = "AnomalyGPT model",
-) -> str:
-    r"""
-    Sends a model or an adapter to the Hub, so that `from_pretrained(repo_id, trust_remote_code=True)` and
-    `pipeline("anomaly-detection", model=repo_id, trust_remote_code=True)` work anywhere.
-
-    Args:
-        folder, repo_id, base_model:
-            See [`model_repository`].
-        private (`bool`, defaults to `False`):
-            Whether a new repository is hidden from others.
-        message (`str`):
-            Of the commit.
-
-    Returns:
-        `str`: The address of the repository.
-
-    Raises:
-        ValueError: If the folder cannot be sent.
-        HubError: If the Hub cannot be reached or refuses.
-    """
-    return push_files(model_repository(folder, repo_id, base_model), repo_id, "model", private, message)
+def _facts_of_config(config: dict, repo_id: str, licences: dict[str, str]) -> ModelFacts:
+    parts, bases = [], []
+    for key, name in _SUB_MODELS.items():
+        part = config.get(key)
+        if part:
+            width, depth = part.get("hidden_size"), part.get("num_hidden_layers")
+            size = f", {depth} layers of width {width}" if width and depth else ""
+            parts.append((name, f"`{part['model_type']}`{size}"))
+            source = part.get("_name_or_path") or ""
+            if is_hub_id(source):
+                bases.append(source)
+    prompts = config.get("num_base_prompts", 0) + config.get("num_map_prompts", 0)
+    parts.append(
+        ("prompt learner", f"{prompts} vectors from a {config.get('map_size')} x {config.get('map_size')} map")
+    )
+    return ModelFacts(repo_id, base_models=sorted(set(bases)), parts=parts, licences=licences)
 
 
 def push_folder(
@@ -136,4 +159,4 @@ def push_files(
     return str(made)
 
 
-__all__ = ["card_of", "model_repository", "push_files", "push_folder", "push_model"]
+__all__ = ["card_of", "model_repository", "push_files", "push_folder"]

@@ -113,7 +113,7 @@ def adapter_files(folder: str | os.PathLike, base_model: str | None = None) -> d
     folder = pathlib.Path(folder)
     config = _read(folder / "adapter_config.json")
     named = base_model or config.get("base_model_name_or_path") or ""
-    if not _is_hub_id(named):
+    if not is_hub_id(named):
         raise ValueError(
             f"`base` must be the Hub id of the model that the adapter was trained on, got {named!r}. "
             "Push that model first, then give its id with --base."
@@ -128,7 +128,8 @@ def adapter_files(folder: str | os.PathLike, base_model: str | None = None) -> d
     return files
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a name is `user/name` on the Hub and no folder here."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not pathlib.Path(name).exists()
 
 
@@ -156,4 +157,4 @@ def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-__all__ = ["adapter_files", "checkpoint_files", "code_files", "is_adapter"]
+__all__ = ["adapter_files", "checkpoint_files", "code_files", "is_adapter", "is_hub_id"]

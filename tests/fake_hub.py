@@ -94,7 +94,7 @@ class FakeHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, int]] = []
-        self.broken = False
+        self.broken = self.stopped = False
         handler = type("Handler", (_Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
@@ -109,6 +109,7 @@ class FakeHub:
 
     def stop(self) -> None:
         """From now on connections are refused, as without a network."""
+        self.stopped = True  # connections that are still open get no answer either
         self.server.shutdown()
         self.server.server_close()
 
@@ -313,6 +314,9 @@ class _Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         path, body = unquote(address.path), self._body()
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
+        if self.hub.stopped:
+            self.close_connection = True
+            return
         try:
             if self.hub.broken:
                 raise Refusal(503, "", "Service unavailable")

@@ -1,0 +1,190 @@
+"""The commands that talk to the Hub: what they would send, and one line for everything that can go wrong there."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_anomalygpt import cli
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
+from modeling_anomalygpt.publishing import model_repository
+from modeling_anomalygpt.registration import register_for_auto_class
+from modeling_anomalygpt.travelling_files import checkpoint_files, code_files
+from tests.clean_process import run_python
+from tests.tiny import tiny_pair
+
+# One process for all failures: every line is a command, its environment and words that its one line must hold.
+FAILURES = """
+import contextlib, io, json, os, sys, time
+from huggingface_hub import constants
+from modeling_anomalygpt.cli import main
+
+model, photo = sys.argv[1:3]
+PUSH, LOOK = ["push", "somebody/other", "--model", model], ["inspect", photo, "--output", "out", "--model"]
+CASES = [
+    (None, PUSH, ["There is no token", "hf auth login"]),
+    ("hf_wrong", PUSH, ["does not know the token in HF_TOKEN (401)"]),
+    (READER, PUSH, ["may not write to 'somebody/other' (403)", "write access"]),
+    (WRITER, ["push", "nobody/other", "--model", model], ["may not write to 'nobody/other' (403)"]),
+    (WRITER, ["push", "a/b/c", "--model", model], ["must look like user/name, got 'a/b/c'"]),
+    (WRITER, ["push-space", "somebody/page", "--model", model + "/nothing"], ["must be a Hub id"]),
+    (WRITER, [*LOOK, "somebody/missing"], ["There is no 'somebody/missing' on the Hub", "Check the name"]),
+    (None, [*LOOK, "somebody/hidden"], ["There is no 'somebody/hidden' on the Hub", "private and there is no token"]),
+    ("hf_wrong", [*LOOK, "somebody/hidden"], ["does not know the token in HF_TOKEN (401)"]),
+]
+
+
+def check(token, command, words):
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = main(command)
+    text = said.getvalue()
+    assert code == 2 and text.count("\\n") == 1 and "Traceback" not in text, (command, code, text)
+    assert all(part in text for part in words), (command, text)
+
+
+assert main(["push", "somebody/hidden", "--model", model, "--private"]) == 0
+for case in CASES:
+    check(*case)
+time.sleep = lambda seconds: None  # the client waits between its attempts
+hub.broken = True
+check(WRITER, PUSH, ["has a problem of its own (503)"])
+hub.stop()
+check(WRITER, PUSH, ["No connection to the Hub at http://127.0.0.1"])
+check(WRITER, [*LOOK, "somebody/missing"], ["No connection to the Hub at http://127.0.0.1"])
+constants.HF_HUB_OFFLINE = True
+check(WRITER, PUSH, ["switched off by HF_HUB_OFFLINE"])
+"""
+# The stand-in lives in that process, so that it can be broken between two commands.
+START = """
+import os, sys, importlib.util
+spec = importlib.util.spec_from_file_location("fake_hub", REPOSITORY + "/tests/fake_hub.py")
+sys.modules["fake_hub"] = fake_hub = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake_hub)
+READER, WRITER = fake_hub.READER, fake_hub.WRITER
+hub = fake_hub.FakeHub().__enter__()
+os.environ.update(hub.environment(os.getcwd() + "/home"))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    for part in tiny_pair():
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_everything_that_can_go_wrong_with_the_hub_is_one_line(folder, tmp_path):
+    photo = EMBEDDED_CHECKPOINT.parents[1] / "examples/capsules/query/part_1_good.jpg"
+    run_python(START + FAILURES, folder, photo, cwd=tmp_path, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1",
+               "HF_HUB_DISABLE_XET": "1"})  # fmt: skip
+
+
+def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):
+    """The folder is made ready without opening weights; transformers' own way must give the same."""
+    from modeling_anomalygpt import (
+        AnomalyGPTConfig,
+        AnomalyGPTForConditionalGeneration,
+        AnomalyGPTImageProcessor,
+        AnomalyGPTModel,
+        AnomalyGPTProcessor,
+    )
+
+    classes = (
+        AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, AnomalyGPTImageProcessor, AnomalyGPTModel,
+        AnomalyGPTProcessor,
+    )  # fmt: skip
+    before = [one._auto_class for one in classes]
+    register_for_auto_class()
+    try:
+        for part in (AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor):
+            part.from_pretrained(folder).save_pretrained(tmp_path)
+    finally:
+        for one, value in zip(classes, before, strict=True):
+            one._auto_class = value
+    files = checkpoint_files(folder)
+    saved = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert saved <= files.keys()
+    assert files.keys() - saved <= code_files().keys()
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        sent, expected = json.loads(files[name]), json.loads((tmp_path / name).read_text())
+        assert sent["auto_map"] == expected["auto_map"], name
+        assert sent.get("image_processor") == expected.get("image_processor"), name
+
+
+def test_no_pickle_and_no_training_state_is_sent(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "run")
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "secret.txt", "run.log"):
+        (tmp_path / "run" / name).write_bytes(b"x")
+    (tmp_path / "run" / "checkpoint-10").mkdir()
+    (tmp_path / "run" / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
+    assert model_repository(tmp_path / "run", "me/x").keys() == model_repository(folder, "me/x").keys()
+
+
+def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(folder):
+    card = ModelCard(model_repository(folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "image-text-to-text"
+    assert card.data.license == "apache-2.0"
+    assert 'model="me/bolts"' in card.text
+    assert "| vision tower | `clip_vision_model`, 4 layers of width 24 |" in card.text
+
+
+def test_the_embedded_checkpoint_keeps_its_own_card():
+    assert (
+        model_repository(EMBEDDED_CHECKPOINT, "me/x")["README.md"] == (EMBEDDED_CHECKPOINT / "README.md").read_bytes()
+    )
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: None, "must be a folder with a config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text("{}"),
+            "must be an AnomalyGPT checkpoint, got one of None",
+        ),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not readable JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "must hold a JSON object, got list"),
+        (
+            lambda folder: (
+                (folder / "config.json").write_text('{"model_type": "anomalygpt"}'),
+                (folder / "processor_config.json").write_text("{}"),
+                (folder / "pytorch_model.bin").write_bytes(b"x"),
+            ),
+            "must hold its weights as safetensors, got none",
+        ),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/tmp"}'),
+            "`base` must be the Hub id of the model that the adapter was trained on, got '/tmp'",
+        ),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}'),
+            "must hold adapter_model.safetensors, got none",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_sent_is_refused_in_one_line(tmp_path, capsys, prepare, message):
+    prepare(tmp_path)
+    assert cli.main(["push", "me/x", "--model", str(tmp_path), "--list"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_base_for_a_whole_model_is_refused(folder, capsys):
+    assert cli.main(["push", "me/x", "--model", str(folder), "--base", "me/y"]) == 2
+    assert "`base` must be left out for a whole model, got 'me/y'" in capsys.readouterr().err
+
+
+def test_list_sends_nothing(folder, capsys):
+    assert cli.main(["push", "me/x", "--model", str(folder), "--list"]) == 0
+    printed = capsys.readouterr().out
+    assert "model.safetensors" in printed
+    assert "pipeline_anomalygpt.py" in printed
