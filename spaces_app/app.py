@@ -19,7 +19,7 @@ from spaces_app.engine import Engine  # before anything that imports torch (Zero
 from spaces_app.example_pictures import EXAMPLES_FOLDER
 from spaces_app.layout import build_layout
 from spaces_app.limits import FILE_SECONDS, MAX_FILE_SIZE, MAX_SESSIONS, MAX_WAITING
-from spaces_app.style import FAVICON, SCRIPT, STYLE, page_theme
+from spaces_app.style import HEAD, SCRIPT, STYLE, page_theme
 
 
 def build_app(engine: Engine) -> gr.Blocks:
@@ -63,7 +63,7 @@ def launch_app(model: str | None = None, **options: Any) -> tuple[gr.Blocks, str
         "theme": page_theme(),
         "css": STYLE,
         "js": SCRIPT,
-        "head": FAVICON,
+        "head": HEAD,
         "ssr_mode": False,
         "footer_links": ["api"],
         "max_file_size": MAX_FILE_SIZE,

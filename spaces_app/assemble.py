@@ -39,7 +39,7 @@ def assemble_space(folder: str | os.PathLike, model: str | None = None, title: s
     Raises:
         ValueError: If `model` is no Hub id, or the folder holds other things.
     """
-    if model is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if model is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         raise ValueError(f"`model` must be a Hub id such as 'user/name', got {model!r}. Push the model first.")
     folder = pathlib.Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "spaces_app").is_dir():

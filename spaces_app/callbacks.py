@@ -89,6 +89,9 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         example = page.examples[event.index]
         return [example.picture, list(example.references), example.category, ""]
 
+    def failed(language: str) -> str:
+        return error_card(words_of(language)["not_shown"], language)
+
     def stopped(language: str) -> list[Any]:
         words = words_of(language)
         card = error_card(words["stopped_reason"], language).replace(words["not_inspected"], words["stopped"])
@@ -107,6 +110,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
             show_progress="hidden", **PRIVATE,
         )  # fmt: skip
         runs.append(begun.then(run, inputs, shown, show_progress="hidden", **MODEL_QUEUE, **PRIVATE))
+        runs[-1].failure(failed, page["language"], page["verdict"], queue=False, show_progress="hidden", **PRIVATE)
         runs[-1].then(end, None, buttons, queue=False, show_progress="hidden", **PRIVATE)
     page["stop"].click(stopped, page["language"], [page["verdict"], *buttons], cancels=runs, queue=False, **PRIVATE)
     page["overlay"].select(
@@ -123,6 +127,7 @@ def _shown(session: Session, language: str) -> list[Any]:
     result = session.result
     return [
         verdict_card(result, language),
+        gr.update(visible=True),
         gr.update(
             value=region_views.annotations(session, language), color_map=region_views.colours(session, language)
         ),

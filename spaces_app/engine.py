@@ -1,4 +1,4 @@
-"""The one model that serves all sessions: loaded once, used by one request at a time, on a borrowed GPU if there is one.
+"""The one model that serves all sessions: loaded once, used by one request at a time, on a borrowed GPU if any.
 
 Knows inspectors; knows no page and no session.
 """

@@ -111,6 +111,7 @@ def _top(page: Page) -> None:
                 gr.Radio,
                 choices=[("English", "en"), ("中文", "zh")],
                 value="en",
+                label="Language / 语言",
                 show_label=False,
                 container=False,
                 elem_id="language",
@@ -254,7 +255,7 @@ def _chat(page: Page) -> None:
     page.add(
         "chatbot",
         gr.Chatbot,
-        lambda words, _: {"placeholder": words["chat_empty"]},
+        label("chat", placeholder="chat_empty"),
         height=330,
         show_label=False,
         render_markdown=False,  # texts of visitors and models are shown as they are, never as markup
@@ -269,7 +270,7 @@ def _chat(page: Page) -> None:
         page.add(
             "message",
             gr.Textbox,
-            lambda words, _: {"placeholder": words["chat_hint"]},
+            label("chat", placeholder="chat_hint"),
             show_label=False,
             container=False,
             max_length=MAX_QUESTION,

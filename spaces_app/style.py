@@ -21,6 +21,8 @@ def page_theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_500",
         button_primary_text_color="white",
         block_shadow="none",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
     )
@@ -30,7 +32,7 @@ STYLE = """
 .gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 14px 18px 8px !important; }
 #top { align-items: center; flex-wrap: wrap; gap: 8px 20px; padding-bottom: 2px; }
 #top > * { border: 0 !important; background: transparent !important; }
-#brand { min-width: min(420px, 100%) !important; flex: 1 1 420px !important; }
+#brand { min-width: 0 !important; flex: 1 1 280px !important; }
 #brand h1 { font-size: 1.5rem; line-height: 1.2; margin: 0; letter-spacing: -.01em; }
 #brand p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: .95rem; line-height: 1.45; }
 #tools { flex: 0 0 auto !important; width: auto !important; min-width: 0 !important; gap: 10px; align-items: center;
@@ -39,7 +41,9 @@ STYLE = """
   overflow: visible !important; }
 #language .wrap { flex-wrap: nowrap; gap: 6px; } #language label { padding: 5px 10px; }
 #theme-button { white-space: nowrap; padding: 6px 12px; }
-.ag-head { margin: 2px 0 -6px !important; }
+#brand .html-container, .ag-head .html-container, #verdict .html-container, #regions .html-container,
+#evidence .html-container { padding: 0 !important; }
+.ag-head { margin: 4px 0 -4px !important; }
 .ag-head h2 { font-size: 1rem; margin: 0; font-weight: 650; }
 .ag-head p { margin: 1px 0 0; font-size: .85rem; color: var(--body-text-color-subdued); }
 .ag-card { --tone: #64748b; border: 1px solid var(--border-color-primary); border-left: 5px solid var(--tone);
@@ -79,6 +83,8 @@ STYLE = """
 .ag-table tbody tr[data-region] { cursor: pointer; }
 .ag-table tbody tr[data-region]:hover { background: var(--background-fill-secondary); }
 .ag-none { margin: 6px 2px; font-size: .9rem; color: var(--body-text-color-subdued); }
+.ag-region { padding: 12px 14px; margin: calc(-1 * var(--block-padding)); background: var(--block-background-fill); }
+#region .row { gap: 1px; }
 .ag-region h4 { margin: 2px 0 8px; font-size: 1rem; color: var(--body-text-color); }
 .ag-numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; }
 .ag-numbers span { display: flex; flex-direction: column; }
@@ -89,14 +95,18 @@ STYLE = """
 #ask-row { gap: 8px; align-items: stretch; } #ask-row button { flex: 0 0 auto; min-width: 76px !important; }
 #suggestions { gap: 6px; flex-wrap: wrap; }
 #suggestions button { flex: 0 1 auto !important; min-width: 0 !important; border-radius: 999px; font-weight: 500; }
-#examples .grid-wrap { max-height: none; overflow: visible; }
+#examples .grid-wrap { max-height: none; min-height: 0 !important; overflow: visible; }
+#references .grid-wrap { min-height: 0 !important; }
 #examples, #examples > * { height: auto !important; min-height: 0; }
+#examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
 #examples .caption-label { font-size: .78rem; max-width: 94%; opacity: .95; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
 #batch-intro p { color: var(--body-text-color-subdued); }
 footer { margin-top: 12px !important; }
+footer .divider { display: none !important; }
+#chatbot img { max-height: 420px; width: auto; }
+#chatbot [aria-label=Share], #chatbot [title=Share] { display: none; }
 @media (max-width: 700px) {
-  .gradio-container { padding: 10px 10px 6px !important; }
   #brand h1 { font-size: 1.3rem; } .ag-card { padding: 12px 13px 13px; }
   .ag-table th, .ag-table td { padding: 6px 6px; }
 }
@@ -136,7 +146,11 @@ SCRIPT = """
 }
 """
 
-FAVICON = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
+# What lies outside the page's own container is out of reach of `css=`.
+HEAD = """<style>@media (max-width: 700px) {
+  .gradio-container { padding: 4px !important; } .gradio-container .main.app { padding: 8px !important; }
+}</style>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
 viewBox='0 0 32 32'%3E\
 %3Ccircle cx='14' cy='14' r='9' fill='none' stroke='%230d9488' stroke-width='4'/%3E\
 %3Cpath d='M21 21l8 8' stroke='%230d9488' stroke-width='4' stroke-linecap='round'/%3E\
@@ -151,4 +165,4 @@ SHOW_VERDICT = """(language) => {
   return language;
 }"""
 
-__all__ = ["BROWSER_LANGUAGE", "FAVICON", "SCRIPT", "SHOW_VERDICT", "STYLE", "TOGGLE_THEME", "page_theme"]
+__all__ = ["BROWSER_LANGUAGE", "HEAD", "SCRIPT", "SHOW_VERDICT", "STYLE", "TOGGLE_THEME", "page_theme"]

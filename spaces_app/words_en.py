@@ -13,7 +13,6 @@ WORDS = {
     "hint_references": "One to four are enough to start; without any, the judgement rests on words alone.",
     "head_part": "What it shows",
     "category": "Category",
-    "category_hint": "Any words, such as bolt",
     "description": "How a good one looks (optional)",
     "description_hint": "A round steel bolt with an even thread",
     "inspect": "Inspect",
@@ -125,6 +124,7 @@ WORDS = {
     "no_language_model": "The language model was switched off. Switch it on in the settings and inspect again.",
     "too_many_turns": "After {limit} questions about one picture the conversation is full. Inspect the picture again.",
     "busy": "The model is busy with other requests. Try again in a minute.",
+    "not_shown": "The queue is full or the result could not be shown. Try again.",
     "failed": "This did not work: {reason}",
     "bad_choice": "{name} must be one of {choices}.",
     "about": """

@@ -13,7 +13,6 @@ WORDS = {
     "hint_references": "一至四张即可开始；没有良品图片时，只能依据文字判断。",
     "head_part": "图片内容",
     "category": "类别",
-    "category_hint": "任意词语，例如：螺栓",
     "description": "合格品的样子（可选）",
     "description_hint": "圆形钢制螺栓，螺纹均匀",
     "inspect": "开始检测",
@@ -125,6 +124,7 @@ WORDS = {
     "no_language_model": "检测此图片时未启用语言模型。请在设置中启用后重新检测。",
     "too_many_turns": "关于同一张图片最多提问 {limit} 次，对话已满。请重新检测该图片。",
     "busy": "模型正在处理其他请求，请一分钟后再试。",
+    "not_shown": "排队已满或结果无法显示，请重试。",
     "failed": "操作未成功：{reason}",
     "bad_choice": "{name} 必须是以下之一：{choices}。",
     "about": """
