@@ -24,7 +24,7 @@ def start(
     vision: pathlib.Path,
     tokenizer: pathlib.Path,
     output: pathlib.Path,
-    pooling: int,
+    pooling: list[int],
     raw: bool,
     language: pathlib.Path,
 ) -> None:
@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--output", type=pathlib.Path, required=True)
     first.add_argument("--language", type=pathlib.Path, help="folder whose language parts are taken over")
     first.add_argument("--raw", action="store_true", help="match raw features, without the learned projections")
-    first.add_argument("--pooling", type=int, default=1, help="window of neighbouring patches that are averaged")
+    first.add_argument(
+        "--pooling", type=int, nargs="+", default=[1, 3], help="windows of neighbouring patches that are averaged"
+    )
     last = stages.add_parser("finish", help="stop tokens and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from modeling_anomalygpt import AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 
-IMAGE_SIZE = 224
+IMAGE_SIZE = 256
 MAP_SIZE = 56
 
 
