@@ -110,15 +110,53 @@ def normal_scores(
     Returns:
         [`NormalScores`]
     """
-    groups = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
-    good = _encode(encode, pixel_values)
-    firsts = [int((groups == group).nonzero()[0]) for group in groups.unique()]
-    viewed = _evenly(firsts, _MOST_VIEWED)
-    views = _encode(encode, normal_views(pixel_values[viewed]).flatten(0, 1))
-    view_scores = _maxima(views, _rows(good, torch.ones(len(groups), dtype=torch.bool)), map_size)
+    return scores_of(view_references(encode, pixel_values, groups), map_size)
+
+
+@dataclass(frozen=True)
+class ViewedReferences:
+    r"""
+    Good pictures and their views, looked at once.
+
+    Args:
+        pixel_values, view_pixel_values (`torch.Tensor` of shape `(num_pictures, 3, height, width)`):
+            The pictures, and the views of some of them.
+        good, views (`tuple[PatchFeatures]`):
+            Their patch features.
+        groups (`torch.Tensor` of shape `(num_pictures,)`):
+            Which reference each picture belongs to.
+    """
+
+    pixel_values: torch.Tensor
+    view_pixel_values: torch.Tensor
+    good: tuple[PatchFeatures, ...]
+    views: tuple[PatchFeatures, ...]
+    groups: torch.Tensor
+
+    @property
+    def firsts(self) -> list[int]:
+        """The first picture of each reference."""
+        return [int((self.groups == group).nonzero()[0]) for group in self.groups.unique()]
+
+
+@torch.no_grad()
+def view_references(
+    encode: Encoder, pixel_values: torch.Tensor, groups: Sequence[int] | None = None
+) -> ViewedReferences:
+    """Looks at good pictures and at views of up to four of them; see [`normal_scores`] for the arguments."""
+    numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
+    firsts = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
+    views = normal_views(pixel_values[_evenly(firsts, _MOST_VIEWED)]).flatten(0, 1)
+    return ViewedReferences(pixel_values, views, _encode(encode, pixel_values), _encode(encode, views), numbers)
+
+
+def scores_of(references: ViewedReferences, map_size: int) -> NormalScores:
+    """Scores of views and of references against the others; see [`normal_scores`]."""
+    good, groups = references.good, references.groups
+    view_scores = _maxima(references.views, _rows(good, torch.ones(len(groups), dtype=torch.bool)), map_size)
     crossed = []
-    if len(firsts) > 1:
-        for picture in _evenly(firsts, _MOST_CROSSED):
+    if len(references.firsts) > 1:
+        for picture in _evenly(references.firsts, _MOST_CROSSED):
             others = _rows(good, groups != groups[picture])
             crossed += _maxima(_pick(good, slice(picture, picture + 1)), others, map_size)
     return NormalScores(tuple(view_scores), tuple(crossed))
@@ -153,4 +191,11 @@ def _geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(max(value, 1e-6)) for value in values) / len(values))
 
 
-__all__ = ["NormalScores", "normal_scores", "normal_views"]
+__all__ = [
+    "NormalScores",
+    "ViewedReferences",
+    "normal_scores",
+    "normal_views",
+    "scores_of",
+    "view_references",
+]

@@ -105,14 +105,12 @@ def decide(evidence: float, limit: float = 0.0, doubts: Sequence[str] = ()) -> s
             Why the picture may not be comparable with the references.
 
     Returns:
-        `str`: `"normal"`, `"anomalous"`, or `"uncertain"` where the evidence is too near to the limit, or where an
-        anomalous picture is not comparable.
+        `str`: `"normal"`, `"anomalous"`, or `"uncertain"` where the evidence is too near to the limit or the picture
+        is not comparable.
     """
-    if abs(evidence - limit) < _UNDECIDED:
+    if doubts or abs(evidence - limit) < _UNDECIDED:
         return "uncertain"
-    if evidence < limit:
-        return "normal"
-    return "uncertain" if doubts else "anomalous"
+    return "normal" if evidence < limit else "anomalous"
 
 
 def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE) -> float:
@@ -197,8 +195,8 @@ def evidence_limit(evidences: Sequence[float], false_alarm_rate: float, confiden
     count, tail, exceeding = len(ordered), 0.0, 0
     # The (e+1)-th highest holds while P(at most e of n exceed the true limit) stays within 1 - confidence.
     while exceeding < count:
-        tail += math.comb(count, exceeding) * false_alarm_rate**exceeding * (1 - false_alarm_rate) ** (
-            count - exceeding
+        tail += (
+            math.comb(count, exceeding) * false_alarm_rate**exceeding * (1 - false_alarm_rate) ** (count - exceeding)
         )
         if tail > 1 - confidence:
             break

@@ -8,30 +8,31 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, first_line, load_checkpoint
+from .checkpoints import load_checkpoint
+from .decision import CONFIDENCE, evidence_limit, normals_needed, supported_false_alarm_rate
 from .dialogue import Dialogue, first_turn
+from .feedback import FeedbackHistory, without_matches
+from .inspection_batches import inspect_in_batches
 from .inspection_result import InspectionResult
-from .memory_bank import MemoryBank
+from .judgement import Judge
+from .memory_bank import MemoryBank, PatchFeatures
 from .observer import Observer
-from .pictures import PictureError, load_picture
+from .pictures import load_picture
 from .prompts import check_language, default_question, describe
-from .regions import Region, find_regions
+from .regions import Region
 from .results_file import ResultsFile
 
 MAX_NEW_TOKENS = 128
 _TURNS = (0, 90, 180, 270)
-
-# The language model may see an anomaly where the map stays below the threshold: its region reaches down to this part
-# of the peak.
-_PART_OF_PEAK = 0.6
+# A limit below this would call pictures anomalous that look quite normal, on the word of a few good ones.
+_LOWEST_EVIDENCE_LIMIT = -2.0
 
 
 class AnomalyInspector:
@@ -60,6 +61,7 @@ class AnomalyInspector:
         self.processor = processor
         self.observer = Observer(model, processor, tile)
         self.dialogue = Dialogue(model, processor)
+        self.feedback_history = FeedbackHistory()
         self.category = "object"
         self.description: str | None = None
 
@@ -82,8 +84,8 @@ class AnomalyInspector:
 
     @property
     def region_threshold(self) -> float:
-        """Map value from which a pixel belongs to a region; the checkpoint's."""
-        return self.model.config.region_threshold
+        """Map value from which a pixel belongs to a region: the references' limit, else the checkpoint's."""
+        return self._judge("auto", "en").threshold
 
     @property
     def memory_bank(self) -> MemoryBank | None:
@@ -127,10 +129,12 @@ class AnomalyInspector:
             part = self.observer.build_bank(references[-1])
             bank = part if bank is None else bank.extend(part)
         bank = bank if max_patches is None else bank.reduce(max_patches)
-        scores = self.observer.normal_scores(references)
-        self.observer.memory_bank = replace(
-            bank, limit=scores.limit, notes={"normal_scores": json.dumps(asdict(scores))}
-        )
+        scores, comparability = self.observer.study(references)
+        notes = {"normal_scores": json.dumps(asdict(scores))}
+        if all(len(self.observer.boxes(image)) == 1 for turned in references for image in turned):
+            sizes = [(turned[0].height, turned[0].width) for turned in references]
+            notes |= {"comparability": comparability.to_json(), "copies": json.dumps([len(references[0]), sizes])}
+        self.observer.memory_bank = replace(bank, limit=scores.limit, notes=notes)
         self.category, self.description = category, description
 
     def save_references(self, path: str | os.PathLike) -> None:
@@ -146,6 +150,88 @@ class AnomalyInspector:
         bank = MemoryBank.load(path, self.observer.fingerprint())
         self.observer.memory_bank = bank.to(self.model.device)
         self.category, self.description = category, description
+
+    def calibrate(
+        self, normals: Sequence[Any], max_false_alarm: float = 0.02, batch_size: int = 8, progress: bool = True
+    ) -> dict[str, Any]:
+        r"""
+        Sets the limits by more good pictures, none of them a reference, so that a false-alarm rate is kept.
+
+        Args:
+            normals (`list`):
+                Good pictures. 29 / 59 / 149 / 299 of them support a rate of 10 / 5 / 2 / 1 % at 95 % confidence.
+            max_false_alarm (`float`, defaults to 0.02):
+                The rate asked for; with too few pictures the highest of them is the limit.
+            batch_size (`int`, defaults to 8):
+                Pictures that go through the model together.
+            progress (`bool`, defaults to `True`):
+                Whether a progress bar is shown.
+
+        Returns:
+            `dict`: `num_normals`, `max_false_alarm`, `supported_false_alarm_rate` (which may be higher than asked
+            for), `confidence`, `enough` and `needed` (pictures for the rate asked for).
+
+        Raises:
+            RuntimeError: If there are no references.
+            ValueError: If no picture can be read, or the rate is not between 0 and 1.
+        """
+        if self.memory_bank is None:
+            raise RuntimeError("The memory bank is empty. Call `set_references` before `calibrate`.")
+        needed = normals_needed(max_false_alarm)
+        notes = {name: text for name, text in self.memory_bank.notes.items() if name != "calibration"}
+        self.observer.memory_bank = replace(self.memory_bank, notes=notes)
+        options = {"batch_size": batch_size, "progress": progress, "answer": False}
+        scores = [row.pred_score for row in self.inspect_many(normals, use_language=False, **options) if not row.error]
+        if not scores:
+            raise ValueError("`normals` must hold at least one good picture that can be read, got none.")
+        limit = self.memory_bank.limit * max(evidence_limit(scores, max_false_alarm), 1e-3)
+        self.observer.memory_bank = replace(self.memory_bank, limit=limit)
+        judged = [row for row in self.inspect_many(normals, **options) if not row.error]
+        evidences = [row.evidence["evidence"] for row in judged]
+        learned = {
+            "num_normals": len(judged),
+            "max_false_alarm": max_false_alarm,
+            "supported_false_alarm_rate": max(supported_false_alarm_rate(len(judged)), max_false_alarm),
+            "confidence": CONFIDENCE,
+            "enough": len(judged) >= needed,
+            "needed": needed,
+            "evidence_limit": max(evidence_limit(evidences, max_false_alarm), _LOWEST_EVIDENCE_LIMIT),
+        }
+        notes = self.memory_bank.notes | {"calibration": json.dumps(learned)}
+        self.observer.memory_bank = replace(self.memory_bank, notes=notes)
+        return learned
+
+    def feedback(self, result: InspectionResult, is_normal: bool, picture: Any = None) -> None:
+        r"""
+        Tells whether a verdict was right; the next ones follow. `audit_file` of [`FeedbackHistory`] keeps a record.
+
+        Args:
+            result ([`InspectionResult`]):
+                Of the picture.
+            is_normal (`bool`):
+                `True`: the part is good, its patches join the bank. `False`: it has a defect; good patches that look
+                like what stands out most in it are taken out.
+            picture (*optional*):
+                The picture again, where the result names no file.
+
+        Raises:
+            RuntimeError: If there are no references.
+            ValueError: If there is no picture.
+        """
+        picture = result.image if picture is None else picture
+        if picture is None:
+            raise ValueError("`picture` must be given for a result that names no file, got None.")
+        if self.memory_bank is None:
+            raise RuntimeError("The memory bank is empty. Call `set_references` before `feedback`.")
+        before, seen = self.memory_bank, self.observer.build_bank([load_picture(picture)])
+        after = before.extend(seen) if is_normal else without_matches(before, seen)
+        row = {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
+        self.feedback_history.record(before, after, row)
+        self.observer.memory_bank = after
+
+    def undo_feedback(self) -> None:
+        """Takes the last feedback back; `RuntimeError` where there is none."""
+        self.observer.memory_bank = self.feedback_history.undo()
 
     def inspect(self, picture: Any, **options: Any) -> InspectionResult:
         r"""
@@ -215,14 +301,19 @@ class AnomalyInspector:
         rows = ResultsFile(results_file, resume) if results_file is not None else None
         total = len(pictures) if hasattr(pictures, "__len__") else None
         bar = tqdm(total=total, desc="inspecting", unit="picture", disable=not progress)
-        stream = iter(pictures)
+        stream = inspect_in_batches(
+            pictures,
+            partial(self._inspect_batch, **options),
+            partial(_failed, options=options),
+            {} if rows is None else rows.finished,
+            batch_size,
+        )
         with bar:
-            while batch := list(islice(stream, batch_size)):
-                for result in self._results(batch, rows, options):
-                    if rows is not None and "resumed" not in result.evidence:
-                        rows.append(result)
-                    bar.update()
-                    yield result
+            for result in stream:
+                if rows is not None and "resumed" not in result.evidence:
+                    rows.append(result)
+                bar.update()
+                yield result
 
     def ask(
         self, result: InspectionResult, question: str, stream: bool = False, max_new_tokens: int = MAX_NEW_TOKENS
@@ -288,42 +379,6 @@ class AnomalyInspector:
             )
         return options
 
-    def _results(
-        self, batch: list[Any], rows: ResultsFile | None, options: dict[str, Any]
-    ) -> Iterator[InspectionResult]:
-        """Results of a batch in order: taken from the file, inspected, or errors."""
-        finished = {} if rows is None else rows.finished
-        slots: list[InspectionResult | None] = []
-        loaded = []
-        for picture in batch:
-            known = finished.get(str(picture)) if isinstance(picture, str | os.PathLike) else None
-            if known is not None:
-                known.evidence = known.evidence | {"resumed": True}
-            else:
-                try:
-                    loaded.append((picture, load_picture(picture)))
-                except (PictureError, OSError) as error:
-                    known = _failed(picture, error, options)
-            slots.append(known)
-        try:
-            inspected = iter(self._inspect_batch(loaded, **options) if loaded else [])
-        except (RuntimeError, MemoryError, CheckpointError) as error:
-            inspected = iter(self._one_by_one(loaded, error, options))
-        for slot in slots:
-            yield next(inspected) if slot is None else slot
-
-    def _one_by_one(self, loaded: list, error: BaseException, options: dict[str, Any]) -> list[InspectionResult]:
-        """After a failed batch: each picture alone, so that one bad picture or too large a batch loses nothing."""
-        if len(loaded) == 1:
-            return [_failed(loaded[0][0], error, options)]
-        results = []
-        for pair in loaded:
-            try:
-                results += self._inspect_batch([pair], **options)
-            except (RuntimeError, MemoryError, CheckpointError) as own_error:
-                results.append(_failed(pair[0], own_error, options))
-        return results
-
     @torch.inference_mode()
     def _inspect_batch(
         self,
@@ -339,69 +394,53 @@ class AnomalyInspector:
     ) -> list[InspectionResult]:
         start = time.perf_counter()
         images = [image for _, image in batch]
-        maps, image_tokens = self.observer.look(images, category, localization)
+        look = self.observer.look(images, category, localization)
         turns = first_turn(question, description, language)
         answers, log_odds = [""] * len(batch), [None] * len(batch)
         if use_language:
             longest = MAX_NEW_TOKENS if answer else 1
-            answers, log_odds = self.dialogue.answer([turns] * len(batch), image_tokens, language, longest)
+            answers, log_odds = self.dialogue.answer([turns] * len(batch), look.image_tokens, language, longest)
         seconds = (time.perf_counter() - start) / len(batch)
+        judge = self._judge(localization, language)
         results = []
-        for (picture, _), anomaly_map, tokens, words, odds in zip(
-            batch, maps, image_tokens, answers, log_odds, strict=True
-        ):
-            score = float(anomaly_map.max())
-            anomalous = odds > 0 if odds is not None else score >= self.region_threshold
-            words = words if answer else ""
+        for index, (picture, image) in enumerate(batch):
+            words, patches = answers[index] if answer else "", look.patches[index]
+            judgement = judge.judge(look.maps[index], log_odds[index], look.doubts[index], mm_per_pixel)
+            regions = [self._with_nearest_good(region, patches, image) for region in judgement.regions]
             results.append(
                 InspectionResult(
                     image=str(picture) if isinstance(picture, str | os.PathLike) else None,
-                    verdict="anomalous" if anomalous else "normal",
-                    pred_score=score,
-                    log_odds=odds,
+                    verdict=judgement.verdict,
+                    pred_score=judgement.pred_score,
+                    log_odds=log_odds[index],
                     answer=words,
-                    regions=self._regions(anomaly_map, mm_per_pixel) if anomalous else [],
-                    anomaly_map=anomaly_map,
-                    evidence=self._evidence(anomaly_map, odds, localization),
+                    regions=regions if judge.calibrated else judgement.regions,
+                    anomaly_map=look.maps[index],
+                    evidence=judgement.evidence,
                     question=question,
                     category=category,
                     language=language,
                     seconds=seconds,
                     conversation=[*turns, {"role": "assistant", "content": words}] if words else [],
-                    image_tokens=tokens.unsqueeze(0).clone() if use_language else None,
+                    image_tokens=look.image_tokens[index : index + 1].clone() if use_language else None,
                 )
             )
         return results
 
-    def _regions(self, anomaly_map: np.ndarray, mm_per_pixel: float | None) -> list[Region]:
-        """Regions at the checkpoint's threshold; where the map stays below it, the place that stands out most."""
-        regions = find_regions(anomaly_map, self.region_threshold, mm_per_pixel=mm_per_pixel)
-        peak = float(anomaly_map.max())
-        if regions or peak <= 0:
-            return regions
-        return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
+    def _judge(self, localization: str, language: str) -> Judge:
+        config = self.model.config
+        return Judge(self.memory_bank, localization, config.relative_maps, config.region_threshold, language)
 
-    def _evidence(self, anomaly_map: np.ndarray, log_odds: float | None, localization: str) -> dict[str, Any]:
-        row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
-        by_reference = self.memory_bank is not None and localization != "text"
-        evidence = {
-            "localization": "text_guided" if not by_reference else "mean" if localization == "mean" else "few_shot",
-            "num_references": self.num_references,
-            "peak": {"x": int(column), "y": int(row), "score": round(float(anomaly_map[row, column]), 6)},
-            "region_threshold": self.region_threshold,
-        }
-        if log_odds is not None:
-            evidence["yes_probability"] = round(float(1 / (1 + np.exp(-log_odds))), 6)
-        return evidence
+    def _with_nearest_good(self, region: Region, patches: PatchFeatures | None, image: Image.Image) -> Region:
+        x, y = (round(value) for value in region.centroid)
+        return replace(region, nearest_good=self.observer.nearest_good(patches, (image.height, image.width), x, y))
 
 
-def _failed(picture: Any, error: BaseException, options: dict[str, Any]) -> InspectionResult:
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-    text = "Not enough memory for this picture. Use a smaller picture or `tile`." if memory else first_line(error)
+def _failed(picture: Any, line: str, options: dict[str, Any]) -> InspectionResult:
     return InspectionResult(
         image=str(picture) if isinstance(picture, str | os.PathLike) else None,
         verdict="error",
-        error=text,
+        error=line,
         category=options["category"],
         question=options["question"],
         language=options["language"],

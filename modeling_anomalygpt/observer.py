@@ -3,20 +3,46 @@
 Owns the memory bank and splits large pictures into tiles. Knows nothing of verdicts, words or files of results.
 """
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .calibration import NormalScores, normal_scores
+from .calibration import NormalScores, scores_of, view_references
 from .checkpoints import CheckpointError
-from .memory_bank import MemoryBank
+from .comparability import Comparability, picture_traits
+from .image_processing_anomalygpt import place
+from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .tiling import merge_tile_maps, tile_boxes
 
 _TILES_AT_A_TIME = 8
-# References from which the limit of normal scores is estimated; more would cost time and change little.
-_MOST_CALIBRATED = 24
+# References from which limits are estimated; more would cost time and change little.
+_MOST_STUDIED = 24
+
+
+@dataclass(frozen=True)
+class Look:
+    r"""
+    What one look at a batch of pictures found.
+
+    Args:
+        maps (`list[np.ndarray]`):
+            Each `(height, width)`, float32 in [0, 1], in each picture's own pixels.
+        image_tokens (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`):
+            For the language model.
+        doubts (`list[list[str]]`):
+            Why each picture may not be comparable with the references, see [`Comparability`].
+        patches (`list[PatchFeatures]`):
+            Each picture's finest layer as it was compared, `(num_patches, dim)`; `None` for tiled pictures.
+    """
+
+    maps: list[np.ndarray]
+    image_tokens: torch.Tensor
+    doubts: list[list[str]]
+    patches: list[PatchFeatures | None]
 
 
 class Observer:
@@ -49,7 +75,7 @@ class Observer:
 
     def build_bank(self, images: list[Image.Image]) -> MemoryBank:
         """Memory bank of good pictures, tile by tile."""
-        tiles = [image.crop(box) for image in images for box in self._boxes(image)]
+        tiles = [image.crop(box) for image in images for box in self.boxes(image)]
         bank = None
         with torch.inference_mode():
             for start in range(0, len(tiles), _TILES_AT_A_TIME):
@@ -60,27 +86,25 @@ class Observer:
         return bank
 
     @torch.inference_mode()
-    def normal_scores(self, references: list[list[Image.Image]]) -> NormalScores:
-        """What good pictures reach; each reference with its turned copies, tile by tile."""
-        kept = references[:: -(-len(references) // _MOST_CALIBRATED)]
+    def study(self, references: list[list[Image.Image]]) -> tuple[NormalScores, Comparability]:
+        """What good pictures reach, and what comparable ones are like; each reference with its turned copies."""
+        kept = references[:: -(-len(references) // _MOST_STUDIED)]
         tiles = [
             (group, image.crop(box))
             for group, images in enumerate(kept)
             for image in images
-            for box in self._boxes(image)
+            for box in self.boxes(image)
         ]
         pixels = [
             self._inputs([tile for _, tile in tiles[start : start + _TILES_AT_A_TIME]])["pixel_values"]
             for start in range(0, len(tiles), _TILES_AT_A_TIME)
         ]
         model = self.model.model
-        groups = [group for group, _ in tiles]
-        return normal_scores(model.get_patch_features, torch.cat(pixels), model.config.map_size, groups)
+        viewed = view_references(model.get_patch_features, torch.cat(pixels), [group for group, _ in tiles])
+        return scores_of(viewed, model.config.map_size), Comparability.of(viewed)
 
     @torch.inference_mode()
-    def look(
-        self, images: list[Image.Image], category: str, localization: str
-    ) -> tuple[list[np.ndarray], torch.Tensor]:
+    def look(self, images: list[Image.Image], category: str, localization: str) -> Look:
         r"""
         Looks once at each picture (and once at each tile of the large ones).
 
@@ -93,8 +117,7 @@ class Observer:
                 See [`AnomalyGPTModel.get_image_features`].
 
         Returns:
-            `tuple(list[np.ndarray], torch.Tensor)`: Maps `(height, width)` float32 in [0, 1] in each picture's own
-            pixels, and vectors `(batch_size, num_vectors, text_width)` for the language model.
+            [`Look`]
 
         Raises:
             CheckpointError: If a map holds NaN or infinity.
@@ -103,7 +126,7 @@ class Observer:
         sizes = [(image.height, image.width) for image in images]
         maps = self._to_pictures(features.anomaly_map, sizes)
         image_tokens = features.pooler_output
-        tiled = [index for index, image in enumerate(images) if len(self._boxes(image)) > 1]
+        tiled = [index for index, image in enumerate(images) if len(self.boxes(image)) > 1]
         for index in tiled:
             maps[index] = self._tiled_map(images[index], category, localization)
         if tiled:
@@ -113,10 +136,70 @@ class Observer:
             whole = features.anomaly_map.clone()
             whole[tiled] = torch.stack([shrunk[index] for index in tiled]).to(whole)
             image_tokens = model.embed_evidence(features.image_embeds, whole)
-        return maps, image_tokens
+        return Look(maps, image_tokens, self._doubts(features, tiled), self._patches(features, tiled))
+
+    def nearest_good(self, patches: PatchFeatures | None, size: tuple[int, int], x: int, y: int) -> dict | None:
+        r"""
+        The good patch that is most like what lies at a point of a picture.
+
+        Args:
+            patches ([`PatchFeatures`], *optional*):
+                Of the picture, from [`Look`].
+            size (`tuple[int, int]`):
+                `(height, width)` of the picture.
+            x, y (`int`):
+                The point, in pixels.
+
+        Returns:
+            `dict`, *optional*: `reference`, its number from 0, and `box`, `[x0, y0, x1, y1]` as parts of that
+            picture's width and height, a patch and its neighbours. `None` for tiles and turned copies.
+        """
+        bank = self.memory_bank
+        if patches is None or bank is None or "copies" not in bank.notes:
+            return None
+        images = self.processor.image_processor
+        canvas = (images.size["height"], images.size["width"])
+        at = place(size, canvas, images.geometry)
+        rows, columns = patches.grid
+        row = int(((y + 0.5) / size[0] * at.height + at.top) / canvas[0] * rows)
+        column = int(((x + 0.5) / size[1] * at.width + at.left) / canvas[1] * columns)
+        if not (0 <= row < rows and 0 <= column < columns):
+            return None
+        query = unit_length(patches.vectors[row * columns + column]).unsqueeze(0)
+        _, found = best_matches(query.to(bank.features[0]), bank.features[0])
+        picture, patch = divmod(int(bank.sources[0][found]), rows * columns)
+        copies, reference_sizes = json.loads(bank.notes["copies"])
+        reference, copy = divmod(picture, copies)
+        if copy:
+            return None
+        height, width = reference_sizes[reference]
+        at = place((height, width), canvas, images.geometry)
+        edges = (patch % columns - 1, patch // columns - 1, patch % columns + 2, patch // columns + 2)
+        across = [(edge / columns * canvas[1] - at.left) / at.width for edge in edges[::2]]
+        down = [(edge / rows * canvas[0] - at.top) / at.height for edge in edges[1::2]]
+        box = [across[0], down[0], across[1], down[1]]
+        return {"reference": reference, "box": [round(min(1.0, max(0.0, edge)), 4) for edge in box]}
+
+    def _doubts(self, features: Any, tiled: list[int]) -> list[list[str]]:
+        """Why each picture may not be comparable; not asked of tiled ones."""
+        bank = self.memory_bank
+        count = len(features.anomaly_map)
+        if bank is None or "comparability" not in bank.notes:
+            return [[] for _ in range(count)]
+        last = self.model.model.localizer.comparable(features.patch_features)[-1]
+        traits = picture_traits(features.pixel_values, last)
+        doubts = Comparability.from_json(bank.notes["comparability"]).doubts(traits)
+        return [[] if index in tiled else own for index, own in enumerate(doubts)]
+
+    def _patches(self, features: Any, tiled: list[int]) -> list[PatchFeatures | None]:
+        first = self.model.model.localizer.comparable(features.patch_features)[0]
+        return [
+            None if index in tiled else PatchFeatures(vectors.cpu(), first.grid)
+            for index, vectors in enumerate(first.vectors)
+        ]
 
     def _tiled_map(self, image: Image.Image, category: str, localization: str) -> np.ndarray:
-        boxes = self._boxes(image)
+        boxes = self.boxes(image)
         maps = []
         for start in range(0, len(boxes), _TILES_AT_A_TIME):
             tiles = [image.crop(box) for box in boxes[start : start + _TILES_AT_A_TIME]]
@@ -137,6 +220,7 @@ class Observer:
             localization=localization,
             return_dict=True,
         )
+        features["pixel_values"] = inputs["pixel_values"]
         if not torch.isfinite(features.anomaly_map).all():
             raise CheckpointError(
                 "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "
@@ -147,7 +231,8 @@ class Observer:
     def _inputs(self, images: list[Image.Image], **texts: str) -> Any:
         return self.processor(images=images, return_tensors="pt", **texts).to(self.model.device)
 
-    def _boxes(self, image: Image.Image) -> list[tuple[int, int, int, int]]:
+    def boxes(self, image: Image.Image) -> list[tuple[int, int, int, int]]:
+        """The tiles of a picture as `(left, top, right, bottom)`; the whole picture where it is not split."""
         if self.tile is None or max(image.size) <= self.tile:
             return [(0, 0, *image.size)]
         return tile_boxes(image.height, image.width, self.tile)

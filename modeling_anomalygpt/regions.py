@@ -43,6 +43,9 @@ class Region:
             Corners `(x, y)` of the outer border, holes left out; empty where OpenCV is not installed.
         width_mm (`float`, *optional*), height_mm (`float`, *optional*), area_mm2 (`float`, *optional*):
             Size of the box and area, where the scale is known.
+        nearest_good (`dict`, *optional*):
+            The good patch most like the region's middle: `reference`, the number of the picture from 0, and `box`,
+            `[x0, y0, x1, y1]` as parts of its width and height.
     """
 
     box: tuple[int, int, int, int]
@@ -57,6 +60,7 @@ class Region:
     width_mm: float | None = None
     height_mm: float | None = None
     area_mm2: float | None = None
+    nearest_good: dict[str, Any] | None = None
 
     @property
     def width(self) -> int:

@@ -1,6 +1,7 @@
 """The inspector: references in, results out, in the pictures' own pixels, whatever is handed to it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,29 +80,12 @@ def test_without_the_language_model_the_map_decides(inspector):
     inspector.set_references([picture(0)])
     good = inspector.inspect(picture(0), use_language=False)
     assert (good.verdict, good.log_odds, good.answer, good.regions) == ("normal", None, "", [])
-    inspector.model.config.region_threshold, before = 1e-3, inspector.region_threshold
-    try:
-        bad = inspector.inspect(picture(3), use_language=False, mm_per_pixel=0.5)
-    finally:
-        inspector.model.config.region_threshold = before
+    bank = inspector.memory_bank
+    inspector.observer.memory_bank = replace(bank, limit=1e-4, notes={})
+    bad = inspector.inspect(picture(3), use_language=False, mm_per_pixel=0.5)
     assert bad.verdict == "anomalous"
+    assert bad.pred_score == pytest.approx(float(bad.anomaly_map.max()) / 1e-4)
     assert bad.regions[0].width_mm == pytest.approx(bad.regions[0].width * 0.5)
-
-
-def test_an_anomalous_picture_below_the_threshold_shows_its_peak(inspector):
-    inspector.set_references([picture(0)])
-    anomaly_map = np.zeros((30, 30), np.float32)
-    anomaly_map[3:5, 24:27] = 0.2
-    (region,) = inspector._regions(anomaly_map, None)
-    assert region.position == "top right"
-
-
-def test_a_peak_too_small_to_be_a_region_is_still_shown(inspector):
-    anomaly_map = np.full((400, 400), 0.1, np.float32)
-    anomaly_map[198:203, 198:203] = 0.45
-    anomaly_map[200, 200] = 0.55  # the only pixel above the threshold of 0.5
-    (region,) = inspector._regions(anomaly_map, None)
-    assert region.area_pixels == 25
 
 
 def test_many_pictures_come_back_in_order_and_as_one_by_one(inspector, files):

@@ -1,0 +1,72 @@
+"""Thousands of inspections in one process: does memory stay flat, does every picture get its own result?
+
+    OMP_NUM_THREADS=1 python -m benchmarks.soak [--inspections 10000]
+
+Pictures differ in a mark (a dark square at one of nine places) that must come back at its place in the map. Prints
+the slope of the resident memory after the first tenth, in kilobytes for a thousand inspections, and writes
+benchmarks/results/soak.json.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.measuring import RESULTS, machine
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.atomic_write import write_atomically
+
+SIDE, MARK = 240, 40
+
+
+def resident_kilobytes() -> int:
+    """Memory that the process holds now (Linux)."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+
+
+def marked(good: np.ndarray, place: int) -> np.ndarray:
+    """The good picture with a mark in one of nine fields."""
+    picture = good.copy()
+    field = SIDE // 3
+    top, left = place // 3 * field + 20, place % 3 * field + 20
+    picture[top : top + MARK, left : left + MARK] = (20, 20, 90)
+    return picture
+
+
+def main() -> None:
+    """Runs the inspections and prints what was found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
+    parser.add_argument("--inspections", type=int, default=10_000)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    good = rng.normal(160, 6, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
+    inspector = AnomalyInspector.from_pretrained()
+    inspector.set_references([good], category="plate")
+    places = rng.integers(0, 9, options.inspections)
+    samples, wrong, errors = [], 0, 0
+    for number, place in enumerate(tqdm(places, desc="inspecting")):
+        result = inspector.inspect(marked(good, int(place)), answer=number % 10 == 0)
+        errors += result.error is not None
+        row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
+        wrong += row * 3 // SIDE * 3 + column * 3 // SIDE != place
+        if number % max(1, options.inspections // 200) == 0:
+            samples.append((number, resident_kilobytes()))
+    settled = [sample for sample in samples if sample[0] >= options.inspections / 10]
+    slope = np.polyfit(*np.array(settled, dtype=float).T, 1)[0]
+    row = {
+        "inspections": options.inspections,
+        "errors": errors,
+        "marks_in_another_place": int(wrong),
+        "resident_megabytes_first_and_last": [round(settled[0][1] / 1024, 1), round(settled[-1][1] / 1024, 1)],
+        "slope_kilobytes_per_thousand": round(1000 * slope, 1),
+        "machine": machine(),
+    }
+    write_atomically(RESULTS / "soak.json", json.dumps(row, indent=1) + "\n")
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

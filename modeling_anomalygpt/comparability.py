@@ -1,0 +1,128 @@
+"""Whether a picture can be compared with the references at all: same part, same light, as sharp.
+
+A wrong part or a moved camera lights the whole map up; that is no anomaly of the part. Knows pictures as tensors and
+patch features; knows no maps and no verdicts.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.nn import functional
+
+from .calibration import ViewedReferences
+from .memory_bank import PatchFeatures, unit_length
+
+# A picture is unlike when it is this much farther than references and their views are from each other, and at least
+# this far; other parts were never nearer than .30, other good pictures of the same part never farther than .21
+# (benchmarks/README.md, Decisions).
+_FARTHER, _FAR = 1.3, 0.2
+# Standard deviations of the normalised pixels; halvings of the mean second difference.
+_EXPOSURE, _BLUR = 0.8, 0.7
+_MOST_KEPT = 24
+
+
+@dataclass(frozen=True)
+class Traits:
+    r"""
+    What a picture is like as a whole.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(batch_size, dim)`):
+            Mean patch vectors of the last layer, unit length.
+        brightness (`torch.Tensor` of shape `(batch_size,)`):
+            Mean of the normalised pixels.
+        sharpness (`torch.Tensor` of shape `(batch_size,)`):
+            Natural logarithm of the mean difference of a pixel from its surroundings.
+    """
+
+    vectors: torch.Tensor
+    brightness: torch.Tensor
+    sharpness: torch.Tensor
+
+
+def picture_traits(pixel_values: torch.Tensor, last_layer: PatchFeatures) -> Traits:
+    """Traits of normalised pictures `(batch_size, 3, height, width)` and their last layer of patch features."""
+    grey = pixel_values.float().mean(1, keepdim=True)
+    around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
+    return Traits(
+        vectors=unit_length(last_layer.vectors.mean(1)),
+        brightness=grey.mean((1, 2, 3)),
+        sharpness=(grey - around).abs().mean((1, 2, 3)).clamp(min=1e-6).log(),
+    )
+
+
+@dataclass(frozen=True)
+class Comparability:
+    r"""
+    What pictures must be like to be compared with these references.
+
+    Args:
+        vectors (`list[list[float]]`):
+            Mean patch vectors of up to 24 references.
+        farthest (`float`):
+            Largest cosine distance from the nearest of them.
+        brightness (`tuple[float, float]`):
+            Lowest and highest mean of the normalised pixels.
+        sharpness (`float`):
+            Lowest sharpness.
+    """
+
+    vectors: list[list[float]]
+    farthest: float
+    brightness: tuple[float, float]
+    sharpness: float
+
+    @classmethod
+    def of(cls, references: ViewedReferences) -> "Comparability":
+        """Limits from the references and their views."""
+        good = picture_traits(references.pixel_values, references.good[-1])
+        views = picture_traits(references.view_pixel_values, references.views[-1])
+        firsts = references.firsts[:_MOST_KEPT]
+        similar = good.vectors[firsts] @ good.vectors[firsts].T
+        apart = [1 - float((views.vectors @ good.vectors.T).max(1).values.min())]
+        if len(firsts) > 1:
+            apart.append(1 - float(similar.fill_diagonal_(-1).max(1).values.min()))
+        light = torch.cat([good.brightness, views.brightness])
+        return cls(
+            vectors=[[round(value, 5) for value in row] for row in good.vectors[firsts].tolist()],
+            farthest=max(_FAR, _FARTHER * max(apart)),
+            brightness=(float(light.min()) - _EXPOSURE, float(light.max()) + _EXPOSURE),
+            sharpness=float(torch.cat([good.sharpness, views.sharpness]).min()) - _BLUR,
+        )
+
+    def doubts(self, traits: Traits) -> list[list[str]]:
+        r"""
+        Why pictures may not be comparable.
+
+        Args:
+            traits ([`Traits`]):
+                Of the pictures.
+
+        Returns:
+            `list[list[str]]`: For each picture any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
+        """
+        good = torch.tensor(self.vectors).to(traits.vectors)
+        distances = 1 - (traits.vectors @ unit_length(good).T).max(1).values
+        found = []
+        for distance, brightness, sharpness in zip(
+            distances.tolist(), traits.brightness.tolist(), traits.sharpness.tolist(), strict=True
+        ):
+            doubts = ["unlike"] * (distance > self.farthest)
+            doubts += ["exposure"] * (not self.brightness[0] <= brightness <= self.brightness[1])
+            doubts += ["blur"] * (sharpness < self.sharpness)
+            found.append(doubts)
+        return found
+
+    def to_json(self) -> str:
+        """For the notes of a memory bank."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Comparability":
+        """Reads [`Comparability.to_json`] back."""
+        row = json.loads(text)
+        return cls(row["vectors"], row["farthest"], tuple(row["brightness"]), row["sharpness"])
+
+
+__all__ = ["Comparability", "Traits", "picture_traits"]
