@@ -1,0 +1,171 @@
+"""What making defects on the fly costs a training, against the same defects made before and read from files.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.training_data_speed --output benchmarks/results/training_data_speed.json
+
+Both ways go through the same collator and the same training steps of the embedded checkpoint (forward, backward and
+optimizer step of its localizer and prompt learner), in turn, block by block. All times are CPU time of one process
+that makes its data itself (`time.process_time`), so that other programs on the machine hardly matter: the loss of
+throughput, `1 - made before / on the fly`, is that of a training whose data and model share one core. Loader workers
+on cores of their own take it away, as long as they make samples as fast as the device uses them up; how many a worker
+makes in a second is told as well.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from datasets_scripts import load_anomaly_dataset
+from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt.anomaly_synthesis import Mixture, nsa
+from modeling_anomalygpt.atomic_write import write_atomically
+from modeling_anomalygpt.cli_made_pictures import METHODS, PHOTOGRAPH_DEFAULT
+from modeling_anomalygpt.data_collator import InspectionCollator
+from modeling_anomalygpt.training_data import TrainingExamples
+from modeling_anomalygpt.training_sources import LabelledPictures, SyntheticPairs
+
+CHECKPOINT = pathlib.Path(__file__).parents[1] / "modeling_anomalygpt" / "anomalygpt_tiny"
+MIXTURES = {"nsa": nsa, "mixed": Mixture([METHODS[name] for name in PHOTOGRAPH_DEFAULT])}
+
+
+def made_before(pairs: SyntheticPairs, folder: pathlib.Path) -> datasets.Dataset:
+    """The pairs of one epoch as PNG files with masks."""
+    rows = []
+    for row in range(len(pairs.rows)):
+        for version in range(2):
+            example = pairs.example(row, version, False, np.random.default_rng([row, version]))
+            name = f"{row:04d}_{version}"
+            example.picture.save(folder / f"{name}.png")
+            mask = None
+            if version:
+                mask = str(folder / f"{name}_mask.png")
+                Image.fromarray(example.mask).save(mask)
+            rows.append(
+                {
+                    "image": str(folder / f"{name}.png"),
+                    "mask": mask,
+                    "label": int(bool(example.anomalous)),
+                    "category": example.category,
+                    "defect_type": example.defect_types[0],
+                    "image_id": name,
+                }
+            )
+    features = datasets.Features(
+        {"image": datasets.Image(mode="RGB"), "mask": datasets.Image(mode="L"), "label": datasets.Value("int64")}
+        | {name: datasets.Value("string") for name in ("category", "defect_type", "image_id")}
+    )
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+class Training:
+    """Training steps on one kind of data, block by block."""
+
+    def __init__(self, examples: TrainingExamples, processor: AnomalyGPTProcessor, batch_size: int):
+        self.examples, self.batch_size, self.epoch = examples, batch_size, 0
+        self.collate = InspectionCollator(processor)
+        torch.manual_seed(0)
+        self.model = AnomalyGPTForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+        self.model.requires_grad_(False)
+        trained = [self.model.model.localizer.layers, self.model.model.prompt_learner]
+        parameters = [one.requires_grad_(True) for part in trained for one in part.parameters()]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+    def block(self) -> tuple[float, float]:
+        """CPU seconds of an epoch: of the data alone, and of everything."""
+        self.examples.set_epoch(self.epoch)
+        self.epoch += 1
+        start, data = time.process_time(), 0.0
+        for first in range(0, len(self.examples), self.batch_size):
+            before = time.process_time()
+            batch = self.collate([self.examples[index] for index in range(first, first + self.batch_size)])
+            data += time.process_time() - before
+            self.model(**batch).loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return data, time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
+    parser.add_argument("--mixture", nargs="+", choices=sorted(MIXTURES), default=sorted(MIXTURES))
+    parser.add_argument("--size", type=int, default=224, help="side of the drawn pictures in pixels")
+    parser.add_argument("--pictures", type=int, default=32, help="good pictures")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="training steps of a block")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks of each kind, in turn")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    processor = AnomalyGPTProcessor.from_pretrained(CHECKPOINT)
+    results = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        parts = load_anomaly_dataset(
+            "rendered_parts",
+            split="train",
+            families=("gear", "leather", "screw", "pills"),
+            num_train=max(2, options.pictures // 4),
+            size=options.size,
+            cache_dir=folder / "cache",
+        )
+        for name in options.mixture:
+            results[name] = compared(name, parts, processor, folder / name, options)
+    told = {name: value for name, value in vars(options).items() if name not in ("output", "mixture")}
+    machine = {"processor": platform.machine(), "torch": torch.__version__}
+    text = json.dumps({"options": told, "machine": machine, **results}, indent=2)
+    if options.output:
+        write_atomically(options.output, text + "\n")
+    print(text)
+
+
+def compared(
+    name: str,
+    parts: datasets.Dataset,
+    processor: AnomalyGPTProcessor,
+    folder: pathlib.Path,
+    options: argparse.Namespace,
+) -> dict[str, dict[str, float]]:
+    """Figures of one mixture."""
+    folder.mkdir()
+    pairs = SyntheticPairs(parts, "on the fly", mixture=MIXTURES[name])
+    before = LabelledPictures(made_before(pairs, folder), "made before", references=parts)
+    trainings = {}
+    for kind, source in (("on_the_fly", pairs), ("made_before", before)):
+        length = options.steps * options.batch_size
+        examples = TrainingExamples([source], processor, map_size=56, length=length)
+        trainings[kind] = Training(examples, processor, options.batch_size)
+    samples = options.steps * options.batch_size
+    times = {kind: [] for kind in trainings}
+    for block in range(options.blocks + 1):
+        for kind, training in trainings.items():
+            taken = training.block()
+            if block:  # the first warms up
+                times[kind].append(taken)
+    losses = [1 - old[1] / new[1] for old, new in zip(times["made_before"], times["on_the_fly"], strict=True)]
+
+    def median(kind: str, part: int) -> float:
+        return 1000 * statistics.median(one[part] for one in times[kind]) / samples
+
+    return {
+        "data_ms_a_sample": {kind: round(median(kind, 0), 2) for kind in times},
+        "samples_a_second_and_worker": {kind: round(1000 / median(kind, 0)) for kind in times},
+        "training_ms_a_sample": {kind: round(median(kind, 1), 2) for kind in times},
+        "loss_of_throughput": {
+            "median": round(statistics.median(losses), 4),
+            "least": round(min(losses), 4),
+            "most": round(max(losses), 4),
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
