@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import pickle
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .adapters import adapter_base
 from .hub_errors import hub_failure
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from .processing_anomalygpt import AnomalyGPTProcessor
@@ -45,7 +47,7 @@ def load_checkpoint(
 
     Args:
         model (`str`, *optional*):
-            Folder or Hub id. `None`: the embedded checkpoint.
+            Folder or Hub id of a checkpoint or of an adapter. `None`: the embedded checkpoint.
         device (`str` or `torch.device`, *optional*):
             `None`: the GPU if there is one, else the CPU.
         dtype (`str` or `torch.dtype`, *optional*):
@@ -68,13 +70,21 @@ def load_checkpoint(
     if quantization_config is not None:
         options |= {"quantization_config": quantization_config, "device_map": device}
     try:
-        loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(source, **options)
+        base = adapter_base(source)
+        loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(base or source, **options)
+        if base is not None:
+            loaded.load_adapter(str(source))
         processor = AnomalyGPTProcessor.from_pretrained(source)
     except (OSError, ValueError, SafetensorError, HFValidationError) as error:
         reason = None if pathlib.Path(source).exists() else hub_failure(error, str(source))
         if reason is not None:
             raise CheckpointError(reason) from error
         raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {first_line(error)}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"`model` must hold safetensors, got pickled weights with more than tensors in them in {str(source)!r}. "
+            "They are not read; get the checkpoint from somebody you trust."
+        ) from error
     except RuntimeError as error:  # shapes that do not fit, weights that cannot be read
         raise CheckpointError(
             f"The weights in {str(source)!r} do not fit its config.json: {first_line(error)}"
@@ -113,6 +123,8 @@ def _check_folder(source: str | pathlib.Path) -> None:
             raise CheckpointError(f"`model` must be a folder or a Hub id, got {str(source)!r}, which does not exist.")
         return
     config_file = path / "config.json"
+    if (path / "adapter_config.json").is_file() and not config_file.is_file():
+        return  # an adapter
     if not config_file.is_file():
         raise CheckpointError(
             f"`model` must be a folder with a config.json, got {str(source)!r}. "

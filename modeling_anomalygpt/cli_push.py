@@ -4,7 +4,8 @@ import argparse
 
 EPILOG = """examples:
   anomalygpt push me/my-parts --model runs/bolts
-  anomalygpt push me/my-parts-lora --model runs/lora --base me/my-parts --private
+  anomalygpt push me/my-parts --model runs/lora             # an adapter: merged with its model
+  anomalygpt push me/my-lora --model runs/lora --base me/my-parts --private     # the adapter alone
   anomalygpt push me/my-parts --model runs/bolts --list     # what would be sent; nothing is
 
 A token with write access is needed: `hf auth login`, or HF_TOKEN. Then anyone (or you, if private) can use it:
@@ -36,12 +37,42 @@ def run_push(args: argparse.Namespace) -> int:
     Returns:
         `int`: The exit code.
     """
+    import contextlib
+    import tempfile
+
     from .checkpoints import EMBEDDED_CHECKPOINT
     from .hub_errors import quiet_client
-    from .publishing import model_repository, push_files
+    from .publishing import model_repository
+    from .travelling_files import needs_merging
 
     quiet_client()
-    files = model_repository(args.model or EMBEDDED_CHECKPOINT, args.id, args.base, args.license)
+    with contextlib.ExitStack() as closing:
+        folder = args.model or str(EMBEDDED_CHECKPOINT)
+        if not args.base and needs_merging(folder):
+            merged = closing.enter_context(tempfile.TemporaryDirectory())
+            folder = merge(folder, merged)
+        return _send(args, model_repository(folder, args.id, args.base, args.license))
+
+
+def merge(adapter: str, place: str) -> str:
+    """The whole model of an adapter whose model is a folder of this machine; its weights are added up once."""
+    import pathlib
+
+    from transformers.utils import logging
+
+    from .adapter_merging import merge_adapter
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    output = pathlib.Path(place) / pathlib.Path(adapter).resolve().name
+    merge_adapter(adapter, output)
+    print(f"{adapter} is an adapter on a model of this machine: the whole model goes. (--base ID sends it alone.)")
+    return str(output)
+
+
+def _send(args: argparse.Namespace, files: dict) -> int:
+    from .publishing import push_files
+
     if args.list:
         for path, content in sorted(files.items()):
             size = len(content) if isinstance(content, bytes) else content.stat().st_size
@@ -52,4 +83,4 @@ def run_push(args: argparse.Namespace) -> int:
     return 0
 
 
-__all__ = ["add_push_arguments", "run_push"]
+__all__ = ["add_push_arguments", "merge", "run_push"]

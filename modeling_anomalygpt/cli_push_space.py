@@ -78,7 +78,7 @@ def write_space(folder: str, model: str | None = None, title: str | None = None)
     if is_adapter(model):
         raise ValueError(
             f"`model` must be a whole model or a Hub id, got the adapter {model!r}. "
-            "Push it with `anomalygpt push`, then give its id."
+            "Push it with `anomalygpt push`, which makes it whole, then give its id."
         )
     files = model_repository(model, pathlib.Path(model).name)
     assemble_space(folder, None, title)

@@ -48,6 +48,14 @@ def is_adapter(folder: str | os.PathLike) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
+def needs_merging(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds an adapter whose model is not on the Hub but on this machine."""
+    folder = pathlib.Path(folder)
+    return is_adapter(folder) and os.path.isdir(
+        _read(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+    )
+
+
 def code_files() -> dict[str, pathlib.Path]:
     """Name and place of every source file that a checkpoint's own classes, its pipeline and its handler need."""
     names = {f"{entry}.py" for entry in [*_ENTRIES, "pipeline_anomalygpt", "handler"]}
@@ -157,4 +165,4 @@ def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-__all__ = ["adapter_files", "checkpoint_files", "code_files", "is_adapter", "is_hub_id"]
+__all__ = ["adapter_files", "checkpoint_files", "code_files", "is_adapter", "is_hub_id", "needs_merging"]
