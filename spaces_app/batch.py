@@ -17,7 +17,7 @@ from modeling_anomalygpt.picture_files import distinct_names
 from modeling_anomalygpt.report import InspectionReport, regions_in_words
 from modeling_anomalygpt.report_words import report_words
 
-from .engine import Engine, learn_and_inspect
+from .engine import Engine, learn_and_inspect, learn_references
 from .inspection import Settings, prepare, remember
 from .limits import MAX_BATCH
 from .session import Session
@@ -63,6 +63,10 @@ def inspect_batch(
     learn = prepare(engine, session, references, settings)
     if session.batch is not None:
         shutil.rmtree(session.batch.report.folder, ignore_errors=True)
+    if learn is not None:
+        with engine.turn():
+            inspector = learn_references(session.inspector, learn)
+        remember(session, inspector, references, settings)
     report = _report(engine, session, len(files), references, settings)
     session.batch = Batch(report, distinct_names([shown_name(path) for path in files]))
     for path, name in zip(files, session.batch.names, strict=True):
@@ -70,10 +74,7 @@ def inspect_batch(
         try:
             picture = open_picture(path, settings.language)
             with engine.turn():
-                inspector, result = learn_and_inspect(session.inspector, learn, picture, settings.options())
-            if learn is not None:
-                remember(session, inspector, references, settings)
-                learn = None
+                _, result = learn_and_inspect(session.inspector, None, picture, settings.options())
         except Exception as error:
             reason = reason_in_words(error, settings.language)
             result = InspectionResult(

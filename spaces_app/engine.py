@@ -117,9 +117,16 @@ def learn_and_inspect(
 
 
 @on_gpu
+def learn_references(inspector: AnomalyInspector, learn: dict[str, Any]) -> AnomalyInspector:
+    """The inspector after [`AnomalyInspector.set_references`]; another object where a worker process did it."""
+    inspector.set_references(**learn)
+    return inspector
+
+
+@on_gpu
 def stream_answer(inspector: AnomalyInspector, result: InspectionResult, question: str) -> Iterator[str]:
     """The pieces of an answer about an inspected picture, as they come."""
     yield from inspector.ask(result, question, stream=True)
 
 
-__all__ = ["BusyError", "Engine", "learn_and_inspect", "on_gpu", "stream_answer"]
+__all__ = ["BusyError", "Engine", "learn_and_inspect", "learn_references", "on_gpu", "stream_answer"]

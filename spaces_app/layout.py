@@ -141,7 +141,7 @@ def _inputs(page: Page) -> None:
         interactive=True,
         sources=SOURCES,
         columns=4,
-        height=150,
+        height=170,
         object_fit="cover",
         show_label=False,
         file_types=["image"],
@@ -239,7 +239,7 @@ def _views(page: Page) -> None:
             page.add("overlay", gr.AnnotatedImage, label("overlay"), height=400, elem_id="overlay")
         with page.add("tab_compare", gr.Tab, label("tab_compare")):
             page.add("slider", gr.ImageSlider, label("slider"), height=440, max_height=440, elem_id="slider")
-    with gr.Group(visible=False, elem_id="region") as region:
+    with gr.Column(visible=False, elem_id="region") as region:
         page.parts["region"] = region
         page.add("region_card", gr.HTML, elem_id="region-card")
         with gr.Row():

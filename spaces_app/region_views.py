@@ -93,7 +93,8 @@ def nearest_good_crop(session: Session, region: Region) -> Image.Image | None:
         picture = open_picture(session.references[nearest["reference"]])
     except RefusedError:
         return None
-    box = tuple(int(round(value)) for value in nearest["box"])
+    sides = (picture.width, picture.height) * 2
+    box = tuple(round(part * side) for part, side in zip(nearest["box"], sides, strict=True))
     inside = 0 <= box[0] < box[2] <= picture.width and 0 <= box[1] < box[3] <= picture.height
     return _crop(picture, box, ()) if inside else None
 

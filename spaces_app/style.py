@@ -29,7 +29,7 @@ def page_theme() -> gr.themes.Base:
 
 
 STYLE = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 14px 18px 8px !important; }
+.gradio-container { max-width: 1320px !important; margin: 0 auto !important; }
 #top { align-items: center; flex-wrap: wrap; gap: 8px 20px; padding-bottom: 2px; }
 #top > * { border: 0 !important; background: transparent !important; }
 #brand { min-width: 0 !important; flex: 1 1 280px !important; }
@@ -83,8 +83,9 @@ STYLE = """
 .ag-table tbody tr[data-region] { cursor: pointer; }
 .ag-table tbody tr[data-region]:hover { background: var(--background-fill-secondary); }
 .ag-none { margin: 6px 2px; font-size: .9rem; color: var(--body-text-color-subdued); }
-.ag-region { padding: 12px 14px; margin: calc(-1 * var(--block-padding)); background: var(--block-background-fill); }
-#region .row { gap: 1px; }
+#region { gap: 8px; border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 14px;
+  background: var(--block-background-fill); }
+#region > *, #region .html-container { padding: 0 !important; border: 0 !important; }
 .ag-region h4 { margin: 2px 0 8px; font-size: 1rem; color: var(--body-text-color); }
 .ag-numbers { display: flex; flex-wrap: wrap; gap: 8px 26px; }
 .ag-numbers span { display: flex; flex-direction: column; }
@@ -97,6 +98,7 @@ STYLE = """
 #suggestions button { flex: 0 1 auto !important; min-width: 0 !important; border-radius: 999px; font-weight: 500; }
 #examples .grid-wrap { max-height: none; min-height: 0 !important; overflow: visible; }
 #references .grid-wrap { min-height: 0 !important; }
+#references .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; padding-top: 24px; }
 #examples, #examples > * { height: auto !important; min-height: 0; }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
 #examples .caption-label { font-size: .78rem; max-width: 94%; opacity: .95; white-space: nowrap; overflow: hidden;
@@ -147,7 +149,8 @@ SCRIPT = """
 """
 
 # What lies outside the page's own container is out of reach of `css=`.
-HEAD = """<style>@media (max-width: 700px) {
+HEAD = """<style>.gradio-container { padding: 10px 14px !important; }
+@media (max-width: 700px) {
   .gradio-container { padding: 4px !important; } .gradio-container .main.app { padding: 8px !important; }
 }</style>
 <link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' \
