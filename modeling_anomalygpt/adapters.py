@@ -1,63 +1,61 @@
-"""Adapter folders: which model they belong to, loading for training, merging into a plain checkpoint."""
+"""Adapters: folders that hold what was trained and name the checkpoint it was trained from.
 
+`AutoModelForImageTextToText.from_pretrained(adapter)` loads them as well; here the embedded checkpoint is also found
+where the package lies in another place than on the machine of the training.
+"""
+
+import json
 import os
-from typing import Any
+import pathlib
 
-import torch
-
-from .checkpoints import EMBEDDED_CHECKPOINT, UNQUANTIZED_MODULES, load_checkpoint
-from .training_checkpoints import TrainingError
+from transformers.utils import cached_file
 
 ADAPTER_CONFIG = "adapter_config.json"
+_EMBEDDED = "anomalygpt_tiny"
 
 
-def load_for_training(arguments: Any) -> tuple[torch.nn.Module, Any]:
+def adapter_base(source: str | os.PathLike) -> str | None:
     r"""
-    Loads a model and its processor to train it.
+    Which checkpoint an adapter belongs to.
 
     Args:
-        arguments ([`ModelArguments`]):
-            Model, dtype, bits, weights of the losses.
+        source (`str` or `os.PathLike`):
+            Folder or Hub id.
 
     Returns:
-        `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`: On the CPU, or where its 4-bit weights are.
+        `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
 
     Raises:
-        TrainingError: If the model is an adapter, **or** 4 bits are asked for without bitsandbytes.
-        CheckpointError: If it cannot be loaded.
+        ValueError: If the adapter names no checkpoint, **or** a folder that does not exist.
     """
-    source = arguments.model or str(EMBEDDED_CHECKPOINT)
-    if os.path.isfile(os.path.join(source, ADAPTER_CONFIG)):
-        raise TrainingError(
-            f"`model` must be a whole checkpoint, got the adapter {source!r}. "
-            f"Merge it first: anomalygpt merge {source} --output DIR"
-        )
-    source = os.path.abspath(source) if os.path.isdir(source) else source  # the adapter names it
-    quantization, device = None, "cpu"
-    if arguments.load_in_4bit:
-        quantization = _four_bits(arguments.dtype)
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model, processor = load_checkpoint(source, device, arguments.dtype, quantization)
-    weights = {name: getattr(arguments, f"loss_weight_{name}") for name in ("lm", "focal", "dice")}
-    model.config.loss_weights = model.config.loss_weights | {
-        name: value for name, value in weights.items() if value is not None
-    }
-    return model, processor
-
-
-def _four_bits(dtype: str) -> Any:
+    if os.path.isdir(source):
+        found = os.path.join(source, ADAPTER_CONFIG)
+        if not os.path.isfile(found) or os.path.isfile(os.path.join(source, "config.json")):
+            return None
+    else:
+        quiet = ("gated_repo", "missing_entries", "connection_errors")
+        found = cached_file(str(source), ADAPTER_CONFIG, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
+        if found is None:
+            return None
     try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise TrainingError("`load_in_4bit` needs bitsandbytes. Install it: pip install bitsandbytes.") from error
-    from transformers import BitsAndBytesConfig
+        base = json.loads(pathlib.Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{found!r} is not readable JSON: {error}. Save the adapter again.") from error
+    if not base:
+        raise ValueError(
+            f"The adapter {str(source)!r} must name its checkpoint as `base_model_name_or_path`, got {base!r}. "
+            f"Write it into {ADAPTER_CONFIG}."
+        )
+    looks_local = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
+    if looks_local and not os.path.isdir(base):
+        embedded = pathlib.Path(__file__).parent / _EMBEDDED
+        if pathlib.PurePath(base).name == _EMBEDDED and embedded.is_dir():
+            return str(embedded)
+        raise ValueError(
+            f"The adapter {str(source)!r} was trained from {base!r}, which does not exist here. Copy that checkpoint, "
+            f"or write where it is into {ADAPTER_CONFIG}."
+        )
+    return base
 
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=getattr(torch, dtype),
-        llm_int8_skip_modules=UNQUANTIZED_MODULES,
-    )
 
-
-__all__ = ["ADAPTER_CONFIG", "load_for_training"]
+__all__ = ["ADAPTER_CONFIG", "adapter_base"]

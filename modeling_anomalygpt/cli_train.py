@@ -50,10 +50,10 @@ def run_train(args: argparse.Namespace) -> int:
 
         warnings.simplefilter("ignore")
         logging.set_verbosity_error()
-    from .adapters import load_for_training
     from .cli_training_data import training_examples
     from .training import AnomalyTrainer
     from .training_checkpoints import last_whole_checkpoint
+    from .training_model import load_for_training
     from .tuning import describe_tuning, prepare_for_tuning
 
     given = vars(args)

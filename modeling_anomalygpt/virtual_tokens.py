@@ -37,14 +37,19 @@ class VirtualTokens(nn.Module):
         batch_size, count = len(inputs_embeds), len(self.embeds)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         length = inputs_embeds.shape[1]
+        seen = past + length - (count if past else 0)  # tokens of text, as the caller counts them
+        if attention_mask is not None:
+            fits = attention_mask.dim() == 2 and attention_mask.shape[1] == seen
+        else:
+            fits = position_ids is None or not past or int(position_ids.max()) + 1 == seen
+        if not fits:
+            raise ValueError(
+                "`past_key_values` must be a dynamic cache of the same `generate` call when the model has virtual "
+                "tokens, got another. Pass the whole conversation without a cache."
+            )
         if position_ids is not None:
             position_ids = position_ids + count
         if attention_mask is not None:
-            if attention_mask.dim() != 2 or (past and attention_mask.shape[1] + count != past + length):
-                raise ValueError(
-                    "`past_key_values` must be a dynamic cache of the same `generate` call when the model has virtual "
-                    "tokens, got another. Pass the whole conversation without a cache."
-                )
             attention_mask = torch.cat([attention_mask.new_ones(batch_size, count), attention_mask], dim=1)
         if not past:
             first = self.embeds.to(inputs_embeds).expand(batch_size, -1, -1)

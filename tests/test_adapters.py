@@ -1,13 +1,19 @@
 """Adapters: loaded by transformers, merged into plain checkpoints, equal to PEFT's own."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from modeling_anomalygpt.adapter_merging import merge_adapter
+from modeling_anomalygpt.adapters import adapter_base
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, CheckpointError, load_checkpoint
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.registration import register
 from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning
-from tests.tiny import lively_model, tiny_inputs
+from tests.tiny import left_padded, lively_model, one_row, tiny_inputs
+from tests.tiny_processor import make_processor
 
 peft = pytest.importorskip("peft")
 register()
@@ -17,6 +23,7 @@ register()
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     lively_model().save_pretrained(folder / "base")
+    make_processor(num_prompt_tokens=7).save_pretrained(folder / "base")
     return folder
 
 
@@ -46,3 +53,82 @@ def test_a_saved_adapter_loads_with_the_auto_class_and_says_the_same(folder, mod
     assert torch.equal(got.anomaly_map, expected.anomaly_map)
     words = adapted.generate(**inputs, max_new_tokens=5, do_sample=False)
     assert torch.equal(loaded.generate(**inputs, max_new_tokens=5, do_sample=False), words)
+
+
+@pytest.mark.parametrize("mode", ["paper", "prompt", "lora"])
+def test_a_merged_adapter_is_a_plain_checkpoint_that_says_the_same(folder, mode):
+    adapted = trained(folder, mode)
+    make_processor(num_prompt_tokens=7).save_pretrained(folder / mode)
+    merge_adapter(folder / mode, folder / f"{mode}-merged")
+    assert not (folder / f"{mode}-merged" / "adapter_config.json").exists()
+    loaded, _ = load_checkpoint(folder / f"{mode}-merged", device="cpu")
+    inputs = tiny_inputs(adapted.config)
+    with torch.no_grad():
+        expected, got = adapted(**inputs), loaded(**inputs)
+    length = inputs["input_ids"].shape[1]
+    torch.testing.assert_close(got.logits, expected.logits[:, -length:], atol=1e-4, rtol=1e-4)
+    assert torch.equal(got.anomaly_map, expected.anomaly_map)
+    with pytest.raises(CheckpointError, match="`output` must be a new folder"):
+        merge_adapter(folder / mode, folder / f"{mode}-merged")
+
+
+def test_padding_before_virtual_tokens_changes_nothing(folder):
+    adapted = trained(folder, "prompt")
+    make_processor(num_prompt_tokens=7).save_pretrained(folder / "prompt")
+    loaded, _ = load_checkpoint(folder / "prompt", device="cpu")
+    assert loaded.config.num_virtual_tokens == 5
+    inputs = tiny_inputs(adapted.config)
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    together = loaded.generate(**left_padded(inputs, [2, 0]), **options)
+    for row, missing in enumerate((2, 0)):
+        alone = loaded.generate(**one_row(inputs, row, missing), **options)
+        for one, both in zip(alone.logits, together.logits, strict=True):
+            torch.testing.assert_close(both[row : row + 1], one, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cache_changes_nothing_with_virtual_tokens_and_one_of_another_call_is_refused(folder):
+    trained(folder, "prompt")
+    loaded = AutoModelForImageTextToText.from_pretrained(folder / "prompt").eval()
+    inputs = tiny_inputs(loaded.config)
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    with_cache = loaded.generate(**inputs, **options)
+    assert torch.equal(with_cache, loaded.generate(**inputs, **options, use_cache=False))
+    first = loaded.generate(**inputs, max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+    ids = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
+    with pytest.raises(ValueError, match="`past_key_values` must be a dynamic cache of the same `generate` call"):
+        loaded.generate(
+            ids, attention_mask=torch.ones_like(ids), past_key_values=first.past_key_values, max_new_tokens=2
+        )
+
+
+def test_peft_itself_loads_the_folder(folder):
+    adapted = trained(folder, "prompt")
+    base = AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base")
+    inputs = tiny_inputs(base.config)
+    loaded = peft.PeftModel.from_pretrained(base, folder / "prompt").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, adapted(**inputs).logits)
+
+
+def test_an_adapter_of_a_smaller_model_is_refused(folder, tmp_path):
+    trained(folder, "prompt")
+    lively_model(prompt_channels=[4, 6]).save_pretrained(tmp_path / "other")
+    other = AnomalyGPTForConditionalGeneration.from_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="The adapter must fit the model, got model.prompt_learner.convolutions"):
+        other.load_adapter(str(folder / "prompt"))
+
+
+def test_an_adapter_without_its_checkpoint_is_refused_and_the_embedded_one_is_found_anywhere(folder, tmp_path):
+    trained(folder, "paper")
+    settings = json.loads((folder / "paper" / "adapter_config.json").read_text())
+    for base, expected in (
+        ("/nowhere/gone", "was trained from '/nowhere/gone', which does not exist here"),
+        (None, "must name its checkpoint as `base_model_name_or_path`, got None"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": base}))
+        with pytest.raises(CheckpointError, match=expected):
+            load_checkpoint(tmp_path)
+    elsewhere = settings | {"base_model_name_or_path": "/opt/elsewhere/modeling_anomalygpt/anomalygpt_tiny"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(elsewhere))
+    assert adapter_base(tmp_path) == str(EMBEDDED_CHECKPOINT)
+    assert adapter_base(EMBEDDED_CHECKPOINT) is None

@@ -1,0 +1,281 @@
+"""The trainer: the same loss however a step is cut, what is trained, whole checkpoints, identical resume."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_anomalygpt.losses import dice_loss, focal_loss
+from modeling_anomalygpt.training import AnomalyTrainer, TrainingError
+from modeling_anomalygpt.training_checkpoints import last_whole_checkpoint
+from modeling_anomalygpt.training_losses import count_targets, sample_losses
+from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning, trainable_names
+from tests.tiny import tiny_pair
+from tests.training_samples import Squares
+
+pytest.importorskip("peft")
+
+
+def trainer(folder, tuning="prompt", count=12, seed=0, callbacks=None, recipe=None, **options):
+    model, processor = tiny_pair()
+    torch.manual_seed(1)
+    model = prepare_for_tuning(model, TuningArguments(tuning=tuning, num_virtual_tokens=4))
+    settings = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 5e-3,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",
+        "max_grad_norm": 0.0,
+    }
+    args = TrainingArguments(str(folder), **(settings | options))
+    data = Squares(processor, count, seed=seed)
+    return AnomalyTrainer(
+        model, args, train_dataset=data, processing_class=processor, callbacks=callbacks, recipe=recipe
+    )
+
+
+def weights(model):
+    return {
+        name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+
+
+# Losses
+
+
+def test_sample_losses_are_those_of_each_sample_alone():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(3, 6, 11), torch.randint(0, 11, (3, 6))
+    labels[0, :4] = labels[1, :2] = -100
+    labels[2] = -100
+    maps = torch.rand(3, 2, 1, 5, 5)
+    maps = torch.cat([1 - maps, maps], dim=2)
+    masks = torch.randint(0, 2, (3, 5, 5))
+    masks[1] = -1
+    found = sample_losses(logits, labels, maps, masks)
+    for row in (0, 1):
+        tokens = [place for place in range(1, 6) if labels[row, place] != -100]
+        each = [-logits[row, place - 1].log_softmax(0)[labels[row, place]] for place in tokens]
+        torch.testing.assert_close(found.lm[row], sum(each) / len(each))
+        right = sum(int(logits[row, place - 1].argmax() == labels[row, place]) for place in tokens)
+        assert (found.tokens[row], found.correct[row]) == (len(tokens), right)
+    assert found.lm[2] == 0
+    assert found.answered.tolist() == [True, True, False]
+    for row in (0, 2):
+        focal = sum(focal_loss(maps[row : row + 1, layer], masks[row : row + 1])[0] for layer in (0, 1))
+        dice = sum(dice_loss(maps[row : row + 1, layer, 1], masks[row : row + 1])[0] for layer in (0, 1))
+        torch.testing.assert_close(torch.stack([found.focal[row], found.dice[row]]), torch.stack([focal, dice]))
+    assert found.focal[1] == found.dice[1] == 0
+    assert found.masked.tolist() == [True, False, True]
+    assert count_targets(labels, masks).tolist() == [2, 2]
+    total = found.total({"lm": 1.0, "focal": 2.0, "dice": 3.0}, torch.tensor([2.0, 2.0]))
+    expected = found.lm.sum() / 2 + (2 * found.focal.sum() + 3 * found.dice.sum()) / 2
+    torch.testing.assert_close(total, expected)
+
+
+@pytest.mark.parametrize("tuning", ["paper", "prompt"])
+def test_accumulated_steps_and_a_last_small_batch_give_the_gradients_of_one_large_batch(tmp_path, tuning):
+    large = trainer(tmp_path / "a", tuning, count=10, per_device_train_batch_size=10, max_steps=1, optim="sgd")
+    small = trainer(
+        tmp_path / "b", tuning, count=10, per_device_train_batch_size=4, gradient_accumulation_steps=3, max_steps=1,
+        optim="sgd",
+    )  # fmt: skip
+    before = weights(large.model)
+    assert all(torch.equal(value, before[name]) for name, value in weights(small.model).items())
+    large.train()
+    small.train()
+    first, second = large.state.log_history[0], small.state.log_history[0]
+    for name in ("loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy"):
+        assert math.isclose(first[name], second[name], rel_tol=1e-5), name
+    after = weights(large.model)
+    assert any((after[name] - before[name]).abs().max() > 0 for name in before)
+    for name, value in weights(small.model).items():
+        torch.testing.assert_close(value - before[name], after[name] - before[name], rtol=1e-3, atol=1e-7)
+
+
+# What is trained
+
+
+@pytest.mark.parametrize("tuning", ["paper", "prompt", "lora", "full"])
+def test_every_mode_lowers_the_loss_and_leaves_what_is_frozen(tmp_path, tuning):
+    run = trainer(tmp_path, tuning, num_train_epochs=8, save_strategy="no", logging_steps=3)
+    frozen = {name: value.clone() for name, value in run.model.state_dict().items() if name not in weights(run.model)}
+    run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    state = run.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in frozen.items())
+
+
+def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradients(tmp_path):
+    run = trainer(tmp_path, "prompt", max_steps=1, save_strategy="no")
+    modes = {}
+
+    def look(module, *_):
+        modes.update({name: one.training for name, one in run.model.named_modules()})
+
+    run.model.get_base_model().model.prompt_learner.register_forward_hook(look)
+    run.train()
+    assert not modes["base_model.model.language_model"]
+    assert not modes["base_model.model.vision_tower"]
+    assert modes["base_model.model.prompt_learner.modules_to_save.default"]
+    trained = set(trainable_names(run.model))
+    assert all(parameter.grad is None for name, parameter in run.model.named_parameters() if name not in trained)
+
+
+def test_statistics_of_batches_never_move_even_when_everything_is_trained():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    from modeling_anomalygpt.tuning import FrozenInEvaluationMode
+
+    frozen = FrozenInEvaluationMode(model)
+    model.train()
+    frozen.apply()
+    before = model[1].running_mean.clone()
+    model(torch.randn(2, 3, 8, 8))
+    assert torch.equal(model[1].running_mean, before)
+    assert model[0].training
+
+
+def test_the_epoch_of_the_data_is_set_before_each_epoch(tmp_path):
+    run = trainer(tmp_path, save_strategy="no")
+    run.train()
+    assert list(dict.fromkeys(run.train_dataset.epochs)) == [0, 1]
+
+
+# Checkpoints
+
+
+def test_a_resumed_run_ends_bit_identical(tmp_path):
+    whole = trainer(tmp_path / "whole", "lora", save_steps=2)
+    whole.train()
+    assert sorted(path.name for path in (tmp_path / "whole").glob("checkpoint-*")) == [
+        "checkpoint-2", "checkpoint-4", "checkpoint-6",
+    ]  # fmt: skip
+    halted = trainer(tmp_path / "whole", "lora", save_steps=2)
+    halted.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(halted.model)[name]), name
+    last = [[entry for entry in run.state.log_history if entry.get("step") == 6][0] for run in (whole, halted)]
+    assert last[0] == {**last[1], "grad_norm": last[0].get("grad_norm")}
+
+
+def test_a_checkpoint_holds_what_is_trained_and_what_decides_the_run(tmp_path):
+    run = trainer(tmp_path, "paper", save_total_limit=2, num_train_epochs=3)
+    run.train()
+    names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert names == ["checkpoint-8", "checkpoint-9"]
+    folder = tmp_path / "checkpoint-9"
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "adapter_model.safetensors")
+    assert all(any(part in name for part in ("localizer", "prompt_learner")) for name in saved)
+    facts = json.loads((folder / "training_run.json").read_text())
+    assert facts["data"]["fingerprint"] == run.train_dataset.fingerprint
+    assert facts["recipe"]["learning_rate"] == 5e-3
+    assert json.loads((folder / "training_data.json").read_text())["datasets"][0]["name"] == "squares"
+    assert not list(tmp_path.glob(".unfinished/*"))
+    for file in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "processor_config.json"):
+        assert (folder / file).is_file(), file
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 1e-2}, r"`learning_rate` must be 0\.005, got 0\.01"),
+        ({"seed": 3}, "the data's `fingerprint` must be"),
+        ({"tuning": "lora"}, "the model's `trained weights` must be"),
+        ({"recipe": {"lora_rank": 4}}, "`lora_rank` must be None, got 4"),
+        ({"per_device_train_batch_size": 2}, "`samples per step` must be 4, got 2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
+    trainer(tmp_path, max_steps=2).train()
+    with pytest.raises(TrainingError, match=message):
+        trainer(tmp_path, **({"max_steps": 2} | changes)).train(resume_from_checkpoint=True)
+
+
+def test_a_folder_that_was_not_finished_is_never_taken(tmp_path):
+    trainer(tmp_path, max_steps=2).train()
+    (tmp_path / ".unfinished" / "checkpoint-4").mkdir(parents=True)
+    (tmp_path / "checkpoint-5").mkdir()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    with pytest.raises(TrainingError, match="`resume_from_checkpoint` must be a whole checkpoint"):
+        trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    save = torch.save
+
+    def full(value, target, *args, **kwargs):
+        if run.state.global_step >= 4 and "optimizer" in str(target):
+            raise OSError(28, "No space left on device")
+        return save(value, target, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match="No space left on device. The last checkpoint .*checkpoint-2 is whole"):
+        run.train()
+    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    assert not (tmp_path / ".unfinished" / "checkpoint-4").exists()
+    monkeypatch.undo()
+    again = trainer(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 6
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(tmp_path):
+    run = trainer(tmp_path)
+    good = run.train_dataset.__class__.__getitem__
+
+    def broken(self, index):
+        sample = good(self, index)
+        if self.epoch == 1 and index == 5:
+            sample["pixel_values"] = np.full_like(sample["pixel_values"], np.nan)
+        return sample
+
+    run.train_dataset.__class__ = type("Broken", (Squares,), {"__getitem__": broken})
+    expected = r"The loss must be finite, got nan in step 5 \(pictures: square 4, square 5, .*checkpoint-4; try half"
+    with pytest.raises(TrainingError, match=expected):
+        run.train()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    run = trainer(tmp_path, max_steps=2)
+    run.train()
+    name, parameter = next((n, p) for n, p in run.model.named_parameters() if p.requires_grad)
+    parameter.data.fill_(float("inf"))
+    run.state.global_step = 4
+    with pytest.raises(TrainingError, match="Trained weights must be finite"):
+        run._save_checkpoint(run.model, None)
+    assert not os.path.exists(tmp_path / "checkpoint-4")
+
+
+def test_the_saved_model_is_an_adapter_folder_that_loads_to_the_same_numbers(tmp_path):
+    model, processor = tiny_pair()
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    run = trainer(tmp_path / "out", "prompt")
+    run.model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    run.train()
+    run.save_model()
+    assert not (tmp_path / "out" / ".unfinished").exists()
+    from modeling_anomalygpt.checkpoints import load_checkpoint
+
+    loaded, _ = load_checkpoint(tmp_path / "out", device="cpu")
+    batch = run.data_collator([run.train_dataset[i] for i in range(4)])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    with torch.no_grad():
+        expected, got = run.model.eval()(**inputs), loaded(**inputs)
+    assert torch.equal(got.logits, expected.logits[:, -inputs["input_ids"].shape[1] :])
+    assert torch.equal(got.anomaly_map, expected.anomaly_map)
