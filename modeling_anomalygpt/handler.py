@@ -77,6 +77,7 @@ def _picture(text: Any, name: str) -> Image.Image:
     if not isinstance(text, str) or not text:
         raise ValueError(f"`{name}` must be a picture as base64 text, got {type(text).__name__}.")
     encoded = text.split(",", 1)[1] if text.startswith("data:image/") and "," in text else text
+    encoded = "".join(encoded.split())  # some programs wrap their lines
     if len(encoded) > MAX_BYTES * 4 // 3:
         raise ValueError(f"`{name}` must have at most {MAX_BYTES} bytes. Shrink it before.")
     try:

@@ -1,0 +1,174 @@
+"""The pipeline "anomaly-detection" and the endpoint: the inspector's verdicts, as dictionaries and as JSON."""
+
+import base64
+import io
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+from modeling_anomalygpt import AnomalyDetectionPipeline
+from modeling_anomalygpt.handler import EndpointHandler
+from modeling_anomalygpt.inspector import AnomalyInspector
+from modeling_anomalygpt.pictures import PictureError
+from modeling_anomalygpt.travelling_files import HERE, code_files
+from tests.tiny import CallCounter, tiny_pair
+from tests.tiny_processor import picture
+
+GOOD, QUERY = Image.fromarray(picture(0, (40, 60))), Image.fromarray(picture(1, (30, 50)))
+VARIES = ("seconds", "image")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("pipe")
+    for part in tiny_pair():
+        part.save_pretrained(folder)
+    QUERY.save(folder / "query.png")
+    GOOD.save(folder / "good.png")
+    return folder
+
+
+@pytest.fixture
+def pipe(folder):
+    assert AnomalyDetectionPipeline is not None  # using the name registers the task
+    return pipeline("anomaly-detection", model=str(folder), device="cpu")
+
+
+def plain(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name not in (*VARIES, "anomaly_map", "mask")}
+
+
+def encoded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_it_says_what_the_inspector_says_and_is_ready_for_json(pipe, folder):
+    inspector = AnomalyInspector(pipe.model, pipe.processor)
+    inspector.set_references([GOOD], category="bolt")
+    expected = inspector.inspect(QUERY, category="bolt", mm_per_pixel=0.1)
+    found = pipe(str(folder / "query.png"), references=[GOOD], category="bolt", mm_per_pixel=0.1)
+    assert plain(found) == plain(expected.to_dict())
+    assert found["image"] == str(folder / "query.png")
+    assert json.loads(json.dumps(plain(found)))["verdict"] in ("normal", "anomalous", "uncertain")
+    assert (found["anomaly_map"].mode, found["anomaly_map"].size) == ("L", (50, 30))
+    assert np.abs(np.asarray(found["anomaly_map"]) / 255 - expected.anomaly_map).max() <= 0.5 / 255 + 1e-6
+    inside = expected.anomaly_map >= inspector.region_threshold
+    assert np.array_equal(np.asarray(found["mask"]) == 255, inside)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_many_pictures_at_once_give_what_each_gives(pipe, batch_size):
+    pictures = [QUERY, GOOD, picture(5, (33, 20))]
+    each = [plain(pipe(one, references=[GOOD], answer=False)) for one in pictures]
+    many = pipe(pictures, references=[GOOD], answer=False, batch_size=batch_size)
+    assert len(many) == 3
+    for one, other in zip(many, each, strict=True):
+        assert one["verdict"] == other["verdict"]
+        assert one["pred_score"] == pytest.approx(other["pred_score"], abs=1e-5)
+        assert one["log_odds"] == pytest.approx(other["log_odds"], abs=1e-3)
+
+
+def test_references_are_looked_at_once_and_can_be_forgotten(pipe):
+    with CallCounter(pipe.model.model.vision_tower) as tower:
+        pipe(QUERY, references=[GOOD], answer=False)
+        first = tower.calls
+        pipe(QUERY, references=[GOOD], answer=False)
+        pipe(QUERY, answer=False)
+        assert tower.calls == first + 2
+        assert pipe(QUERY, answer=False)["evidence"]["localization"] == "few_shot"
+    assert pipe(QUERY, references=[], answer=False)["evidence"]["localization"] == "text_guided"
+
+
+def test_options_given_at_the_start_hold_for_all_calls(folder):
+    pipe = pipeline("anomaly-detection", model=str(folder), device="cpu", references=[GOOD], language="zh")
+    assert pipe(QUERY, answer=False)["language"] == "zh"
+    assert pipe(QUERY, answer=False)["evidence"]["num_references"] == 1
+
+
+def test_wrong_options_and_pictures_are_refused(pipe, folder):
+    with pytest.raises(ValueError, match="Options must be among references, .*, got treshold"):
+        pipe(QUERY, treshold=0.5)
+    with pytest.raises(PictureError, match="is none that Pillow can read"):
+        pipe(str(folder / "config.json"))
+
+
+def test_saved_with_its_code_the_folder_finds_its_pipeline(pipe, folder, tmp_path):
+    from modeling_anomalygpt.travelling_files import checkpoint_files
+
+    config = json.loads(checkpoint_files(folder)["config.json"])
+    assert config["custom_pipelines"]["anomaly-detection"]["impl"].split(".")[0] + ".py" in code_files()
+
+
+def test_what_travels_with_the_pipeline_needs_nothing_that_transformers_does_not(monkeypatch):
+    """Read as transformers reads it: imports inside `try` are optional, all others must be there."""
+    from transformers.dynamic_module_utils import get_imports
+
+    needed = {name for path in code_files().values() for name in get_imports(path)} - set(sys.stdlib_module_names)
+    assert needed <= {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub", "tqdm", "peft", ""}
+    for path in code_files().values():
+        assert path.parent == HERE
+        assert "import modeling_anomalygpt" not in path.read_text(encoding="utf-8")
+
+
+# The endpoint
+
+
+@pytest.fixture(scope="module")
+def endpoint(folder) -> EndpointHandler:
+    assert AnomalyDetectionPipeline is not None
+    return EndpointHandler(str(folder))
+
+
+def test_the_endpoint_takes_base64_and_gives_json(endpoint, pipe):
+    request = {"inputs": {"image": encoded(QUERY), "references": [encoded(GOOD)], "category": "bolt"}}
+    answer = json.loads(json.dumps(endpoint(json.loads(json.dumps(request)))))
+    expected = pipe(QUERY, references=[GOOD], category="bolt")
+    assert plain(answer) == plain(expected)
+    for name in ("anomaly_map", "mask"):
+        decoded = Image.open(io.BytesIO(base64.b64decode(answer[name])))
+        assert np.array_equal(np.asarray(decoded), np.asarray(expected[name]))
+
+
+def test_one_request_teaches_nothing_to_the_next(endpoint):
+    taught = {"inputs": {"image": encoded(QUERY), "references": [encoded(GOOD)]}, "parameters": {"answer": False}}
+    assert endpoint(taught)["evidence"]["num_references"] == 1
+    alone = endpoint(
+        {
+            "inputs": "data:image/png;base64," + encoded(QUERY)[:76] + "\n" + encoded(QUERY)[76:],
+            "parameters": {"answer": False},
+        }
+    )
+    assert alone["evidence"]["num_references"] == 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (None, "`image` must be a picture as base64 text, got NoneType"),
+        ({"references": []}, "`image` must be a picture as base64 text, got NoneType"),
+        ("/etc/passwd", "`image` must be a picture as base64 text, but it cannot be decoded"),
+        ("https://example.com/a.png", "`image` must be a picture as base64 text, but it cannot be decoded"),
+        (base64.b64encode(b"no picture").decode(), "but it cannot be decoded"),
+        ({"image": encoded(QUERY), "references": "x"}, "`references` must be a list of at most 64 pictures"),
+        ({"image": encoded(QUERY), "references": [encoded(GOOD)] * 65}, "must be a list of at most 64 pictures"),
+        ({"image": encoded(QUERY), "references": ["eA=="]}, r"`references\[0\]` must be a picture"),
+        ({"image": encoded(QUERY), "speed": 1}, "Options must be among"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_one_line(endpoint, inputs, message):
+    with pytest.raises(ValueError, match=message) as error:
+        endpoint({"inputs": inputs})
+    assert "\n" not in str(error.value)
+
+
+def test_too_large_a_request_is_refused_before_it_is_decoded(endpoint, monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.handler.MAX_BYTES", 10)
+    with pytest.raises(ValueError, match="`image` must have at most 10 bytes"):
+        endpoint({"inputs": encoded(QUERY)})
