@@ -3,8 +3,7 @@
     python -m recipes.tiny.comparing --vision DIR --pictures DIR --output DIR
 
 Each picture of a pair (`view_pairs`) is compared with the good patches of the other one; distances must be small
-where it is good and large at its anomalies. Batch norms stay as distilled; the saved weights lie between the
-distilled and the trained ones (`--share`, https://arxiv.org/abs/2109.01903). May be stopped; the same command goes on.
+where it is good and large at its anomalies. Batch norms keep their statistics. May be stopped; the same command goes on.
 """
 
 import argparse
@@ -51,24 +50,21 @@ class Comparer(nn.Module):
         )
         self.limits = nn.Parameter(torch.full((len(self.layers) + 1,), 0.35))
 
-    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Unit-length projected patches of each layer, `(batch, height * width, dim)`; images are uint8."""
+    def vectors(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Patches of each layer, `(batch, height * width, channels)`; images are uint8."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         pixel_values = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             states = self.tower(pixel_values=pixel_values, output_hidden_states=True).hidden_states
-        vectors = [states[layer].float().flatten(2).transpose(1, 2) for layer in self.layers]
-        return [
-            functional.normalize(project(layer), dim=-1)
-            for project, layer in zip(self.reference_projections, vectors, strict=True)
-        ]
+        return [states[layer].float().flatten(2).transpose(1, 2) for layer in self.layers]
 
-    def maps(self, images: torch.Tensor, masks: torch.Tensor) -> list[torch.Tensor]:
-        """Distances `(2 * pairs, grid, grid)` of every layer and of their mean; neighbours 2i and 2i + 1 are a pair."""
-        grid = images.shape[-1] // STRIDE
-        other = torch.arange(len(images)) ^ 1
+    def maps(self, vectors: list[torch.Tensor], masks: torch.Tensor) -> list[torch.Tensor]:
+        """Distances `(pictures, grid, grid)` of every layer and of their mean; neighbours 2i and 2i + 1 are a pair."""
+        grid = masks.shape[-1] // STRIDE
+        other = torch.arange(len(masks)) ^ 1
         maps = []
-        for layer in self.features(images):
+        for project, vector in zip(self.reference_projections, vectors, strict=True):
+            layer = functional.normalize(project(vector), dim=-1)
             side = math.isqrt(layer.shape[1])
             bad = functional.adaptive_max_pool2d(masks[:, None].float(), side).flatten(1) > 0
             cosine = layer @ layer[other].transpose(1, 2)
@@ -79,7 +75,7 @@ class Comparer(nn.Module):
 
     def forward(self, images: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss, and the part of (bad patch, hard good patch) pairs in the right order."""
-        maps = self.maps(images, masks)
+        maps = self.maps(self.vectors(images), masks)
         covered = functional.adaptive_avg_pool2d(masks[:, None].float(), maps[0].shape[-1])
         bad = (covered > 0.4)[:, 0]
         good = functional.max_pool2d(covered, 3, 1, 1)[:, 0] == 0
@@ -103,20 +99,6 @@ class Comparer(nn.Module):
         return losses[-1] + 0.5 * torch.stack(losses[:-1]).mean(), order.detach()
 
 
-def save(comparer: Comparer, start: dict[str, torch.Tensor], share: float, vision: pathlib.Path, output: pathlib.Path):
-    """Weights between the distilled (`share` 0) and the trained ones (1), in the form of a distilled folder."""
-    trained = comparer.state_dict()
-    mixed = {
-        key: torch.lerp(start[key].float(), value.float(), share).to(value.dtype) for key, value in trained.items()
-    }
-    comparer.load_state_dict(mixed)
-    comparer.tower.save_pretrained(output)
-    projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
-    save_file({key: value.contiguous() for key, value in projections.items()}, output / PROJECTIONS)
-    shutil.copyfile(vision / NOTES, output / NOTES)
-    comparer.load_state_dict(trained)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.tiny.comparing",
@@ -127,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of photographs")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the model")
     parser.add_argument("--steps", type=int, default=1500, help=f"steps of {BATCH} pairs")
-    parser.add_argument("--share", type=float, default=1.0, help="how far to go from the distilled weights, 0 to 1")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor for the learning rates")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -138,7 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = [] if (cache / "index.npy").exists() else sorted(options.pictures.rglob("*.jpg"))
     pictures = PictureCache.build(files, cache)
     comparer = Comparer(options.vision).train()
-    start = {key: value.clone() for key, value in comparer.state_dict().items()}
     for module in comparer.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -161,8 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for images, masks in loader:
         rate = min((step + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * step / options.steps))
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * rate
-        loss, order = comparer(images.flatten(0, 1), masks.flatten(0, 1))
+            group["lr"] = group["peak"] * options.rate * rate
+        images, masks = images.flatten(0, 1), masks.flatten(0, 1)
+        loss, order = comparer(images, masks)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(comparer.parameters(), 5.0)
@@ -170,14 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         step += 1
         sums += torch.stack([loss.detach(), order])
         if step % 25 == 0:
-            values = {"loss": round(sums[0].item() / 25, 4), "order": round(sums[1].item() / 25, 4)}
+            values = {name: round(value / 25, 4) for name, value in zip(("loss", "order"), sums.tolist(), strict=True)}
             print(json.dumps({"step": step, **values, "seconds": round(time.monotonic() - began, 1)}), flush=True)
             sums.zero_()
         if step % 100 == 0 or step == options.steps:
             state = {"comparer": comparer.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)
-    save(comparer, start, options.share, options.vision, options.output)
+    comparer.tower.save_pretrained(options.output)
+    projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
+    save_file({key: value.contiguous() for key, value in projections.items()}, options.output / PROJECTIONS)
+    shutil.copyfile(options.vision / NOTES, options.output / NOTES)
 
 
 if __name__ == "__main__":
