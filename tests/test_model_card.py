@@ -1,0 +1,86 @@
+"""Cards are pure functions of facts; what the Hub reads in them is what was measured."""
+
+import csv
+import pathlib
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
+from modeling_anomalygpt.model_card import SCORES, ModelFacts, evaluation_results, model_card, with_results
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROWS = [
+    {"set": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
+    {"set": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},
+    {"set": "bolts", "k_shot": 4, "seed": 0, "image_auroc": 1.0, "pixel_auroc": 0.5},
+]
+FACTS = ModelFacts(
+    "me/bolts",
+    base_models=["org/vision", "org/words"],
+    parts=[("vision tower", "`clip`"), ("language model", "a | b")],
+    licences={"vision": "cc-by-nc-sa-4.0", "words": "apache-2.0"},
+    datasets=["me/data", "own pictures"],
+    training={"steps": 100},
+    results=ROWS,
+    limits=["Only <b>bolts</b>."],
+)
+
+
+def test_the_front_matter_holds_what_the_hub_looks_for():
+    data = ModelCard(model_card(FACTS)).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "image-text-to-text", "other")
+    assert data.base_model == ["org/vision", "org/words"]
+    assert data.datasets == ["me/data"]
+    found = {(one.dataset_config, one.metric_type): one.metric_value for one in data.eval_results}
+    assert found == {
+        ("1-shot", "image_auroc"): 0.85,  # the mean of the seeds
+        ("4-shot", "image_auroc"): 1.0,
+        ("4-shot", "pixel_auroc"): 0.5,
+    }
+
+
+def test_the_text_shows_use_licences_results_and_limits():
+    text = ModelCard(model_card(FACTS)).text
+    assert 'pipeline("anomaly-detection", model="me/bolts", trust_remote_code=True)' in text
+    assert "| vision | cc-by-nc-sa-4.0 |" in text
+    assert "| bolts | 1 | 0.850 | - |" in text
+    assert "Only &lt;b>bolts&lt;/b>." in text
+    assert "a \\| b" in text
+    code = text.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert len(code.splitlines()) <= 10
+
+
+@pytest.mark.parametrize(
+    ("licences", "expected"),
+    [({}, "unknown"), ({"all": "mit"}, "mit"), ({"a": "mit", "b": "mit"}, "mit"), ({"a": "mit", "b": "gpl"}, "other")],
+)
+def test_one_licence_is_named_and_several_are_other(licences, expected):
+    assert ModelCard(model_card(ModelFacts("me/x", licences=licences))).data.license == expected
+
+
+def test_an_adapter_names_its_model():
+    card = ModelCard(model_card(ModelFacts("me/lora", base_models=["me/base"], adapter=True)))
+    assert (card.data.library_name, card.data.base_model) == ("peft", ["me/base"])
+    assert 'AnomalyInspector.from_pretrained("me/lora")' in card.text
+    with pytest.raises(ValueError, match="`base_models` must name the model of an adapter, got none"):
+        model_card(ModelFacts("me/lora", adapter=True))
+
+
+def test_results_are_put_into_a_card_and_its_text_stays():
+    before = model_card(ModelFacts("me/x"))
+    after = with_results(before, ROWS, "x")
+    assert ModelCard(after).text == ModelCard(before).text
+    assert len(ModelCard(after).data.eval_results) == 3
+    assert with_results(after, ROWS, "x") == after
+
+
+def test_the_embedded_card_says_in_its_front_matter_what_was_measured():
+    data = ModelCard((EMBEDDED_CHECKPOINT / "README.md").read_text(encoding="utf-8")).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "image-text-to-text", "apache-2.0")
+    with (ROOT / "benchmarks" / "results" / "quality_inspection.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["model"] == "embedded"]
+    expected = {(one.dataset_name, one.metric_type): one.metric_value for one in evaluation_results(rows)}
+    assert {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results} == expected
+    assert {metric for _, metric in expected} <= SCORES.keys()
