@@ -50,8 +50,10 @@ def run_train(args: argparse.Namespace) -> int:
 
         warnings.simplefilter("ignore")
         logging.set_verbosity_error()
-    from .cli_training_data import training_examples
+    from .cli_training_data import evaluation_sets, training_examples
     from .training import AnomalyTrainer
+    from .training_callbacks import SamplePictures
+    from .training_card import write_training_card
     from .training_checkpoints import last_whole_checkpoint
     from .training_model import load_for_training
     from .tuning import describe_tuning, prepare_for_tuning
@@ -62,10 +64,13 @@ def run_train(args: argparse.Namespace) -> int:
     with training_args.main_process_first(desc="data sets"):
         model, processor = load_for_training(model_args)
         examples = training_examples(data_args, processor, model.config.map_size, training_args.seed)
+        measured = evaluation_sets(data_args, processor, model.config.map_size, training_args.seed)
+    base = model.name_or_path
     set_seed(training_args.seed)
     model = prepare_for_tuning(model, tuning_args)
     say = print if training_args.process_index == 0 else lambda *_: None
-    say(describe_tuning(model, tuning_args.tuning))
+    trained = describe_tuning(model, tuning_args.tuning)
+    say(trained)
     say(examples.summary())
     if checkpoint:
         say(f"going on from {checkpoint}")
@@ -76,13 +81,20 @@ def run_train(args: argparse.Namespace) -> int:
         model,
         training_args,
         train_dataset=examples,
+        eval_dataset=measured,
         processing_class=processor,
         callbacks=[_lines(say)],
         recipe=recipe,
     )
     trainer.remove_callback(_printer())
+    if measured is not None:
+        trainer.add_callback(SamplePictures(trainer))
     trainer.train(resume_from_checkpoint=checkpoint)
+    if measured is not None and not training_args.load_best_model_at_end:
+        trainer.evaluate()
     trainer.save_model()
+    if training_args.process_index == 0:
+        write_training_card(training_args.output_dir, trainer, trained, base)
     last = last_whole_checkpoint(training_args.output_dir)
     say(f"saved {training_args.output_dir}" + (f" (last checkpoint: {last})" if last else ""))
     say(f"try it: anomalygpt inspect PICTURE --model {training_args.output_dir} --references GOOD")
@@ -109,17 +121,33 @@ def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any,
     from .training_arguments import check_recipe, read_recipe
 
     classes = _classes()
-    settings = read_recipe(recipe) if recipe else {}
+    settings = dict(read_recipe(recipe)) if recipe else {}
     check_recipe(settings, classes)
     kinds = {action.dest: action for action in _fields_parser()._actions}
     for name, value in settings.items():
         settings[name] = _converted(name, value, kinds[name])
-    settings |= given
+    settings = _usual(settings | given)
     found = []
     for cls in classes:
         names = {one.name for one in dataclasses.fields(cls) if one.init}
         found.append(cls(**{name: value for name, value in settings.items() if name in names}))
     return tuple(found)
+
+
+def _usual(settings: dict[str, Any]) -> dict[str, Any]:
+    """What nobody wants to say each time: measure where there is something to measure on, show it where one can."""
+    from .training_callbacks import tensorboard_is_installed
+
+    usual: dict[str, Any] = {"disable_tqdm": True}
+    if settings.get("eval_dataset"):
+        usual |= {"eval_strategy": "steps", "eval_steps": settings.get("save_steps", 100)}
+        if tensorboard_is_installed():
+            usual["report_to"] = ["tensorboard"]
+        if settings.get("metric_for_best_model"):
+            usual["load_best_model_at_end"] = True
+    elif settings.get("metric_for_best_model"):
+        raise ValueError("`metric_for_best_model` needs labelled pictures, got none. Add --eval_dataset NAME=DIR.")
+    return usual | settings
 
 
 def _classes() -> tuple[type, ...]:

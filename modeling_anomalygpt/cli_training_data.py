@@ -91,7 +91,9 @@ def training_sources(arguments: DataArguments) -> list[Any]:
         raise TrainingError("Nothing to train on. Give --good FOLDER, --dataset NAME=DIR or --conversations JSON.")
     pairs = {"mixture": _mixture(arguments.mixture), "short_side": arguments.short_side}
     sources: list[Any] = [
-        SyntheticPairs(good_pictures(folder, arguments.category), pathlib.Path(folder).name, "all", **pairs)
+        SyntheticPairs(
+            good_pictures(folder, arguments.category), _name_of(folder, arguments.category), "good", **pairs
+        )
         for folder in arguments.good
     ]
     for text in arguments.dataset:
@@ -130,6 +132,38 @@ def training_examples(arguments: DataArguments, processor: Any, map_size: int, s
     )
 
 
+def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, seed: int) -> Any:
+    r"""
+    The labelled pictures to measure on.
+
+    Args:
+        arguments ([`DataArguments`]):
+            With `eval_dataset`.
+        processor ([`AnomalyGPTProcessor`]):
+            Of the model.
+        map_size (`int`):
+            Of the model.
+        seed (`int`):
+            Draws the references, and the pictures where not all are taken.
+
+    Returns:
+        `torch.utils.data.Dataset`: `None` when there is no set.
+    """
+    from torch.utils.data import ConcatDataset
+
+    from .evaluation_examples import evaluation_examples
+
+    sets = []
+    for text in arguments.eval_dataset:
+        named = parse_dataset(text)
+        shots = arguments.eval_references
+        options = {"references": _load(named, "train"), "shots": shots} if shots > 0 else {}
+        rows = _load(named, named.split or "test")
+        options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
+        sets.append(evaluation_examples(rows, processor, language=arguments.languages.split(",")[0], **options))
+    return ConcatDataset(sets) if sets else None
+
+
 def good_pictures(folder: str, category: str) -> Any:
     r"""
     A folder of good photographs as a data set.
@@ -165,6 +199,10 @@ def good_pictures(folder: str, category: str) -> Any:
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
+def _name_of(folder: str, category: str) -> str:
+    return category if category != "object" else pathlib.Path(folder).resolve().name
+
+
 def _load(named: NamedDataset, split: str) -> Any:
     from datasets_scripts import load_anomaly_dataset
 
@@ -197,4 +235,11 @@ def _value(text: str) -> Any:
     return tuple(text.split(",")) if "," in text else text
 
 
-__all__ = ["NamedDataset", "good_pictures", "parse_dataset", "training_examples", "training_sources"]
+__all__ = [
+    "NamedDataset",
+    "evaluation_sets",
+    "good_pictures",
+    "parse_dataset",
+    "training_examples",
+    "training_sources",
+]

@@ -124,6 +124,7 @@ class AnomalyTrainer(Trainer):
         """The weighted losses of the batch's samples, divided by the samples of the whole step."""
         inputs = dict(inputs)
         image_ids = inputs.pop("image_ids", [])
+        inputs.pop("image_labels", None)
         labels, mask_labels = inputs.pop("labels"), inputs.pop("mask_labels", None)
         if model.training:
             self.frozen.apply()
@@ -177,6 +178,7 @@ class AnomalyTrainer(Trainer):
         """What decides the run: model, data and recipe; written into every checkpoint."""
         if self._facts is None:
             decide = {name: getattr(self.args, name, None) for name in _DECIDE}
+            decide = {name: getattr(value, "value", value) for name, value in decide.items()}
             decide["samples per step"] = (
                 self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             )

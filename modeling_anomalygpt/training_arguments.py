@@ -136,7 +136,6 @@ class AnomalyTrainingArguments(TrainingArguments):
     save_steps: float = _option(100, "steps between two checkpoints")
     save_total_limit: int | None = _option(2, "checkpoints that are kept")
     train_sampling_strategy: str = _option("sequential", "the data are mixed already, pairs stand together")
-    eval_on_end: bool = _option(True, "measure once more at the end")
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from .metrics import ImageMetrics
+from .pixel_metrics import PixelMetrics
 from .training_losses import SUMS, SampleLosses, has_pixel_target, mean_losses
 
 
-def yes_no_ids(processor: Any) -> list[tuple[list[int], list[int]]]:
+def yes_no_ids(processor: Any) -> list[tuple[int, list[int], list[int]]]:
     r"""
-    First tokens of Yes and of No in each language whose words begin differently.
+    Where an answer says Yes or No, in each language.
 
     Args:
         processor ([`AnomalyGPTProcessor`]):
             May be `None` or another object: nothing then.
 
     Returns:
-        `list[tuple[list[int], list[int]]]`: Ids that mean yes and ids that mean no.
+        `list[tuple[int, list[int], list[int]]]`: Tokens that both words begin with, ids that mean yes and that mean no
+        after them.
     """
     found = []
     for language in ("en", "zh"):
@@ -29,13 +32,12 @@ def yes_no_ids(processor: Any) -> list[tuple[list[int], list[int]]]:
             shared, yes, no = processor.yes_no_token_ids(language)
         except (AttributeError, ValueError):
             continue
-        if not shared:
-            found.append((list(yes), list(no)))
+        found.append((len(shared), list(yes), list(no)))
     return found
 
 
 def evaluation_outputs(
-    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: list[tuple[list[int], list[int]]]
+    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: list[tuple[int, list[int], list[int]]]
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     r"""
     What the metrics need of a batch.
@@ -45,7 +47,7 @@ def evaluation_outputs(
             With `sample_losses`.
         inputs (`dict[str, torch.Tensor]`):
             With `labels` and `mask_labels`.
-        yes_no (`list[tuple[list[int], list[int]]]`):
+        yes_no (`list[tuple[int, list[int], list[int]]]`):
             From [`yes_no_ids`].
 
     Returns:
@@ -62,10 +64,11 @@ def evaluation_outputs(
     answered = labels != -100
     first = answered.int().argmax(1).clamp(min=1)
     rows = torch.arange(len(labels), device=labels.device)
-    word, before = labels[rows, first], logits[rows, first - 1].float()
-    log_odds = torch.full_like(before[:, 0], float("nan"))
-    truth = torch.full_like(word, -1)
-    for yes, no in yes_no:
+    log_odds = torch.full((len(labels),), float("nan"), device=labels.device)
+    truth = torch.full_like(first, -1)
+    for shared, yes, no in yes_no:
+        place = (first + shared).clamp(max=labels.shape[1] - 1)
+        word, before = labels[rows, place], logits[rows, place - 1].float()
         says_yes, says_no = torch.isin(word, word.new_tensor(yes)), torch.isin(word, word.new_tensor(no))
         asked = says_yes | says_no
         log_odds = torch.where(asked, before[:, yes].logsumexp(1) - before[:, no].logsumexp(1), log_odds)
@@ -84,8 +87,6 @@ class InspectionMetrics:
         self._reset()
 
     def _reset(self) -> None:
-        from .metrics import ImageMetrics, PixelMetrics
-
         self.sums = np.zeros(len(SUMS))
         self.pictures, self.pixels = ImageMetrics(), PixelMetrics()
         self.yes_no = np.zeros((2, 2))  # truth x whether the log-odds agree
@@ -115,9 +116,9 @@ class InspectionMetrics:
     def _result(self) -> dict[str, float]:
         result = mean_losses(dict(zip(SUMS, self.sums.tolist(), strict=True)))
         if len(self.seen["pictures"]) == 2:
-            result["image_auroc"] = self.pictures.compute()["auroc"]
+            result["image_auroc"] = self.pictures.compute()["image_auroc"]
         if len(self.seen["pixels"]) == 2:
-            result["pixel_auroc"] = self.pixels.compute()["auroc"]
+            result["pixel_auroc"] = self.pixels.compute()["pixel_auroc"]
         asked = self.yes_no.sum(1)
         if asked.all():
             result["yes_no_balanced_accuracy"] = float((self.yes_no[:, 1] / asked).mean())
