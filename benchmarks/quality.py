@@ -6,9 +6,12 @@
 Each sub-folder of --data is one set (`train/good`, `test/<kind>`, `ground_truth/<kind>/<stem>_mask.png`). References
 are drawn from `train/good` by seed. One row a set, k-shot and seed; rows already in the CSV are not measured again.
 
-image AUROC: of the map's maximum. Pixel AUROC: over all pixels of all test pictures with known masks, at 256 x 256.
-Verdict: the sign of the language model's log-odds; no threshold is chosen. false alarms: part of the good pictures
-called anomalous; misses: part of the defective ones called normal; balanced accuracy: one minus their mean.
+image AUROC: of the score. Pixel AUROC: over all pixels of all test pictures with known masks, at 256 x 256.
+Verdict, from the references alone, no threshold is chosen: false alarms are the part of the good pictures called
+anomalous, misses the part of the defective ones called normal, uncertain the part of all that is not decided; balanced
+accuracy is taken over the decided ones. Beside it the balanced accuracy of every picture forced to one of two: by the
+language model's sign alone, by the map's limit alone, by both; and the oracle's, the best that any one threshold on
+the score could have reached on these very pictures.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from modeling_anomalygpt import AnomalyInspector, load_picture
 SIDE = 256
 FIELDS = (
     "set", "k_shot", "seed", "model", "pictures", "image_auroc", "pixel_auroc", "balanced_accuracy", "false_alarms",
-    "misses", "seconds_per_picture", "torch_threads",
+    "misses", "uncertain", "language_only", "map_only", "both", "oracle", "seconds_per_picture", "torch_threads",
 )  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -45,7 +48,9 @@ def measure(inspector: AnomalyInspector, folder: pathlib.Path, k_shot: int, seed
     labels = np.array([file.parent.name != "good" for file in test])
     results = list(inspector.inspect_many(test, batch_size=8, answer=answer, category=category))
     scores = np.array([result.pred_score for result in results])
-    alarms = np.array([result.verdict == "anomalous" for result in results])
+    verdicts = np.array([result.verdict for result in results])
+    log_odds = np.array([result.log_odds for result in results])
+    evidence = np.array([result.evidence.get("evidence", result.log_odds) for result in results])
     maps, masks = [], []
     for file, label, result in zip(test, labels, results, strict=True):
         mask = mask_of(folder, file, bool(label))
@@ -53,7 +58,7 @@ def measure(inspector: AnomalyInspector, folder: pathlib.Path, k_shot: int, seed
             masks.append(cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST) > 0)
             maps.append(cv2.resize(result.anomaly_map, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR))
     has_masks = any(mask.any() for mask in masks)
-    false_alarms, misses = float(alarms[~labels].mean()), float((~alarms[labels]).mean())
+    decided = verdicts != "uncertain"
     return {
         "set": folder.name,
         "k_shot": k_shot,
@@ -61,12 +66,24 @@ def measure(inspector: AnomalyInspector, folder: pathlib.Path, k_shot: int, seed
         "pictures": len(test),
         "image_auroc": roc_auc_score(labels, scores),
         "pixel_auroc": roc_auc_score(np.ravel(masks), np.ravel(maps)) if has_masks else None,
-        "balanced_accuracy": 1 - (false_alarms + misses) / 2,
-        "false_alarms": false_alarms,
-        "misses": misses,
+        "balanced_accuracy": balanced(labels[decided], verdicts[decided] == "anomalous"),
+        "false_alarms": float((verdicts[~labels] == "anomalous").mean()),
+        "misses": float((verdicts[labels] == "normal").mean()),
+        "uncertain": float((~decided).mean()),
+        "language_only": balanced(labels, log_odds > 0),
+        "map_only": balanced(labels, scores >= 1) if k_shot else None,
+        "both": balanced(labels, evidence > 0),
+        "oracle": max(balanced(labels, scores >= threshold) for threshold in scores),
         "seconds_per_picture": statistics.median(result.seconds for result in results),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def balanced(labels: np.ndarray, alarms: np.ndarray) -> float | None:
+    """Mean of the parts of the good and of the defective pictures that are called so; `None` of one kind alone."""
+    if labels.all() or not labels.any():
+        return None
+    return float((alarms[labels].mean() + (~alarms[~labels]).mean()) / 2)
 
 
 def pictures_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -82,11 +99,14 @@ def mask_of(folder: pathlib.Path, file: pathlib.Path, anomalous: bool) -> np.nda
     return np.asarray(load_picture(path).convert("L")) if path.exists() else None
 
 
-def table(rows: list[dict]) -> str:
+QUALITY = ("image_auroc", "pixel_auroc", "balanced_accuracy", "false_alarms", "misses", "uncertain")
+DECISIONS = ("language_only", "map_only", "both", "oracle")
+
+
+def table(rows: list[dict], columns: Sequence[str] = QUALITY) -> str:
     """Means over the seeds as a Markdown table, a set a line."""
     shots = sorted({int(row["k_shot"]) for row in rows})
     names = sorted({row["set"] for row in rows})
-    columns = ("image_auroc", "pixel_auroc", "balanced_accuracy", "false_alarms", "misses")
     head = ["set"] + [f"{shot}-shot {column.replace('_', ' ')}" for shot in shots for column in columns]
     lines = [head, ["---"] * len(head)]
     for name in [*names, "**mean**"]:

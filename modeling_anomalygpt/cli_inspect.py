@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from .cli_model_options import add_model_arguments, count, find_references, load_inspector, positive, uses_colour
+from .cli_model_options import add_model_arguments, count, find_references, load_inspector, positive, rate, uses_colour
 from .cli_table import format_table, printable
 
 EPILOG = """examples:
@@ -26,8 +26,13 @@ EPILOG = """examples:
       goes on where an interrupted run stopped
   anomalygpt inspect line_3/ --references good/ --mm-per-pixel 0.05
       gives the sizes of regions in millimetres
-  anomalygpt inspect new.png --references good/ --fail-on-anomaly && ship
-      in scripts: exit code 1 when an anomaly is found
+  anomalygpt inspect line_3/ --references good/ --calibrate more_good/ --save-references bolt.safetensors
+      sets the limits by more good pictures (149 support 2 % false alarms) and keeps both for the next time
+  anomalygpt inspect new.png --references bolt.safetensors --fail-on-anomaly && ship
+      in scripts: exit code 1 when an anomaly is found or cannot be ruled out
+
+the score is the ratio to what good pictures reach: 1.0 is the limit. `uncertain` means that the evidence is too close
+to the limit, or that the picture is unlike the references; the report says which.
 
 files in the output folder:
   results.jsonl   one line a picture, written as soon as it is known
@@ -36,13 +41,13 @@ files in the output folder:
   overlays/       the map over each picture, with outlines and a legend
   maps/           with --save-maps: float16 arrays in the pictures' own pixels
 
-exit codes: 0 done; 1 an anomaly was found (with --fail-on-anomaly); 2 wrong usage, unreadable model or pictures
+exit codes: 0 done; 1 anomalous or uncertain (with --fail-on-anomaly); 2 wrong usage, unreadable model or pictures
 (with --fail-on-anomaly also when one picture could not be read); 130 interrupted."""
 
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
 MAX_ERROR_LINES = 5
-_COLOURS = {"anomalous": "\033[31m", "normal": "\033[32m", "error": "\033[33m"}
+_COLOURS = {"anomalous": "\033[31m", "normal": "\033[32m", "uncertain": "\033[35m", "error": "\033[33m"}
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +58,14 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--question", metavar="TEXT", help="what is asked (default: whether there is any anomaly)")
     parser.add_argument("--no-language", action="store_true", help="let the map decide; no language model, no answer")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--calibrate", nargs="+", default=[], metavar="PATH", help="more good pictures, which set the limits"
+    )
+    limits.add_argument(
+        "--max-false-alarm", type=rate, default=0.02, metavar="RATE", help="for --calibrate (default: 0.02)"
+    )
+    limits.add_argument("--save-references", metavar="FILE", help="write references and limits, for --references")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output", metavar="DIR", help=f"folder to write (default: {DEFAULT_OUTPUT}, or the next free number of it)"
@@ -61,7 +74,7 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
     output.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time (default: 1)")
     output.add_argument("--resume", action="store_true", help="keep finished results of an interrupted run")
-    output.add_argument("--fail-on-anomaly", action="store_true", help="exit with 1 when an anomaly is found")
+    output.add_argument("--fail-on-anomaly", action="store_true", help="exit with 1 unless all are normal")
 
 
 def run_inspect(args: argparse.Namespace) -> int:
@@ -78,6 +91,9 @@ def run_inspect(args: argparse.Namespace) -> int:
     folder = choose_folder(args.output, args.resume)
     queries = find_pictures(args.query, without=folder)
     references = find_references(args)
+    normals = find_pictures(args.calibrate) if args.calibrate else []
+    if (normals or args.save_references) and not references:
+        raise ValueError("`--references` must be given with --calibrate and --save-references. One picture will do.")
     prepare_folder(folder, args.resume)
     inspector = load_inspector(args, references)
     if args.model is None and not references:
@@ -86,6 +102,10 @@ def run_inspect(args: argparse.Namespace) -> int:
             "most photographs normal. Give one to four good ones.",
             file=sys.stderr,
         )
+    if normals:
+        _calibrate(inspector, normals, args.max_false_alarm)
+    if args.save_references:
+        inspector.save_references(args.save_references)
     report = _report(args, inspector, folder, references, len(queries))
     results = inspector.inspect_many(
         queries,
@@ -114,6 +134,14 @@ def run_inspect(args: argparse.Namespace) -> int:
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
     return _exit_code(report.results, args.fail_on_anomaly)
+
+
+def _calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
+    learned = inspector.calibrate(normals, max_false_alarm, progress=sys.stderr.isatty())
+    supported = learned["supported_false_alarm_rate"]
+    support = f"{learned['num_normals']} good pictures support {supported:.1%} false alarms"
+    more = "" if learned["enough"] else f"; {learned['needed']} would support {max_false_alarm:.1%}"
+    print(f"Limits: {support} at {learned['confidence']:.0%} confidence{more}.")
 
 
 def choose_folder(output: str | None, resume: bool) -> pathlib.Path:
@@ -215,6 +243,7 @@ def _print_results(results: Sequence[Any], language: str) -> None:
     counts = {kind: sum(result.verdict == kind for result in results) for kind in _COLOURS}
     seconds = sum(result.seconds for result in results)
     parts = [f"{counts['anomalous']} anomalous", f"{counts['normal']} normal"]
+    parts += [f"{counts['uncertain']} uncertain"] if counts["uncertain"] else []
     parts += [f"{counts['error']} unreadable"] if counts["error"] else []
     noun = "picture" if len(results) == 1 else "pictures"
     print(f"\n{len(results)} {noun}: {', '.join(parts)}; {seconds:.1f} s ({seconds / len(results):.2f} s each)")
@@ -264,7 +293,7 @@ def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
     if len(unread) > MAX_ERROR_LINES:
         more = len(unread) - MAX_ERROR_LINES
         print(f"anomalygpt inspect: and {more} more that cannot be inspected; results.csv says why.", file=sys.stderr)
-    if fail_on_anomaly and any(result.verdict == "anomalous" for result in results):
+    if fail_on_anomaly and any(result.verdict in ("anomalous", "uncertain") for result in results):
         return 1
     # A gate must not open for pictures that nobody has seen.
     return 2 if len(unread) == len(results) or (unread and fail_on_anomaly) else 0

@@ -125,6 +125,14 @@ def positive(text: str) -> float:
     return value
 
 
+def rate(text: str) -> float:
+    """A part between 0 and 1, for argparse."""
+    value = positive(text)
+    if not value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text!r}; 0.02 means 2 %")
+    return value
+
+
 def uses_colour(stream: Any = None) -> bool:
     """Whether a terminal that shows colours reads the stream (https://no-color.org)."""
     stream = sys.stdout if stream is None else stream
@@ -138,6 +146,7 @@ __all__ = [
     "is_memory_bank",
     "load_inspector",
     "positive",
+    "rate",
     "tile_side",
     "uses_colour",
 ]
