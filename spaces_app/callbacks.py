@@ -8,7 +8,7 @@ import gradio as gr
 from . import region_views
 from .batch import batch_overlay, batch_rows, inspect_batch, write_downloads
 from .cards import busy_card, error_card, evidence_table, region_card, regions_table, verdict_card, welcome_card
-from .conversation import open_conversation, reply
+from .conversation import open_conversation, reply, shown_messages
 from .engine import Engine
 from .inspection import Settings, inspect_picture
 from .layout import Page
@@ -135,7 +135,7 @@ def _shown(session: Session, language: str) -> list[Any]:
         regions_table(result, language),
         evidence_table(result, language),
         gr.update(visible=False),
-        session.messages,
+        shown_messages(session),
     ]
 
 
@@ -225,10 +225,9 @@ def _connect_chat(page: Page, engine: Engine) -> None:
         session = session or Session(engine)
         try:
             for _ in reply(engine, session, message, language):
-                yield [session, list(session.messages), ""]
+                yield [session, shown_messages(session), ""]
         except Exception as error:
-            note = {"role": "assistant", "content": reason_in_words(error, language)}
-            yield [session, [*session.messages, note], gr.skip()]
+            yield [session, shown_messages(session, reason_in_words(error, language)), gr.skip()]
 
     def suggestion(key: str) -> Callable[..., Iterator[list[Any]]]:
         def ask(session: Session | None, language: str) -> Iterator[list[Any]]:

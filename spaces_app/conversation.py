@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 from modeling_anomalygpt.inspection_result import InspectionResult
@@ -90,6 +91,25 @@ def reply(engine: Engine, session: Session, question: str, language: str) -> Ite
     result.conversation = [*turns, _turn("assistant", answer)]
 
 
+def shown_messages(session: Session, note: str = "") -> list[dict[str, Any]]:
+    """The conversation for the page, which takes texts for HTML: all of them escaped.
+
+    Args:
+        session ([`Session`]): Whose `messages` hold the texts as they are.
+        note (`str`, *optional*): A remark of the page's own, shown last and not kept.
+
+    Returns:
+        `list[dict]`: Turns with `role` and `content`.
+    """
+    messages = [*session.messages, *([_turn("assistant", note)] if note else [])]
+    return [
+        message | {"content": escape(message["content"], quote=False)}
+        if isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+
+
 def overlay_file(session: Session) -> str:
     """The overlay of the inspected picture as a file of the session."""
     path = session.new_file("overlay.png")
@@ -118,4 +138,4 @@ def _turn(role: str, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-__all__ = ["asks_for_overlay", "open_conversation", "overlay_file", "reply"]
+__all__ = ["asks_for_overlay", "open_conversation", "overlay_file", "reply", "shown_messages"]

@@ -258,7 +258,7 @@ def _chat(page: Page) -> None:
         label("chat", placeholder="chat_empty"),
         height=330,
         show_label=False,
-        render_markdown=False,  # texts of visitors and models are shown as they are, never as markup
+        render_markdown=False,  # texts arrive escaped (conversation.shown_messages)
         feedback_options=None,
         buttons=["copy_all"],
         elem_id="chatbot",

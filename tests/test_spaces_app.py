@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import html
 import io
 import json
 import pathlib
@@ -23,7 +24,7 @@ from gradio_client.exceptions import AppError
 from modeling_anomalygpt.inspector import AnomalyInspector
 from spaces_app import app as app_module
 from spaces_app.batch import batch_rows, inspect_batch, write_downloads
-from spaces_app.conversation import asks_for_overlay, open_conversation, reply
+from spaces_app.conversation import asks_for_overlay, open_conversation, reply, shown_messages
 from spaces_app.engine import BusyError, Engine
 from spaces_app.inspection import Settings, inspect_picture
 from spaces_app.limits import MAX_BATCH, MAX_REFERENCES, MAX_TURNS
@@ -207,6 +208,13 @@ def test_answers_grow_and_join_the_conversation(engine, session, files):
     assert session.messages[-1] == {"role": "assistant", "content": answers[-1]}
     assert len(session.result.conversation) == before + 2
     assert session.result.conversation[-2] == {"role": "user", "content": "Where is it?"}
+
+
+def test_texts_of_the_conversation_are_escaped_where_they_are_shown(session):
+    session.messages = [{"role": "user", "content": MARKUP}, {"role": "assistant", "content": {"path": "a.png"}}]
+    shown = shown_messages(session, note="a < b")
+    assert [message["content"] for message in shown] == [html.escape(MARKUP), {"path": "a.png"}, "a &lt; b"]
+    assert session.messages[0]["content"] == MARKUP
 
 
 def test_highlighting_shows_an_overlay_of_the_session(engine, session, files):

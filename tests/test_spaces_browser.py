@@ -1,4 +1,4 @@
-"""The Space in a real browser: what a visitor does, in Debian's chromium without a window, on the embedded checkpoint."""
+"""The Space in a real browser: what a visitor does, in Debian's chromium, on the embedded checkpoint."""
 
 import pathlib
 import shutil
@@ -6,12 +6,13 @@ import shutil
 import pytest
 
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
-playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
+pytest.importorskip("playwright", reason="browser tests need playwright: pip install playwright")
+
+from playwright.sync_api import expect, sync_playwright
 
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from spaces_app import app as app_module
 
-expect = playwright.expect
 CHROMIUM = shutil.which("chromium")
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 GOOD = [str(EXAMPLES / "capsules" / "good" / f"good_{number}.jpg") for number in (1, 2)]
@@ -39,7 +40,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as play:
+    with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
@@ -219,7 +220,7 @@ def test_many_pictures_give_a_table_and_downloads(visit):
     for name in ("results.json", "results.csv", "report.html"):
         stem = name.split(".")[0]
         expect(visitor.page.locator("#downloads")).to_contain_text(stem, timeout=SECONDS)
-    visitor.page.locator("#batch-table td").first.click()
+    visitor.page.locator("#batch-table").get_by_text("part_2_missing_part.jpg").last.click()
     visitor.see("#batch-picture img")
 
 
