@@ -22,7 +22,7 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="FOLDER", help="checkpoint or adapter, as training or convert wrote it (default: embedded)"
     )
     parser.add_argument("--base", metavar="ID", help="for an adapter: Hub id of the model it was trained on")
-    parser.add_argument("--license", metavar="NAME", help="for a new card, such as apache-2.0 (default: unknown)")
+    parser.add_argument("--license", metavar="NAME", help="for the card, such as apache-2.0")
     parser.add_argument("--private", action="store_true", help="hide a new repository from others")
     parser.add_argument("--message", default="AnomalyGPT model", metavar="TEXT", help="of the commit")
     parser.add_argument("--list", action="store_true", help="print what would be sent, send nothing")
@@ -57,6 +57,7 @@ def run_push(args: argparse.Namespace) -> int:
 def merge(adapter: str, place: str) -> str:
     """The whole model of an adapter whose model is a folder of this machine; its weights are added up once."""
     import pathlib
+    import shutil
 
     from transformers.utils import logging
 
@@ -66,6 +67,9 @@ def merge(adapter: str, place: str) -> str:
     logging.disable_progress_bar()
     output = pathlib.Path(place) / pathlib.Path(adapter).resolve().name
     merge_adapter(adapter, output)
+    card = pathlib.Path(adapter) / "README.md"
+    if card.is_file():
+        shutil.copyfile(card, output / "README.md")
     print(f"{adapter} is an adapter on a model of this machine: the whole model goes. (--base ID sends it alone.)")
     return str(output)
 

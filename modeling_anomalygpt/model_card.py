@@ -4,6 +4,7 @@ A pure function of facts; knows no weights and no network. Fields of the front m
 https://huggingface.co/docs/hub/model-cards.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -124,9 +125,7 @@ def model_card(facts: ModelFacts) -> str:
         eval_results=evaluation_results(facts.results) or None,
     )
     lines = ["---", data.to_yaml(), "---", "", f"# {title}", "", _purpose(facts), ""]
-    use = _USE_ADAPTER if facts.adapter else _USE
-    base = facts.base_models[0] if facts.base_models else ""
-    lines += ["## Use", "", use.format(id=facts.repo_id, base=base), ""]
+    lines += ["## Use", "", _use(facts.repo_id, facts.base_models if facts.adapter else None), ""]
     lines += _table("## Parts", ("part", "what"), facts.parts)
     lines += _table("## Licences", ("part", "licence"), facts.licences.items())
     lines += _table("## Training", ("setting", "value"), facts.training.items())
@@ -136,6 +135,37 @@ def model_card(facts: ModelFacts) -> str:
     lines += ["## Limits", "", *(f"- {_cell(sentence)}" for sentence in (*_LIMITS, *facts.limits)), ""]
     lines += ["Method: AnomalyGPT, https://arxiv.org/abs/2308.15366.", ""]
     return "\n".join(lines)
+
+
+def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence: str | None = None) -> str:
+    r"""
+    A card that was written before its model had a place on the Hub, with that place in its front matter and its use.
+
+    Args:
+        card (`str`):
+            A README.md with front matter; without a section "Use" of [`model_card`] its text stays as it is.
+        repo_id (`str`):
+            Where it goes.
+        adapter_of (`str`, *optional*):
+            Hub id of the adapter's model; `None` for a whole model (also one that an adapter was merged into).
+        licence (`str`, *optional*):
+            Replaces the one that stands there.
+
+    Returns:
+        `str`: The card. Names of base models that are no Hub ids are left out of the front matter.
+    """
+    parsed = ModelCard(card, ignore_metadata_errors=True)
+    pattern = r"(?<=\n## Use\n\n).*?(?=\n\n## )"
+    if not re.search(pattern, parsed.text, flags=re.DOTALL):
+        return card
+    use = _use(repo_id, [adapter_of] if adapter_of else None)
+    text = re.sub(pattern, lambda _: use, parsed.text, count=1, flags=re.DOTALL)
+    data = parsed.data
+    named = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
+    data.base_model = [adapter_of] if adapter_of else [name for name in named if name.count("/") == 1] or None
+    data.library_name = "peft" if adapter_of else "transformers"
+    data.license = licence or data.license
+    return f"---\n{data.to_yaml()}\n---\n{text}"
 
 
 def evaluation_results(rows: Iterable[dict[str, Any]]) -> list[EvalResult]:
@@ -198,6 +228,10 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
     }
 
 
+def _use(repo_id: str, adapter_of: list[str] | None) -> str:
+    return _USE_ADAPTER.format(id=repo_id, base=adapter_of[0]) if adapter_of else _USE.format(id=repo_id)
+
+
 def _purpose(facts: ModelFacts) -> str:
     what = f"An adapter for {facts.base_models[0]}. It" if facts.adapter else "It"
     return (
@@ -231,4 +265,4 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-__all__ = ["SCORES", "TAGS", "ModelFacts", "evaluation_results", "model_card", "with_results"]
+__all__ = ["SCORES", "TAGS", "ModelFacts", "evaluation_results", "model_card", "readdressed", "with_results"]

@@ -10,7 +10,7 @@ import pathlib
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from .hub_errors import HubError, hub_failure, needs_token
-from .model_card import ModelFacts, model_card
+from .model_card import ModelFacts, model_card, readdressed
 from .travelling_files import adapter_files, checkpoint_files, is_adapter, is_hub_id
 
 _SUB_MODELS = {
@@ -56,7 +56,8 @@ def card_of(
     folder: str | os.PathLike, repo_id: str, files: dict[str, pathlib.Path | bytes], licence: str | None = None
 ) -> bytes:
     r"""
-    The folder's own card where it has one with front matter, else a new one of what its configuration tells.
+    The folder's own card where it has one with front matter, with its new address; else a new one of what its
+    configuration tells.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -66,19 +67,19 @@ def card_of(
         files (`dict[str, Path | bytes]`):
             What is sent.
         licence (`str`, *optional*):
-            Short name on the Hub, such as `"apache-2.0"`, for a new card.
+            Short name on the Hub, such as `"apache-2.0"`.
 
     Returns:
         `bytes`: The README.md.
     """
     own = pathlib.Path(folder) / "README.md"
-    if own.is_file() and own.read_text(encoding="utf-8").startswith("---"):
-        return own.read_bytes()
+    adapter = json.loads(files["adapter_config.json"]) if "adapter_config.json" in files else None
+    base = adapter["base_model_name_or_path"] if adapter else None
+    if own.is_file() and (card := own.read_text(encoding="utf-8")).startswith("---"):
+        return readdressed(card, repo_id, base, licence).encode()
     licences = {} if licence is None else {"all": licence}
-    if "adapter_config.json" in files:
-        config = json.loads(files["adapter_config.json"])
-        base = config["base_model_name_or_path"]
-        parts = [("adapter", str(config.get("peft_type", "")).lower().replace("_", " ")), ("model", base)]
+    if adapter:
+        parts = [("adapter", str(adapter.get("peft_type", "")).lower().replace("_", " ")), ("model", base)]
         facts = ModelFacts(repo_id, base_models=[base], parts=parts, licences=licences, adapter=True)
     else:
         facts = _facts_of_config(json.loads(files["config.json"]), repo_id, licences)

@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
+from modeling_anomalygpt.cli_push import merge
 from modeling_anomalygpt.publishing import model_repository
 from modeling_anomalygpt.registration import register_for_auto_class
 from modeling_anomalygpt.travelling_files import checkpoint_files, code_files
@@ -161,8 +162,8 @@ def test_the_embedded_checkpoint_keeps_its_own_card():
             "must hold its weights as safetensors, got none",
         ),
         (
-            lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/tmp"}'),
-            "`base` must be the Hub id of the model that the adapter was trained on, got '/tmp'",
+            lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../gone"}'),
+            "`base` must be the Hub id of the model that the adapter was trained on, got '../gone'",
         ),
         (
             lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}'),
@@ -188,3 +189,23 @@ def test_list_sends_nothing(folder, capsys):
     printed = capsys.readouterr().out
     assert "model.safetensors" in printed
     assert "pipeline_anomalygpt.py" in printed
+
+
+def test_an_adapter_on_a_model_of_this_machine_goes_as_a_whole_model_with_its_card(folder, tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    from modeling_anomalygpt.model_card import ModelFacts, model_card
+
+    model, processor = load_checkpoint(folder, device="cpu")
+    settings = {"r": 2, "target_modules": r".*language_model.*q_proj", "task_type": "CAUSAL_LM"}
+    peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(tmp_path / "bolt")
+    processor.save_pretrained(tmp_path / "bolt")
+    card = model_card(ModelFacts("bolt", base_models=["model"], adapter=True, training={"steps": 7}))
+    (tmp_path / "bolt" / "README.md").write_text(card)
+    with_merging = merge(str(tmp_path / "bolt"), str(tmp_path / "whole"))
+    assert "is an adapter on a model of this machine: the whole model goes" in capsys.readouterr().out
+    files = model_repository(with_merging, "me/bolts")
+    assert "model.safetensors" in files
+    assert "adapter_config.json" not in files
+    sent = ModelCard(files["README.md"].decode())
+    assert (sent.data.library_name, sent.data.base_model) == ("transformers", None)
+    assert "| steps | 7 |" in sent.text

@@ -7,7 +7,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
-from modeling_anomalygpt.model_card import SCORES, ModelFacts, evaluation_results, model_card, with_results
+from modeling_anomalygpt.model_card import (
+    SCORES,
+    ModelFacts,
+    evaluation_results,
+    model_card,
+    readdressed,
+    with_results,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = [
@@ -66,6 +73,24 @@ def test_an_adapter_names_its_model():
     assert 'AnomalyInspector.from_pretrained("me/lora")' in card.text
     with pytest.raises(ValueError, match="`base_models` must name the model of an adapter, got none"):
         model_card(ModelFacts("me/lora", adapter=True))
+
+
+def test_a_card_written_before_the_push_gets_its_address():
+    written = model_card(
+        ModelFacts(
+            "bolt", base_models=["anomalygpt_tiny"], adapter=True, training={"steps": 9}, licences={"all": "mit"}
+        )
+    )
+    whole = ModelCard(readdressed(written, "me/bolts"))
+    assert (whole.data.library_name, whole.data.base_model, whole.data.license) == ("transformers", None, "mit")
+    assert 'model="me/bolts"' in whole.text
+    assert 'model="bolt"' not in whole.text
+    assert "| steps | 9 |" in whole.text
+    alone = ModelCard(readdressed(written, "me/bolts", "me/base", "cc0-1.0"))
+    assert (alone.data.library_name, alone.data.base_model, alone.data.license) == ("peft", ["me/base"], "cc0-1.0")
+    assert 'from_pretrained("me/bolts")  # loads me/base and this adapter' in alone.text
+    own = "---\nlicense: mit\n---\n# Mine\n\nWritten by hand.\n"
+    assert readdressed(own, "me/bolts") == own
 
 
 def test_results_are_put_into_a_card_and_its_text_stays():
