@@ -4,10 +4,12 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
 from modeling_anomalygpt.cli_push import merge
+from modeling_anomalygpt.hub_errors import hub_failure
 from modeling_anomalygpt.publishing import model_repository
 from modeling_anomalygpt.registration import register_for_auto_class
 from modeling_anomalygpt.travelling_files import checkpoint_files, code_files
@@ -79,10 +81,39 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_everything_that_can_go_wrong_with_the_hub_is_one_line(folder, tmp_path):
     photo = EMBEDDED_CHECKPOINT.parents[1] / "examples/capsules/query/part_1_good.jpg"
     run_python(START + FAILURES, folder, photo, cwd=tmp_path, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1",
                "HF_HUB_DISABLE_XET": "1"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OfflineModeIsEnabled("off"), "The Hub is switched off by HF_HUB_OFFLINE, and 'me/x' is needed from there"),
+        (HFValidationError("bad"), "The name of a Hub repository must look like user/name, got 'me/x'"),
+        (ConnectionError("refused"), "No connection to the Hub at "),
+        (LocalEntryNotFoundError("gone"), "and 'me/x' is not in the cache"),
+    ],
+)
+def test_the_reason_is_found_behind_what_a_library_raised(error, message):
+    outer = OSError("somewhere else")
+    outer.__cause__ = error
+    assert message in hub_failure(outer, "me/x")
+
+
+def test_a_failure_that_has_nothing_to_do_with_the_hub_has_no_reason_there():
+    assert hub_failure(ValueError("shapes"), "me/x") is None
+
+
+def test_without_a_token_nothing_is_tried(folder, capsys, monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.hub_errors.get_token", lambda: None)
+    assert cli.main(["push", "me/x", "--model", str(folder)]) == 2
+    assert capsys.readouterr().err == (
+        "anomalygpt push: error: There is no token for the Hub. Make one at https://huggingface.co/settings/tokens "
+        "and run `hf auth login`, or set HF_TOKEN.\n"
+    )
 
 
 def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):

@@ -62,6 +62,7 @@ def hub():
         yield hub
 
 
+@pytest.mark.slow
 def test_a_data_set_pushed_as_parquet_is_read_back_equal_and_as_a_stream(hub, tmp_path):
     pushed = run_python(PUBLISH_DATA, cwd=tmp_path, environment=hub.environment(tmp_path / "publisher"))
     read = run_python(READ_DATA, cwd=tmp_path, environment=hub.environment(tmp_path / "reader"), without=OWN_NAMES)

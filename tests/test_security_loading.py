@@ -156,6 +156,7 @@ assert not asked, asked
 """
 
 
+@pytest.mark.slow
 def test_inspecting_and_asking_contact_nobody(tmp_path):
     run_python(NO_NETWORK, cwd=tmp_path, environment={"HF_HOME": str(tmp_path / "home")})
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
