@@ -313,7 +313,7 @@ def _batch(page: Page) -> None:
                 interactive=False,
                 wrap=True,
                 max_height=420,
-                column_widths=["20%", "13%", "9%", "12%", "16%", "30%"],
+                column_widths=["20%", "13%", "10%", "16%", "15%", "26%"],
                 buttons=["copy"],
                 elem_id="batch-table",
             )

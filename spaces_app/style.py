@@ -103,10 +103,12 @@ STYLE = """
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
 #examples .caption-label { font-size: .78rem; max-width: 94%; opacity: .95; white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; }
+#batch-table th, #batch-table td { font-family: inherit; }
+#batch-intro .html-container, #batch-state .html-container { padding: 0 !important; }
 #batch-intro p { color: var(--body-text-color-subdued); }
 footer { margin-top: 12px !important; }
 footer .divider { display: none !important; }
-#chatbot img { max-height: 420px; width: auto; }
+#chatbot img { max-height: 250px; width: auto; }
 #chatbot [aria-label=Share], #chatbot [title=Share] { display: none; }
 @media (max-width: 700px) {
   #brand h1 { font-size: 1.3rem; } .ag-card { padding: 12px 13px 13px; }
