@@ -1,0 +1,188 @@
+"""`anomalygpt train` and `anomalygpt merge` as a person calls them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_anomalygpt.cli import main
+from modeling_anomalygpt.cli_train import parse_settings
+from modeling_anomalygpt.inspector import AnomalyInspector
+from tests.tiny import tiny_pair
+
+pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, good photographs, and the same with a labelled test split."""
+    place = tmp_path_factory.mktemp("training")
+    model, processor = tiny_pair()
+    model.save_pretrained(place / "model")
+    processor.save_pretrained(place / "model")
+    rng = np.random.default_rng(0)
+    for folder, count in (("train/good", 4), ("test/good", 3), ("test/scratch", 3)):
+        (place / "parts" / folder).mkdir(parents=True)
+        for number in range(count):
+            picture = rng.integers(90, 130, (40, 40, 3), dtype=np.uint8)
+            if "scratch" in folder:
+                picture[10:14, 5:30] = 255
+                mask = np.zeros((40, 40), np.uint8)
+                mask[10:14, 5:30] = 255
+                (place / "parts/ground_truth/scratch").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(place / f"parts/ground_truth/scratch/{number}_mask.png")
+            Image.fromarray(picture).save(place / "parts" / folder / f"{number}.png")
+    return place
+
+
+@pytest.fixture
+def call(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(place / "cache"))
+
+    def call(*words):
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+QUICK = (
+    "--model", "model", "--use_cpu", "True", "--short_side", "40", "--max_steps", "2", "--logging_steps", "1",
+    "--per_device_train_batch_size", "2", "--save_steps", "1",
+)  # fmt: skip
+
+
+def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call):
+    code, out, err = call(
+        "train", "--recipe", "own_parts", "--good", "parts/train/good", "--category", "plate", "--output_dir", "plate",
+        *QUICK, "--eval_dataset", "anomaly_folder=parts", "--report_to", "none",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("prompt: trains ")
+    assert lines[1].startswith("plate (good, synthetic): 4 rows")
+    assert any(line.startswith("step 2/2: loss ") for line in lines)
+    assert any(line.startswith("measured: loss_lm ") and "image_auroc" in line for line in lines)
+    assert lines[-2:] == [
+        "saved plate (last checkpoint: plate/checkpoint-2)",
+        "try it: anomalygpt inspect PICTURE --model plate --references GOOD",
+    ]
+    card = (place / "plate" / "README.md").read_text(encoding="utf-8")
+    assert "plate (split good, 4 pictures, labels synthetic)" in card
+    assert 'AnomalyInspector.from_pretrained("plate")' in card
+    assert json.loads((place / "plate" / "training_data.json").read_text())["datasets"][0]["name"] == "plate"
+
+    code, out, err = call("merge", "plate", "--output", "merged")
+    assert (code, out) == (0, "saved merged\n"), err
+    answers = []
+    for folder in ("plate", "merged"):
+        inspector = AnomalyInspector.from_pretrained(folder, device="cpu")
+        inspector.set_references(["parts/train/good/0.png"], category="plate")
+        result = inspector.inspect("parts/test/scratch/0.png")
+        answers.append((result.verdict, result.answer, result.pred_score, result.log_odds))
+    assert answers[0] == answers[1]
+
+
+def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, call):
+    common = ("train", "--good", "parts/train/good", "--output_dir", "again", *QUICK)
+    assert call(*common)[0] == 0
+    shutil.rmtree(place / "again" / "checkpoint-2")
+    code, _, err = call(*common)
+    assert code == 2
+    refused = (
+        "`--output_dir` must be a new folder, got 'again', which holds checkpoint-1. Add --resume to go on from it"
+    )
+    assert refused in err.splitlines()[-1]
+    code, out, err = call(*common, "--resume")
+    assert code == 0, err
+    assert "going on from again/checkpoint-1" in out
+    assert not any(line.startswith("step 1/2") for line in out.splitlines())
+    code, _, err = call(*common, "--resume", "--learning_rate", "0.5")
+    assert (code, "`learning_rate` must be 0.001, got 0.5" in err) == (2, True), err
+
+
+def test_data_sets_are_named_with_options_and_several_at_once(call):
+    code, out, err = call(
+        "train", "--dataset", "rendered_parts?families=screw&num_train=2&num_test=2&size=64",
+        "--dataset", "anomaly_folder=parts?labels=real&weight=2", "--tuning", "paper", "--output_dir", "mixed", *QUICK,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "rendered_parts (train, synthetic): 2 rows" in out
+    assert "anomaly_folder (test, supervised): 6 rows" in out
+
+
+def test_a_recipe_is_read_and_overridden(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("learning_rate: 1e-4\ntuning: lora\ngood: [somewhere]\nmax_steps: 7\n")
+    model, tuning, data, training = parse_settings(str(recipe), {"max_steps": 9, "output_dir": str(tmp_path)})
+    assert (training.learning_rate, training.max_steps, tuning.tuning, data.good) == (1e-4, 9, "lora", ["somewhere"])
+    (tmp_path / "mine.json").write_text(json.dumps({"learning_rate": 0.25}))
+    assert parse_settings(str(tmp_path / "mine.json"), {"output_dir": str(tmp_path)})[3].learning_rate == 0.25
+
+
+def wrong(tmp_path):
+    (tmp_path / "typo.yaml").write_text("learning_rat: 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "word.yaml").write_text("max_steps: many\n")
+    (tmp_path / "defects/test/scratch").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "defects/test/scratch/0.png")
+    (tmp_path / "empty").mkdir()
+    good = ("--good", "parts/train/good")
+    return [
+        (("--recipe", tmp_path / "typo.yaml"), "got 'learning_rat'. Did you mean 'learning_rate'?"),
+        (("--recipe", tmp_path / "broken.yaml"), "is not readable YAML"),
+        (("--recipe", tmp_path / "list.yaml"), "must hold `name: value` lines, got list"),
+        (("--recipe", tmp_path / "word.yaml"), "The recipe's `max_steps` cannot be 'many'"),
+        (("--recipe", "own_part"), "got 'own_part'. Did you mean 'own_parts'?"),
+        ((), "Nothing to train on. Give --good FOLDER"),
+        (("--good", "gone"), "`--good` must be a folder of good photographs, got 'gone', which does not exist"),
+        (("--good", tmp_path / "empty"), "empty'"),
+        (("--dataset", "mvtec=x"), "`--dataset` must begin with one of mvtec_ad,"),
+        (
+            ("--dataset", "mvtec_ad=/gone"),
+            "`--dataset` mvtec_ad must name a folder, got '/gone', which does not exist",
+        ),
+        (("--dataset", f"anomaly_folder={tmp_path}/defects?split=test"), "must hold normal pictures (label 0)"),
+        (("--dataset", "anomaly_folder=parts?labels=true"), "must be synthetic or real, got 'true'"),
+        (("--dataset", "anomaly_folder=parts?weight"), "must read key=value&key=value"),
+        (("--conversations", "gone.json"), "`--conversations` must be a JSON file, got 'gone.json'"),
+        ((*good, "--tuning", "lorra"), "`tuning` must be one of paper, prompt, lora, full, got 'lorra'"),
+        ((*good, "--train_parts", "eyes"), "`train_parts` must be among the model's own parts"),
+        ((*good, "--mixture", "perlin"), "`mixture` must be nsa or mixed, got 'perlin'"),
+        ((*good, "--model", "nowhere/at/all"), "`model` must be a folder or a Hub id, got 'nowhere/at/all'"),
+        ((*good, "--metric_for_best_model", "image_auroc"), "needs labelled pictures, got none. Add --eval_dataset"),
+        ((*good, "--resume_from_checkpoint", "gone"), "`resume_from_checkpoint` must be a whole checkpoint, got gone"),
+        ((*good, "--learning_rat", "1"), "unrecognized arguments: --learning_rat"),
+    ]
+
+
+def test_what_cannot_be_is_one_line_and_exit_code_2(place, call, tmp_path):
+    for number, (words, message) in enumerate(wrong(tmp_path)):
+        output = () if "--model" in words else ("--model", "model")
+        code, _, err = call("train", *words, *output, "--use_cpu", "True", "--output_dir", f"wrong{number}")
+        last = err.strip().splitlines()[-1]
+        assert code == 2, (words, err)
+        assert last.startswith("anomalygpt train: error: "), (words, err)
+        assert message in last, (words, last)
+        assert "Traceback" not in err
+
+
+def test_an_adapter_cannot_be_trained_again_and_a_checkpoint_cannot_be_merged(place, call):
+    (place / "adapter").mkdir()
+    (place / "adapter" / "adapter_config.json").write_text("{}")
+    code, _, err = call("train", "--model", "adapter", "--good", "parts/train/good", "--output_dir", "twice")
+    assert (code, "must be a whole checkpoint, got the adapter 'adapter'. Merge it first" in err) == (2, True), err
+    code, _, err = call("merge", "model", "--output", "other")
+    assert (code, "`adapter` must be an adapter, got 'model'" in err) == (2, True), err
+
+
+def test_help_shows_examples(call):
+    code, out, _ = call("train", "--help")
+    assert code == 0
+    assert "anomalygpt train --recipe own_parts --good" in out
+    assert "--num_virtual_tokens" in out

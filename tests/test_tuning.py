@@ -1,0 +1,104 @@
+"""What each mode trains, what it says about it, what it refuses."""
+
+import pytest
+import torch
+
+from modeling_anomalygpt.tuning import TuningArguments, describe_tuning, prepare_for_tuning, trainable_names
+from tests.tiny import lively_model, tiny_pair
+
+pytest.importorskip("peft")
+
+
+def sizes(model, *parts):
+    return sum(value.numel() for name, value in model.named_parameters() if any(f"{part}." in name for part in parts))
+
+
+def trained(model):
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
+
+
+def test_paper_trains_the_localizer_and_the_prompt_learner_only():
+    model = lively_model()
+    expected = sizes(model, "localizer", "prompt_learner")
+    assert trained(prepare_for_tuning(model, TuningArguments("paper"))) == expected
+
+
+def test_prompt_trains_also_the_projector_and_as_many_numbers_as_virtual_tokens_have():
+    model = lively_model()
+    expected = sizes(model, "localizer", "prompt_learner", "multi_modal_projector") + 6 * 32
+    assert trained(prepare_for_tuning(model, TuningArguments("prompt", num_virtual_tokens=6))) == expected
+
+
+def test_lora_changes_the_language_model_only_and_begins_without_a_change():
+    model = lively_model()
+    own = sizes(model, "localizer", "prompt_learner", "multi_modal_projector")
+    adapted = prepare_for_tuning(model, TuningArguments("lora", lora_rank=3, lora_target=["q_proj", "down_proj"]))
+    # two layers; q_proj 32 -> 32, down_proj 48 -> 32
+    assert trained(adapted) == own + 2 * 3 * ((32 + 32) + (48 + 32))
+    low_rank = [name for name in trainable_names(adapted) if ".lora_" in name]
+    assert all(".language_model." in name for name in low_rank)
+    assert all(not value.any() for name, value in adapted.named_parameters() if "lora_B" in name)
+
+
+def test_full_trains_everything():
+    model = lively_model()
+    assert prepare_for_tuning(model, TuningArguments("full")) is model
+    assert trained(model) == sum(value.numel() for value in model.parameters())
+
+
+def test_projections_before_matching_are_never_trained_by_an_adapter():
+    model, _ = tiny_pair(reference_dims=[6, 6])
+    names = trainable_names(prepare_for_tuning(model, TuningArguments("prompt")))
+    assert any("localizer.modules_to_save.default.layers" in name for name in names)
+    assert any("state_embeds" in name for name in names)
+    assert not any("reference_projections" in name for name in names)
+
+
+def test_what_is_trained_is_float32_beside_a_half_precision_model():
+    model = lively_model().to(torch.bfloat16)
+    adapted = prepare_for_tuning(model, TuningArguments("prompt"))
+    kinds = {parameter.requires_grad: parameter.dtype for parameter in adapted.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_one_line_says_what_is_trained():
+    model = lively_model()
+    total = sum(value.numel() for value in model.parameters())
+    own = sizes(model, "localizer", "prompt_learner")
+    line = describe_tuning(prepare_for_tuning(model, TuningArguments("paper")), "paper")
+    assert line.startswith(f"paper: trains {own:,} of {total:,} parameters ({100 * own / total:.1f} %): localizer ")
+    assert "\n" not in line
+
+
+def test_virtual_tokens_begin_near_the_start_token():
+    model = lively_model()
+    adapted = prepare_for_tuning(model, TuningArguments("prompt"))
+    first = model.get_input_embeddings().weight
+    distance = (adapted.prompt_encoder["default"].embedding.weight - first[1]).std()
+    assert 0.5 < distance / first.std() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tuning": "lorra"}, "`tuning` must be one of paper, prompt, lora, full, got 'lorra'"),
+        ({"num_virtual_tokens": 0}, "`num_virtual_tokens` must be at least 1, got 0"),
+        ({"lora_rank": -1}, "`lora_rank` must be at least 1, got -1"),
+        ({"lora_dropout": 1.0}, r"`lora_dropout` must be in \[0, 1\), got 1.0"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_values_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TuningArguments(**fields)
+
+
+def test_a_part_or_layer_that_the_model_has_not_is_refused():
+    with pytest.raises(ValueError, match="`train_parts` must be among the model's own parts localizer, .* got 'eyes'"):
+        prepare_for_tuning(lively_model(), TuningArguments(train_parts=["eyes"]))
+    model = lively_model()
+    model.model.localizer = None
+    with pytest.raises(ValueError, match="own parts prompt_learner, multi_modal_projector, got 'localizer'"):
+        prepare_for_tuning(model, TuningArguments("paper"))
+    with pytest.raises(ValueError, match="`lora_target` must be among .*q_proj.*, got query"):
+        prepare_for_tuning(lively_model(), TuningArguments("lora", lora_target=["query"]))
