@@ -2,8 +2,8 @@
 
     python -m benchmarks.documents [--check]
 
-Reads `quality_inspection.csv` and `rendered_quality.json` in `benchmarks/results`. With --check, writes nothing; the
-exit code is 1 when a document does not say what the results say.
+Reads `quality_inspection.csv`, `rendered_quality.json` and `followup_quality.json` in `benchmarks/results`. With
+--check, writes nothing; the exit code is 1 when a document does not say what the results say.
 """
 
 import argparse
@@ -32,7 +32,14 @@ def sections() -> dict[str, str]:
     rows = embedded_rows()
     rendered = json.loads((RESULTS / "rendered_quality.json").read_text())
     speed = {"speed": markdown(json.loads(SPEED.read_text()))} if SPEED.exists() else {}
-    return {"quality": table(rows), "decisions": table(rows, DECISIONS), "rendered": rendered_table(rendered), **speed}
+    followup = json.loads((RESULTS / "followup_quality.json").read_text())
+    return {
+        "quality": table(rows),
+        "decisions": table(rows, DECISIONS),
+        "rendered": rendered_table(rendered),
+        "followup": followup_table(followup),
+        **speed,
+    }
 
 
 def embedded_rows() -> list[dict[str, str]]:
@@ -53,6 +60,22 @@ def rendered_table(rendered: dict[str, dict]) -> str:
         cells = [f"{row[f'{key}_en']['right']:.2f} / {row[f'{key}_zh']['right']:.2f}" for key in asked]
         lines.append(f"| {family} | {row['image_auroc']:.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def followup_table(rows: dict[str, dict]) -> str:
+    """Follow-up questions against facts, a topic a line."""
+    topics = {
+        "where": "place", "count": "number", "kind": "kind", "kind_alike": "kind, or one easily taken for it",
+        "size": "size", "object": "object", "place_check": "is it at ...?", "kind_check": "is there a ...?",
+        "unknowable": "refuses what it cannot know", "unheard": "the same, questions of no training conversation",
+    }  # fmt: skip
+    lines = ["| asked about | all pictures (en / zh) | where the verdict was right (en / zh) |", "| --- | --- | --- |"]
+    for topic, name in topics.items():
+        both = [rows[f"{topic}_{language}"] for language in ("en", "zh")]
+        cells = [" / ".join(f"{row[part]:.2f}" for row in both) for part in ("agree", "verdict_right")]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    mean = rows["mean"]
+    return "\n".join([*lines, f"| **mean** | {mean['agree']:.2f} | {mean['verdict_right']:.2f} |"])
 
 
 def filled(text: str, parts: dict[str, str]) -> str:
