@@ -51,7 +51,7 @@ class EvidenceFiles:
         return len(self.maps)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Facts]:
-        """Global vector, map and facts of one sample, drawn at random, mirrored and turned at random."""
+        """Global vector, map and facts of one sample, drawn at random; mirrored, turned, its limit a little off."""
         index = int(rng.integers(len(self)))
         row, turns, mirrored = self.facts[index], int(rng.integers(4)), rng.random() < 0.5
         mask, anomaly_map = (
@@ -59,15 +59,18 @@ class EvidenceFiles:
             for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index])
         )
         facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
-        return self.image_embeds[index], anomaly_map.astype(np.float32), facts
+        off = rng.normal(0, 0.1)  # relative maps are q / (1 + q)
+        anomaly_map = anomaly_map.astype(np.float32)
+        anomaly_map = anomaly_map / (anomaly_map + (1 - anomaly_map) * np.float32(np.exp(off)))
+        return self.image_embeds[index], anomaly_map, facts
 
 
 def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
-    """References and queries of rendered products, the families of training in turn; every fourth group mixes two."""
+    """References and queries of rendered products, the families of training in turn; every eighth group may mix two."""
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
         family, shots = TRAINING_FAMILIES[index % len(TRAINING_FAMILIES)], int(rng.choice(REFERENCES))
-        mixed = shots > 1 and index % 4 == 0
+        mixed = shots > 1 and index % 8 == 0
         products = [render_product(family, rng, SIZE) for _ in range(2 if mixed else 1)]
         references = [products[shot % len(products)].photograph(rng).image for shot in range(shots)]
         queries = []
