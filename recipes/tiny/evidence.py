@@ -66,7 +66,7 @@ class EvidenceFiles:
 
 
 def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
-    """References and queries of rendered products, the families of training in turn; every eighth group may mix two."""
+    """References and queries of rendered products, families in turn; every eighth group may mix two."""
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
         family, shots = TRAINING_FAMILIES[index % len(TRAINING_FAMILIES)], int(rng.choice(REFERENCES))
