@@ -21,8 +21,8 @@ _FIRST = {
     "replace": 1, "unknowable": 2,
 }  # fmt: skip
 _LATER = {
-    "presence": 4, "where": 18, "count": 10, "kind": 12, "describe": 4, "highlight": 6, "replace": 7, "size": 5,
-    "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 8, "kind_check": 6,
+    "presence": 4, "where": 18, "count": 10, "kind": 12, "describe": 4, "highlight": 6, "replace": 7, "size": 8,
+    "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 14, "kind_check": 6,
     "false_kind": 4, "absent_thing": 3, "unknowable": 9, "intact": 1,
 }  # fmt: skip
 _TELLS_OF_THEM = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}

@@ -21,6 +21,7 @@ from modeling_anomalygpt import instruction_phrases_en as english
 from modeling_anomalygpt import instruction_phrases_zh as chinese
 from modeling_anomalygpt.dialogue import with_picture
 from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
 from modeling_anomalygpt.instructions import conversation
 from modeling_anomalygpt.placeholders import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
@@ -30,6 +31,7 @@ from recipes.tiny.prompts import MapHeads, targets
 
 LANGUAGES = ("en", "zh")
 FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
+NAMED_SHARE = 0.3
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 
 
@@ -74,7 +76,7 @@ class Conversations(torch.utils.data.Dataset):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size = batches, batch_size
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
-        self.fact_words = torch.tensor(fact_words(processor))
+        self.fact_words = fact_words(processor)
         self.made = -1, []
 
     def __len__(self) -> int:
@@ -98,25 +100,48 @@ class Conversations(torch.utils.data.Dataset):
             anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
             image_embeds /= np.linalg.norm(image_embeds)
-        turns = told_conversation(facts, rng, str(rng.choice(LANGUAGES)))
-        encoded = self.processor.encode_conversation(with_picture(turns), max_length=400)
+        language = "zh" if not facts.category.isascii() else str(rng.choice(LANGUAGES))
+        encoded = self.processor.encode_conversation(
+            with_picture(told_conversation(facts, rng, language)), max_length=400
+        )
+        name = self.processor.tokenizer(f" {category_name(facts.category, language)}")["input_ids"]
         held, count = targets(facts)
-        return encoded | {"image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count}
+        return encoded | {
+            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count,
+            "weights": self.weights(encoded["labels"], name),
+        }  # fmt: skip
+
+    def weights(self, labels: list[int], name: list[int]) -> list[float]:
+        """The weight of each answer token: most for first words, more for words that carry facts."""
+        heavy = self.fact_words.union(name)
+        weights = [FACT_WORD_WEIGHT if label in heavy else 1.0 for label in labels]
+        for index in range(1, len(labels)):
+            if labels[index] != -100 and labels[index - 1] == -100:
+                weights[index] = FIRST_WORD_WEIGHT
+        return weights
 
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
         for name in ("image_embeds", "anomaly_map", "held", "count"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
-        labels = batch["labels"]
-        batch["weights"] = 1 + (FACT_WORD_WEIGHT - 1) * torch.isin(labels, self.fact_words).float()
-        batch["weights"][:, 1:][(labels[:, 1:] != -100) & (labels[:, :-1] == -100)] = FIRST_WORD_WEIGHT
+        length = batch["labels"].shape[1]
+        padded = [sample["weights"] + [0.0] * (length - len(sample["weights"])) for sample in samples]
+        batch["weights"] = torch.tensor(padded)
         return batch
 
 
 def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> list[dict[str, str]]:
     """A conversation that names the object in an answer only where the user has named it."""
-    turns = conversation(facts, rng, language, max_turns=4)
+    if rng.random() < NAMED_SHARE:  # copying a name takes practice
+        turns = conversation(facts, rng, language, max_turns=1)
+        asked = TOPICS[str(rng.choice(["object", "object", "describe", "absent_thing"]))](
+            Speaker(facts, language, rng)
+        )
+        if asked is not None:
+            turns += [{"role": "user", "content": asked[0]}, {"role": "assistant", "content": asked[1]}]
+    else:
+        turns = conversation(facts, rng, language, max_turns=4)
     name = category_name(facts.category, language).casefold()
     for index, turn in enumerate(turns):
         earlier = "".join(earlier["content"] for earlier in turns[:index] if earlier["role"] == "user")
@@ -125,14 +150,14 @@ def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> 
     return turns
 
 
-def fact_words(processor) -> list[int]:
+def fact_words(processor) -> set[int]:
     """Tokens of the words that carry facts: places, numbers, kinds."""
     words = [f" {word}" for row in POSITION_NAMES["en"] for name in row for word in name.split()]
     words += [f" {word}" for word in english.NUMBERS] + [f" {digit}" for digit in range(10)] + list("0123456789")
     words += [f" {word}" for _, _, kind in english.KINDS.values() for word in kind.split()]
     words += [name for row in POSITION_NAMES["zh"] for name in row] + list(chinese.NUMBERS)
     words += [kind for _, _, kind in chinese.KINDS.values()]
-    return sorted({token for word in words for token in processor.tokenizer(word)["input_ids"]})
+    return {token for word in words for token in processor.tokenizer(word)["input_ids"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
