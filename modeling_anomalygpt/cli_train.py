@@ -90,7 +90,8 @@ def run_train(args: argparse.Namespace) -> int:
     if measured is not None:
         trainer.add_callback(SamplePictures(trainer))
     trainer.train(resume_from_checkpoint=checkpoint)
-    if measured is not None and not training_args.load_best_model_at_end:
+    last_measured = max((entry["step"] for entry in trainer.state.log_history if "eval_loss_lm" in entry), default=-1)
+    if measured is not None and last_measured < trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model()
     if training_args.process_index == 0:
@@ -140,7 +141,7 @@ def _usual(settings: dict[str, Any]) -> dict[str, Any]:
 
     usual: dict[str, Any] = {"disable_tqdm": True}
     if settings.get("eval_dataset"):
-        usual |= {"eval_strategy": "steps", "eval_steps": settings.get("save_steps", 100)}
+        usual |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": settings.get("save_steps", 100)}
         if tensorboard_is_installed():
             usual["report_to"] = ["tensorboard"]
         if settings.get("metric_for_best_model"):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
 
 from .training_callbacks import EpochOfDataset
 from .training_checkpoints import (
@@ -25,7 +26,9 @@ from .training_checkpoints import (
 )
 from .training_evaluation import InspectionMetrics, evaluation_outputs, yes_no_ids
 from .training_losses import SUMS, count_targets, mean_losses, sample_losses
-from .tuning import FrozenInEvaluationMode, trainable_names
+from .tuning import FrozenInEvaluationMode, trainable_names, wake_states
+
+logger = logging.get_logger(__name__)
 
 # Arguments of transformers that decide the numbers of a run; others only say how it is shown, saved or sped up.
 _DECIDE = (
@@ -203,7 +206,24 @@ class AnomalyTrainer(Trainer):
                     "Name a folder checkpoint-N of --output_dir."
                 )
             check_facts(resume_from_checkpoint, self.facts())
+        else:
+            self._wake_states()
         return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    @torch.no_grad()
+    def _wake_states(self) -> None:
+        """Before a first step; see [`wake_states`]."""
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        if not any("state_embeds" in name for name in self._trained) or not hasattr(self.train_dataset, "__getitem__"):
+            return
+        batch = self.data_collator([self.train_dataset[index] for index in range(min(4, len(self.train_dataset)))])
+        inputs = {name: batch[name].to(base.device) for name in ("pixel_values",)}
+        maps = base.eval().get_image_features(**inputs, return_layer_maps=True, return_dict=True).layer_maps
+        if wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed):
+            logger.warning(
+                "The map without references was certain of every pixel, so that nothing could move it: its two state "
+                "vectors begin anew, side by side."
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -173,6 +173,38 @@ def describe_tuning(model: nn.Module, tuning: str) -> str:
     return f"{tuning}: trains {trained:,} of {total:,} parameters ({100 * trained / max(total, 1):.1f} %): {parts}"
 
 
+def wake_states(localizer: nn.Module, layer_maps: torch.Tensor, temperature: float, seed: int = 0) -> bool:
+    r"""
+    Lets two learned state vectors begin side by side where no gradient would reach them.
+
+    Cosines are divided by a small temperature: vectors that were drawn at random lie far apart, every pixel is then
+    certain of one of them, and neither focal nor dice loss moves anything.
+
+    Args:
+        localizer ([`AnomalyLocalizer`]):
+            Its `state_embeds` are changed in place.
+        layer_maps (`torch.Tensor` of shape `(batch_size, num_layers, 2, height, width)`):
+            What it gives on some pictures with and without anomalies.
+        temperature (`float`):
+            `config.map_temperature`.
+        seed (`int`, defaults to 0):
+            Draws the small difference.
+
+    Returns:
+        `bool`: Whether they were changed: there are learned vectors and every pixel is certain to 1 in 10,000.
+    """
+    states = getattr(localizer, "state_embeds", None)
+    if states is None or not states.requires_grad or (layer_maps[:, :, 0] * layer_maps[:, :, 1]).max() > 1e-4:
+        return False
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        middle = torch.randn(states.shape[1], generator=generator)
+        middle /= middle.norm()
+        apart = 0.5 * temperature * torch.randn(states.shape, generator=generator)
+        states.copy_(middle + apart)
+    return True
+
+
 class FrozenInEvaluationMode:
     r"""
     Keeps what is not trained in evaluation mode: no dropout, and batch statistics never move, in no mode.
@@ -230,4 +262,5 @@ __all__ = [
     "language_layers",
     "prepare_for_tuning",
     "trainable_names",
+    "wake_states",
 ]
