@@ -123,7 +123,13 @@ class AnomalyTrainer(Trainer):
         counts = counts.to(device, torch.float32)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
         """The weighted losses of the batch's samples, divided by the samples of the whole step."""
         inputs = dict(inputs)
         image_ids = inputs.pop("image_ids", [])
@@ -166,7 +172,13 @@ class AnomalyTrainer(Trainer):
 
     # Evaluation
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple:
         """What [`InspectionMetrics`] needs of a batch: numbers of each sample and its map, no logits."""
         if not isinstance(self.compute_metrics, InspectionMetrics):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
