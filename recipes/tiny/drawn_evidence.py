@@ -22,7 +22,7 @@ def draw_category(rng: np.random.Generator) -> str:
     kind = rng.random()
     if kind < 0.3:
         return str(rng.choice(list(DESCRIPTIONS)))
-    if kind < 0.8:
+    if kind < 0.7:
         return " ".join(rng.choice(_WORDS, size=int(rng.integers(1, 3))))
     return "".join(rng.choice(list(_CHARACTERS), size=int(rng.integers(2, 5))))
 

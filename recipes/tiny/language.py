@@ -25,7 +25,7 @@ from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
 from modeling_anomalygpt.instructions import conversation
 from modeling_anomalygpt.placeholders import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
-from recipes.tiny.drawn_evidence import draw_evidence
+from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 from recipes.tiny.prompts import MapHeads, targets
 
@@ -96,6 +96,10 @@ class Conversations(torch.utils.data.Dataset):
         """One conversation and what it is about."""
         if rng.random() < self.seen_share:
             image_embeds, anomaly_map, facts = self.evidence.draw(rng)
+            if rng.random() < 0.5:  # a name may be any
+                facts = dataclasses.replace(facts, category=draw_category(rng), description=None)
+            elif rng.random() < 0.5:
+                facts = dataclasses.replace(facts, description=None)
         else:
             anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
