@@ -50,6 +50,7 @@ def run_train(args: argparse.Namespace) -> int:
 
         warnings.simplefilter("ignore")
         logging.set_verbosity_error()
+        logging.disable_progress_bar()
     from .cli_training_data import evaluation_sets, training_examples
     from .training import AnomalyTrainer
     from .training_callbacks import SamplePictures

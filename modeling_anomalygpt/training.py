@@ -231,7 +231,8 @@ class AnomalyTrainer(Trainer):
         batch = self.data_collator([self.train_dataset[index] for index in range(min(4, len(self.train_dataset)))])
         inputs = {name: batch[name].to(base.device) for name in ("pixel_values",)}
         maps = base.eval().get_image_features(**inputs, return_layer_maps=True, return_dict=True).layer_maps
-        if wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed):
+        changed = wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed)
+        if changed and self.is_world_process_zero():
             logger.warning(
                 "The map without references was certain of every pixel, so that nothing could move it: its two state "
                 "vectors begin anew, side by side."
