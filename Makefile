@@ -42,8 +42,10 @@ train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (abo
 
 $(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(RECIPE).tokenizer --output $(@D)
-$(TINY)/vision/model.safetensors: | $(VENV)/.installed
+$(TINY)/distilled/model.safetensors: | $(VENV)/.installed
 	$(RECIPE).vision --pictures $(PHOTOGRAPHS) --teacher $(TEACHER) --output $(@D)
+$(TINY)/vision/model.safetensors: $(TINY)/distilled/model.safetensors
+	$(RECIPE).comparing --vision $(TINY)/distilled --pictures $(PHOTOGRAPHS) --output $(@D)
 $(TINY)/start/model.safetensors: $(TINY)/tokenizer/tokenizer.json $(TINY)/vision/model.safetensors
 	$(RECIPE).assemble start --vision $(TINY)/vision --tokenizer $(TINY)/tokenizer --output $(@D)
 $(TINY)/prompts/model.safetensors: $(TINY)/start/model.safetensors

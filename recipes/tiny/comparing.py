@@ -3,7 +3,8 @@
     python -m recipes.tiny.comparing --vision DIR --pictures DIR --output DIR
 
 Each picture of a pair (`view_pairs`) is compared with the good patches of the other one; distances must be small
-where it is good and large at its anomalies. Batch norms keep their statistics. May be stopped; the same command goes on.
+where it is good and large at its anomalies. Batch norms keep their statistics. It may be stopped; the same command
+goes on.
 """
 
 import argparse
