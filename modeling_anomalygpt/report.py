@@ -35,6 +35,9 @@ MAX_LISTED_REGIONS = 12
 
 MAX_SHOWN_REFERENCES = 12
 
+# Regions of a picture shown beside the good patch most like them, and the side of such a detail in pixels.
+_MAX_PAIRS, _PAIR_SIDE = 3, 96
+
 # Longest sides of photographs and maps inside the report, by the number of pictures: with thousands of them, one takes
 # 10 to 25 KB, which keeps the report quick to open.
 _SIDES = ((60, 800, 192), (300, 560, 160), (1000, 400, 128), (2500, 280, 96), (sys.maxsize, 200, 80))
@@ -94,6 +97,7 @@ class InspectionReport:
         self.side, self.map_side = next(sides for limit, *sides in _SIDES if num_pictures <= limit)
         self.results: list[InspectionResult] = []
         self._entries: list[dict[str, Any]] = []
+        self._good: dict[int, Image.Image | None] = {}
 
     def add(self, result: InspectionResult, name: str, picture: Image.Image | None = None) -> None:
         """Writes a result's overlay (and map) and keeps what the report needs of it; map and tensors are let go.
@@ -109,13 +113,15 @@ class InspectionReport:
         """
         overlay_file = self.folder / "overlays" / f"{name}.png"
         map_file = self.folder / "maps" / f"{name}.npy"
-        entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "blended", "size")) | {"lines": []}
+        entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "blended", "size"))
+        entry |= {"lines": [], "pairs": []}
         if result.error is None:
             picture = picture if picture is not None else _opened(result.image)
         anomaly_map = result.anomaly_map if result.anomaly_map is not None else _kept_map(map_file, result, picture)
         if picture is not None:
             entry |= {"size": list(picture.size), "picture": _jpeg(picture, self.side)}
             entry["lines"] = [_line(region, max(picture.size)) for region in result.regions[:MAX_LISTED_REGIONS]]
+            entry["pairs"] = [self._pair(picture, region) for region in result.regions[:_MAX_PAIRS]]
             if anomaly_map is not None:
                 overlay = draw_overlay(picture, anomaly_map, result.regions, self.region_threshold)
                 _write(overlay_file, _encoded(overlay, "PNG", compress_level=4))
@@ -133,6 +139,26 @@ class InspectionReport:
         self._entries.append(entry)
         # A copy without the map and the tensors: thousands of results must fit into memory.
         self.results.append(InspectionResult.from_dict(result.to_dict()))
+
+    def _pair(self, picture: Image.Image, region: Region) -> list[str] | None:
+        """A region and the good patch most like it, at one scale, as addresses of small pictures."""
+        nearest = region.nearest_good
+        if nearest is None or nearest["reference"] >= len(self.references):
+            return None
+        number = nearest["reference"]
+        if number not in self._good:
+            self._good = {number: _opened(self.references[number])}  # one at a time: references may be large
+        good = self._good[number]
+        if good is None:
+            return None
+        x0, y0, x1, y1 = nearest["box"]
+        side = max(1.4 * max(region.width, region.height), 0.12 * max(picture.size))
+        scale = max(good.size) / max(picture.size)
+        details = (
+            (picture, *region.centroid, side),
+            (good, (x0 + x1) / 2 * good.width, (y0 + y1) / 2 * good.height, side * scale),
+        )
+        return [_jpeg(_detail(*detail), _PAIR_SIDE) for detail in details]
 
     def write(self) -> pathlib.Path:
         """Writes `results.csv` and `report.html`.
@@ -236,6 +262,14 @@ def _line(region: Region, longest_side: int) -> str:
     points = np.int32(region.outline or [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)])
     simple = cv2.approxPolyDP(points, longest_side / 800, True).reshape(-1, 2)
     return " ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in simple.tolist())
+
+
+def _detail(picture: Image.Image, x: float, y: float, side: float) -> Image.Image:
+    """The square around a point, moved inside the picture."""
+    side = max(8, min(side, *picture.size))
+    left, top = (min(max(0, at - side / 2), end - side) for at, end in zip((x, y), picture.size, strict=True))
+    box = (left, top, left + side, top + side)
+    return picture.resize((_PAIR_SIDE, _PAIR_SIDE), Image.Resampling.BICUBIC, box=box)
 
 
 def _jpeg(picture: Image.Image, side: int) -> str:

@@ -22,6 +22,7 @@ from .report_style import STYLE
 from .report_words import report_words
 
 HISTOGRAM_BINS = 24
+KINDS = ("anomalous", "uncertain", "normal", "error")
 MAX_FOLDERS = 40
 
 
@@ -125,10 +126,11 @@ def _row(
         for region, line in zip(result.regions, entry["lines"], strict=False)
     ]
     score = result.pred_score
+    limit = _score_limit(result, region_threshold)
     differs = ""
-    if score is not None and result.verdict == "normal" and score >= region_threshold:
+    if score is not None and result.verdict == "normal" and score >= limit:
         differs = words["differs_normal"]
-    elif score is not None and result.verdict == "anomalous" and score < region_threshold:
+    elif score is not None and result.verdict == "anomalous" and score < limit:
         differs = words["differs_anomalous"]
     return {
         "index": index,
@@ -144,7 +146,13 @@ def _row(
         "more": len(result.regions) - len(regions),
         "evidence": _evidence(result.evidence, words),
         "differs": differs,
+        "pairs": [{"region": number, "details": pair} for number, pair in enumerate(entry["pairs"], 1) if pair],
     } | {key: entry[key] for key in ("picture", "map", "blended", "file", "size")}
+
+
+def _score_limit(result: InspectionResult, region_threshold: float) -> float:
+    """Where a score begins to speak for an anomaly: 1.0 where it is a ratio to what good pictures reach."""
+    return 1.0 if "limit" in result.evidence else region_threshold
 
 
 def _sizes(region: Region, language: str) -> dict[str, str]:
@@ -155,7 +163,7 @@ def _sizes(region: Region, language: str) -> dict[str, str]:
 
 
 def _evidence(evidence: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    sentences = []
+    sentences = [reason["text"].rstrip(".。") for reason in evidence.get("reasons", [])]
     kind, count = evidence.get("localization"), evidence.get("num_references", 0)
     if kind == "few_shot":
         sentences.append(words["few_shot_one"] if count == 1 else words["few_shot"].format(n=count))
@@ -182,11 +190,13 @@ def _header(title: str, results: Sequence[InspectionResult], words: Mapping[str,
 
 
 def _tiles(results: Sequence[InspectionResult], rows: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:
-    counts = {kind: sum(result.verdict == kind for result in results) for kind in ("anomalous", "normal", "error")}
-    inspected = counts["anomalous"] + counts["normal"]
+    counts = {kind: sum(result.verdict == kind for result in results) for kind in KINDS}
+    inspected = len(results) - counts["error"]
     seconds = sum(result.seconds for result in results) / max(1, inspected)
     tiles = [("all", words["pictures"], len(results), f"{seconds:.2f} {words['seconds_each']}")]
-    for kind in ("anomalous", "normal"):
+    for kind in ("anomalous", "uncertain", "normal"):
+        if kind == "uncertain" and not counts[kind]:
+            continue
         share = f"{100 * counts[kind] / inspected:.1f} % {words['of_inspected']}" if inspected else ""
         tiles.append((kind, words[kind], counts[kind], share))
     tiles.append(("differs", words["differs"], sum(bool(row["differs"]) for row in rows), words["differs_help"]))
@@ -201,14 +211,16 @@ def _tiles(results: Sequence[InspectionResult], rows: Sequence[Mapping[str, Any]
 
 
 def _histogram(results: Sequence[InspectionResult], region_threshold: float, words: Mapping[str, str]) -> str:
-    """Bars of the pictures' scores, normal and anomalous stacked, over the range of the colour scale."""
-    limit = min(1.0, scale_maximum(region_threshold))
-    bins = {"normal": [0] * HISTOGRAM_BINS, "anomalous": [0] * HISTOGRAM_BINS}
+    """Bars of the pictures' scores, one verdict upon the other, over the range of the colour scale."""
+    calibrated = any("limit" in result.evidence for result in results)
+    mark_at = 1.0 if calibrated else region_threshold
+    limit = 3.0 if calibrated else min(1.0, scale_maximum(region_threshold))
+    bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "uncertain", "anomalous")}
     for result in results:
         if result.verdict in bins and result.pred_score is not None and math.isfinite(result.pred_score):
             place = min(HISTOGRAM_BINS - 1, max(0, int(result.pred_score / limit * HISTOGRAM_BINS)))
             bins[result.verdict][place] += 1
-    highest = max(1, *(n + a for n, a in zip(*bins.values(), strict=True)))
+    highest = max(1, *(sum(stack) for stack in zip(*bins.values(), strict=True)))
     width, height = 480, 120
     step = width / HISTOGRAM_BINS
     bars = []
@@ -221,22 +233,23 @@ def _histogram(results: Sequence[InspectionResult], region_threshold: float, wor
                 x = place * step + 1
                 box = f'x="{x:.1f}" y="{base:.1f}" width="{step - 2:.1f}" height="{tall:.1f}"'
                 bars.append(f"<rect class={kind} {box}/>")
-    mark = region_threshold / limit * width
+    mark = mark_at / limit * width
     labels = "".join(
         f'<text x="{x:.1f}" y="{height + 15}" text-anchor="{anchor}">{label}</text>'
         for x, anchor, label in (
             (0, "start", "0"),
-            (mark, "middle" if mark < 0.9 * width else "end", f"{region_threshold:.2f}"),
-            *([(width, "end", f"{limit:.2f}+" if limit < 1 else "1")] if mark < 0.9 * width else []),
+            (mark, "middle" if mark < 0.9 * width else "end", f"{mark_at:.2f}"),
+            *([(width, "end", f"{limit:.2f}+" if limit != 1 else "1")] if mark < 0.9 * width else []),
         )
     )
+    keys = " ".join(f"<i class={kind}></i>{_text(words[kind])}" for kind, counts in bins.items() if any(counts))
+    help_text = words["ratios_help"] if calibrated else words["scores_help"]
     return (
         f"<section class=panel><h2>{_text(words['scores'])}</h2>"
         f'<svg class=histogram viewBox="-4 -14 {width + 8} {height + 34}" role="img">{"".join(bars)}'
         f'<text x="0" y="-3">{highest}</text><path d="M0 {height}H{width}"/>'
         f'<path class=mark d="M{mark:.1f} 0V{height}"/>{labels}</svg>'
-        f"<p class=key><i class=normal></i>{_text(words['normal'])} <i class=anomalous></i>{_text(words['anomalous'])}"
-        f"</p><p class=help>{_text(words['scores_help'])}</p></section>"
+        f"<p class=key>{keys}</p><p class=help>{_text(help_text)}</p></section>"
     )
 
 
