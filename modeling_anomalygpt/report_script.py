@@ -4,8 +4,8 @@ SCRIPT = """
 "use strict";
 const {words, rows} = JSON.parse(document.getElementById("data").textContent);
 const state = {filter: "all", sort: "worst", up: false, search: "", view: "cards", page: 0};
-const sizes = {cards: 20, table: 50};
-const kinds = {anomalous: 0, error: 1, normal: 2};
+const sizes = {cards: 20, table: 50, print: 200};
+const kinds = {anomalous: 0, uncertain: 1, error: 2, normal: 3};
 const missing = -Infinity;
 const orders = {
   worst: (a, b) => kinds[a.verdict] - kinds[b.verdict] || by("odds")(b, a) || by("score")(b, a),
@@ -90,8 +90,14 @@ function regionTable(row) {
     make("tbody", {}, ...row.regions.map((region, index) => line("td", cells(region, index)))));
   return row.more > 0 ? make("div", {}, table, make("p", {class: "evidence", text: `+ ${row.more}`})) : table;
 }
+function caption(node, text) { return make("figure", {}, node, make("figcaption", {text})); }
+function pairs(row) {
+  const detail = (address, text) => caption(make("img", {src: address, alt: text}), text);
+  return make("div", {}, make("p", {class: "evidence", text: words.pairs}),
+    make("div", {class: "pairs"}, ...row.pairs.map(({region, details}) => make("div", {},
+      detail(details[0], fill(words.region_detail, {n: region})), detail(details[1], words.good_detail)))));
+}
 function card(row) {
-  const caption = (node, text) => make("figure", {}, node, make("figcaption", {text}));
   const measure = (label, value) => make("span", {}, make("span", {text: label}), make("b", {text: value}));
   const hasMap = row.map || row.blended;
   const facts = make("div", {class: "facts"}, path(row, "h2"),
@@ -103,6 +109,7 @@ function card(row) {
     row.differs ? make("p", {class: "warning", text: row.differs}) : null,
     row.answer ? make("blockquote", {text: row.answer}) : null,
     row.regions.length ? regionTable(row) : null,
+    row.pairs.length ? pairs(row) : null,
     row.evidence.length
       ? make("p", {class: "evidence", text: `${words.evidence}: ${row.evidence.join("; ")}`}) : null);
   return make("article", {class: `card ${row.verdict}`},
@@ -139,13 +146,15 @@ function chosen() {
   return state.up ? list.reverse() : list;
 }
 function show(everything = false) {
-  const list = chosen(), size = everything ? Math.max(1, list.length) : sizes[state.view];
+  const list = chosen(), size = everything ? sizes.print : sizes[state.view];
   const pages = Math.max(1, Math.ceil(list.length / size));
   state.page = Math.min(state.page, pages - 1);
   const start = everything ? 0 : state.page * size, part = list.slice(start, start + size);
   const results = document.getElementById("results");
   if (!part.length) results.replaceChildren(make("p", {class: "note", text: words.none}));
   else results.replaceChildren(...(state.view === "cards" ? part.map(card) : [table(part)]));
+  if (everything && list.length > size)
+    results.prepend(make("p", {class: "note", text: fill(words.print_limit, {n: size, all: list.length})}));
   const turn = (step, text) => make("button", {type: "button", text,
     disabled: (state.page + step < 0 || state.page + step >= pages) && "",
     onclick: () => { state.page += step; show(); document.getElementById("controls").scrollIntoView(); }});
@@ -162,7 +171,7 @@ function controls() {
     ...Object.entries(texts.options).map(([value, text]) => make("option", {value, text}))));
   const pick = (names, prefix = "") => Object.fromEntries(names.map((name) => [name, words[prefix + name]]));
   document.getElementById("controls").append(
-    select("filter", {label: words.filter, options: pick(["all", "anomalous", "normal", "differs", "error"])}),
+    select("filter", {label: words.filter, options: pick(["all", ...Object.keys(kinds), "differs"])}),
     select("sort", {label: words.sort, options: pick(Object.keys(orders), "sort_")}),
     select("view", {label: "", options: pick(["cards", "table"], "view_")}),
     make("input", {type: "search", placeholder: words.search, "aria-label": words.search,
@@ -178,7 +187,7 @@ document.getElementById("theme").addEventListener("click", () => {
     ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
-addEventListener("beforeprint", () => show(true));  // paper has no pages to turn: all that the filter lets through
+addEventListener("beforeprint", () => show(true));  // paper has no pages to turn, but nobody prints thousands
 addEventListener("afterprint", () => show());
 controls();
 show();

@@ -40,7 +40,8 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
 .tile.anomalous strong { color: var(--bad); }
 .tile.normal { border-left-color: var(--good); }
 .tile.normal strong { color: var(--good); }
-.tile.differs, .tile.error { border-left-color: var(--warn); }
+.tile.differs, .tile.error, .tile.uncertain { border-left-color: var(--warn); }
+.tile.uncertain strong { color: var(--warn); }
 .tile[aria-pressed=true] { box-shadow: 0 0 0 2px var(--accent); }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1.2fr); gap: 14px; align-items: start; }
 .columns > div { display: grid; gap: 14px; }
@@ -52,6 +53,7 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
 .histogram .mark { stroke: var(--ink); stroke-dasharray: 4 3; }
 .histogram .normal, .key .normal { fill: var(--good); background: var(--good); }
 .histogram .anomalous, .key .anomalous { fill: var(--bad); background: var(--bad); }
+.histogram .uncertain, .key .uncertain { fill: var(--warn); background: var(--warn); }
 .key i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 4px 0 8px; }
 .key, .help, small { color: var(--soft); font-size: 13px; margin: 4px 0 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; margin: 0 0 12px; }
@@ -76,7 +78,7 @@ figure { margin: 0; }
   margin-bottom: 14px; border-left: 5px solid var(--line); }
 .card.anomalous { border-left-color: var(--bad); }
 .card.normal { border-left-color: var(--good); }
-.card.error { border-left-color: var(--warn); }
+.card.error, .card.uncertain { border-left-color: var(--warn); }
 .frame { position: relative; margin: 0 auto; background: var(--line); border-radius: 4px; overflow: hidden; }
 button.frame { display: block; border: 0; padding: 0; }
 .frame > * { position: absolute; inset: 0; width: 100%; height: 100%; }
@@ -98,6 +100,9 @@ blockquote { margin: 0 0 8px; padding: 6px 12px; border-left: 3px solid var(--li
 .warning { color: var(--warn); background: var(--warn-soft); padding: 4px 10px; border-radius: 6px; margin: 0 0
   8px; }
 .evidence { color: var(--soft); font-size: 13px; margin: 6px 0 0; }
+.pairs { display: flex; flex-wrap: wrap; gap: 6px 14px; margin: 4px 0 0; }
+.pairs > div { display: flex; gap: 3px; }
+.pairs img { width: 84px; height: 84px; border-radius: 4px; display: block; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: var(--soft); font-weight: 550; white-space: nowrap; }
 th, td { padding: 3px 10px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -145,11 +150,12 @@ a { color: var(--accent); }
   .tile strong { font-size: 20px; }
   table { font-size: 9.5px; }
   th, td { padding-right: 6px; }
-  .tiles { grid-template-columns: repeat(5, 1fr); gap: 6px; }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(28mm, 1fr)); gap: 6px; }
   .columns, .columns > div { gap: 8px; }
   .columns { margin-bottom: 8px; }
   .card .frame { max-height: 48mm; max-width: calc(48mm * var(--ratio)); }
   .histogram { max-height: 34mm; }
+  .pairs img { width: 15mm; height: 15mm; }
   h3 { font-size: 11px; }
   .references img { height: 14mm; }
   .list { border: 0; padding: 0; }

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,7 +162,8 @@ def test_names_categories_and_answers_cannot_become_markup(tmp_path):
         setup, versions = {"Part": text}, {text: text}
         result = error_of(f"/x/{text}", text)
         result.category, result.answer = text, text
-        entry = {"picture": None, "map": None, "blended": None, "file": None, "size": None, "lines": []}
+        entry = {"picture": None, "map": None, "blended": None, "file": None, "size": None}
+        entry |= {"lines": [], "pairs": []}
         other = error_of("/y/other.png")
         pages.append(
             render_page(
@@ -201,6 +203,36 @@ def test_a_verdict_that_the_map_does_not_bear_out_is_pointed_at(tmp_path):
     report.write()
     rows = Page((tmp_path / "report.html").read_text(encoding="utf-8")).data["rows"]
     assert ["normal" in rows[0]["differs"], "anomalous" in rows[1]["differs"], rows[2]["differs"]] == [True, True, ""]
+
+
+def test_the_third_verdict_is_counted_and_a_ratio_is_judged_by_one(tmp_path):
+    report = InspectionReport(tmp_path, THRESHOLD, 3)
+    ratio = {"evidence": {"limit": 0.2, "reasons": [{"kind": "near", "text": "The map is near its limit."}]}}
+    for name, verdict, score in (("a", "uncertain", 1.02), ("b", "normal", 0.9), ("c", "normal", 1.4)):
+        report.add(result_of(picture_file(tmp_path, f"{name}.png"), verdict=verdict, score=score, **ratio), name)
+    page = Page(report.write().read_text(encoding="utf-8"))
+    tiles = [attrs["data-filter"] for _, attrs in page.tags if "data-filter" in attrs]
+    assert tiles[:4] == ["all", "anomalous", "uncertain", "normal"]
+    assert any("ratio to what good pictures reach" in text for text in page.text)
+    assert [bool(row["differs"]) for row in page.data["rows"]] == [False, False, True]
+    assert page.data["rows"][0]["evidence"] == ["The map is near its limit"]
+
+
+def test_a_region_is_shown_beside_the_good_patch_most_like_it(tmp_path):
+    good = Image.new("RGB", (180, 120), (0, 0, 255))
+    good.paste((0, 255, 0), (120, 10, 160, 50))  # the patch, at twice the scale of the picture inspected
+    good.save(tmp_path / "good.png")
+    result = result_of(picture_file(tmp_path, colour=(255, 0, 0)))
+    box = [120 / 180, 10 / 120, 160 / 180, 50 / 120]
+    result.regions = [replace(result.regions[0], nearest_good={"reference": 0, "box": box})]
+    report = InspectionReport(tmp_path, THRESHOLD, 1, references=[str(tmp_path / "good.png")])
+    report.add(result, "part")
+    (pair,) = Page(report.write().read_text(encoding="utf-8")).data["rows"][0]["pairs"]
+    details = [Image.open(io.BytesIO(base64.b64decode(text.split(",")[1]))) for text in pair["details"]]
+    assert pair["region"] == 1
+    red, green = (np.asarray(detail.resize((1, 1), Image.Resampling.BOX))[0, 0] for detail in details)
+    assert red[0] > 240 > 20 > red[2]
+    assert green[1] > 200 > 60 > green[2]
 
 
 def test_results_of_an_earlier_run_keep_their_maps_or_their_overlays(tmp_path):
