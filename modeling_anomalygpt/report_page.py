@@ -41,8 +41,9 @@ def render_page(
     Args:
         results (`Sequence[InspectionResult]`): In the order given.
         entries (`Sequence[Mapping]`): For each result `picture`, `map`, `blended` (data addresses or `None`), `file`
-            (address of the overlay or `None`), `size` (width, height), `lines` (outlines of the regions shown, as points
-            of SVG polygons) and `pairs` (addresses of a region and of the good patch most like it, or `None`).
+            (address of the overlay or `None`), `size` (width, height), `lines` (outlines of the regions shown, as
+            points of SVG polygons) and `pairs` (for regions, addresses of a detail and of the good patch most like it,
+            or `None`).
         region_threshold (`float`): Middle of the colour scale.
         language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
         setup, versions (`Mapping[str, str]`, *optional*): Label to value.

@@ -82,7 +82,7 @@ _ENGLISH = {
     "close": "Close",
     "theme": "Light / dark",
     "print": "Print / PDF",
-    "print_limit": "Only the first {n} of {all} pictures are on paper. Choose fewer with the filter to print the others.",
+    "print_limit": "Only the first {n} of {all} pictures are on paper. Filter the list to print others.",
     "no_script": "This page needs JavaScript to show the pictures; results.csv holds the numbers.",
     "footer": "Scores are from a model; they support an inspector's decision and do not replace it.",
     "legend": "Colours are on the same scale in every picture.",
