@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .bank_notes import load_bank
 from .checkpoints import load_checkpoint
 from .decision import CONFIDENCE, evidence_limit, normals_needed, supported_false_alarm_rate
 from .dialogue import Dialogue, first_turn
@@ -147,8 +148,7 @@ class AnomalyInspector:
         self, path: str | os.PathLike, category: str = "object", description: str | None = None
     ) -> None:
         """Reads a memory bank; one that another encoder or geometry made is refused."""
-        bank = MemoryBank.load(path, self.observer.fingerprint())
-        self.observer.memory_bank = bank.to(self.model.device)
+        self.observer.memory_bank = load_bank(path, self.observer.fingerprint()).to(self.model.device)
         self.category, self.description = category, description
 
     def calibrate(

@@ -161,11 +161,33 @@ class MemoryBank:
                     limit=json.loads(metadata.get("limit", "null")),  # banks of earlier versions have none
                     notes={name[len(_NOTE) :]: value for name, value in metadata.items() if name.startswith(_NOTE)},
                 )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}).") from error
+        if wrong := _what_is_wrong(bank):
+            raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({wrong}). Make it again.")
         if fingerprint is not None:
             bank.check(fingerprint)
         return bank
+
+
+def _what_is_wrong(bank: MemoryBank) -> str | None:
+    """What of a bank from a file cannot be; such values would fail only later, while a picture is inspected."""
+    if not bank.features or not len(bank.features) == len(bank.sources) == len(bank.grids) or bank.num_references < 1:
+        return "layers or references are missing"
+    limit = bank.limit
+    if limit is not None and not (type(limit) in (int, float) and 0 < limit < math.inf):
+        return f"its limit is {limit!r:.40}"
+    for features, sources, grid in zip(bank.features, bank.sources, bank.grids, strict=True):
+        if len(grid) != 2 or not all(type(side) is int and side > 0 for side in grid):
+            return f"a grid is {grid!r:.40}"
+        most = bank.num_references * grid[0] * grid[1]
+        if features.dim() != 2 or features.dtype != torch.float32 or not 0 < len(features) <= most:
+            return f"patch vectors have the shape {tuple(features.shape)} and the type {features.dtype}"
+        if sources.shape != features.shape[:1] or sources.dtype != torch.int64:
+            return "patches and their places do not belong together"
+        if sources.min() < 0 or sources.max() >= most or not features.isfinite().all():
+            return "values are out of range"
+    return None
 
 
 def unit_length(vectors: torch.Tensor) -> torch.Tensor:

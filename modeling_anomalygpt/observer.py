@@ -170,7 +170,7 @@ class Observer:
         picture, patch = divmod(int(bank.sources[0][found]), rows * columns)
         copies, reference_sizes = json.loads(bank.notes["copies"])
         reference, copy = divmod(picture, copies)
-        if copy:
+        if copy or reference >= len(reference_sizes):  # a picture that feedback has added
             return None
         height, width = reference_sizes[reference]
         at = place((height, width), canvas, images.geometry)

@@ -27,6 +27,7 @@ FLOOR = {
     "hub_errors": 0,
     "losses": 0,
     "memory_bank": 0,
+    "bank_notes": 1,
     "metrics": 0,
     "pixel_metrics": 0,
     "score_curves": 0,

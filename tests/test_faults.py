@@ -162,7 +162,9 @@ def test_a_killed_inspection_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     good = photograph(tmp_path / "good.png", 100)
     command = [sys.executable, "-m", "modeling_anomalygpt.cli", "inspect", str(pictures), "--references", good]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([*command, "--output", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--output", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     rows = killed / "results.jsonl"
     while process.poll() is None and not (rows.exists() and len(read_results(rows)) >= 3):
         time.sleep(0.01)
