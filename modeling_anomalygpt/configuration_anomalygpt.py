@@ -161,7 +161,12 @@ class AnomalyGPTConfig(PreTrainedConfig):
                 f"`AnomalyGPTConfig` fields must be among {sorted(self._field_names())}, got {sorted(unknown)}. "
                 "Correct the spelling."
             )
-        super().__post_init__(**kwargs)
+        try:
+            super().__post_init__(**kwargs)
+        except AttributeError as error:  # transformers reads its own fields (`id2label`, `dtype`) unchecked
+            raise ValueError(
+                f"`AnomalyGPTConfig` fields must be of their kinds, got one that is not: {error}."
+            ) from error
         self._check_ranges()
 
     @classmethod

@@ -156,7 +156,7 @@ class MemoryBank:
                     features=tuple(file.get_tensor(f"features.{i}") for i in range(count)),
                     sources=tuple(file.get_tensor(f"sources.{i}") for i in range(count)),
                     grids=tuple(tuple(grid) for grid in json.loads(metadata["grids"])),
-                    num_references=int(metadata["num_references"]),
+                    num_references=json.loads(metadata["num_references"]),
                     fingerprint=metadata["fingerprint"],
                     limit=json.loads(metadata.get("limit", "null")),  # banks of earlier versions have none
                     notes={name[len(_NOTE) :]: value for name, value in metadata.items() if name.startswith(_NOTE)},
@@ -172,7 +172,8 @@ class MemoryBank:
 
 def _what_is_wrong(bank: MemoryBank) -> str | None:
     """What of a bank from a file cannot be; such values would fail only later, while a picture is inspected."""
-    if not bank.features or not len(bank.features) == len(bank.sources) == len(bank.grids) or bank.num_references < 1:
+    sound = type(bank.num_references) is int and bank.num_references > 0
+    if not sound or not 0 < len(bank.features) == len(bank.sources) == len(bank.grids):
         return "layers or references are missing"
     limit = bank.limit
     if limit is not None and not (type(limit) in (int, float) and 0 < limit < math.inf):

@@ -1,11 +1,7 @@
-"""Whatever lies in a file, reading it ends in a result or in an error of our own.
-
-`ANOMALYGPT_FUZZ=5000` raises the number of inputs of each test (`make fuzz`).
-"""
+"""Whatever lies in a file, reading it ends in a result or in an error of our own, soon and with little memory."""
 
 import io
 import json
-import os
 import pathlib
 import warnings
 
@@ -13,29 +9,25 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
 from datasets_scripts.own_metadata import read_metadata
+from modeling_anomalygpt.bank_notes import check_notes
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 from modeling_anomalygpt.inspection_result import InspectionResult
-from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.pictures import MAX_PIXELS, PictureError, load_mask, load_picture
+from modeling_anomalygpt.memory_bank import MemoryBank, best_matches
+from modeling_anomalygpt.pictures import PictureError, load_mask, load_picture
 from modeling_anomalygpt.results_file import ResultsFile, read_results
+from tests.fuzzing import PIXELS, bounded_memory, damaged, fuzz, json_values
 
-fuzz = settings(
-    max_examples=int(os.environ.get("ANOMALYGPT_FUZZ", "60")),
-    deadline=None,
-    derandomize="ANOMALYGPT_FUZZ" not in os.environ,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
+
+@pytest.fixture(autouse=True)
+def bounded():
+    with bounded_memory():
+        yield
 
 
 def picture_bytes(kind: str) -> bytes:
@@ -57,26 +49,8 @@ def bank_bytes() -> bytes:
 PICTURES = {kind: picture_bytes(kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")}
 
 
-@st.composite
-def damaged(draw, whole: bytes) -> bytes:
-    """Intact bytes with some changed, some cut out, some put in, or cut off."""
-    data = bytearray(whole)
-    for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(len(data) - 1, 0)))
-        what = draw(st.sampled_from(("change", "cut", "insert", "end")))
-        if what == "change" and data:
-            data[place] = draw(st.integers(0, 255))
-        elif what == "cut":
-            del data[place : place + draw(st.integers(1, 9))]
-        elif what == "insert":
-            data[place:place] = draw(st.binary(max_size=9))
-        else:
-            del data[place:]
-    return bytes(data)
-
-
 @pytest.mark.parametrize("kind", PICTURES)
-@fuzz
+@fuzz()
 @given(st.data())
 def test_a_damaged_picture_is_read_or_refused_as_a_picture_error(tmp_path, kind, data):
     path = tmp_path / f"damaged.{kind.lower()}"
@@ -85,13 +59,13 @@ def test_a_damaged_picture_is_read_or_refused_as_a_picture_error(tmp_path, kind,
         warnings.simplefilter("ignore")
         for read in (load_picture, load_mask):
             try:
-                size = np.asarray(read(path)).shape
-                assert size[0] * size[1] <= MAX_PIXELS
+                size = np.asarray(read(path, max_pixels=PIXELS)).shape
+                assert size[0] * size[1] <= PIXELS
             except PictureError as error:
                 assert "\n" not in str(error)
 
 
-@fuzz
+@fuzz()
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_no_picture(tmp_path, content):
     path = tmp_path / "bytes.png"
@@ -100,7 +74,7 @@ def test_arbitrary_bytes_are_no_picture(tmp_path, content):
         load_picture(path)
 
 
-@fuzz
+@fuzz()
 @given(st.data())
 def test_a_damaged_memory_bank_is_read_or_refused_as_a_value_error(tmp_path, data):
     path = tmp_path / "bank.safetensors"
@@ -113,7 +87,43 @@ def test_a_damaged_memory_bank_is_read_or_refused_as_a_value_error(tmp_path, dat
         assert all(len(rows) == len(sources) for rows, sources in zip(bank.features, bank.sources, strict=True))
 
 
-@fuzz
+@st.composite
+def strange_banks(draw) -> bytes:
+    """Whole safetensors files of the right names with shapes, types and metadata of any kind."""
+    tensors = {}
+    for number in range(draw(st.integers(0, 3))):
+        shape = draw(st.lists(st.integers(0, 5), max_size=3))
+        kind = draw(st.sampled_from((torch.float32, torch.float16, torch.int64, torch.bool)))
+        tensors[f"features.{number}"] = torch.ones(shape).to(kind)
+        if draw(st.booleans()):
+            count = draw(st.integers(0, 5))
+            tensors[f"sources.{number}"] = torch.arange(count) * draw(st.integers(-2, 40))
+    metadata = {"format": "anomalygpt-memory-bank-1"}
+    for name in draw(st.sets(st.sampled_from(("grids", "limit", "num_references", "fingerprint")))):
+        metadata[name] = draw(st.sampled_from(("[[2, 2]]", "1", "[[2, 2], [1, 2]]", "x", "0.5")) | texts)
+    for name in draw(st.sets(st.sampled_from(("normal_scores", "comparability", "copies", "calibration")))):
+        metadata[f"note.{name}"] = draw(texts)
+    return save(tensors, metadata)
+
+
+texts = json_values.map(json.dumps) | st.text(max_size=20).filter(lambda text: text.isprintable())
+
+
+@fuzz()
+@given(strange_banks())
+def test_a_whole_file_that_is_no_sound_bank_is_refused_as_a_value_error(tmp_path, content):
+    path = tmp_path / "bank.safetensors"
+    path.write_bytes(content)
+    try:
+        bank = MemoryBank.load(path)
+        check_notes(bank)
+    except ValueError as error:
+        assert "memory bank" in str(error) or "memory_bank" in str(error)
+    else:
+        assert best_matches(bank.features[0], bank.features[0])[1].max() < len(bank.features[0])
+
+
+@fuzz()
 @given(st.dictionaries(st.sampled_from(sorted(AnomalyGPTConfig.__dataclass_fields__)), json_values, max_size=4))
 def test_any_configuration_is_built_or_refused_by_name(fields):
     try:
@@ -122,7 +132,7 @@ def test_any_configuration_is_built_or_refused_by_name(fields):
         assert str(error)
 
 
-@fuzz
+@fuzz()
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(sorted(InspectionResult.__dataclass_fields__)), json_values, max_size=6)
@@ -147,7 +157,7 @@ def test_a_results_file_of_endless_brackets_is_read_without_a_crash(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-@fuzz
+@fuzz()
 @given(
     st.lists(
         st.dictionaries(
