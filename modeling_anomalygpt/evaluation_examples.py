@@ -62,7 +62,7 @@ def evaluation_examples(
     if num_examples is not None and num_examples < 1:
         raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
     rows = SourceRows(dataset, name, ("image", "label"))
-    chosen = _chosen(rows.labels, num_examples, seed)
+    chosen = chosen_rows(rows.labels, num_examples, seed)
     encode = ExampleEncoder(processor, map_size)
     drawn = {}
     if references is not None:
@@ -106,8 +106,17 @@ class EvaluationExamples(torch.utils.data.Dataset):
         }
 
 
-def _chosen(labels: list[int], count: int | None, seed: int) -> list[int]:
-    """Rows to evaluate, in their order."""
+def chosen_rows(labels: list[int], count: int | None, seed: int) -> list[int]:
+    """Rows to evaluate, in their order: half of them anomalous where there are enough.
+
+    Args:
+        labels (`list[int]`): 0 normal, 1 anomalous.
+        count (`int`, *optional*): How many rows; `None` takes all.
+        seed (`int`): Draws them.
+
+    Returns:
+        `list[int]`: Their numbers.
+    """
     if count is None or count >= len(labels):
         return list(range(len(labels)))
     order = np.random.default_rng([seed, 1]).permutation(len(labels)).tolist()
@@ -116,4 +125,4 @@ def _chosen(labels: list[int], count: int | None, seed: int) -> list[int]:
     return sorted(groups[0][:first] + groups[1][: count - first])
 
 
-__all__ = ["EvaluationExamples", "evaluation_examples"]
+__all__ = ["EvaluationExamples", "chosen_rows", "evaluation_examples"]

@@ -1,0 +1,153 @@
+"""The table of an evaluation: one row a method, category, number of references and seed; kept in a CSV file.
+
+Knows names of columns and files; knows no pictures and no models.
+"""
+
+import csv
+import io
+import os
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .atomic_write import write_atomically
+
+KEY = (
+    "dataset", "category", "split_hash", "limit", "method", "backbone", "protocol", "k_shot", "seed",
+    "references_from", "checkpoint_hash", "answers",
+)  # fmt: skip
+"""Columns that say what was measured; a row with the same values is not measured again."""
+
+METRICS = (
+    "image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_average_precision",
+    "pixel_f1_max", "aupro_0.3", "aupro_0.05", "accuracy_paper", "accuracy_log_odds", "accuracy_verdict",
+    "balanced_accuracy", "balanced_accuracy_decided", "balanced_accuracy_log_odds", "balanced_accuracy_map",
+    "balanced_accuracy_both", "oracle_balanced_accuracy", "oracle_accuracy", "false_alarm_rate", "miss_rate",
+    "uncertain_rate",
+)  # fmt: skip
+"""Columns of metrics, each in [0, 1]; empty where a method, a protocol or missing masks allow none."""
+
+FIELDS = (
+    *KEY, "checkpoint", "saw_test_pictures", "references", "references_hash", *METRICS, "num_pictures",
+    "num_anomalous", "num_masks", "seconds", "num_processes", "versions", "commit",
+)  # fmt: skip
+"""All columns, in order."""
+
+
+class EvaluationRows:
+    r"""
+    Rows in a CSV file that is rewritten atomically at every new row.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file. One that is there is gone on with.
+
+    Raises:
+        ValueError: If the file is another kind of table.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        if not self.path.parent.is_dir():
+            raise ValueError(f"`--output` must be in a folder that exists, got {str(self.path)!r}. Make the folder.")
+        self.rows = read_rows(self.path) if self.path.exists() else []
+
+    def find(self, key: Mapping[str, Any]) -> dict[str, str] | None:
+        """The row of that key, if it was measured before."""
+        wanted = tuple(as_text(key[name]) for name in KEY)
+        return next((row for row in self.rows if tuple(row[name] for name in KEY) == wanted), None)
+
+    def add(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Adds a row, as text, and writes the file."""
+        text = {name: as_text(row.get(name)) for name in FIELDS}
+        self.rows.append(text)
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, file.getvalue())
+        return text
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The rows of such a file.
+
+    Args:
+        path (`str` or `os.PathLike`): A CSV file.
+
+    Returns:
+        `list[dict[str, str]]`: Values as text.
+
+    Raises:
+        ValueError: If it is another kind of table.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            rows = list(table)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"`--output` must be a table of results, got {os.fspath(path)!r}: {error}.") from error
+    if tuple(table.fieldnames or ()) != FIELDS:
+        raise ValueError(
+            f"`--output` must be a table that this version of `anomalygpt evaluate` wrote, got {os.fspath(path)!r} "
+            "with other columns. Choose another file."
+        )
+    return rows
+
+
+def as_text(value: Any) -> str:
+    """A value as it stands in the file: numbers with six digits after the point, nothing for `None`."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
+
+
+def summarize(rows: Iterable[Mapping[str, str]], metrics: Sequence[str] = METRICS) -> list[dict[str, Any]]:
+    r"""
+    Means and spreads over seeds and categories, one row a data set, protocol, method and number of references.
+
+    Args:
+        rows (`list[dict[str, str]]`):
+            Of [`EvaluationRows`].
+        metrics (`list[str]`):
+            Columns.
+
+    Returns:
+        `list[dict]`: `dataset`, `protocol`, `method`, `backbone`, `k_shot`, `categories` and `seeds` (counts), and
+        for each metric `(mean, spread_seeds, spread_categories)`: the mean over categories of the means over seeds;
+        the standard deviation over seeds of the mean over categories, over those that every seed has; and that over
+        categories. A spread of one value is `None`, and so is a metric that no row has.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
+    names = ("dataset", "protocol", "method", "backbone", "k_shot")
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    found = []
+    for group, members in groups.items():
+        summary: dict[str, Any] = dict(zip(names, group, strict=True))
+        summary["categories"] = len({row["category"] for row in members})
+        summary["seeds"] = len({row["seed"] for row in members})
+        for metric in metrics:
+            summary[metric] = _spread([row for row in members if row[metric] != ""], metric)
+        found.append(summary)
+    return found
+
+
+def _spread(rows: list[Mapping[str, str]], metric: str) -> tuple[float, float | None, float | None] | None:
+    if not rows:
+        return None
+    by_category: dict[str, dict[str, float]] = {}
+    for row in rows:
+        by_category.setdefault(row["category"], {})[row["seed"]] = float(row[metric])
+    means = [statistics.fmean(values.values()) for values in by_category.values()]
+    shared = set.intersection(*(set(values) for values in by_category.values()))
+    seeds = [statistics.fmean(values[seed] for values in by_category.values()) for seed in sorted(shared)]
+    return statistics.fmean(means), _deviation(seeds), _deviation(means)
+
+
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+__all__ = ["FIELDS", "KEY", "METRICS", "EvaluationRows", "as_text", "read_rows", "summarize"]

@@ -1,0 +1,186 @@
+"""The evaluation loop with a detector made by hand: every number against scikit-learn, every picture once."""
+
+import re
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from modeling_anomalygpt.detectors import Detection
+from modeling_anomalygpt.evaluation import EvaluationError, EvaluationPlan, evaluate
+from modeling_anomalygpt.evaluation_protocols import Protocol
+from modeling_anomalygpt.evaluation_rows import EvaluationRows
+
+SIDE = 24
+
+
+def made_set(count=10, categories=("nut", "bolt"), split="test", masks=True, seed=0):
+    """Noise; every second test picture has a somewhat brighter square."""
+    rng = np.random.default_rng(seed)
+    rows = {name: [] for name in ("image", "mask", "label", "category", "image_id")}
+    for category in categories:
+        for number in range(count):
+            picture = rng.integers(90, 150, (SIDE, SIDE, 3), dtype=np.uint8)
+            mask, label = np.zeros((SIDE, SIDE), np.uint8), int(split == "test" and number % 2)
+            if label:
+                row, column = rng.integers(0, SIDE - 6, 2)
+                picture[row : row + 6, column : column + 6] += 20
+                mask[row : row + 6, column : column + 6] = 255
+            rows["image"].append(Image.fromarray(picture))
+            rows["mask"].append(Image.fromarray(mask) if masks else None)
+            rows["label"].append(label)
+            rows["category"].append(category)
+            rows["image_id"].append(f"{category}/{split}/{number}")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(), "mask": datasets.Image(), "label": datasets.Value("int64"),
+            "category": datasets.Value("string"), "image_id": datasets.Value("string"),
+        }
+    )  # fmt: skip
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+class Brightness:
+    """Calls bright what is above the mean of the references."""
+
+    name, shots = "brightness", (0, "some", "all")
+
+    def __init__(self):
+        self.pictures, self.learned = 0, []
+
+    def learn(self, references, category, description):
+        self.learned.append((len(references), category))
+        self.level = np.mean([np.asarray(one).mean() for one in references]) if references else 120.0
+
+    def detect(self, pictures):
+        for picture in pictures:
+            self.pictures += 1
+            found = np.asarray(picture).mean(2) - self.level
+            peak = float(np.sort(found, axis=None)[-9:].mean())
+            verdict = "anomalous" if peak > 32 else "uncertain" if peak > 30 else "normal"
+            yield Detection(peak, found.astype(np.float32), verdict, peak - 31, "Yes." if peak > 31 else "No.",
+                            peak / 31, peak - 31)  # fmt: skip
+
+
+def plan(k_shots=(1,), seeds=(0,), protocol="ours", **options):
+    return EvaluationPlan(Protocol(protocol, "made", (SIDE, SIDE)), k_shots, seeds, **options)
+
+
+def test_every_metric_of_a_row_is_that_of_scikit_learn(tmp_path):
+    test, train = made_set(), made_set(4, split="train", seed=1)
+    detector = Brightness()
+    rows = evaluate(plan((2,)), [detector], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert [(row["category"], row["k_shot"], row["seed"]) for row in rows] == [("bolt", "2", "0"), ("nut", "2", "0")]
+    assert detector.pictures == len(test)
+    for row in rows:
+        own = [one for one in test if one["category"] == row["category"]]
+        references = row["references"].split(";")
+        detector.learn([one["image"] for one in train if one["image_id"] in references], "", "")
+        found = list(detector.detect([one["image"] for one in own]))
+        labels, scores = [one["label"] for one in own], [one.score for one in found]
+        assert float(row["image_auroc"]) == pytest.approx(roc_auc_score(labels, scores), abs=1e-5)
+        assert float(row["image_average_precision"]) == pytest.approx(
+            average_precision_score(labels, scores), abs=1e-5
+        )
+        truth = np.concatenate([np.asarray(one["mask"]).ravel() > 0 for one in own])
+        maps = np.concatenate([one.anomaly_map.ravel() for one in found])
+        assert float(row["pixel_auroc"]) == pytest.approx(roc_auc_score(truth, maps), abs=1e-5)
+        alarms = np.array([one.verdict == "anomalous" for one in found])
+        good = np.array(labels) == 0
+        assert float(row["false_alarm_rate"]) == pytest.approx(alarms[good].mean(), abs=1e-5)
+        above = np.array(scores) >= 31
+        balanced = (above[~good].mean() + (~above[good]).mean()) / 2
+        assert float(row["balanced_accuracy_map"]) == pytest.approx(balanced, abs=1e-5)
+        assert float(row["balanced_accuracy_both"]) == pytest.approx(balanced, abs=1e-5)
+        assert (row["num_pictures"], row["num_anomalous"], row["num_masks"]) == ("10", "5", "10")
+
+
+def test_rows_that_are_there_are_not_measured_again(tmp_path):
+    test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
+    first, second = Brightness(), Brightness()
+    before = evaluate(plan((1,)), [first], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    again = EvaluationRows(tmp_path / "t.csv")
+    rows = evaluate(plan((1, 2), (0, 1)), [second], test, train, again, progress=False)
+    assert first.pictures == 10
+    assert second.pictures == 30
+    assert rows[0] == before[0]
+    assert [(row["k_shot"], row["seed"]) for row in rows] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
+    changed = test.select([*range(9)])
+    evaluate(plan((1,)), [second], changed, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert second.pictures == 39
+
+
+def test_nothing_is_drawn_for_none_and_for_all_references(tmp_path):
+    test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
+    detector = Brightness()
+    table = EvaluationRows(tmp_path / "t.csv")
+    rows = evaluate(plan((0, "all"), (0, 1)), [detector], test, train, table, progress=False)
+    assert [(row["k_shot"], row["seed"], row["references_from"]) for row in rows] == [
+        ("0", "", ""), ("all", "", "train"),
+    ]  # fmt: skip
+    assert detector.learned == [(0, "nut"), (4, "nut")]
+
+
+def test_references_from_the_test_split_are_not_measured_on(tmp_path):
+    test = made_set(categories=("nut",))
+    given = plan((2,), references_from="test")
+    (row,) = evaluate(given, [Brightness()], test, None, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert (row["num_pictures"], row["num_anomalous"]) == ("8", "5")
+    assert len(row["references"].split(";")) == 2
+
+
+def test_a_limit_takes_half_of_each_class_and_without_masks_there_are_no_pixel_metrics(tmp_path):
+    test, train = made_set(20, masks=False), made_set(4, split="train")
+    given = plan((1,), limit=6)
+    rows = evaluate(given, [Brightness()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert [(row["num_pictures"], row["num_anomalous"]) for row in rows] == [("6", "3")] * 2
+    assert rows[0]["pixel_auroc"] == ""
+    assert rows[0]["image_auroc"] != ""
+
+
+def test_the_published_protocol_measures_on_the_models_canvas(tmp_path):
+    test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
+    sizes = set()
+
+    class Sizes(Brightness):
+        def detect(self, pictures):
+            for picture, found in zip(kept := list(pictures), super().detect(kept), strict=True):
+                sizes.add(picture.size)
+                yield found
+
+    given = EvaluationPlan(Protocol("paper", "made", (12, 12)), (1,), (0,))
+    (row,) = evaluate(given, [Sizes()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert sizes == {(12, 12)}
+    assert row["references"] == "nut/train/0"
+
+
+def test_a_category_of_one_class_is_refused_before_anything_is_measured(tmp_path):
+    test, detector = made_set(categories=("nut",), split="train"), Brightness()
+    with pytest.raises(
+        EvaluationError, match=re.escape("'nut' must have good and anomalous test pictures, got 10 and 0")
+    ):
+        evaluate(plan(), [detector], test, test, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert detector.pictures == 0
+
+
+def test_too_few_references_name_the_category(tmp_path):
+    test, train = made_set(categories=("nut",)), made_set(2, ("nut",), "train")
+    with pytest.raises(EvaluationError, match=re.escape("'nut': `--k-shot` must be at most 2")):
+        evaluate(plan((4,)), [Brightness()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k_shots": (-1,)}, "`--k-shot` must be numbers of at least 0 or 'all', got -1"),
+        ({"seeds": (-1,)}, "`--seeds` must be at least 0, got -1"),
+        ({"seeds": ()}, "`--k-shot` and `--seeds` must each hold a number, got none"),
+        ({"limit": 1}, "`--limit` must be at least 2, one picture of each kind, got 1"),
+        ({"references_from": "val"}, "`--references-from` must be train or test, got 'val'"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan(**options)
