@@ -28,7 +28,8 @@ _VIEWS = (
 # Pictures of which views are made, pictures that are compared with the others, pictures that are encoded together.
 _MOST_VIEWED, _MOST_CROSSED, _AT_A_TIME = 4, 24, 8
 # Fitted on good pictures alone, so that about one good picture in ten exceeds the limit (benchmarks/README.md).
-_ONE_REFERENCE, _SEVERAL_REFERENCES = 1.4, 0.95
+_ONE_REFERENCE, _SEVERAL_REFERENCES = 2.0, 0.95
+_EACH_DOUBLING, _MOST = 0.13, 1.4
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class NormalScores:
         by_views = _geometric_mean(self.views)
         if not self.crossed:
             return _ONE_REFERENCE * by_views
-        factor = min(1.3, 1 + 0.1 * math.log2(len(self.crossed)))
+        factor = min(_MOST, 1 + _EACH_DOUBLING * math.log2(len(self.crossed)))
         return max(factor * _geometric_mean(self.crossed), _SEVERAL_REFERENCES * by_views)
 
 

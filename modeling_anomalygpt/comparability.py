@@ -14,9 +14,9 @@ from .calibration import ViewedReferences
 from .memory_bank import PatchFeatures, unit_length
 
 # A picture is unlike when it is this much farther than references and their views are from each other, and at least
-# this far; other parts were never nearer than .30, other good pictures of the same part never farther than .21
+# this far; other parts were never nearer than .072, other good pictures of the same part never farther than .051
 # (benchmarks/README.md, Decisions).
-_FARTHER, _FAR = 1.3, 0.2
+_FARTHER, _FAR = 1.3, 0.07
 # Standard deviations of the normalised pixels; halvings of the mean second difference.
 _EXPOSURE, _BLUR = 0.8, 0.7
 _MOST_KEPT = 24

@@ -64,11 +64,11 @@ def test_views_are_the_same_at_every_call_and_differ_from_the_picture():
 
 
 def test_the_limit_lies_above_the_views_and_follows_parts_that_differ():
-    assert NormalScores((0.1, 0.1), ()).limit == pytest.approx(0.14)
+    assert NormalScores((0.1, 0.1), ()).limit == pytest.approx(0.2)
     alike = NormalScores((0.1, 0.1), (0.05, 0.05)).limit
     different = NormalScores((0.1, 0.1), (0.3, 0.3)).limit
     assert alike == pytest.approx(0.095)
-    assert different == pytest.approx(0.33)
+    assert different == pytest.approx(0.339)
 
 
 def test_the_limit_is_positive_also_for_identical_flat_pictures():
