@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo space test test-slow style quality wheel train-tiny bench clean
+.PHONY: help install demo space test test-slow style quality wheel train-tiny bench gpu fuzz audit clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -75,6 +75,22 @@ wheel: install ## Build the wheel into dist/
 
 bench: install ## Measure speed and memory (half an hour), write the tables
 	$(BIN)/python -m benchmarks.speed && $(BIN)/python -m benchmarks.documents
+
+gpu: ## Measure on a GPU with random weights at full size (under ten minutes)
+	sh benchmarks/gpu.sh
+
+# A test that stands still for half an hour is ended, with a trace of where it stood.
+FUZZ ?= 3000
+fuzz: install ## Read thousands of damaged and strange files (FUZZ=3000 for each kind)
+	HF_HUB_OFFLINE=1 ANOMALYGPT_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_fuzzing.py tests/test_fuzzing_folders.py \
+	  -o faulthandler_timeout=1800 -o faulthandler_exit_on_timeout=true --hypothesis-show-statistics
+
+ADVISORIES ?= https://pypi.org
+audit: install ## Look up known weaknesses of the installed packages (needs the network)
+	@$(BIN)/python -c "import json, urllib.request as r; json.load(r.urlopen('$(ADVISORIES)/pypi/pip/24.0/json', timeout=10))['vulnerabilities']" 2>/dev/null || \
+	  { echo "make audit: $(ADVISORIES), the list of known weaknesses, cannot be read (no network, or a mirror without it). Nothing was audited."; exit 2; }
+	@$(BIN)/python -m pip install --quiet "pip-audit>=2.10,<3"
+	$(BIN)/python -m pip_audit --local --skip-editable
 
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build dist results *.egg-info

@@ -163,6 +163,8 @@ class Conversations(datasets.GeneratorBasedBuilder):
         path = self._find_json(data_dir)
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{str(path)!r} must be JSON, got {str(error)[:80]}.") from error
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{str(path)!r} must be JSON, got an error at line {error.lineno}: {error.msg}."

@@ -89,6 +89,11 @@ def load_checkpoint(
         raise CheckpointError(
             f"The weights in {str(source)!r} do not fit its config.json: {first_line(error)}"
         ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged words and settings end in KeyError, TypeError, AttributeError ...
+        line = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {line}") from error
     for kind in ("missing_keys", "mismatched_keys"):
         if info[kind]:
             names = ", ".join(sorted(str(key) for key in info[kind])[:5])

@@ -154,7 +154,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     path = pathlib.Path(name)
     if path.is_file():
-        text, shown = path.read_text(encoding="utf-8"), str(path)
+        text, shown = path.read_text(encoding="utf-8", errors="replace"), str(path)
     else:
         packaged = importlib.resources.files(__package__) / _RECIPES / f"{name}.yaml"
         if not packaged.is_file():
@@ -174,11 +174,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise TrainingError(
             f"A recipe in YAML needs the package pyyaml. Install it, or write {shown} as JSON."
         ) from error
-    except ValueError as error:
-        raise TrainingError(f"The recipe {shown} is not readable JSON: {error}. Correct it.") from error
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise TrainingError(f"The recipe {shown} is not readable YAML: {where}. Correct it.") from error
+    except Exception as error:  # PyYAML raises errors of its own, ValueError for dates, RecursionError and others
+        kind, where = "JSON" if shown.endswith(".json") else "YAML", " ".join(str(error).split())
+        raise TrainingError(f"The recipe {shown} is not readable {kind}: {where}. Correct it.") from error
     if not isinstance(settings, dict):
         raise TrainingError(f"The recipe {shown} must hold `name: value` lines, got {type(settings).__name__}.")
     return settings
