@@ -57,6 +57,20 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         default="train",
         help="split of the references (default: train); those from test are not measured on",
     )
+    how.add_argument(
+        "--methods",
+        nargs="+",
+        default=["anomalygpt"],
+        metavar="NAME",
+        help="anomalygpt (default), patchcore (all good pictures, coreset), patchcore_few, spade, padim, "
+        "pixel_difference, winclip (needs a text tower)",
+    )
+    how.add_argument(
+        "--backbone",
+        metavar="DIR_OR_ID",
+        help="vision model of transformers for patchcore to padim (default: the checkpoint's own)",
+    )
+    how.add_argument("--backbone-layers", nargs="+", type=int, metavar="N", help="its hidden states that are compared")
     how.add_argument("--no-answers", action="store_true", help="generate no answers: faster, no accuracy by text")
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
@@ -116,15 +130,15 @@ def run_evaluate(args: argparse.Namespace) -> int:
     protocol = Protocol(args.protocol, named.name, (size["height"], size["width"]))
     seeds = protocol.usual_seeds if args.seeds is None else args.seeds
     EvaluationPlan(protocol, args.k_shot, seeds, args.references_from, args.limit)  # refuses before data are read
+    detectors = _detectors(args, inspector, protocol)
     with state.main_process_first():
         test = _split(named, named.split or "test", args.category)
-        needs_train = args.references_from == "train" and any(shot != 0 for shot in args.k_shot)
+        needs_train = args.references_from == "train" and (
+            any(shot != 0 for shot in args.k_shot) or "patchcore" in args.methods
+        )
         train = _split(named, "train", args.category) if needs_train else None
     facts = _facts(args, inspector, named.name, test)
     plan = EvaluationPlan(protocol, args.k_shot, seeds, args.references_from, args.limit, facts)
-    from .detectors import AnomalyGPTDetector
-
-    detectors = [AnomalyGPTDetector(inspector, protocol.published, not args.no_answers, args.batch_size)]
     found = evaluate(plan, detectors, test, train, rows)
     if state.is_main_process:
         print("\n".join(summary_table(found)))
@@ -182,6 +196,25 @@ def _inspector(args: argparse.Namespace, state: Any) -> Any:
     device = args.device or (str(state.device) if state.num_processes > 1 else None)
     dtype = None if args.dtype == "auto" else args.dtype
     return AnomalyInspector.from_pretrained(args.model, device=device, dtype=dtype)
+
+
+def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[Any]:
+    """The methods asked for, in the order of the table."""
+    from .backbones import Backbone
+    from .baselines import make_baselines
+    from .detectors import AnomalyGPTDetector
+
+    model = inspector.model
+    if args.backbone:
+        backbone = Backbone.load(args.backbone, protocol.canvas[0], args.backbone_layers, model.device)
+    else:
+        layers = args.backbone_layers or model.config.out_indices
+        backbone = Backbone("own", model.model.vision_tower, inspector.processor.image_processor, layers)
+    methods = list(dict.fromkeys(args.methods))
+    found = [AnomalyGPTDetector(inspector, protocol.published, not args.no_answers, args.batch_size)]
+    others = [method for method in methods if method != "anomalygpt"]
+    made = make_baselines(others, backbone, inspector, args.batch_size)
+    return (found if "anomalygpt" in methods else []) + made
 
 
 def _split(named: Any, split: str, categories: list[str] | None) -> Any:

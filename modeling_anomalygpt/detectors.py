@@ -3,7 +3,7 @@
 [`AnomalyGPTDetector`] is the inspector behind that; the methods it is compared with are in `baselines`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class Detector(Protocol):
     name: str
     shots: tuple[int | str, ...]
 
-    def learn(self, references: Sequence[Image.Image], category: str, description: str) -> None:
+    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """Takes the good pictures, none for none, and the words for them; forgets earlier ones."""
 
     def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
@@ -83,8 +83,9 @@ class AnomalyGPTDetector:
         self.inspector, self.published, self.answers = inspector, published, answers
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
 
-    def learn(self, references: Sequence[Image.Image], category: str, description: str) -> None:
+    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]."""
+        references = list(references)
         if references:
             self.inspector.set_references(references, category=category, description=description)
         else:

@@ -84,7 +84,7 @@ class EvaluationPlan:
     def cells(self, shots: Sequence[int | str]) -> list[tuple[int | str, int]]:
         """Numbers of references and seeds of a method that can take these; nothing is drawn for none and for all."""
         found = []
-        for k_shot in dict.fromkeys(self.k_shots):
+        for k_shot in (ALL,) if tuple(shots) == (ALL,) else dict.fromkeys(self.k_shots):
             takes = k_shot in shots or (isinstance(k_shot, int) and k_shot > 0 and "some" in shots)
             drawn = k_shot not in (0, ALL)
             found += [(k_shot, seed) for seed in (dict.fromkeys(self.seeds) if drawn else (0,)) if takes]
@@ -217,9 +217,8 @@ def _measure(
     """Metrics of one cell; `None` in all processes but the first."""
     state, start = PartialState(), time.perf_counter()
     taken = category.references(plan, k_shot, seed)
-    references = [plan.protocol.picture(category.source.picture(index)) for index in taken]
+    references = (plan.protocol.picture(category.source.picture(index)) for index in taken)
     detector.learn(references, *plan.protocol.words(category.name))
-    del references
     barred = set(taken) if plan.references_from == "test" else set()
     chosen = [index for index in category.chosen if index not in barred]
     collected = _Collected()

@@ -115,6 +115,8 @@ FLOOR = {
     "training_model": 3,
     "tuning": 3,
     # 4: what is shown of it
+    "backbones": 4,
+    "baselines": 4,
     "contact_sheet": 4,
     "detectors": 4,
     "evaluation": 4,
@@ -132,6 +134,7 @@ FLOOR = {
     "report_style": 4,
     "report_words": 4,
     "travelling_files": 4,
+    "window_text_scores": 4,
     # 5: the command line
     "cli": 5,
     "cli_chat": 5,

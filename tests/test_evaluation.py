@@ -51,6 +51,7 @@ class Brightness:
         self.pictures, self.learned = 0, []
 
     def learn(self, references, category, description):
+        references = list(references)
         self.learned.append((len(references), category))
         self.level = np.mean([np.asarray(one).mean() for one in references]) if references else 120.0
 

@@ -1,0 +1,254 @@
+"""The methods AnomalyGPT is compared with, against second implementations that spell every loop out."""
+
+import json
+import math
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, CLIPVisionConfig, MobileNetV2Config
+
+from modeling_anomalygpt.backbones import Backbone, in_batches
+from modeling_anomalygpt.baselines import Padim, PatchCore, PixelDifference, Spade, make_baselines
+from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+from modeling_anomalygpt.window_text_scores import WindowTextScores, harmonic_map, mean_map
+from tests.tiny import VISION_CONFIG, tiny_pair
+
+
+def picture(seed, size=(28, 28)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+GOOD, QUERIES = [picture(seed) for seed in range(3)], [picture(seed, (28, 40)) for seed in (7, 8)]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    fields = {name: value for name, value in VISION_CONFIG.items() if name != "model_type"}
+    tower = AutoModel.from_config(CLIPVisionConfig(**fields)).eval()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5)
+    return Backbone("tiny", tower, AnomalyGPTImageProcessor(size={"height": 28, "width": 28}), [2, 4])
+
+
+def patches(backbone, images):
+    """`(picture, row, column, dim)`, by loops over cells and their neighbours."""
+    pixels = backbone.image_processor(images, return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        states = backbone.tower(pixels, output_hidden_states=True).hidden_states
+    found = []
+    for index in backbone.out_indices:
+        cells = states[index][:, 1:].numpy().reshape(len(images), 4, 4, -1)
+        averaged = np.zeros_like(cells)
+        for row in range(4):
+            for column in range(4):
+                around = cells[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+                averaged[:, row, column] = around.mean((1, 2))
+        found.append(averaged / np.linalg.norm(averaged, axis=-1, keepdims=True))
+    return np.concatenate(found, axis=-1)
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def smoothed(distances, size):
+    enlarged = cv2.resize(distances.astype(np.float32), (28, 28), interpolation=cv2.INTER_LINEAR)
+    return cv2.GaussianBlur(enlarged, (0, 0), 28 * 4 / 224, borderType=cv2.BORDER_REPLICATE)
+
+
+def test_patches_are_averaged_with_their_neighbours_and_joined(backbone):
+    _, layer = backbone.look(GOOD)
+    assert layer.grid == (4, 4)
+    np.testing.assert_allclose(layer.vectors.numpy().reshape(3, 4, 4, -1), patches(backbone, GOOD), atol=1e-5)
+
+
+def test_patchcore_scores_by_the_farthest_patch_weighted_by_its_neighbourhood(backbone):
+    detector = PatchCore(backbone, coreset=False, batch_size=2)
+    detector.learn(GOOD, "", "")
+    bank = unit(patches(backbone, GOOD)).reshape(48, -1)
+    for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
+        query = unit(patches(backbone, [image])).reshape(16, -1)
+        distances = np.array([min(np.linalg.norm(one - good) for good in bank) for one in query])
+        far = int(distances.argmax())
+        nearest = min(range(48), key=lambda index: np.linalg.norm(query[far] - bank[index]))
+        around = sorted(range(48), key=lambda index: np.linalg.norm(bank[nearest] - bank[index]))[:9]
+        total = sum(math.exp(np.linalg.norm(query[far] - bank[index])) for index in around)
+        expected = (1 - math.exp(distances[far]) / total) * distances[far]
+        assert found.score == pytest.approx(expected, abs=1e-4)
+        assert found.anomaly_map.shape == (28, 40)
+        expected_map = smoothed(distances.reshape(4, 4), image.size)
+        assert found.anomaly_map.max() == pytest.approx(expected_map.max(), rel=0.02)
+
+
+def test_patchcore_keeps_a_tenth_of_all_good_patches(backbone):
+    detector = PatchCore(backbone, coreset=True)
+    detector.learn(iter(GOOD), "", "")
+    assert len(detector.bank) == math.ceil(4.8)
+    kept = {tuple(row) for row in detector.bank.numpy().round(5).tolist()}
+    every = {tuple(row) for row in unit(patches(backbone, GOOD)).reshape(48, -1).round(5).tolist()}
+    assert len(kept) == 5
+    assert len(every) == 48
+    assert detector.shots == ("all",)
+
+
+def test_spade_scores_by_the_nearest_pictures_as_wholes(backbone, monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.baselines._SPADE_NEIGHBOURS", 2)
+    detector = Spade(backbone)
+    detector.learn(GOOD, "", "")
+    wholes = backbone.look(GOOD)[0].numpy()
+    good = unit(patches(backbone, GOOD)).reshape(3, 16, -1)
+    for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
+        whole = backbone.look([image])[0].numpy()[0]
+        apart = [np.linalg.norm(whole - one) for one in wholes]
+        chosen = np.argsort(apart)[:2]
+        assert found.score == pytest.approx(np.mean([apart[index] for index in chosen]), rel=1e-4)
+        query = unit(patches(backbone, [image])).reshape(16, -1)
+        bank = good[chosen].reshape(32, -1)
+        distances = np.array([min(np.linalg.norm(one - row) for row in bank) for one in query]).reshape(4, 4)
+        expected = backbone.to_pictures(smoothed(distances, image.size)[None], [image])[0]
+        np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-3)
+
+
+def test_padim_is_a_mahalanobis_distance_at_each_place(backbone):
+    detector = Padim(backbone)
+    detector.learn(GOOD, "", "")
+    assert len(detector.dims) == 48  # all of them: fewer than 100
+    good = patches(backbone, GOOD)
+    for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
+        query, distances = patches(backbone, [image])[0], np.zeros((4, 4))
+        for row in range(4):
+            for column in range(4):
+                cloud = good[:, row, column].astype(np.float64)
+                spread = np.cov(cloud.T) + 0.01 * np.eye(48)
+                apart = query[row, column] - cloud.mean(0)
+                distances[row, column] = math.sqrt(apart @ np.linalg.solve(spread, apart))
+        expected = smoothed(distances, image.size)
+        assert found.score == pytest.approx(expected.max(), rel=1e-3)
+        expected = backbone.to_pictures(expected[None], [image])[0]
+        np.testing.assert_allclose(found.anomaly_map, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_padim_learns_from_one_picture(backbone):
+    detector = Padim(backbone)
+    detector.learn(GOOD[:1], "", "")
+    same, other = detector.detect([GOOD[0], QUERIES[0]])
+    assert same.score == pytest.approx(0, abs=1e-2)
+    assert other.score > 1
+
+
+def test_pixel_difference_is_that_from_the_nearest_good_pixel():
+    detector = PixelDifference((28, 28))
+    detector.learn(GOOD, "", "")
+    image = picture(9)
+    (found,) = detector.detect([image])
+    pixels = [np.asarray(one, np.float64) / 255 for one in [image, *GOOD]]
+    expected = np.min([np.abs(pixels[0] - good).mean(2) for good in pixels[1:]], axis=0)
+    np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-6)
+    assert found.score == pytest.approx(expected.max())
+
+
+def test_a_backbone_is_loaded_with_its_own_mean_and_the_last_layers_of_strides_8_and_16(tmp_path):
+    torch.manual_seed(0)
+    AutoModel.from_config(MobileNetV2Config(depth_multiplier=0.1, finegrained_output=False)).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    backbone = Backbone.load(tmp_path, 64)
+    assert list(backbone.image_processor.image_mean) == [0.5] * 3
+    assert len(backbone.out_indices) == 2
+    _, layer = backbone.look([picture(0)])
+    assert layer.grid == (8, 8)
+    assert layer.vectors.shape[1] == 64
+
+
+def test_a_vision_transformer_keeps_its_size_and_gives_its_middle_layers(tmp_path, backbone):
+    backbone.tower.save_pretrained(tmp_path)
+    loaded = Backbone.load(tmp_path, 64)
+    assert (loaded.image_processor.size["height"], loaded.out_indices) == (28, [2, 3])
+
+
+def test_what_is_no_vision_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=re.escape("`--backbone` must be a vision model, got")):
+        Backbone.load(tmp_path, 64)
+
+
+def test_unknown_methods_and_a_missing_text_tower_are_told(backbone):
+    model, processor = tiny_pair()
+    inspector = type("Pair", (), {"model": model, "processor": processor})()
+    with pytest.raises(ValueError, match="`--methods` must be among anomalygpt, patchcore, .*, got 'cutpaste'"):
+        make_baselines(["cutpaste"], backbone, inspector)
+    with pytest.raises(ValueError, match="`--methods` winclip needs a checkpoint with a text tower"):
+        make_baselines(["winclip"], backbone, inspector)
+
+
+def test_windows_cover_each_cell_and_are_averaged_by_loops():
+    values = np.random.default_rng(0).uniform(0.1, 0.9, 16)
+    expected = np.zeros((6, 6))
+    for row in range(6):
+        for column in range(6):
+            covering = [
+                values[top * 4 + left]
+                for top in range(4)
+                for left in range(4)
+                if top <= row < top + 3 and left <= column < left + 3
+            ]
+            expected[row, column] = len(covering) / sum(1 / value for value in covering)
+    np.testing.assert_allclose(harmonic_map(values, 3, 1), expected)
+    assert np.allclose(mean_map(np.ones(25), 2, 1), 1)
+
+
+def test_window_scores_follow_the_texts_and_the_references():
+    class Texts(torch.nn.Module):
+        """An encoder that sees brightness: bright is damaged."""
+
+        device = torch.device("cpu")
+        visual_projection = None
+
+        def __init__(self):
+            super().__init__()
+            self.text_tower = torch.nn.Identity()
+            self.config = type("Config", (), {"map_temperature": 0.1, "out_indices": [1]})()
+            self.vision_tower = None
+
+        def get_text_embeds(self, ids, labels):
+            return torch.eye(2)[None]
+
+    class Words:
+        def __call__(self, images, category, return_tensors):
+            self.category = category
+            return type("Inputs", (dict,), {"to": lambda self, device: self})(
+                state_prompt_ids=torch.zeros(1), state_prompt_labels=torch.zeros(1)
+            )
+
+    outer = type("Outer", (), {"model": Texts()})()
+    detector = WindowTextScores(outer, Words())
+
+    def embed(images):
+        bright = torch.tensor([np.asarray(one).mean() / 255 for one in images])
+        return torch.nn.functional.normalize(torch.stack([1 - bright, bright], dim=1).float(), dim=1)
+
+    detector._embed = embed
+    dark = np.zeros((60, 60, 3), np.uint8)
+    spot = dark.copy()
+    spot[:20, 40:] = 255
+    detector.learn([], "nut", "")
+    assert detector.processor.category == "nut"
+    clean, found = detector.detect([Image.fromarray(dark), Image.fromarray(spot)])
+    assert found.score > clean.score
+    row, column = np.unravel_index(found.anomaly_map.argmax(), (60, 60))
+    assert row < 20
+    assert column >= 40
+    detector.learn([Image.fromarray(dark)], "nut", "")
+    clean, again = detector.detect([Image.fromarray(dark), Image.fromarray(spot)])
+    assert clean.anomaly_map.max() < 0.01
+    assert again.score > found.score
+
+
+def test_pictures_come_in_batches():
+    assert [len(batch) for batch in in_batches(iter(GOOD), 2)] == [2, 1]
