@@ -2,9 +2,12 @@
 
 import argparse
 import dataclasses
+import logging
 import os
+import re
 import sys
 import time
+import warnings
 from typing import Any
 
 EPILOG = """examples:
@@ -15,6 +18,13 @@ EPILOG = """examples:
   torchrun --nproc_per_node 2 -m modeling_anomalygpt.cli train --recipe paper_mvtec ...
 
 The folder --output_dir then works like any checkpoint: anomalygpt inspect photo.png --model bolt --references good/"""
+
+# Other packages' remarks that are true of every run of a mode and ask for nothing.
+_KNOWN = (
+    "Position ids are not supported for parameter efficient tuning",
+    "`use_cache=True` is incompatible with gradient checkpointing",
+    "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",  # tied to the embeddings
+)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +53,14 @@ def run_train(args: argparse.Namespace) -> int:
         ValueError, OSError, RuntimeError: One line each.
     """
     from transformers import set_seed
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
     if not os.environ.get("ANOMALYGPT_DEBUG"):
-        import warnings
-
-        warnings.simplefilter("ignore")
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        _leave_out_the_known()
+        disable_progress_bar()
     from .cli_training_data import evaluation_sets, training_examples
     from .training import AnomalyTrainer
     from .training_callbacks import SamplePictures
-    from .training_card import write_training_card
     from .training_checkpoints import last_whole_checkpoint
     from .training_model import load_for_training
     from .tuning import describe_tuning, prepare_for_tuning
@@ -64,9 +70,9 @@ def run_train(args: argparse.Namespace) -> int:
     checkpoint = _start(training_args)
     with training_args.main_process_first(desc="data sets"):
         model, processor = load_for_training(model_args)
-        examples = training_examples(data_args, processor, model.config.map_size, training_args.seed)
-        measured = evaluation_sets(data_args, processor, model.config.map_size, training_args.seed)
-    base = model.name_or_path
+        data_seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
+        examples = training_examples(data_args, processor, model.config.map_size, data_seed)
+        measured = evaluation_sets(data_args, processor, model.config.map_size, data_seed)
     set_seed(training_args.seed)
     model = prepare_for_tuning(model, tuning_args)
     say = print if training_args.process_index == 0 else lambda *_: None
@@ -95,8 +101,6 @@ def run_train(args: argparse.Namespace) -> int:
     if measured is not None and last_measured < trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model()
-    if training_args.process_index == 0:
-        write_training_card(training_args.output_dir, trainer, trained, base)
     last = last_whole_checkpoint(training_args.output_dir)
     say(f"saved {training_args.output_dir}" + (f" (last checkpoint: {last})" if last else ""))
     say(f"try it: anomalygpt inspect PICTURE --model {training_args.output_dir} --references GOOD")
@@ -179,6 +183,26 @@ def _converted(name: str, value: Any, action: argparse.Action) -> Any:
         raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}.") from error
 
 
+def _leave_out_the_known() -> None:
+    """Warnings are one line each, on one process, without those that are known to mean nothing here."""
+    warnings.filterwarnings("default", category=UserWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for text in _KNOWN:
+        warnings.filterwarnings("ignore", message=f".*{re.escape(text)}")
+    warnings.showwarning = _one_line
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(_is_news)
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"anomalygpt train: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _KNOWN)
+
+
 def _start(training_args: Any) -> str | None:
     """The checkpoint to go on from; refuses a folder that holds another run."""
     from .training_checkpoints import TrainingError, last_whole_checkpoint
@@ -193,6 +217,12 @@ def _start(training_args: Any) -> str | None:
             f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds "
             f"{os.path.basename(last)}. Add --resume to go on from it, or choose another folder."
         )
+    for name in ("adapter_config.json", "config.json"):
+        if os.path.isfile(os.path.join(training_args.output_dir, name)):
+            raise TrainingError(
+                f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds a model. "
+                "Choose another folder."
+            )
     return None
 
 

@@ -100,7 +100,9 @@ def training_sources(arguments: DataArguments) -> list[Any]:
         named = parse_dataset(text)
         if named.labels == "real":
             split = named.split or "test"
-            sources.append(LabelledPictures(_load(named, split), named.name, split, named.weight))
+            rows = _load(named, split)
+            references = _good_rows_of_train(named) if split != "train" and arguments.reference_share > 0 else None
+            sources.append(LabelledPictures(rows, named.name, split, named.weight, references))
         else:
             split = named.split or "train"
             sources.append(SyntheticPairs(_load(named, split), named.name, split, named.weight, **pairs))
@@ -157,8 +159,8 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
     for text in arguments.eval_dataset:
         named = parse_dataset(text)
         shots = arguments.eval_references
-        options = {"references": _load(named, "train"), "shots": shots} if shots > 0 else {}
-        rows = _load(named, named.split or "test")
+        options = {"references": _load(named, "train", "--eval_dataset"), "shots": shots} if shots > 0 else {}
+        rows = _load(named, named.split or "test", "--eval_dataset")
         options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
         sets.append(evaluation_examples(rows, processor, language=arguments.languages.split(",")[0], **options))
     return ConcatDataset(sets) if sets else None
@@ -199,17 +201,24 @@ def good_pictures(folder: str, category: str) -> Any:
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
+def _good_rows_of_train(named: NamedDataset) -> Any:
+    """The split that references are drawn from when a set is inspected; `None` where the set has no such split."""
+    from datasets_scripts import load_builder
+
+    builder = load_builder(named.name, named.folder, **named.options)
+    builder.download_and_prepare()
+    return builder.as_dataset(split="train") if "train" in builder.info.splits else None
+
+
 def _name_of(folder: str, category: str) -> str:
     return category if category != "object" else pathlib.Path(folder).resolve().name
 
 
-def _load(named: NamedDataset, split: str) -> Any:
+def _load(named: NamedDataset, split: str, option: str = "--dataset") -> Any:
     from datasets_scripts import load_anomaly_dataset
 
     if named.folder is not None and not pathlib.Path(named.folder).is_dir():
-        raise TrainingError(
-            f"`--dataset` {named.name} must name a folder, got {named.folder!r}, which does not exist."
-        )
+        raise TrainingError(f"`{option}` {named.name} must name a folder, got {named.folder!r}, which does not exist.")
     return load_anomaly_dataset(named.name, named.folder, split=split, **named.options)
 
 

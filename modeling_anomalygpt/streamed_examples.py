@@ -66,8 +66,8 @@ class StreamedExamples(torch.utils.data.IterableDataset):
 
     Plain conversations start anew when they end; with `repeat` so does every other stream, shuffled anew, so the
     trainer needs `max_steps`. Samples are those of `TrainingExamples`, without a reference until a category has shown
-    another good picture. Hand it to a plain `DataLoader` in every process: neither accelerate's dispatching nor its
-    sharding shall divide it a second time.
+    another good picture. `AnomalyTrainer` splits it by process. Elsewhere hand it to a plain `DataLoader` in every
+    process: neither accelerate's dispatching nor its sharding shall divide it a second time.
 
     Args:
         sources (`Sequence[StreamedSource]`):
@@ -113,16 +113,28 @@ class StreamedExamples(torch.utils.data.IterableDataset):
             raise ValueError(f"`seed` must not be negative, got {seed}. Use 0 or more.")
         if not 0 <= reference_share <= 1:
             raise ValueError(f"`reference_share` must be in [0, 1], got {reference_share}. It is a probability.")
+        self.sources, self.seed, self.repeat = list(sources), seed, repeat
+        self.reference_share = reference_share
+        self.wording = wording or Wording()
+        self.split_by_process(process_index, num_processes)
+        self._encode = ExampleEncoder(processor, map_size, max_length)
+        self._epoch = SharedEpoch()
+
+    def split_by_process(self, process_index: int, num_processes: int) -> None:
+        """Chooses this process's part of the streams, from the next iteration on.
+
+        Args:
+            process_index (`int`): Rank.
+            num_processes (`int`): World size.
+
+        Raises:
+            ValueError: If the rank is not in `[0, num_processes)`.
+        """
         if not 0 <= process_index < num_processes:
             raise ValueError(
                 f"`process_index` must be in [0, {num_processes}), got {process_index}. Give rank and world size."
             )
-        self.sources, self.seed, self.repeat = list(sources), seed, repeat
-        self.reference_share = reference_share
-        self.wording = wording or Wording()
         self._node = (process_index, num_processes)
-        self._encode = ExampleEncoder(processor, map_size, max_length)
-        self._epoch = SharedEpoch()
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch from the next iteration on.

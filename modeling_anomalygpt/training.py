@@ -3,6 +3,7 @@
 Knows the trainer and what is trained; does not know how maps are computed or where pictures come from.
 """
 
+import itertools
 import math
 import os
 import pathlib
@@ -14,7 +15,9 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from .streamed_examples import StreamedExamples
 from .training_callbacks import EpochOfDataset
+from .training_card import write_training_card
 from .training_checkpoints import (
     UNFINISHED,
     TrainingError,
@@ -24,9 +27,9 @@ from .training_checkpoints import (
     whole_folder,
     write_facts,
 )
-from .training_evaluation import InspectionMetrics, evaluation_outputs, yes_no_ids
+from .training_evaluation import METRICS, InspectionMetrics, evaluation_outputs, yes_no_ids
 from .training_losses import SUMS, count_targets, mean_losses, sample_losses
-from .tuning import FrozenInEvaluationMode, trainable_names, wake_states
+from .tuning import FrozenInEvaluationMode, describe_tuning, trainable_names, wake_states
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +37,7 @@ logger = logging.get_logger(__name__)
 _DECIDE = (
     "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "optim", "optim_args", "max_grad_norm", "num_train_epochs", "max_steps", "seed",
-    "data_seed", "bf16", "fp16", "neftune_noise_alpha",
+    "data_seed", "bf16", "fp16", "neftune_noise_alpha", "train_sampling_strategy", "dataloader_drop_last",
 )  # fmt: skip
 
 
@@ -52,6 +55,7 @@ class AnomalyTrainer(Trainer):
             Any; what must be so for this model is set.
         train_dataset, eval_dataset ([`TrainingExamples`] or any `Dataset`, *optional*):
             Samples for the collator; `set_epoch(epoch)` and `fingerprint` are used where there are any.
+            [`StreamedExamples`] are split by process here.
         processing_class ([`AnomalyGPTProcessor`]):
             The processor; saved with the model.
         data_collator (`Callable`, *optional*):
@@ -60,6 +64,9 @@ class AnomalyTrainer(Trainer):
             Default: [`InspectionMetrics`].
         recipe (`dict[str, Any]`, *optional*):
             Further settings that decide the run (mode, data mix); saved, and compared on resume.
+
+    Raises:
+        TrainingError: If an argument has no effect on this model, **or** the metric of the best checkpoint is unknown.
 
     Example:
     ```python
@@ -85,9 +92,17 @@ class AnomalyTrainer(Trainer):
     ):
         args.remove_unused_columns = False  # a sample has no columns that a signature could name
         args.label_names = ["labels", "mask_labels"]
+        if args.label_smoothing_factor:
+            raise TrainingError(
+                f"`label_smoothing_factor` must be 0, got {args.label_smoothing_factor}: losses are those of samples. "
+                "Leave it out."
+            )
         if compute_metrics is None and eval_dataset is not None:
             args.batch_eval_metrics = True
-            compute_metrics = InspectionMetrics()
+            compute_metrics = InspectionMetrics(model.config.loss_weights)
+            _check_best_metric(args)
+        if isinstance(train_dataset, StreamedExamples):
+            train_dataset.split_by_process(args.process_index, args.world_size)
         if data_collator is None:
             from .data_collator import InspectionCollator
 
@@ -109,6 +124,7 @@ class AnomalyTrainer(Trainer):
         self.frozen = FrozenInEvaluationMode(model)
         self.yes_no = yes_no_ids(processing_class)
         self._trained = set(trainable_names(model))
+        self._frozen_weights = _glance(model)
         self._sums = torch.zeros(len(SUMS), dtype=torch.float64)
         self._staging: str | None = None
         self._facts: dict[str, dict[str, Any]] | None = None
@@ -119,9 +135,37 @@ class AnomalyTrainer(Trainer):
         """Samples with answers and samples with pixel targets in the whole step, on all processes."""
         if not batch_samples:
             return None
+        self._forget_repeated(batch_samples[-1])
         counts = sum(count_targets(batch["labels"], batch.get("mask_labels")) for batch in batch_samples)
         counts = counts.to(device, torch.float32)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
+
+    def _forget_repeated(self, batch: dict[str, Any]) -> None:
+        """Takes the targets from samples that fill up an epoch's last step so that every process has a batch."""
+        data, size = self.train_dataset, self.args.train_batch_size
+        at_end = self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader
+        if not at_end or isinstance(data, torch.utils.data.IterableDataset) or self.args.dataloader_drop_last:
+            return
+        remaining = len(data) % (size * self.args.world_size) or size * self.args.world_size
+        repeated = slice(max(0, remaining - self.args.process_index * size), None)
+        batch["labels"][repeated] = -100
+        if batch.get("mask_labels") is not None:
+            batch["mask_labels"][repeated] = -1
+
+    def get_train_dataloader(self) -> Any:
+        """As in transformers; streams, which divide themselves, are not divided by accelerate a second time."""
+        if not isinstance(self.train_dataset, StreamedExamples):
+            return super().get_train_dataloader()
+        args = self.args
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
 
     def compute_loss(
         self,
@@ -201,7 +245,11 @@ class AnomalyTrainer(Trainer):
             for key in ("transformers_version", "auto_map", "_name_or_path"):
                 config.pop(key, None)
             self._facts = {
-                "model": {"configuration": fingerprint(config), "trained weights": fingerprint(sorted(self._trained))},
+                "model": {
+                    "configuration": fingerprint(config),
+                    "trained weights": fingerprint(sorted(self._trained)),
+                    "frozen weights": self._frozen_weights,
+                },
                 "data": {"fingerprint": getattr(self.train_dataset, "fingerprint", None)},
                 "recipe": decide | self.recipe,
             }
@@ -226,9 +274,13 @@ class AnomalyTrainer(Trainer):
     def _wake_states(self) -> None:
         """Before a first step; see [`wake_states`]."""
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        if not any("state_embeds" in name for name in self._trained) or not hasattr(self.train_dataset, "__getitem__"):
+        data = self.train_dataset
+        if not any("state_embeds" in name for name in self._trained) or data is None:
             return
-        batch = self.data_collator([self.train_dataset[index] for index in range(min(4, len(self.train_dataset)))])
+        if isinstance(data, torch.utils.data.IterableDataset):
+            batch = self.data_collator(list(itertools.islice(data, 4)))
+        else:
+            batch = self.data_collator([data[index] for index in range(min(4, len(data)))])
         inputs = {name: batch[name].to(base.device) for name in ("pixel_values",)}
         maps = base.eval().get_image_features(**inputs, return_layer_maps=True, return_dict=True).layer_maps
         changed = wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed)
@@ -292,8 +344,9 @@ class AnomalyTrainer(Trainer):
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves what is trained, the processor and what decided the run; files already there are replaced whole."""
+        """Saves what is trained, processor, card and what decided the run; files already there are replaced whole."""
         if _internal_call:
+            output_dir = output_dir or self.args.output_dir
             super().save_model(output_dir, _internal_call=True)
             if self.args.should_save:
                 data = getattr(self.train_dataset, "training_data", None)
@@ -308,9 +361,39 @@ class AnomalyTrainer(Trainer):
                 os.replace(path, pathlib.Path(output_dir) / path.name)
             for folder in (finished, os.path.dirname(finished)):
                 os.rmdir(folder)
+            write_training_card(output_dir, self, describe_tuning(self.model, self.recipe.get("tuning", "training")))
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes this project's card, also where transformers would write its own."""
+        if self.is_world_process_zero():
+            line = describe_tuning(self.model, self.recipe.get("tuning", "training"))
+            write_training_card(self.args.output_dir, self, line)
+
+
+def _check_best_metric(args: TrainingArguments) -> None:
+    """Refuses an unknown metric before the first step; the least loss is the best."""
+    if args.metric_for_best_model is None:
+        return
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name not in METRICS:
+        raise TrainingError(
+            f"`metric_for_best_model` must be one of {', '.join(METRICS)}, got {args.metric_for_best_model!r}."
+        )
+    if name.startswith("loss"):
+        args.greater_is_better = False
+
+
+def _glance(model: torch.nn.Module) -> str:
+    """Names the frozen weights by a few numbers of each."""
+    told = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            values = parameter.detach().flatten()
+            told[name] = [list(parameter.shape), values[:: max(1, len(values) // 7)].tolist()]
+    return fingerprint(told)
 
 
 class _WithImageIds:

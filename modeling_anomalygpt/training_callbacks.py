@@ -33,7 +33,8 @@ class SamplePictures(TrainerCallback):
 
     Args:
         trainer ([`AnomalyTrainer`]):
-            Its evaluation data, model and processor are used; it does nothing without TensorBoard.
+            Its evaluation data, model and processor are used. It does nothing without TensorBoard, and where one
+            process alone has not the whole model (FSDP, ZeRO).
         count (`int`, defaults to 4):
             Pictures, evenly spread over the evaluation data.
     """
@@ -46,7 +47,8 @@ class SamplePictures(TrainerCallback):
         callbacks = self.trainer.callback_handler.callbacks
         writer = next((one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback)), None)
         data = self.trainer.eval_dataset
-        if writer is None or not state.is_world_process_zero or not len(data):
+        divided = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if writer is None or divided or not state.is_world_process_zero or not len(data):
             return
         chosen = np.linspace(0, len(data) - 1, min(self.count, len(data))).round().astype(int)
         for index in chosen:

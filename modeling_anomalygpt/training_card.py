@@ -12,7 +12,7 @@ from .model_card import ModelFacts, model_card
 _VERSIONS = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: str, base: str | None = None) -> None:
+def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: str) -> None:
     r"""
     Writes README.md beside a trained model.
 
@@ -23,9 +23,8 @@ def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: st
             Has trained.
         tuning_line (`str`):
             From [`describe_tuning`].
-        base (`str`, *optional*):
-            Name of the checkpoint that was trained; folders of this machine are named by their last part.
     """
+    base = _base_of(trainer.model)
     data = getattr(trainer.train_dataset, "training_data", None)
     sets = data()["datasets"] if data else []
     recipe = {name: value for name, value in trainer.facts()["recipe"].items() if value not in (None, {}, "")}
@@ -62,6 +61,12 @@ def _limits(sets: list[dict[str, Any]]) -> list[str]:
     if real:
         told.append(f"Trained with the labels of {', '.join(real)}: scores on these pictures prove nothing.")
     return told
+
+
+def _base_of(model: Any) -> str | None:
+    """Name of the checkpoint that was trained; folders of this machine are named in the card by their last part."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(inner, "name_or_path", None) or None
 
 
 def _licence_of(base: str | None) -> str | None:

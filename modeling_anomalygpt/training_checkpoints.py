@@ -118,7 +118,7 @@ def check_facts(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
     now = json.loads(json.dumps(facts, default=str))
     for group in ("model", "data", "recipe"):
         before, after = written.get(group, {}), now.get(group, {})
-        for name in sorted(before.keys() | after.keys()):
+        for name in dict.fromkeys([*after, *before]):
             if before.get(name) != after.get(name):
                 what = f"`{name}`" if group == "recipe" else f"the {group}'s `{name}`"
                 raise TrainingError(

@@ -3,6 +3,7 @@
 Nothing of a batch is kept but counts: maps go into histograms.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,17 @@ from transformers import EvalPrediction
 from .metrics import ImageMetrics
 from .pixel_metrics import PixelMetrics
 from .training_losses import SUMS, SampleLosses, has_pixel_target, mean_losses
+
+METRICS = (
+    "loss",
+    "loss_lm",
+    "loss_focal",
+    "loss_dice",
+    "token_accuracy",
+    "image_auroc",
+    "pixel_auroc",
+    "yes_no_balanced_accuracy",
+)
 
 
 def yes_no_ids(processor: Any) -> list[tuple[int, list[int], list[int]]]:
@@ -81,9 +93,16 @@ def evaluation_outputs(
 
 
 class InspectionMetrics:
-    """Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies."""
+    r"""
+    Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies.
 
-    def __init__(self):
+    Args:
+        loss_weights (`dict[str, float]`, *optional*):
+            `config.loss_weights`; with them `loss`, the weighted sum, is among the metrics.
+    """
+
+    def __init__(self, loss_weights: Mapping[str, float] | None = None):
+        self.loss_weights = dict(loss_weights or {})
         self._reset()
 
     def _reset(self) -> None:
@@ -115,6 +134,8 @@ class InspectionMetrics:
 
     def _result(self) -> dict[str, float]:
         result = mean_losses(dict(zip(SUMS, self.sums.tolist(), strict=True)))
+        if self.loss_weights:
+            result["loss"] = sum(weight * result.get(f"loss_{name}", 0) for name, weight in self.loss_weights.items())
         if len(self.seen["pictures"]) == 2:
             result["image_auroc"] = self.pictures.compute()["image_auroc"]
         if len(self.seen["pixels"]) == 2:
@@ -129,4 +150,4 @@ def _numpy(values: Any) -> np.ndarray:
     return values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-__all__ = ["InspectionMetrics", "evaluation_outputs", "yes_no_ids"]
+__all__ = ["METRICS", "InspectionMetrics", "evaluation_outputs", "yes_no_ids"]

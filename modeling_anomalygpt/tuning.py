@@ -86,7 +86,8 @@ def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Modul
         `peft.PeftModel`, or the model itself in mode `full`. Trained weights are float32, whatever the others are.
 
     Raises:
-        ValueError: If the model has not the asked part, or no layer of the asked names.
+        ValueError: If the model has not the asked part, or no layer of the asked names, **or** every weight is to be
+            trained of a model in 4 bits.
     """
     for part in arguments.parts:
         module = getattr(model.model, part, None)
@@ -97,8 +98,12 @@ def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Modul
                 "Leave it out or choose another `tuning`."
             )
     if arguments.tuning == "full":
-        model.requires_grad_(True)
-        return model
+        if getattr(model, "is_quantized", False):
+            raise ValueError(
+                "`tuning` full must train a model in float32 or bfloat16, got one in 4 bits. "
+                "Use --tuning lora or prompt."
+            )
+        return model.float().requires_grad_(True)
     import peft
 
     shared = {"modules_to_save": arguments.parts, "task_type": "CAUSAL_LM"}

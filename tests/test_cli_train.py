@@ -117,6 +117,36 @@ def test_data_sets_are_named_with_options_and_several_at_once(call):
     assert "anomaly_folder (test, supervised): 6 rows" in out
 
 
+def test_references_of_labelled_pictures_come_from_the_training_split(place):
+    from modeling_anomalygpt.cli_training_data import training_sources
+    from modeling_anomalygpt.training_arguments import DataArguments
+
+    folder = place / "parts"
+    [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={folder}?labels=real"]))
+    source.prepare_references()
+    assert source._normals.rows.dataset[0]["split"] == "train"
+    shutil.copytree(folder / "test", place / "bare" / "test")
+    shutil.copytree(folder / "ground_truth", place / "bare" / "ground_truth")
+    [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={place}/bare?labels=real"]))
+    source.prepare_references()
+    assert source._normals.rows.dataset[0]["split"] == "test"
+
+
+def test_a_warning_is_one_line(place, call):
+    (place / "single").mkdir()
+    shutil.copy(place / "parts/train/good/0.png", place / "single")
+    code, _, err = call("train", "--good", "single", "--output_dir", "one", "--reference_share", "1", *QUICK)
+    assert code == 0, err
+    lines = [line for line in err.splitlines() if "arning" in line]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("anomalygpt train: warning: Only one normal picture of object in 'single': where it")
+
+
+def test_a_folder_that_holds_a_model_is_not_written_into(call):
+    code, _, err = call("train", "--good", "parts/train/good", "--output_dir", "model", *QUICK)
+    assert (code, "`--output_dir` must be a new folder, got 'model', which holds a model" in err) == (2, True), err
+
+
 def test_a_recipe_is_read_and_overridden(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("learning_rate: 1e-4\ntuning: lora\ngood: [somewhere]\nmax_steps: 7\n")

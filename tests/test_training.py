@@ -10,11 +10,14 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from modeling_anomalygpt.data_collator import InspectionCollator
 from modeling_anomalygpt.losses import dice_loss, focal_loss
+from modeling_anomalygpt.streamed_examples import StreamedExamples, StreamedSource
 from modeling_anomalygpt.training import AnomalyTrainer, TrainingError
 from modeling_anomalygpt.training_checkpoints import last_whole_checkpoint
 from modeling_anomalygpt.training_losses import count_targets, sample_losses
 from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning, trainable_names
+from tests.inspection_rows import inspection_rows, marking
 from tests.tiny import tiny_pair
 from tests.training_samples import Squares
 
@@ -42,6 +45,22 @@ def trainer(folder, tuning="prompt", count=12, seed=0, callbacks=None, recipe=No
     return AnomalyTrainer(
         model, args, train_dataset=data, processing_class=processor, callbacks=callbacks, recipe=recipe
     )
+
+
+def streamed(folder, **options):
+    """A trainer of a stream, and the names of the rows that it has seen."""
+    run, seen = trainer(folder, max_steps=4, save_strategy="no", **options), set()
+    rows = inspection_rows(8).to_iterable_dataset(num_shards=4)
+    source = StreamedSource(rows, "synthetic", "nuts", mixture=marking)
+    data = StreamedExamples([source], run.processing_class, map_size=run.model.config.map_size)
+    collate = InspectionCollator(run.processing_class)
+
+    def collated(samples):
+        seen.update(sample["image_id"] for sample in samples)
+        return collate(samples)
+
+    settings = {"train_dataset": data, "processing_class": run.processing_class, "data_collator": collated}
+    return AnomalyTrainer(run.model, run.args, **settings), seen
 
 
 def weights(model):
@@ -152,6 +171,30 @@ def test_the_epoch_of_the_data_is_set_before_each_epoch(tmp_path):
     assert list(dict.fromkeys(run.train_dataset.epochs)) == [0, 1]
 
 
+def test_a_stream_trains(tmp_path):
+    run, seen = streamed(tmp_path)
+    run.train()
+    assert run.state.global_step == 4
+    assert seen == {f"nut/{index}" for index in range(8)}
+    assert all(math.isfinite(entry["loss"]) for entry in run.state.log_history if "loss" in entry)
+
+
+def test_the_best_checkpoint_is_that_of_the_least_loss_or_the_highest_rate(tmp_path):
+    for name, greater in (("loss", False), ("eval_loss_dice", False), ("image_auroc", True)):
+        run = trainer(tmp_path, metric_for_best_model=name)
+        held_back = Squares(run.processing_class, 2)
+        again = AnomalyTrainer(run.model, run.args, eval_dataset=held_back, processing_class=run.processing_class)
+        assert again.args.greater_is_better is greater
+    run = trainer(tmp_path, metric_for_best_model="auroc")
+    with pytest.raises(TrainingError, match="`metric_for_best_model` must be one of loss, loss_lm, .* got 'auroc'"):
+        AnomalyTrainer(run.model, run.args, eval_dataset=held_back, processing_class=run.processing_class)
+
+
+def test_an_option_without_effect_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match=r"`label_smoothing_factor` must be 0, got 0\.1"):
+        trainer(tmp_path, label_smoothing_factor=0.1)
+
+
 # Checkpoints
 
 
@@ -203,6 +246,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
     trainer(tmp_path, max_steps=2).train()
     with pytest.raises(TrainingError, match=message):
         trainer(tmp_path, **({"max_steps": 2} | changes)).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_other_frozen_weights_is_refused(tmp_path):
+    trainer(tmp_path, max_steps=2).train()
+    other = trainer(tmp_path, max_steps=2)
+    with torch.no_grad():
+        other.model.get_base_model().model.language_model.layers[0].mlp.up_proj.weight.mul_(1.01)
+    again = AnomalyTrainer(
+        other.model, other.args, train_dataset=other.train_dataset, data_collator=other.data_collator
+    )
+    with pytest.raises(TrainingError, match="the model's `frozen weights` must be"):
+        again.train(resume_from_checkpoint=True)
 
 
 def test_a_folder_that_was_not_finished_is_never_taken(tmp_path):
@@ -270,6 +325,11 @@ def test_the_saved_model_is_an_adapter_folder_that_loads_to_the_same_numbers(tmp
     run.train()
     run.save_model()
     assert not (tmp_path / "out" / ".unfinished").exists()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "squares (split all, 12 pictures, labels synthetic)" in card
+    run.save_model(_internal_call=True)  # as transformers calls it before it pushes
+    run.create_model_card(model_name="other")
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == card
     from modeling_anomalygpt.checkpoints import load_checkpoint
 
     loaded, _ = load_checkpoint(tmp_path / "out", device="cpu")

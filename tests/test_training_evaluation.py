@@ -29,7 +29,7 @@ def batch(seed, size=6):
 
 
 def test_metrics_over_batches_are_those_of_everything_at_once():
-    metrics, batches = InspectionMetrics(), [batch(seed) for seed in range(4)]
+    metrics, batches = InspectionMetrics({"lm": 1.0, "focal": 2.0, "dice": 0.5}), [batch(seed) for seed in range(4)]
     for number, (losses, maps, log_odds, masks, truth) in enumerate(batches):
         prediction = EvalPrediction(
             tuple(torch.tensor(one) for one in (losses, maps, log_odds)),
@@ -39,6 +39,7 @@ def test_metrics_over_batches_are_those_of_everything_at_once():
         assert bool(found) == (number == 3)
     losses, maps, log_odds, masks, truth = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     assert found["loss_lm"] == pytest.approx(losses[:, 0].mean(), rel=1e-5)
+    assert found["loss"] == pytest.approx((losses[:, :3] @ [1, 2, 0.5]).mean(), rel=1e-5)
     assert found["image_auroc"] == pytest.approx(auroc(truth, maps.max((1, 2))))
     assert found["pixel_auroc"] == pytest.approx(auroc(masks.ravel().astype(int), maps.ravel()), abs=1e-4)
     right = (log_odds > 0) == (truth == 1)

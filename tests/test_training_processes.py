@@ -39,11 +39,34 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, moment, last):
     assert not list((tmp_path / "killed").glob(".unfinished/*"))
 
 
-def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
+def two_processes(*words):
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611")
-    done = run(sys.executable, *launch, "-m", "tests.train_squares", str(tmp_path / "two"), "never", "2")
+    done = run(sys.executable, *launch, "-m", "tests.train_squares", *words)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("epochs")) == [
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("count", [9, 10, 11])
+def test_a_last_small_batch_counts_once_in_two_processes(tmp_path, count):
+    two_processes(str(tmp_path / "two"), "never", "2", str(count))
+    one = trainer(tmp_path / "one", "lora", count)
+    one.train()
+    log = torch.load(tmp_path / "two" / "end.pt", weights_only=True)["log"]
+    for alone, both in zip(one.state.log_history[:-1], log[:-1], strict=True):
+        for name in ("loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy"):
+            assert alone.get(name) == pytest.approx(both.get(name), rel=2e-3), (alone["step"], name)
+
+
+def test_a_stream_is_split_by_process(tmp_path):
+    lines = sorted(line for line in two_processes(str(tmp_path), "stream") if line.startswith("rows"))
+    first, second = (set(line.partition("[")[2].rstrip("]").split(", ")) for line in lines)
+    assert len(first) == len(second) == 4
+    assert not first & second
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
+    lines = two_processes(str(tmp_path / "two"), "never", "2")
+    assert sorted(line for line in lines if line.startswith("epochs")) == [
         "epochs 0 [0, 1]",
         "epochs 1 [0, 1]",
     ]

@@ -53,6 +53,14 @@ def test_full_trains_everything():
     assert trained(model) == sum(value.numel() for value in model.parameters())
 
 
+def test_full_trains_in_float32_and_refuses_4_bits():
+    model = prepare_for_tuning(lively_model().to(torch.bfloat16), TuningArguments("full"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.is_quantized = True
+    with pytest.raises(ValueError, match="`tuning` full must train a model in float32 or bfloat16, got one in 4 bits"):
+        prepare_for_tuning(model, TuningArguments("full"))
+
+
 def test_projections_before_matching_are_never_trained_by_an_adapter():
     model, _ = tiny_pair(reference_dims=[6, 6])
     names = trainable_names(prepare_for_tuning(model, TuningArguments("prompt")))

@@ -1,7 +1,8 @@
-"""Trains the smallest model in a process of its own: `python -m tests.train_squares FOLDER MOMENT [BATCH]`.
+"""Trains the smallest model in a process of its own: `python -m tests.train_squares FOLDER MOMENT [BATCH [COUNT]]`.
 
-MOMENT is `never`, or when the process kills itself without warning: `step` (between two checkpoints), `saving` (in the
-middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under its name).
+MOMENT is `never`, `stream` (samples of a stream), or when the process kills itself without warning: `step` (between two
+checkpoints), `saving` (in the middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under its
+name).
 """
 
 import os
@@ -11,15 +12,20 @@ import sys
 
 import torch
 
-from tests.test_training import trainer, weights
+from tests.test_training import streamed, trainer, weights
 
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: str, moment: str, batch: str = "4") -> None:
-    run = trainer(folder, "lora", per_device_train_batch_size=int(batch), ddp_find_unused_parameters=True)
+def main(folder: str, moment: str, batch: str = "4", count: str = "12") -> None:
+    if moment == "stream":
+        run, seen = streamed(folder, ddp_find_unused_parameters=True)
+        run.train()
+        print("rows", run.args.process_index, sorted(seen))
+        return
+    run = trainer(folder, "lora", int(count), per_device_train_batch_size=int(batch), ddp_find_unused_parameters=True)
     save, replace, training_step = torch.save, os.replace, run.training_step
 
     def maybe_die_saving(value, target, *args, **kwargs):
