@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.training_modes --hazelnut DIR
 
 Two data sets: drawn parts, and a folder of photographs in MVTec's layout. A case is what `anomalygpt train ...` does
-with the words it prints; the model in memory at its end is then asked about eight samples, and so are the folder loaded by
-transformers' auto class and by the inspector, all in float32. Prints the table of docs/training.md.
+with the words it prints; the model in memory at its end is then asked about eight samples, and so are the folder
+loaded by transformers' auto class and by the inspector, all in float32. Prints the table of docs/training.md.
 """
 
 import argparse
@@ -68,9 +68,9 @@ def run(data: str, tuning: str, steps: int, folder: pathlib.Path) -> dict[str, A
     """One case."""
     output = folder / f"{data.partition('=')[0].partition('?')[0]}-{tuning}"
     words = [
-        "train", "--tuning", tuning, "--dataset", data, "--eval_dataset", data, "--eval_samples", "16",
+        "train", "--tuning", tuning, "--dataset", data, "--eval_dataset", data, "--eval_samples", "8",
         "--max_steps", str(steps), "--save_steps", str(steps), "--logging_steps", "1", "--languages", "en,zh",
-        "--report_to", "none", "--use_cpu", "True", "--output_dir", str(output),
+        "--per_device_train_batch_size", "4", "--report_to", "none", "--use_cpu", "True", "--output_dir", str(output),
     ]  # fmt: skip
     if tuning == "full":
         words += ["--learning_rate", "1e-4"]

@@ -1,8 +1,8 @@
 """Trains the smallest model in a process of its own: `python -m tests.train_squares FOLDER MOMENT [BATCH [COUNT]]`.
 
-MOMENT is `never`, `stream` (samples of a stream), or when the process kills itself without warning: `step` (between two
-checkpoints), `saving` (in the middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under its
-name).
+MOMENT is `never`, `stream` (samples of a stream), or when the process kills itself without warning: `step` (between
+two checkpoints), `saving` (in the middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under
+its name).
 """
 
 import os
