@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
-from .memory_bank import PatchFeatures, unit_length
+from .memory_bank import PatchFeatures, unit_length, weights_fingerprint
 from .vision_features import read_vision_tower
 
 _NEIGHBOURHOOD = 3  # PatchCore and its relatives average a patch with its neighbours
@@ -36,6 +36,8 @@ class Backbone:
             Brings pictures to its input and maps back.
         out_indices (`list[int]`):
             Hidden states that are compared.
+
+    `facts` name its weights in the table where they are not those of the checkpoint.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Backbone:
     ):
         self.name, self.tower, self.image_processor = name, tower, image_processor
         self.out_indices = list(out_indices)
+        self.facts: dict[str, str] = {}
 
     @classmethod
     def load(
@@ -91,7 +94,11 @@ class Backbone:
             options |= {name: known[name] for name in ("image_mean", "image_std") if name in known}
         if out_indices is None:
             out_indices = _usual_layers(tower, size)
-        return cls(pathlib.PurePath(source).name, tower, AnomalyGPTImageProcessor(**options), out_indices)
+        found = cls(pathlib.PurePath(source).name, tower, AnomalyGPTImageProcessor(**options), out_indices)
+        settings = (found.out_indices, size, options.get("image_mean"), options.get("image_std"))
+        weights = weights_fingerprint([tower], settings)
+        found.facts = {"checkpoint": found.name, "checkpoint_hash": weights, "saw_test_pictures": "not recorded"}
+        return found
 
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, PatchFeatures]:

@@ -50,7 +50,7 @@ class PatchCore:
         self.backbone, self.coreset, self.batch_size = backbone, coreset, batch_size
         self.name = "patchcore" if coreset else "patchcore_few"
         self.shots = ("all",) if coreset else ("some",)
-        self.backbone_name = backbone.name
+        self.backbone_name, self.facts = backbone.name, backbone.facts
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
@@ -102,7 +102,8 @@ class Spade:
     name, shots = "spade", ("some", "all")
 
     def __init__(self, backbone: Backbone, batch_size: int = 8):
-        self.backbone, self.batch_size, self.backbone_name = backbone, batch_size, backbone.name
+        self.backbone, self.batch_size = backbone, batch_size
+        self.backbone_name, self.facts = backbone.name, backbone.facts
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
@@ -142,7 +143,8 @@ class Padim:
     name, shots = "padim", ("some", "all")
 
     def __init__(self, backbone: Backbone, batch_size: int = 8):
-        self.backbone, self.batch_size, self.backbone_name = backbone, batch_size, backbone.name
+        self.backbone, self.batch_size = backbone, batch_size
+        self.backbone_name, self.facts = backbone.name, backbone.facts
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
@@ -179,6 +181,7 @@ class PixelDifference:
 
     def __init__(self, size: tuple[int, int]):
         self.size = size
+        self.facts = {"checkpoint": "", "checkpoint_hash": f"pixels {size[0]}x{size[1]}", "saw_test_pictures": "no"}
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "push": ("cli_push", "put a model or an adapter on the Hugging Face Hub"),
     "train": ("cli_train", "train on good photographs or data sets; a small adapter folder comes out"),
     "evaluate": ("cli_evaluate", "measure a model, and methods to compare it with, on labelled pictures"),
+    "mmad": ("cli_mmad", "answer the questions of the MMAD benchmark; accuracies of its subtasks"),
     "push-space": ("cli_push_space", "put a page for a model on the Hugging Face Hub, as a Space"),
     "merge": ("cli_merge", "make one checkpoint of an adapter and the checkpoint it was trained from"),
     "synthesize": ("cli_synthesize", "make defects on good pictures; write a data set or a contact sheet"),

@@ -48,7 +48,8 @@ class Detector(Protocol):
     """What is evaluated.
 
     `name` stands in the table. `shots` are the numbers of references it can take: 0 for none, `"some"` for any from 1
-    on, `"all"` for every good picture there is.
+    on, `"all"` for every good picture there is. Where it has them, `backbone_name` and `facts` (columns of
+    [`EvaluationRows`]) name weights that are not the checkpoint's.
     """
 
     name: str

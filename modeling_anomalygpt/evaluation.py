@@ -151,7 +151,7 @@ def evaluate(
             bar.set_postfix_str(f"{detector.name} {category.name} {k_shot}-shot seed {seed}")
             measured = _measure(plan, detector, category, k_shot, seed, bar)
             if measured is not None:
-                found[number] = rows.add(_key(plan, *cells[number]) | plan.facts | measured)
+                found[number] = rows.add(_facts(plan, detector) | _key(plan, *cells[number]) | measured)
     return [found[number] for number in sorted(found)]
 
 
@@ -206,7 +206,7 @@ def _key(
         "k_shot": k_shot,
         "seed": seed if k_shot not in (0, ALL) else None,
         "references_from": plan.references_from if k_shot != 0 else None,
-        "checkpoint_hash": plan.facts.get("checkpoint_hash"),
+        "checkpoint_hash": _facts(plan, detector).get("checkpoint_hash"),
         "answers": getattr(detector, "answers", None),
     }
 
