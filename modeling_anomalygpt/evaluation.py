@@ -191,6 +191,11 @@ class _Category:
             raise EvaluationError(f"{self.name!r}: {error}") from error
 
 
+def _facts(plan: EvaluationPlan, detector: Detector) -> dict[str, Any]:
+    """Columns that say what made a row; a method with weights of its own names those."""
+    return {**plan.facts, **getattr(detector, "facts", {})}
+
+
 def _key(
     plan: EvaluationPlan, detector: Detector, category: _Category, k_shot: int | str, seed: int
 ) -> dict[str, Any]:

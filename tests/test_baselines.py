@@ -163,6 +163,8 @@ def test_a_backbone_is_loaded_with_its_own_mean_and_the_last_layers_of_strides_8
     assert len(backbone.out_indices) == 2
     _, layer = backbone.look([picture(0)])
     assert layer.grid == (8, 8)
+    other = Backbone.load(tmp_path, 32).facts["checkpoint_hash"]
+    assert backbone.facts["checkpoint_hash"] == Backbone.load(tmp_path, 64).facts["checkpoint_hash"] != other
     assert layer.vectors.shape[1] == 64
 
 

@@ -113,6 +113,17 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path):
     assert second.pictures == 39
 
 
+def test_a_method_with_weights_of_its_own_names_them_instead_of_the_checkpoint(tmp_path):
+    test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
+    own = Brightness()
+    own.facts = {"checkpoint_hash": "b", "checkpoint": "eyes"}
+    for checkpoint, measured in (("a", 10), ("c", 10)):
+        given = plan((1,), facts={"checkpoint_hash": checkpoint, "checkpoint": "model", "commit": "1"})
+        (row,) = evaluate(given, [own], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+        assert (row["checkpoint"], row["checkpoint_hash"], row["commit"]) == ("eyes", "b", "1")
+        assert own.pictures == measured
+
+
 def test_nothing_is_drawn_for_none_and_for_all_references(tmp_path):
     test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
     detector = Brightness()
