@@ -1,9 +1,9 @@
 """Thousands of inspections in one process: does memory stay flat, does every picture get its own result?
 
-    OMP_NUM_THREADS=1 python -m benchmarks.soak [--inspections 10000]
+    OMP_NUM_THREADS=1 python -m benchmarks.soak [--inspections 10000] [--minutes 60]
 
 Pictures differ in a mark (a dark square at one of nine places) that must come back at its place in the map. Prints
-the slope of the resident memory after the first tenth, in kilobytes for a thousand inspections, and writes
+the slope of the resident memory after the first quarter, in kilobytes for a thousand inspections, and writes
 benchmarks/results/soak.json.
 """
 
@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import re
+import time
 
 import numpy as np
 from tqdm import tqdm
@@ -40,24 +41,29 @@ def main() -> None:
     """Runs the inspections and prints what was found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
     parser.add_argument("--inspections", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, help="stop after so many, however many inspections were made")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     good = rng.normal(160, 6, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
     inspector = AnomalyInspector.from_pretrained()
     inspector.set_references([good], category="plate")
     places = rng.integers(0, 9, options.inspections)
-    samples, wrong, errors = [], 0, 0
+    samples, wrong, errors, start = [], 0, 0, time.monotonic()
     for number, place in enumerate(tqdm(places, desc="inspecting")):
         result = inspector.inspect(marked(good, int(place)), answer=number % 10 == 0)
         errors += result.error is not None
         row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
         wrong += row * 3 // SIDE * 3 + column * 3 // SIDE != place
-        if number % max(1, options.inspections // 200) == 0:
+        if number % 20 == 0:
             samples.append((number, resident_kilobytes()))
-    settled = [sample for sample in samples if sample[0] >= options.inspections / 10]
+        if options.minutes and time.monotonic() - start > 60 * options.minutes:
+            break
+    done = number + 1
+    settled = [sample for sample in samples if sample[0] >= done / 4]
     slope = np.polyfit(*np.array(settled, dtype=float).T, 1)[0]
     row = {
-        "inspections": options.inspections,
+        "inspections": done,
+        "minutes": round((time.monotonic() - start) / 60, 1),
         "errors": errors,
         "marks_in_another_place": int(wrong),
         "resident_megabytes_first_and_last": [round(settled[0][1] / 1024, 1), round(settled[-1][1] / 1024, 1)],
