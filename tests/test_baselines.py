@@ -14,8 +14,10 @@ from transformers import AutoModel, CLIPVisionConfig, MobileNetV2Config
 from modeling_anomalygpt.backbones import Backbone, in_batches
 from modeling_anomalygpt.baselines import Padim, PatchCore, PixelDifference, Spade, make_baselines
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.window_text_scores import WindowTextScores, harmonic_map, mean_map
-from tests.tiny import VISION_CONFIG, tiny_pair
+from tests.tiny import TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_config, tiny_pair
+from tests.tiny_processor import make_processor
 
 
 def picture(seed, size=(28, 28)):
@@ -250,6 +252,32 @@ def test_window_scores_follow_the_texts_and_the_references():
     clean, again = detector.detect([Image.fromarray(dark), Image.fromarray(spot)])
     assert clean.anomaly_map.max() < 0.01
     assert again.score > found.score
+
+
+def test_windows_are_scored_with_the_models_own_text_tower():
+    processor = make_processor()
+    text = TEXT_TOWER_CONFIG | {"vocab_size": len(processor.class_tokenizer), "max_position_embeddings": 128}
+    config = tiny_config(text_tower_config=text)
+    torch.manual_seed(0)
+    model = AnomalyGPTForConditionalGeneration(config).eval()
+    detector = WindowTextScores(model, processor)
+    detector.learn([], "nut", "")
+    assert detector.states.shape == (2, config.projection_dim)
+    (without,) = detector.detect(QUERIES[:1])
+    assert without.anomaly_map.shape == (28, 40)
+    pixels = processor.image_processor(QUERIES[0], return_tensors="pt")["pixel_values"]
+    inputs = processor(images=[QUERIES[0]], category="nut", return_tensors="pt")
+    with torch.inference_mode():
+        seen = model.get_image_features(
+            pixels, inputs["state_prompt_ids"], inputs["state_prompt_labels"], return_dict=True
+        )
+    cosines = seen.image_embeds[0] @ detector.states.T / config.map_temperature
+    assert without.score == pytest.approx(float(cosines.softmax(0)[1]), abs=1e-5)
+    detector.learn(GOOD, "nut", "")
+    (same,) = detector.detect(GOOD[:1])
+    with torch.inference_mode():
+        (by_text,) = detector._by_text(detector._embed(GOOD[:1]))
+    assert same.score == pytest.approx(float(by_text) / 2, abs=1e-4)
 
 
 def test_pictures_come_in_batches():

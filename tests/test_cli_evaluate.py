@@ -115,6 +115,28 @@ def test_without_answers_there_is_no_accuracy_by_text(place, call):
     assert "" not in {row["accuracy_log_odds"] for row in rows}
 
 
+def test_other_methods_stand_in_the_same_table(place, call):
+    methods = ("patchcore", "patchcore_few", "padim", "spade", "pixel_difference")
+    words = (*DATA, "--category", "nut", "--k-shot", 2, "--seeds", 0, "--methods", *methods, "--output", "methods.csv")
+    code, out, err = call(*words)
+    assert code == 0, err
+    rows = table(place / "methods.csv")
+    assert [(row["method"], row["k_shot"]) for row in rows] == [
+        ("patchcore", "all"), ("patchcore_few", "2"), ("padim", "2"), ("spade", "2"), ("pixel_difference", "2"),
+    ]  # fmt: skip
+    assert [row["backbone"] for row in rows] == ["own"] * 4 + [""]
+    assert rows[0]["references_hash"] != rows[1]["references_hash"]
+    assert all(row["image_auroc"] and row["pixel_auroc"] and not row["accuracy_verdict"] for row in rows)
+    assert float(rows[4]["image_auroc"]) == 1
+    assert "patchcore_few" in out
+    code, _, err = call(*DATA, "--methods", "anomalygpt", "winclip", "--output", "methods.csv")
+    assert code == 2
+    assert "`--methods` winclip needs a checkpoint with a text tower" in err
+    code, _, err = call(*DATA, "--methods", "patchcore", "--backbone", "parts", "--output", "methods.csv")
+    assert code == 2
+    assert "`--backbone` must be a vision model, got 'parts'" in err
+
+
 def test_a_checkpoint_that_saw_the_pictures_is_refused_unless_forced(place, call):
     record = {"name": "anomaly_folder", "split": "test", "num_rows": 8, "fingerprint": "?", "labels": "supervised"}
     (place / "model" / "training_data.json").write_text(json.dumps({"datasets": [record]}))
