@@ -22,6 +22,7 @@ The folder --output_dir then works like any checkpoint: anomalygpt inspect photo
 # Other packages' remarks that are true of every run of a mode and ask for nothing.
 _KNOWN = (
     "Position ids are not supported for parameter efficient tuning",
+    "'pin_memory' argument is set as true but no accelerator is found",
     "`use_cache=True` is incompatible with gradient checkpointing",
     "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",  # tied to the embeddings
 )
