@@ -64,6 +64,15 @@ def extra_memory(call: Callable[[], Any]) -> int:
 
 def in_own_process(module: str, *arguments: str, threads: int | None = None) -> dict[str, Any]:
     """Runs `python -m module arguments`; the last line of its output is the result as JSON."""
+    return json.loads(_output(module, arguments, threads).strip().splitlines()[-1])
+
+
+def in_own_process_for_files(module: str, *arguments: str, threads: int | None = None) -> None:
+    """Runs `python -m module arguments`, whose result is in a file of its own."""
+    _output(module, arguments, threads)
+
+
+def _output(module: str, arguments: tuple[str, ...], threads: int | None) -> str:
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -71,7 +80,7 @@ def in_own_process(module: str, *arguments: str, threads: int | None = None) -> 
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} ended with code {done.returncode}.")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return done.stdout
 
 
 def machine() -> dict[str, Any]:

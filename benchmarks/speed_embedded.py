@@ -70,6 +70,21 @@ def answering(inspector: AnomalyInspector, rounds: int) -> dict:
     def generate(tokens: int):
         model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
 
+    batch = 8
+    together = {
+        "input_ids": ids.repeat(batch, 1),
+        "mm_encoder_outputs": {
+            "image": model.model.get_image_features(
+                processor(images=[image] * batch, return_tensors="pt")["pixel_values"],
+                memory_bank=inspector.memory_bank,
+                return_dict=True,
+            )
+        },
+    }
+
+    def generate_together(tokens: int):
+        model.generate(**together, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+
     result = inspector.inspect(image)
     question = "Where is the anomaly?"
 
@@ -85,13 +100,21 @@ def answering(inspector: AnomalyInspector, rounds: int) -> dict:
             "answer": lambda: inspector.inspect(image),
             "64 tokens": lambda: generate(length),
             "1 token": lambda: generate(1),
+            "64 tokens, together": lambda: generate_together(length),
+            "1 token, together": lambda: generate_together(1),
             "follow-up": follow_up,
             "second look": lambda: inspector.inspect(image, question=question),
         },
         rounds,
     )
     per_token = (np.median(times["64 tokens"]) - np.median(times["1 token"])) / (length - 1)
+    per_step = (np.median(times["64 tokens, together"]) - np.median(times["1 token, together"])) / (length - 1)
     return {
+        "batch_generation": {
+            "batch": batch,
+            "tokens_per_second": round(batch / per_step, 1),
+            "to_one": round(batch * per_token / per_step, 2),
+        },
         "prompt_tokens": ids.shape[1],
         "prefill": summary(times["prefill"]),
         "tokens_per_second": round(1 / per_token, 1),
@@ -167,7 +190,7 @@ def main() -> None:
     """Runs the measurements and prints them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_embedded", description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--files", type=int, default=200, help="JPEG files for the end-to-end part")
+    parser.add_argument("--files", type=int, default=1000, help="JPEG files for the end-to-end part")
     options = parser.parse_args()
     inspector = AnomalyInspector.from_pretrained()
     inspector.set_references(GOOD, category="capsules")
