@@ -18,9 +18,10 @@ class InspectionResult:
         image (`str`, *optional*):
             Path of the picture, as it was given; `None` for pictures from memory.
         verdict (`str`):
-            `"normal"` or `"anomalous"`; `"error"` where the picture could not be inspected.
+            `"normal"`, `"anomalous"` or `"uncertain"`; `"error"` where the picture could not be inspected.
         pred_score (`float`, *optional*):
-            Maximum of the map, in [0, 1].
+            Highest value of the map as a ratio to what good pictures reach (1.0 = their limit) where the evidence has
+            a `limit`; else the maximum of the map, in [0, 1].
         log_odds (`float`, *optional*):
             Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0 means anomalous. `None`
             without a language model.
@@ -31,7 +32,8 @@ class InspectionResult:
         anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
             float32 in [0, 1], in pixels of the original picture.
         evidence (`dict`):
-            On what the verdict stands: kind of map, number of references, peak, threshold, probability of yes.
+            On what the verdict stands: kind of map, number of references, peak (on the map's scale), threshold of
+            regions, limit, probability of yes, reasons in words.
         question, category, language (`str`):
             What was asked, about what, in which language.
         seconds (`float`):

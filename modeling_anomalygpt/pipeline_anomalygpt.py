@@ -110,7 +110,7 @@ class AnomalyDetectionPipeline(Pipeline):
         row = result.to_dict()
         if result.anomaly_map is None:
             raise ValueError(row["error"])
-        threshold = self.inspector.region_threshold
+        threshold = row["evidence"]["region_threshold"]  # of the kind of map that was asked for
         row["anomaly_map"] = Image.fromarray(np.round(result.anomaly_map * 255).astype(np.uint8))
         row["mask"] = Image.fromarray(np.where(result.anomaly_map >= threshold, 255, 0).astype(np.uint8))
         return row

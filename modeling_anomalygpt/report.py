@@ -52,7 +52,7 @@ class InspectionReport:
             Where to; must exist. Files: `overlays/<name>.png`, `maps/<name>.npy` (float16, in the original picture's
             pixels, with `save_maps`), `results.csv`, `report.html`.
         region_threshold (`float`):
-            Middle of the colour scale, the same for all pictures.
+            Middle of the colour scale, the same for all pictures, where the evidence of results names none.
         num_pictures (`int`):
             How many are expected; the more, the smaller they are shown.
         language (`str`, *optional*, defaults to `"en"`):
@@ -115,6 +115,7 @@ class InspectionReport:
         map_file = self.folder / "maps" / f"{name}.npy"
         entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "blended", "size"))
         entry |= {"lines": [], "pairs": []}
+        self.region_threshold = result.evidence.get("region_threshold", self.region_threshold)
         if result.error is None:
             picture = picture if picture is not None else _opened(result.image)
         anomaly_map = result.anomaly_map if result.anomaly_map is not None else _kept_map(map_file, result, picture)

@@ -67,9 +67,10 @@ def render_page(
     body = [
         _header(title, results, words),
         _tiles(results, rows, words),
-        f'<div class="columns"><div>{_histogram(results, region_threshold, words)}{_folders(results, words)}</div>',
-        _setup(setup, versions or {}, references, num_references, region_threshold, words),
-        "</div>",
+        f'<div class="columns"><div>{_histogram(results, region_threshold, words)}',
+        f"{_references(references, num_references, words)}</div>",
+        f"<div>{_setup(setup, versions or {}, region_threshold, any(map(_calibrated, results)), words)}",
+        f"{_folders(results, words)}</div></div>",
         f"<noscript><p class=note>{_text(words['no_script'])}</p></noscript>",
         '<div id="controls"></div><div id="results"></div><nav id="pages"></nav><dialog id="large"></dialog>',
         f"<footer>{_text(words['footer'])}</footer>",
@@ -145,7 +146,8 @@ def _row(
         "area": sum(region.area_pixels for region in result.regions),
         "regions": regions,
         "more": len(result.regions) - len(regions),
-        "evidence": _evidence(result.evidence, words),
+        "calibrated": _calibrated(result),
+        "evidence": _evidence(result, words),
         "differs": differs,
         "pairs": [{"region": number, "details": pair} for number, pair in enumerate(entry["pairs"], 1) if pair],
     } | {key: entry[key] for key in ("picture", "map", "blended", "file", "size")}
@@ -153,7 +155,12 @@ def _row(
 
 def _score_limit(result: InspectionResult, region_threshold: float) -> float:
     """Where a score begins to speak for an anomaly: 1.0 where it is a ratio to what good pictures reach."""
-    return 1.0 if "limit" in result.evidence else region_threshold
+    return 1.0 if _calibrated(result) else region_threshold
+
+
+def _calibrated(result: InspectionResult) -> bool:
+    """Whether the score is a ratio to what good pictures reach."""
+    return "limit" in result.evidence
 
 
 def _sizes(region: Region, language: str) -> dict[str, str]:
@@ -163,7 +170,8 @@ def _sizes(region: Region, language: str) -> dict[str, str]:
     return {"extent": f"{region.width_mm:.3g} × {region.height_mm:.3g} mm", "area": f"{region.area_mm2:.3g} mm²"}
 
 
-def _evidence(evidence: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
+def _evidence(result: InspectionResult, words: Mapping[str, str]) -> list[str]:
+    evidence = result.evidence
     sentences = [reason["text"].rstrip(".。") for reason in evidence.get("reasons", [])]
     kind, count = evidence.get("localization"), evidence.get("num_references", 0)
     if kind == "few_shot":
@@ -173,7 +181,8 @@ def _evidence(evidence: Mapping[str, Any], words: Mapping[str, str]) -> list[str
     elif kind == "text_guided":
         sentences.append(words["text_guided"])
     if peak := evidence.get("peak"):
-        sentences.append(words["peak_at"].format(score=_number(peak["score"]), x=peak["x"], y=peak["y"]))
+        score = result.pred_score if _calibrated(result) and result.pred_score is not None else peak["score"]
+        sentences.append(words["peak_at"].format(score=_number(score), x=peak["x"], y=peak["y"]))
     if evidence.get("resumed"):
         sentences.append(words["resumed"])
     return sentences
@@ -213,7 +222,7 @@ def _tiles(results: Sequence[InspectionResult], rows: Sequence[Mapping[str, Any]
 
 def _histogram(results: Sequence[InspectionResult], region_threshold: float, words: Mapping[str, str]) -> str:
     """Bars of the pictures' scores, one verdict upon the other, over the range of the colour scale."""
-    calibrated = any("limit" in result.evidence for result in results)
+    calibrated = any(map(_calibrated, results))
     mark_at = 1.0 if calibrated else region_threshold
     limit = 3.0 if calibrated else min(1.0, scale_maximum(region_threshold))
     bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "uncertain", "anomalous")}
@@ -286,12 +295,11 @@ def _folders(results: Sequence[InspectionResult], words: Mapping[str, str]) -> s
 def _setup(
     setup: Mapping[str, str],
     versions: Mapping[str, str],
-    references: Sequence[tuple[str, str]],
-    num_references: int,
     region_threshold: float,
+    calibrated: bool,
     words: Mapping[str, str],
 ) -> str:
-    """How it was inspected: settings, versions, colour scale and the good pictures."""
+    """How it was inspected: settings, versions and the colour scale."""
     facts = "".join(f"<dt>{_text(label)}<dd>{_text(value)}" for label, value in setup.items())
     used = " · ".join(_text(f"{name} {version}") for name, version in versions.items())
     facts += f"<dt>{_text(words['versions'])}<dd>{used}" if used else ""
@@ -303,8 +311,13 @@ def _setup(
     legend = (
         f'<div class=legend><div style="background-image:linear-gradient(90deg, {stops})"></div>'
         f"<p>{''.join(f'<span>{label}</span>' for label in scale_labels(region_threshold))}</p>"
-        f"<small>{_text(words['legend'])}</small></div>"
+        f"<small>{_text(words['legend'])}{' ' + _text(words['legend_limit']) if calibrated else ''}</small></div>"
     )
+    return f"<section class=panel><h2>{_text(words['setup'])}</h2><dl>{facts}</dl>{legend}</section>"
+
+
+def _references(references: Sequence[tuple[str, str]], num_references: int, words: Mapping[str, str]) -> str:
+    """The good pictures."""
     shown = "".join(
         f'<figure><img src="{_text(address)}" alt=""><figcaption>{_text(os.path.basename(path))}</figcaption></figure>'
         for path, address in references
@@ -313,10 +326,8 @@ def _setup(
     shown += f"<p>{_text(words['more'].format(n=more))}</p>" if more > 0 and references else ""
     shown = shown or f"<p>{_text(words['no_references'] if not num_references else str(num_references))}</p>"
     count = f" ({num_references})" if num_references else ""
-    return (
-        f"<section class=panel><h2>{_text(words['setup'])}</h2><dl>{facts}</dl>{legend}"
-        f"<h3>{_text(words['references'])}{count}</h3><div class=references>{shown}</div></section>"
-    )
+    title = f"<h2>{_text(words['references'])}{count}</h2>"
+    return f"<section class=panel>{title}<div class=references>{shown}</div></section>"
 
 
 def _text(text: str) -> str:

@@ -102,7 +102,7 @@ function card(row) {
   const hasMap = row.map || row.blended;
   const facts = make("div", {class: "facts"}, path(row, "h2"),
     make("div", {class: "measures"}, badge(row), ...(row.verdict === "error" ? [] : [
-      measure(words.score, fixed(row.score, 3)),
+      measure(row.calibrated ? words.ratio : words.score, fixed(row.score, 3)),
       row.odds == null ? null : measure(words.log_odds, (row.odds > 0 ? "+" : "") + fixed(row.odds, 2)),
       row.probability ? measure(words.probability, row.probability) : null].filter(Boolean))),
     row.error ? make("p", {class: "warning", text: row.error}) : null,
@@ -118,7 +118,8 @@ function card(row) {
       : make("p", {class: "evidence", text: row.picture ? words.no_map : ""}), facts);
 }
 function table(list) {
-  const heads = [["", ""], ["", ""], ["name", words.sort_name], ["worst", words.verdict], ["score", words.score],
+  const heads = [["", ""], ["", ""], ["name", words.sort_name], ["worst", words.verdict],
+    ["score", list.some((row) => row.calibrated) ? words.ratio : words.score],
     ["log_odds", words.log_odds], ["area", words.region_list], ["", words.answer]];
   const head = ([key, text]) => {
     if (!key) return make("th", {text});

@@ -20,7 +20,6 @@ body { margin: 0 auto; padding: 24px; max-width: 1360px; background: var(--paper
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 20px; margin-bottom: 18px; }
 h1 { font-size: 26px; margin: 0; }
 h2 { font-size: 16px; margin: 0 0 10px; }
-h3 { font-size: 14px; margin: 14px 0 6px; }
 header p { color: var(--soft); margin: 0; }
 .buttons { margin-left: auto; display: flex; gap: 8px; }
 button, select, input { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line);
@@ -59,7 +58,7 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; margin: 0 0 12px; }
 dt { color: var(--soft); }
 dd { margin: 0; }
-.legend { max-width: 340px; }
+.legend { max-width: 420px; }
 .legend div { height: 14px; border: 1px solid var(--line); border-radius: 4px; background-color: #fff; }
 .legend p { display: flex; justify-content: space-between; margin: 1px 0; font-size: 12px; }
 .references { display: flex; flex-wrap: wrap; gap: 8px; align-items: end; }
@@ -156,7 +155,6 @@ a { color: var(--accent); }
   .card .frame { max-height: 48mm; max-width: calc(48mm * var(--ratio)); }
   .histogram { max-height: 34mm; }
   .pairs img { width: 15mm; height: 15mm; }
-  h3 { font-size: 11px; }
   .references img { height: 14mm; }
   .list { border: 0; padding: 0; }
   .scroll { max-height: none; }

@@ -57,14 +57,15 @@ _ENGLISH = {
     "no_map": "No map was kept for this picture.",
     "verdict": "Verdict",
     "score": "Map score",
+    "ratio": "Score (limit 1)",
     "log_odds": "Log-odds",
     "probability": "P(anomalous)",
     "region_list": "Regions",
     "position": "Where",
     "size": "Size",
     "area": "Area",
-    "peak": "Peak",
-    "mean": "Mean",
+    "peak": "Map peak",
+    "mean": "Map mean",
     "pairs": "Regions beside the most similar good patch",
     "region_detail": "region {n}",
     "good_detail": "good",
@@ -86,6 +87,7 @@ _ENGLISH = {
     "no_script": "This page needs JavaScript to show the pictures; results.csv holds the numbers.",
     "footer": "Scores are from a model; they support an inspector's decision and do not replace it.",
     "legend": "Colours are on the same scale in every picture.",
+    "legend_limit": "The middle is the upper limit of good pictures.",
 }
 
 _CHINESE = {
@@ -143,14 +145,15 @@ _CHINESE = {
     "no_map": "此图片未保存热图。",
     "verdict": "结论",
     "score": "热图得分",
+    "ratio": "得分（界限 1）",
     "log_odds": "对数几率",
     "probability": "异常概率",
     "region_list": "区域",
     "position": "位置",
     "size": "尺寸",
     "area": "面积",
-    "peak": "峰值",
-    "mean": "均值",
+    "peak": "热图峰值",
+    "mean": "热图均值",
     "pairs": "区域与最相似的良品局部对照",
     "region_detail": "区域 {n}",
     "good_detail": "良品",
@@ -172,6 +175,7 @@ _CHINESE = {
     "no_script": "显示图片需要 JavaScript；数据见 results.csv。",
     "footer": "得分由模型给出，供检验人员参考，不能代替其判断。",
     "legend": "所有图片使用同一色标。",
+    "legend_limit": "中间值为良品的上限。",
 }
 
 REPORT_WORDS = {"en": _ENGLISH, "zh": _CHINESE}

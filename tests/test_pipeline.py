@@ -59,8 +59,19 @@ def test_it_says_what_the_inspector_says_and_is_ready_for_json(pipe, folder):
     assert json.loads(json.dumps(plain(found)))["verdict"] in ("normal", "anomalous", "uncertain")
     assert (found["anomaly_map"].mode, found["anomaly_map"].size) == ("L", (50, 30))
     assert np.abs(np.asarray(found["anomaly_map"]) / 255 - expected.anomaly_map).max() <= 0.5 / 255 + 1e-6
-    inside = expected.anomaly_map >= inspector.region_threshold
+    assert inspector.region_threshold == pytest.approx(expected.evidence["region_threshold"], abs=1e-6)
+    inside = expected.anomaly_map >= expected.evidence["region_threshold"]
     assert np.array_equal(np.asarray(found["mask"]) == 255, inside)
+
+
+def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe):
+    pipe.model.config.region_threshold = 0.9  # from words; references bring a limit of their own
+    found = pipe(QUERY, references=[GOOD], category="bolt", localization="text")
+    assert found["evidence"]["region_threshold"] == 0.9
+    values = np.asarray(found["anomaly_map"])
+    clear = np.abs(values / 255.0 - 0.9) > 0.01  # the grey picture is rounded
+    assert np.array_equal((np.asarray(found["mask"]) == 255)[clear], (values / 255.0 >= 0.9)[clear])
+    assert pipe(QUERY, localization="reference")["evidence"]["region_threshold"] != 0.9
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

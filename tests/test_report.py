@@ -216,6 +216,18 @@ def test_the_third_verdict_is_counted_and_a_ratio_is_judged_by_one(tmp_path):
     assert any("ratio to what good pictures reach" in text for text in page.text)
     assert [bool(row["differs"]) for row in page.data["rows"]] == [False, False, True]
     assert page.data["rows"][0]["evidence"] == ["The map is near its limit"]
+    assert any("The middle is the upper limit of good pictures." in text for text in page.text)
+
+
+@pytest.mark.parametrize(("limit", "shown"), [({"limit": 0.2}, "highest score 1.500"), ({}, "highest score 0.600")])
+def test_the_highest_score_is_on_the_scale_of_the_pictures_score(tmp_path, limit, shown):
+    report = InspectionReport(tmp_path, THRESHOLD, 1)
+    evidence = {"localization": "few_shot", "num_references": 2, "peak": {"x": 3, "y": 4, "score": 0.6}} | limit
+    found = result_of(picture_file(tmp_path, "a.png"), score=0.6, pred_score=1.5 if limit else 0.6, evidence=evidence)
+    report.add(found, "a")
+    row = Page(report.write().read_text(encoding="utf-8")).data["rows"][0]
+    assert row["evidence"] == ["compared with 2 good pictures", f"{shown} at x 3, y 4"]
+    assert row["calibrated"] == bool(limit)
 
 
 def test_a_region_is_shown_beside_the_good_patch_most_like_it(tmp_path):
