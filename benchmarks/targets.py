@@ -86,7 +86,7 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def table() -> str:
+def targets_table() -> str:
     """The targets with what was measured."""
     lines = ["| what | target | measured | holds |", "|---|---|---|---|"]
     for what, sign, limit, unit, file, read in TARGETS:
@@ -107,5 +107,31 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def soak_table() -> str:
+    """What the two soaks found."""
+    rows = []
+    if (path := RESULTS / "soak.json").exists():
+        row = json.loads(path.read_text())
+        first_megabytes, last_megabytes = row["resident_megabytes_first_and_last"]
+        rows += [
+            ("inspections in one process", f"{row['inspections']:,} in {row['minutes']:g} minutes"),
+            ("errors; marks found in another place", f"{row['errors']}; {row['marks_in_another_place']}"),
+            ("resident memory after a quarter, at the end", f"{first_megabytes} MB, {last_megabytes} MB"),
+            ("slope after a quarter", f"{row['slope_kilobytes_per_thousand']:g} KB in a thousand inspections"),
+        ]
+    if (path := RESULTS / "space_soak.json").exists():
+        row = json.loads(path.read_text())
+        rows += [
+            ("chats of the Space", f"{row['chats']} from {row['clients']} clients in {row['minutes']:g} minutes"),
+            ("errors; marks of another client", f"{len(row['errors'])}; {len(row['cross_talk'])}"),
+            ("seconds a chat, median and slowest", f"{row['median_seconds_per_chat']}, {row['slowest_seconds']}"),
+            ("resident memory, begin and end", f"{row['megabytes_at_start']} MB, {row['megabytes_at_end']} MB"),
+            ("slope over the second half", f"{row['megabytes_per_100_chats']} MB in a hundred chats"),
+        ]
+    return "\n".join(["| what | found |", "|---|---|", *(f"| {what} | {found} |" for what, found in rows)])
+
+
 if __name__ == "__main__":
-    print(table())
+    print(targets_table())
+    print()
+    print(soak_table())
