@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from benchmarks.quality import DECISIONS, table
 from benchmarks.speed import SPEED, markdown
+from benchmarks.targets import soak_table, targets_table
 from modeling_anomalygpt.model_card import with_results
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,6 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "docs" / "reliability.md",
     ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md",
 )
 
@@ -38,6 +40,8 @@ def sections() -> dict[str, str]:
         "decisions": table(rows, DECISIONS),
         "rendered": rendered_table(rendered),
         "followup": followup_table(followup),
+        "targets": targets_table(),
+        "soak": soak_table(),
         **speed,
     }
 
