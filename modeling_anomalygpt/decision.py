@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-# Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much a doubling of the ratio and
-# a unit of log-odds weigh, and how near to zero their sum decides nothing.
-_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 4.0, 0.5, 4.0
-_UNDECIDED = 0.35
+# Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio and
+# a unit of log-odds weigh, how near to its limit their sum decides nothing, and how much more one reference must show.
+_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.5, 4.0
+_UNDECIDED, _ONE_REFERENCE = 0.25, 0.5
 
 _WORDS = {
     "en": {
@@ -82,7 +82,7 @@ def evidence_of(ratio: float | None, log_odds: float | None) -> float:
 
     Example:
     ```python
-    >>> evidence_of(1.0, None), evidence_of(2.0, None) > 2.0, evidence_of(None, -3.0)
+    >>> evidence_of(1.0, None), evidence_of(2.0, None) > 1.0, evidence_of(None, -3.0)
     (0.0, True, -1.5)
 
     ```
@@ -90,6 +90,19 @@ def evidence_of(ratio: float | None, log_odds: float | None) -> float:
     by_map = 0.0 if ratio is None else _RATIO_WEIGHT * math.log(max(ratio, 1e-3))
     bounded = 0.0 if log_odds is None else max(-_MOST_LANGUAGE, min(_MOST_LANGUAGE, log_odds))
     return by_map + _LANGUAGE_WEIGHT * bounded
+
+
+def missing_knowledge(num_references: int) -> float:
+    """What is taken off the evidence for how little so few references tell about good parts.
+
+    Example:
+    ```python
+    >>> [missing_knowledge(number) for number in (1, 2, 4)]
+    [0.5, 0.25, 0.125]
+
+    ```
+    """
+    return _ONE_REFERENCE / max(1, num_references)
 
 
 def decide(evidence: float, limit: float = 0.0, doubts: Sequence[str] = ()) -> str:
@@ -210,6 +223,7 @@ __all__ = [
     "decide",
     "evidence_limit",
     "evidence_of",
+    "missing_knowledge",
     "normals_needed",
     "reason",
     "supported_false_alarm_rate",

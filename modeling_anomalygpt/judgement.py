@@ -15,6 +15,7 @@ from .decision import (
     Reason,
     decide,
     evidence_of,
+    missing_knowledge,
     normals_needed,
     reason,
     supported_false_alarm_rate,
@@ -119,6 +120,7 @@ class Judge:
         ratio = score if self.calibrated else None
         total = evidence_of(ratio, log_odds)
         if ratio is not None:
+            total -= missing_knowledge(self.bank.num_references)
             verdict = decide(total, self.calibration.get("evidence_limit", 0.0), doubts or ())
         else:  # nothing says what is normal here: the language model's word, or the checkpoint's threshold
             verdict = "anomalous" if (score >= self.threshold if log_odds is None else log_odds > 0) else "normal"

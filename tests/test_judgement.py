@@ -1,5 +1,7 @@
 """Verdict, score, regions and reasons of one picture from its map, its odds and the references' limit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,12 +43,19 @@ def test_regions_begin_at_the_limit():
 def test_below_the_limit_is_normal_far_above_anomalous_and_at_it_uncertain():
     assert judge().judge(peak_of(0.1)).verdict == "normal"
     assert judge().judge(peak_of(0.6)).verdict == "anomalous"
-    assert judge().judge(peak_of(0.2)).verdict == "uncertain"
+    assert judge().judge(peak_of(0.25)).verdict == "uncertain"
 
 
 def test_a_clear_language_model_decides_where_the_map_cannot():
     assert judge().judge(peak_of(0.2), log_odds=4.0).verdict == "anomalous"
     assert judge().judge(peak_of(0.2), log_odds=-4.0).verdict == "normal"
+
+
+def test_more_references_need_less_evidence():
+    found = [replace(judge(), bank=replace(judge().bank, num_references=number)) for number in (1, 2, 50)]
+    assert [one.judge(peak_of(0.235)).verdict for one in found] == ["uncertain", "uncertain", "anomalous"]
+    gained = np.diff([one.judge(peak_of(0.235)).evidence["evidence"] for one in found])
+    np.testing.assert_allclose(gained, [0.25, 0.24], atol=1e-3)
 
 
 def test_a_clear_map_is_not_outvoted():
