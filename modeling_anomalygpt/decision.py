@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-# Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio and
-# a unit of log-odds weigh, how near to its limit their sum decides nothing, and how much more one reference must show.
+# Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
+# and a unit of log-odds weigh, how near to its limit their sum decides nothing, how much more one reference must show.
 _RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.5, 4.0
 _UNDECIDED, _ONE_REFERENCE = 0.25, 0.5
 
