@@ -23,7 +23,6 @@ from modeling_anomalygpt.evaluation_rows import EvaluationRows, read_rows, summa
 ROWS = RESULTS / "evaluation_inspection.csv"
 MEMORY = RESULTS / "evaluation_memory.csv"
 DOCUMENT = ROOT / "docs" / "results.md"
-FEW = ("patchcore_few", "padim", "spade")
 QUALITY = {
     "image_auroc": "image AUROC", "image_average_precision": "image AP", "image_f1_max": "image F1-max",
     "pixel_auroc": "pixel AUROC", "pixel_average_precision": "pixel AP", "aupro_0.3": "AUPRO .3",
@@ -117,14 +116,20 @@ def measure(data: pathlib.Path, teacher: pathlib.Path | None, answers: bool) -> 
     """Runs the commands and writes the CSV."""
     drop_other_checkpoints()
     command = ["evaluate", "--dataset", "anomaly_folder", "--data-dir", str(data), "--output", str(ROWS)]
-    own = ["--k-shot", "1", "4", "--methods", "patchcore", *FEW, "pixel_difference"]
-    run(*command, "--k-shot", "0", "1", "4", *([] if answers else ["--no-answers"]))
-    run(*command, *own)
+    command += ["--k-shot", "1", "4"]
+    run(*command, "0", *([] if answers else ["--no-answers"]))
+    compare(command, [])
+    run(*command, "--methods", "pixel_difference")
     if teacher is not None:
         with tempfile.TemporaryDirectory() as place:
             folder = pathlib.Path(place) / "mobilenet_v2"
             save_teacher(teacher, folder)
-            run(*command, "--k-shot", "1", "4", "--methods", "patchcore", *FEW, "--backbone", str(folder))
+            compare(command, ["--backbone", str(folder)])
+
+
+def compare(command: Sequence[str], backbone: Sequence[str]) -> None:
+    """The methods on one vision model."""
+    run(*command, "--methods", "patchcore_few", "patchcore", "padim", "spade", *backbone)
 
 
 def drop_other_checkpoints() -> None:

@@ -20,6 +20,7 @@ from .image_processing_anomalygpt import AnomalyGPTImageProcessor
 from .memory_bank import PatchFeatures, unit_length, weights_fingerprint
 from .vision_features import read_vision_tower
 
+_USUAL_SIZE = 224
 _NEIGHBOURHOOD = 3  # PatchCore and its relatives average a patch with its neighbours
 
 
@@ -55,7 +56,7 @@ class Backbone:
     def load(
         cls,
         source: str | os.PathLike,
-        size: int,
+        size: int | None = None,
         out_indices: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> "Backbone":
@@ -65,8 +66,8 @@ class Backbone:
         Args:
             source (`str` or `os.PathLike`):
                 Folder or Hub id. Mean and deviation come from its `preprocessor_config.json`, where there is one.
-            size (`int`):
-                Side of the pictures in pixels, for models that take any; those with patches keep their own.
+            size (`int`, *optional*):
+                Side of the pictures in pixels; `None`: the model's own, 224 where it has none.
             out_indices (`list[int]`, *optional*):
                 `None`: of models whose grid shrinks the last hidden states of strides 8 and 16, of others those at a
                 half and at three quarters of the depth.
@@ -85,8 +86,9 @@ class Backbone:
             line = str(error).strip().splitlines()[0]
             raise ValueError(f"`--backbone` must be a vision model, got {os.fspath(source)!r}: {line}") from error
         tower = getattr(whole, "vision_model", whole).eval().to(device)
-        if getattr(tower.config, "patch_size", None) is not None and isinstance(tower.config.image_size, int):
-            size = tower.config.image_size
+        if size is None:
+            own = getattr(tower.config, "image_size", None)
+            size = own if isinstance(own, int) else _USUAL_SIZE
         options: dict[str, Any] = {"size": {"height": size, "width": size}}
         file = pathlib.Path(source) / "preprocessor_config.json"
         if file.is_file():

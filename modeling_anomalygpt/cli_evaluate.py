@@ -6,7 +6,7 @@ import pathlib
 import sys
 from typing import Any
 
-from .cli_model_options import count
+from .cli_model_options import count, tile_side
 from .cli_table import format_table
 
 EPILOG = """examples:
@@ -71,6 +71,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="vision model of transformers for patchcore to padim (default: the checkpoint's own)",
     )
     how.add_argument("--backbone-layers", nargs="+", type=int, metavar="N", help="its hidden states that are compared")
+    how.add_argument(
+        "--backbone-size", type=tile_side, metavar="PIXELS", help="side of its pictures (default: its own)"
+    )
     how.add_argument("--no-answers", action="store_true", help="generate no answers: faster, no accuracy by text")
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
@@ -206,7 +209,7 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
 
     model = inspector.model
     if args.backbone:
-        backbone = Backbone.load(args.backbone, protocol.canvas[0], args.backbone_layers, model.device)
+        backbone = Backbone.load(args.backbone, args.backbone_size, args.backbone_layers, model.device)
     else:
         layers = args.backbone_layers or model.config.out_indices
         backbone = Backbone("own", model.model.vision_tower, inspector.processor.image_processor, layers)

@@ -172,7 +172,7 @@ def test_a_backbone_is_loaded_with_its_own_mean_and_the_last_layers_of_strides_8
 
 def test_a_vision_transformer_keeps_its_size_and_gives_its_middle_layers(tmp_path, backbone):
     backbone.tower.save_pretrained(tmp_path)
-    loaded = Backbone.load(tmp_path, 64)
+    loaded = Backbone.load(tmp_path)
     assert (loaded.image_processor.size["height"], loaded.out_indices) == (28, [2, 3])
 
 
