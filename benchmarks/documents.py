@@ -1,9 +1,10 @@
-"""Writes measured numbers into the documents: README's table and the embedded checkpoint's model card.
+"""Writes measured numbers into the documents: the tables of both READMEs and the embedded checkpoint's model card.
 
     python -m benchmarks.documents [--check]
 
-Reads `quality_inspection.csv`, `rendered_quality.json` and `followup_quality.json` in `benchmarks/results`. With
---check, writes nothing; the exit code is 1 when a document does not say what the results say.
+Reads `quality_inspection.csv`, `rendered_quality.json` and `followup_quality.json` in `benchmarks/results`. What
+the commands of the Chinese README print is copied from README.md (blocks after `<!-- ... output -->`). With --check,
+writes nothing; the exit code is 1 when a document does not say what the results say.
 """
 
 import argparse
@@ -23,6 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (
     ROOT / "README.md",
+    ROOT / "README_zh.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "reliability.md",
     ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md",
@@ -92,6 +94,15 @@ def filled(text: str, parts: dict[str, str]) -> str:
     return text
 
 
+def with_outputs(text: str, source: str) -> str:
+    """The document with what its commands print, the block after each `<!-- ... output -->`, taken from another."""
+    pattern = r"(<!-- ([\w ]+ output) -->\n```text\n)(.*?)(```)"
+    printed = {found[2]: found[3] for found in re.finditer(pattern, source, flags=re.DOTALL)}
+    return re.sub(
+        pattern, lambda found: f"{found[1]}{printed.get(found[2], found[3])}{found[4]}", text, flags=re.DOTALL
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks.documents", description=__doc__, formatter_class=plain)
@@ -100,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts, differ = sections(), False
     for document in DOCUMENTS:
         before = document.read_text(encoding="utf-8")
-        after = filled(before, parts)
+        after = with_outputs(filled(before, parts), (ROOT / "README.md").read_text(encoding="utf-8"))
         if document.parent.name == "anomalygpt_tiny":  # the Hub reads the same rows in its front matter
             after = with_results(after, embedded_rows(), "AnomalyGPT tiny")
         differ |= before != after
