@@ -68,7 +68,7 @@ def render_page(
         _header(title, results, words),
         _tiles(results, rows, words),
         f'<div class="columns"><div>{_histogram(results, region_threshold, words)}',
-        f"{_references(references, num_references, words)}</div>",
+        f"{_references(references, num_references, results, words)}</div>",
         f"<div>{_setup(setup, versions or {}, region_threshold, any(map(_calibrated, results)), words)}",
         f"{_folders(results, words)}</div></div>",
         f"<noscript><p class=note>{_text(words['no_script'])}</p></noscript>",
@@ -172,7 +172,9 @@ def _sizes(region: Region, language: str) -> dict[str, str]:
 
 def _evidence(result: InspectionResult, words: Mapping[str, str]) -> list[str]:
     evidence = result.evidence
-    sentences = [reason["text"].rstrip(".。") for reason in evidence.get("reasons", [])]
+    sentences = [
+        reason["text"].rstrip(".。") for reason in evidence.get("reasons", []) if not _is_of_references(reason)
+    ]
     kind, count = evidence.get("localization"), evidence.get("num_references", 0)
     if kind == "few_shot":
         sentences.append(words["few_shot_one"] if count == 1 else words["few_shot"].format(n=count))
@@ -186,6 +188,11 @@ def _evidence(result: InspectionResult, words: Mapping[str, str]) -> list[str]:
     if evidence.get("resumed"):
         sentences.append(words["resumed"])
     return sentences
+
+
+def _is_of_references(reason: Mapping[str, str]) -> bool:
+    """Whether a reason is about the good pictures, the same for every picture: said once, beside them."""
+    return reason.get("kind") == "few_normals"
 
 
 def _header(title: str, results: Sequence[InspectionResult], words: Mapping[str, str]) -> str:
@@ -224,7 +231,9 @@ def _histogram(results: Sequence[InspectionResult], region_threshold: float, wor
     """Bars of the pictures' scores, one verdict upon the other, over the range of the colour scale."""
     calibrated = any(map(_calibrated, results))
     mark_at = 1.0 if calibrated else region_threshold
-    limit = 3.0 if calibrated else min(1.0, scale_maximum(region_threshold))
+    scores = [result.pred_score for result in results if result.verdict in KINDS and result.pred_score is not None]
+    ratios = 2.0 if max(scores, default=0.0) <= 2 else 3.0
+    limit = ratios if calibrated else min(1.0, scale_maximum(region_threshold))
     bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "uncertain", "anomalous")}
     for result in results:
         if result.verdict in bins and result.pred_score is not None and math.isfinite(result.pred_score):
@@ -311,13 +320,18 @@ def _setup(
     legend = (
         f'<div class=legend><div style="background-image:linear-gradient(90deg, {stops})"></div>'
         f"<p>{''.join(f'<span>{label}</span>' for label in scale_labels(region_threshold))}</p>"
-        f"<small>{_text(words['legend'])}{' ' + _text(words['legend_limit']) if calibrated else ''}</small></div>"
+        f"<small>{_text(words['legend_limit' if calibrated else 'legend'])}</small></div>"
     )
     return f"<section class=panel><h2>{_text(words['setup'])}</h2><dl>{facts}</dl>{legend}</section>"
 
 
-def _references(references: Sequence[tuple[str, str]], num_references: int, words: Mapping[str, str]) -> str:
-    """The good pictures."""
+def _references(
+    references: Sequence[tuple[str, str]],
+    num_references: int,
+    results: Sequence[InspectionResult],
+    words: Mapping[str, str],
+) -> str:
+    """The good pictures, and what so many of them can promise."""
     shown = "".join(
         f'<figure><img src="{_text(address)}" alt=""><figcaption>{_text(os.path.basename(path))}</figcaption></figure>'
         for path, address in references
@@ -327,7 +341,10 @@ def _references(references: Sequence[tuple[str, str]], num_references: int, word
     shown = shown or f"<p>{_text(words['no_references'] if not num_references else str(num_references))}</p>"
     count = f" ({num_references})" if num_references else ""
     title = f"<h2>{_text(words['references'])}{count}</h2>"
-    return f"<section class=panel>{title}<div class=references>{shown}</div></section>"
+    reasons = (reason for result in results for reason in result.evidence.get("reasons", []))
+    notes = dict.fromkeys(reason["text"] for reason in reasons if _is_of_references(reason))
+    said = "".join(f"<p class=help>{_text(note)}</p>" for note in notes)
+    return f"<section class=panel>{title}<div class=references>{shown}</div>{said}</section>"
 
 
 def _text(text: str) -> str:

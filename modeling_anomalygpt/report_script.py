@@ -93,7 +93,7 @@ function regionTable(row) {
 function caption(node, text) { return make("figure", {}, node, make("figcaption", {text})); }
 function pairs(row) {
   const detail = (address, text) => caption(make("img", {src: address, alt: text}), text);
-  return make("div", {}, make("p", {class: "evidence", text: words.pairs}),
+  return make("div", {class: "beside"}, make("p", {class: "evidence", text: words.pairs}),
     make("div", {class: "pairs"}, ...row.pairs.map(({region, details}) => make("div", {},
       detail(details[0], fill(words.region_detail, {n: region})), detail(details[1], words.good_detail)))));
 }
@@ -108,14 +108,14 @@ function card(row) {
     row.error ? make("p", {class: "warning", text: row.error}) : null,
     row.differs ? make("p", {class: "warning", text: row.differs}) : null,
     row.answer ? make("blockquote", {text: row.answer}) : null,
-    row.regions.length ? regionTable(row) : null,
-    row.pairs.length ? pairs(row) : null,
-    row.evidence.length
-      ? make("p", {class: "evidence", text: `${words.evidence}: ${row.evidence.join("; ")}`}) : null);
+    row.regions.length ? make("div", {class: "wide"}, regionTable(row)) : null,
+    row.evidence.length ? make("ul", {class: "evidence", "aria-label": words.evidence},
+      ...row.evidence.map((text) => make("li", {text}))) : null);
   return make("article", {class: `card ${row.verdict}`},
     row.picture ? caption(frame(row, false, 300), words.photograph) : make("figure"),
     hasMap ? caption(frame(row, true, 300), words.map)
-      : make("p", {class: "evidence", text: row.picture ? words.no_map : ""}), facts);
+      : make("p", {class: "evidence", text: row.picture ? words.no_map : ""}),
+    facts, row.pairs.length ? pairs(row) : null);
 }
 function table(list) {
   const heads = [["", ""], ["", ""], ["name", words.sort_name], ["worst", words.verdict],

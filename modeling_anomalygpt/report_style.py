@@ -43,7 +43,7 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
 .tile.uncertain strong { color: var(--warn); }
 .tile[aria-pressed=true] { box-shadow: 0 0 0 2px var(--accent); }
 .columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1.2fr); gap: 14px; align-items: start; }
-.columns > div { display: grid; gap: 14px; }
+.columns > div { display: grid; grid-template-columns: minmax(0, 1fr); gap: 14px; }
 .panel, .card, .list { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px;
   }
 .histogram { width: 100%; display: block; }
@@ -73,8 +73,8 @@ figure { margin: 0; }
 #controls select, #controls input { color: var(--ink); }
 #controls input[type=search] { flex: 1 1 180px; min-width: 120px; }
 #controls input[type=range] { width: 100px; padding: 0; }
-.card { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1.25fr); gap: 18px;
-  margin-bottom: 14px; border-left: 5px solid var(--line); }
+.card { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) minmax(0, 1.25fr);
+  grid-template-rows: auto 1fr; gap: 14px 18px; margin-bottom: 14px; border-left: 5px solid var(--line); }
 .card.anomalous { border-left-color: var(--bad); }
 .card.normal { border-left-color: var(--good); }
 .card.error, .card.uncertain { border-left-color: var(--warn); }
@@ -87,9 +87,11 @@ figcaption { color: var(--soft); font-size: 12px; text-align: center; margin-top
 .frame polygon.under { stroke: #111; stroke-width: 4; }
 .frame circle { fill: #111; stroke: #fff; vector-effect: non-scaling-stroke; }
 .frame text { fill: #fff; text-anchor: middle; dominant-baseline: central; font-weight: 600; }
+.card .facts { grid-area: 1 / 3 / span 2; }
+.card .beside { grid-area: 2 / 1 / auto / span 2; }
 .facts h2 { margin: 0 0 6px; font-size: 15px; }
-.badge { display: inline-block; font-weight: 650; border-radius: 6px; padding: 2px 10px; background:
-  var(--warn-soft); color: var(--warn); }
+.badge { display: inline-block; white-space: nowrap; font-weight: 650; border-radius: 6px; padding: 2px 10px;
+  background: var(--warn-soft); color: var(--warn); }
 .badge.anomalous { background: var(--bad-soft); color: var(--bad); }
 .badge.normal { background: var(--good-soft); color: var(--good); }
 .measures { display: flex; flex-wrap: wrap; gap: 6px 18px; align-items: center; margin-bottom: 8px; }
@@ -99,6 +101,7 @@ blockquote { margin: 0 0 8px; padding: 6px 12px; border-left: 3px solid var(--li
 .warning { color: var(--warn); background: var(--warn-soft); padding: 4px 10px; border-radius: 6px; margin: 0 0
   8px; }
 .evidence { color: var(--soft); font-size: 13px; margin: 6px 0 0; }
+ul.evidence { padding-left: 17px; }
 .pairs { display: flex; flex-wrap: wrap; gap: 6px 14px; margin: 4px 0 0; }
 .pairs > div { display: flex; gap: 3px; }
 .pairs img { width: 84px; height: 84px; border-radius: 4px; display: block; }
@@ -110,6 +113,7 @@ tbody tr:last-child td { border-bottom: 0; }
 .number, .whole, .folders td + td { white-space: nowrap; }
 th { vertical-align: bottom; }
 .scroll { max-height: 330px; overflow: auto; }
+.wide { overflow-x: auto; }
 .list { padding: 4px 14px; overflow-x: auto; }
 .list th button { border: 0; padding: 4px 0; background: none; font-weight: 600; }
 .list td { vertical-align: middle; padding: 6px 12px 6px 0; }
@@ -129,7 +133,7 @@ a { color: var(--accent); }
   body { padding: 14px; }
   .columns { grid-template-columns: minmax(0, 1fr); }
   .card { grid-template-columns: 1fr 1fr; gap: 12px; padding: 12px; }
-  .card .facts { grid-column: 1 / -1; }
+  .card .facts, .card .beside { grid-area: auto / 1 / auto / -1; }
   .buttons { margin-left: 0; }
   .tiles { grid-template-columns: repeat(2, 1fr); }
 }
@@ -156,8 +160,10 @@ a { color: var(--accent); }
   .histogram { max-height: 34mm; }
   .pairs img { width: 15mm; height: 15mm; }
   .references img { height: 14mm; }
+  figcaption, .references figcaption { font-size: 9px; }
   .list { border: 0; padding: 0; }
   .scroll { max-height: none; }
+  .wide { overflow: visible; }
   .list tr { break-inside: avoid; }
   small, .help, .key, .evidence { font-size: 10px; }
 }

@@ -119,7 +119,7 @@ def test_the_page_holds_all_rows_and_their_numbers(made):
     assert rows[0]["regions"][0]["place"] == "top right"
     assert rows[0]["regions"][0]["extent"] == "7.5 × 5 mm"
     assert rows[0]["regions"][0]["area"] == "37.5 mm²"
-    assert rows[0]["evidence"] == ["compared with 2 good pictures"]
+    assert rows[0]["evidence"] == ["Compared with 2 good pictures"]
     assert rows[2]["error"] == "cannot be read"
 
 
@@ -207,7 +207,8 @@ def test_a_verdict_that_the_map_does_not_bear_out_is_pointed_at(tmp_path):
 
 def test_the_third_verdict_is_counted_and_a_ratio_is_judged_by_one(tmp_path):
     report = InspectionReport(tmp_path, THRESHOLD, 3)
-    ratio = {"evidence": {"limit": 0.2, "reasons": [{"kind": "near", "text": "The map is near its limit."}]}}
+    reasons = [("close", "The map is near its limit."), ("few_normals", "Two good pictures promise little.")]
+    ratio = {"evidence": {"limit": 0.2, "reasons": [{"kind": kind, "text": text} for kind, text in reasons]}}
     for name, verdict, score in (("a", "uncertain", 1.02), ("b", "normal", 0.9), ("c", "normal", 1.4)):
         report.add(result_of(picture_file(tmp_path, f"{name}.png"), verdict=verdict, score=score, **ratio), name)
     page = Page(report.write().read_text(encoding="utf-8"))
@@ -216,17 +217,18 @@ def test_the_third_verdict_is_counted_and_a_ratio_is_judged_by_one(tmp_path):
     assert any("ratio to what good pictures reach" in text for text in page.text)
     assert [bool(row["differs"]) for row in page.data["rows"]] == [False, False, True]
     assert page.data["rows"][0]["evidence"] == ["The map is near its limit"]
-    assert any("The middle is the upper limit of good pictures." in text for text in page.text)
+    assert page.text.count("Two good pictures promise little.") == 1  # beside the good pictures, not with each
+    assert any("its middle is the upper limit of good pictures." in text for text in page.text)
 
 
-@pytest.mark.parametrize(("limit", "shown"), [({"limit": 0.2}, "highest score 1.500"), ({}, "highest score 0.600")])
+@pytest.mark.parametrize(("limit", "shown"), [({"limit": 0.2}, "Highest score: 1.500"), ({}, "Highest score: 0.600")])
 def test_the_highest_score_is_on_the_scale_of_the_pictures_score(tmp_path, limit, shown):
     report = InspectionReport(tmp_path, THRESHOLD, 1)
     evidence = {"localization": "few_shot", "num_references": 2, "peak": {"x": 3, "y": 4, "score": 0.6}} | limit
     found = result_of(picture_file(tmp_path, "a.png"), score=0.6, pred_score=1.5 if limit else 0.6, evidence=evidence)
     report.add(found, "a")
     row = Page(report.write().read_text(encoding="utf-8")).data["rows"][0]
-    assert row["evidence"] == ["compared with 2 good pictures", f"{shown} at x 3, y 4"]
+    assert row["evidence"] == ["Compared with 2 good pictures", f"{shown} at x 3, y 4"]
     assert row["calibrated"] == bool(limit)
 
 
