@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .adapters import adapter_base
-from .hub_errors import hub_failure
+from .hub_errors import HubError, hub_failure, needs_connection
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from .processing_anomalygpt import AnomalyGPTProcessor
 from .registration import register
@@ -70,11 +70,15 @@ def load_checkpoint(
     if quantization_config is not None:
         options |= {"quantization_config": quantization_config, "device_map": device}
     try:
+        if not pathlib.Path(source).exists():
+            needs_connection(str(source))
         base = adapter_base(source)
         loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(base or source, **options)
         if base is not None:
             loaded.load_adapter(str(source))
         processor = AnomalyGPTProcessor.from_pretrained(source)
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
     except (OSError, ValueError, SafetensorError, HFValidationError) as error:
         reason = None if pathlib.Path(source).exists() else hub_failure(error, str(source))
         if reason is not None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -54,6 +54,31 @@ def quiet_client() -> None:
     logging.set_verbosity_error()
 
 
+def needs_connection(repo_id: str) -> None:
+    r"""
+    Asks the Hub once where nothing of a model is in the cache: the client itself would try for half a minute.
+
+    Args:
+        repo_id (`str`):
+            Of a model or an adapter.
+
+    Raises:
+        HubError: If the Hub cannot be reached. What it answers, a refusal too, is left to whoever reads the files.
+    """
+    cached = (try_to_load_from_cache(repo_id, name) for name in ("config.json", "adapter_config.json"))
+    if constants.HF_HUB_OFFLINE or any(isinstance(path, str) for path in cached):
+        return
+    try:
+        HfApi(library_name="anomalygpt").model_info(repo_id, expand=["sha"], timeout=10)
+    except HfHubHTTPError:
+        return
+    except Exception as error:  # of the HTTP library that the client uses
+        reason = hub_failure(error, repo_id)
+        if reason is None:
+            raise
+        raise HubError(reason) from error
+
+
 def needs_token() -> None:
     """Refuses to go on where there is no token for the Hub.
 
@@ -91,4 +116,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-__all__ = ["HubError", "hub_failure", "needs_token", "quiet_client"]
+__all__ = ["HubError", "hub_failure", "needs_connection", "needs_token", "quiet_client"]

@@ -82,7 +82,7 @@ def test_relative_maps_are_exported_as_such(taught):
         ("onnx", False),
         pytest.param("onnx", True, marks=pytest.mark.slow),
         pytest.param("pt2", False, marks=pytest.mark.slow),
-        ("pt2", True),
+        pytest.param("pt2", True, marks=pytest.mark.slow),
     ],
     ids=["onnx, inside", "onnx, as input", "pt2, inside", "pt2, as input"],
 )

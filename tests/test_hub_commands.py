@@ -9,7 +9,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, O
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
 from modeling_anomalygpt.cli_push import merge
-from modeling_anomalygpt.hub_errors import hub_failure
+from modeling_anomalygpt.hub_errors import HubError, hub_failure, needs_connection
 from modeling_anomalygpt.publishing import model_repository
 from modeling_anomalygpt.registration import register_for_auto_class
 from modeling_anomalygpt.travelling_files import checkpoint_files, code_files
@@ -52,12 +52,15 @@ def check(token, command, words):
 assert main(["push", "somebody/hidden", "--model", model, "--private"]) == 0
 for case in CASES:
     check(*case)
-time.sleep = lambda seconds: None  # the client waits between its attempts
+waits = []
+time.sleep = waits.append  # the client waits between its attempts
 hub.broken = True
 check(WRITER, PUSH, ["has a problem of its own (503)"])
 hub.stop()
 check(WRITER, PUSH, ["No connection to the Hub at http://127.0.0.1"])
+waits.clear()
 check(WRITER, [*LOOK, "somebody/missing"], ["No connection to the Hub at http://127.0.0.1"])
+assert not waits, "a model that is not in the cache is asked for once"
 constants.HF_HUB_OFFLINE = True
 check(WRITER, PUSH, ["switched off by HF_HUB_OFFLINE"])
 """
@@ -105,6 +108,28 @@ def test_the_reason_is_found_behind_what_a_library_raised(error, message):
 
 def test_a_failure_that_has_nothing_to_do_with_the_hub_has_no_reason_there():
     assert hub_failure(ValueError("shapes"), "me/x") is None
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_without_a_network_the_hub_is_asked_once_for_what_no_cache_holds(cached, monkeypatch):
+    asked = []
+
+    def refuse(self, *_, **__):
+        asked.append(1)
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr("modeling_anomalygpt.hub_errors.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("modeling_anomalygpt.hub_errors.HfApi.model_info", refuse)
+    monkeypatch.setattr(
+        "modeling_anomalygpt.hub_errors.try_to_load_from_cache",
+        lambda _, name: "/cache/config.json" if cached and name == "config.json" else None,
+    )
+    if cached:
+        needs_connection("me/x")
+    else:
+        with pytest.raises(HubError, match="No connection to the Hub at "):
+            needs_connection("me/x")
+    assert len(asked) == (not cached)
 
 
 def test_without_a_token_nothing_is_tried(folder, capsys, monkeypatch):
