@@ -127,7 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 evidence = {
                     "map": [[ratio - 1 for ratio in row["ratios"]] for row in same],
                     "language": [row["log_odds"] for row in same],
-                    "decision": [list(map(evidence_of, row["ratios"], row["log_odds"])) for row in same],
+                    "decision": [
+                        [evidence_of(*pair, k_shot) for pair in zip(row["ratios"], row["log_odds"], strict=True)]
+                        for row in same
+                    ],
                 }
                 told = {
                     name: round(statistics.mean(map(balanced_accuracy, values, [row["anomalous"] for row in same])), 3)

@@ -42,10 +42,13 @@ class NormalScores:
             Of changed views of the references, against all references: how much a photograph of the same part varies.
         crossed (`tuple[float]`):
             Of each reference against the others: how much good parts differ. Empty with one reference.
+        normal_distance (`float`, defaults to 0.0):
+            Field of the configuration: how much good parts usually differ.
     """
 
     views: tuple[float, ...]
     crossed: tuple[float, ...]
+    normal_distance: float = 0.0
 
     @property
     def limit(self) -> float:
@@ -56,7 +59,7 @@ class NormalScores:
         """
         by_views = _geometric_mean(self.views)
         if not self.crossed:
-            return _ONE_REFERENCE * by_views
+            return max(_ONE_REFERENCE * by_views, self.normal_distance)
         factor = min(_MOST, 1 + _EACH_DOUBLING * math.log2(len(self.crossed)))
         return max(factor * _geometric_mean(self.crossed), _SEVERAL_REFERENCES * by_views)
 
@@ -93,7 +96,11 @@ def normal_views(pixel_values: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def normal_scores(
-    encode: Encoder, pixel_values: torch.Tensor, map_size: int, groups: Sequence[int] | None = None
+    encode: Encoder,
+    pixel_values: torch.Tensor,
+    map_size: int,
+    groups: Sequence[int] | None = None,
+    normal_distance: float = 0.0,
 ) -> NormalScores:
     r"""
     Compares good pictures with each other and with views of themselves.
@@ -107,11 +114,13 @@ def normal_scores(
             Side of the map in pixels.
         groups (`list[int]`, *optional*):
             Which reference each picture belongs to (turned copies and tiles share one); each its own by default.
+        normal_distance (`float`, defaults to 0.0):
+            Field of the configuration.
 
     Returns:
         [`NormalScores`]
     """
-    return scores_of(view_references(encode, pixel_values, groups), map_size)
+    return scores_of(view_references(encode, pixel_values, groups), map_size, normal_distance)
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def view_references(
     return ViewedReferences(pixel_values, views, _encode(encode, pixel_values), _encode(encode, views), numbers)
 
 
-def scores_of(references: ViewedReferences, map_size: int) -> NormalScores:
+def scores_of(references: ViewedReferences, map_size: int, normal_distance: float = 0.0) -> NormalScores:
     """Scores of views and of references against the others; see [`normal_scores`]."""
     good, groups = references.good, references.groups
     view_scores = _maxima(references.views, _rows(good, torch.ones(len(groups), dtype=torch.bool)), map_size)
@@ -160,7 +169,7 @@ def scores_of(references: ViewedReferences, map_size: int) -> NormalScores:
         for picture in _evenly(references.firsts, _MOST_CROSSED):
             others = _rows(good, groups != groups[picture])
             crossed += _maxima(_pick(good, slice(picture, picture + 1)), others, map_size)
-    return NormalScores(tuple(view_scores), tuple(crossed))
+    return NormalScores(tuple(view_scores), tuple(crossed), normal_distance)
 
 
 def _encode(encode: Encoder, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:

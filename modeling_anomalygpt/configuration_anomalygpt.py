@@ -77,6 +77,10 @@ class AnomalyGPTConfig(PreTrainedConfig):
         relative_maps (`bool`, defaults to `False`):
             Whether few-shot maps are given relative to what is normal on the part ([`relative_map`]), so that the
             language model sees the same evidence on every part. `False`: as they are (published).
+        normal_distance (`float`, defaults to 0.0):
+            Highest map value, in [0, 1], at which two good photographs of real parts usually differ for this vision
+            model. With one reference, which cannot show how much good parts differ, the limit is at least this. 0:
+            unknown.
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -125,6 +129,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     region_threshold: float = 0.5
     reference_pooling: int | list[int] | tuple[int, ...] = 1
     relative_maps: bool = False
+    normal_distance: float = 0.0
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
@@ -178,6 +183,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         for name in ("projection_dim", "map_size", *counts):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.normal_distance <= 1:
+            raise ValueError(f"`normal_distance` must be between 0 and 1, got {self.normal_distance}. 0 is unknown.")
         if self.num_virtual_tokens < 0:
             raise ValueError(f"`num_virtual_tokens` must not be negative, got {self.num_virtual_tokens}.")
         if self.reference_dims is not None and len(self.reference_dims) != len(self.out_indices):

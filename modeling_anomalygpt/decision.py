@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 # Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
-# and a unit of log-odds weigh, how near to its limit their sum decides nothing, how much more one reference must show.
-_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.5, 4.0
-_UNDECIDED, _ONE_REFERENCE = 0.25, 0.5
+# and a unit of log-odds weigh, how near to its limit their sum decides nothing, how much less one reference proves.
+_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.25, 4.0
+_UNDECIDED, _ONE_REFERENCE = 0.15, 0.5
 
 _WORDS = {
     "en": {
@@ -67,42 +67,36 @@ def reason(kind: str, language: str, **numbers: float) -> Reason:
     return Reason(kind, _WORDS[language][kind].format(**numbers))
 
 
-def evidence_of(ratio: float | None, log_odds: float | None) -> float:
+def evidence_of(ratio: float | None, log_odds: float | None, num_references: int = 1) -> float:
     r"""
     Both pieces of evidence as one number: above 0 speaks for an anomaly.
+
+    What one reference lets expect of a good part is a guess: the language model, which sees the shape of the map, has its
+    full say, and something is taken off the evidence. The more references, the better founded is the ratio.
 
     Args:
         ratio (`float`, *optional*):
             Highest score over its limit; `None` without a calibrated map.
         log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no); `None` without a language model.
+            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within 4, so that neither can
+            outvote a clear other.
+        num_references (`int`, defaults to 1):
+            On which the limit rests.
 
     Returns:
-        `float`: Their weighted sum, the log-odds held in bounds so that neither can outvote a clear other.
+        `float`: `2 log(ratio) + (log_odds / 4 - 1 / (2 num_references)) / num_references`.
 
     Example:
     ```python
-    >>> evidence_of(1.0, None), evidence_of(2.0, None) > 1.0, evidence_of(None, -3.0)
-    (0.0, True, -1.5)
+    >>> evidence_of(1.0, 2.0), evidence_of(1.0, 2.0, num_references=2), evidence_of(2.0, None) > 0.5
+    (0.0, 0.125, True)
 
     ```
     """
     by_map = 0.0 if ratio is None else _RATIO_WEIGHT * math.log(max(ratio, 1e-3))
     bounded = 0.0 if log_odds is None else max(-_MOST_LANGUAGE, min(_MOST_LANGUAGE, log_odds))
-    return by_map + _LANGUAGE_WEIGHT * bounded
-
-
-def missing_knowledge(num_references: int) -> float:
-    """What is taken off the evidence for how little so few references tell about good parts.
-
-    Example:
-    ```python
-    >>> [missing_knowledge(number) for number in (1, 2, 4)]
-    [0.5, 0.25, 0.125]
-
-    ```
-    """
-    return _ONE_REFERENCE / max(1, num_references)
+    references = max(1, num_references)
+    return by_map + (_LANGUAGE_WEIGHT * bounded - _ONE_REFERENCE / references) / references
 
 
 def decide(evidence: float, limit: float = 0.0, doubts: Sequence[str] = ()) -> str:
@@ -223,7 +217,6 @@ __all__ = [
     "decide",
     "evidence_limit",
     "evidence_of",
-    "missing_knowledge",
     "normals_needed",
     "reason",
     "supported_false_alarm_rate",

@@ -15,7 +15,6 @@ from .decision import (
     Reason,
     decide,
     evidence_of,
-    missing_knowledge,
     normals_needed,
     reason,
     supported_false_alarm_rate,
@@ -86,6 +85,13 @@ class Judge:
         """What [`AnomalyInspector.calibrate`] has learned; empty before."""
         return json.loads(self.bank.notes.get("calibration", "{}")) if self.calibrated else {}
 
+    @property
+    def num_known_good(self) -> int:
+        """Good parts that were compared with each other; copies and tiles of one count once."""
+        if not self.calibrated:
+            return 1
+        return max(1, len(json.loads(self.bank.notes.get("normal_scores", '{"crossed": []}'))["crossed"]))
+
     def score(self, anomaly_map: np.ndarray) -> float:
         """Highest value of the map; as a ratio to the limit (1.0 = limit) where it is calibrated."""
         peak = float(anomaly_map.max())
@@ -118,9 +124,8 @@ class Judge:
         """
         score = self.score(anomaly_map)
         ratio = score if self.calibrated else None
-        total = evidence_of(ratio, log_odds)
+        total = evidence_of(ratio, log_odds, self.num_known_good)
         if ratio is not None:
-            total -= missing_knowledge(self.bank.num_references)
             verdict = decide(total, self.calibration.get("evidence_limit", 0.0), doubts or ())
         else:  # nothing says what is normal here: the language model's word, or the checkpoint's threshold
             verdict = "anomalous" if (score >= self.threshold if log_odds is None else log_odds > 0) else "normal"
@@ -145,8 +150,7 @@ class Judge:
         if learned:
             names = ("num_normals", "supported_false_alarm_rate", "confidence", "evidence_limit")
             return {name: learned[name] for name in names}
-        scores = json.loads(self.bank.notes.get("normal_scores", '{"crossed": []}'))
-        count = max(1, len(scores["crossed"]))
+        count = self.num_known_good
         rate = round(supported_false_alarm_rate(count), 4)
         return {"num_normals": count, "supported_false_alarm_rate": rate, "confidence": CONFIDENCE}
 

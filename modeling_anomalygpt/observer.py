@@ -99,9 +99,9 @@ class Observer:
             self._inputs([tile for _, tile in tiles[start : start + _TILES_AT_A_TIME]])["pixel_values"]
             for start in range(0, len(tiles), _TILES_AT_A_TIME)
         ]
-        model = self.model.model
+        model, config = self.model.model, self.model.config
         viewed = view_references(model.get_patch_features, torch.cat(pixels), [group for group, _ in tiles])
-        return scores_of(viewed, model.config.map_size), Comparability.of(viewed)
+        return scores_of(viewed, config.map_size, config.normal_distance), Comparability.of(viewed)
 
     @torch.inference_mode()
     def look(self, images: list[Image.Image], category: str, localization: str) -> Look:

@@ -49,7 +49,11 @@ def map_by_references(
         return anomaly_map
     if memory_bank is not None:
         return anomaly_map if memory_bank.limit is None else relative_map(anomaly_map, memory_bank.limit)
-    limits = [normal_scores(model.get_patch_features, own, map_size).limit for own in reference_pixel_values]
+    usual = model.config.normal_distance
+    limits = [
+        normal_scores(model.get_patch_features, own, map_size, normal_distance=usual).limit
+        for own in reference_pixel_values
+    ]
     return relative_map(anomaly_map, anomaly_map.new_tensor(limits))
 
 

@@ -1,6 +1,6 @@
 """Verdict, score, regions and reasons of one picture from its map, its odds and the references' limit."""
 
-from dataclasses import replace
+import json
 
 import numpy as np
 import pytest
@@ -51,11 +51,16 @@ def test_a_clear_language_model_decides_where_the_map_cannot():
     assert judge().judge(peak_of(0.2), log_odds=-4.0).verdict == "normal"
 
 
-def test_more_references_need_less_evidence():
-    found = [replace(judge(), bank=replace(judge().bank, num_references=number)) for number in (1, 2, 50)]
-    assert [one.judge(peak_of(0.235)).verdict for one in found] == ["uncertain", "uncertain", "anomalous"]
-    gained = np.diff([one.judge(peak_of(0.235)).evidence["evidence"] for one in found])
-    np.testing.assert_allclose(gained, [0.25, 0.24], atol=1e-3)
+def test_more_references_need_less_evidence_and_hear_the_language_model_less():
+    found = [judge(normal_scores=json.dumps({"crossed": [0.1] * number})) for number in (0, 2, 50)]
+    assert [one.judge(peak_of(0.225)).verdict for one in found] == ["normal", "uncertain", "anomalous"]
+    gained = np.diff([one.judge(peak_of(0.225)).evidence["evidence"] for one in found])
+    np.testing.assert_allclose(gained, [0.375, 0.1248], atol=1e-3)
+    heard = [
+        one.judge(peak_of(0.2), 4.0).evidence["evidence"] - one.judge(peak_of(0.2), 0.0).evidence["evidence"]
+        for one in found
+    ]
+    np.testing.assert_allclose(heard, [1.0, 0.5, 0.02], atol=1e-6)
 
 
 def test_a_clear_map_is_not_outvoted():
