@@ -71,8 +71,8 @@ def evidence_of(ratio: float | None, log_odds: float | None, num_references: int
     r"""
     Both pieces of evidence as one number: above 0 speaks for an anomaly.
 
-    What one reference lets expect of a good part is a guess: the language model, which sees the shape of the map, has its
-    full say, and something is taken off the evidence. The more references, the better founded is the ratio.
+    What one reference lets expect of a good part is a guess: the language model, which sees the shape of the map, has
+    its full say, and something is taken off the evidence. The more references, the better founded is the ratio.
 
     Args:
         ratio (`float`, *optional*):
