@@ -67,10 +67,9 @@ def render_page(
     body = [
         _header(title, results, words),
         _tiles(results, rows, words),
-        f'<div class="columns"><div>{_histogram(results, region_threshold, words)}',
-        f"{_references(references, num_references, results, words)}</div>",
-        f"<div>{_setup(setup, versions or {}, region_threshold, any(map(_calibrated, results)), words)}",
-        f"{_folders(results, words)}</div></div>",
+        f'<div class="columns">{_histogram(results, region_threshold, words)}',
+        _setup(setup, versions or {}, region_threshold, any(map(_calibrated, results)), words),
+        f"{_references(references, num_references, results, words)}{_folders(results, words)}</div>",
         f"<noscript><p class=note>{_text(words['no_script'])}</p></noscript>",
         '<div id="controls"></div><div id="results"></div><nav id="pages"></nav><dialog id="large"></dialog>',
         f"<footer>{_text(words['footer'])}</footer>",

@@ -42,8 +42,8 @@ button:focus-visible, a:focus-visible, select:focus-visible, input:focus-visible
 .tile.differs, .tile.error, .tile.uncertain { border-left-color: var(--warn); }
 .tile.uncertain strong { color: var(--warn); }
 .tile[aria-pressed=true] { box-shadow: 0 0 0 2px var(--accent); }
-.columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1.2fr); gap: 14px; align-items: start; }
-.columns > div { display: grid; grid-template-columns: minmax(0, 1fr); gap: 14px; }
+.columns { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1.2fr); gap: 14px; }
+.columns > :last-child:nth-child(odd) { grid-column: 1 / -1; }
 .panel, .card, .list { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px;
   }
 .histogram { width: 100%; display: block; }
@@ -154,8 +154,7 @@ a { color: var(--accent); }
   table { font-size: 9.5px; }
   th, td { padding-right: 6px; }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(28mm, 1fr)); gap: 6px; }
-  .columns, .columns > div { gap: 8px; }
-  .columns { margin-bottom: 8px; }
+  .columns { gap: 8px; margin-bottom: 8px; }
   .card .frame { max-height: 48mm; max-width: calc(48mm * var(--ratio)); }
   .histogram { max-height: 34mm; }
   .pairs img { width: 15mm; height: 15mm; }

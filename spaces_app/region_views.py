@@ -83,7 +83,7 @@ def region_crop(session: Session, region: Region) -> Image.Image:
 
 
 def nearest_good_crop(session: Session, region: Region) -> Image.Image | None:
-    """The most similar place of the good pictures, where the result names one."""
+    """The most similar place of the good pictures at the scale of the region's crop, where the result names one."""
     nearest = getattr(region, "nearest_good", None)
     if not nearest or not 0 <= nearest["reference"] < len(session.references):
         return None
@@ -93,10 +93,13 @@ def nearest_good_crop(session: Session, region: Region) -> Image.Image | None:
         picture = open_picture(session.references[nearest["reference"]])
     except RefusedError:
         return None
-    sides = (picture.width, picture.height) * 2
-    box = tuple(round(part * side) for part, side in zip(nearest["box"], sides, strict=True))
-    inside = 0 <= box[0] < box[2] <= picture.width and 0 <= box[1] < box[3] <= picture.height
-    return _crop(picture, box, ()) if inside else None
+    x0, y0, x1, y1 = nearest["box"]
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        return None
+    scale = max(picture.size) / max(session.picture.size)
+    x, y = (x0 + x1) / 2 * picture.width, (y0 + y1) / 2 * picture.height
+    width, height = region.width * scale / 2, region.height * scale / 2
+    return _crop(picture, (round(x - width), round(y - height), round(x + width), round(y + height)), ())
 
 
 def _reduced(picture: Image.Image) -> tuple[Image.Image, float]:

@@ -3,6 +3,7 @@
 import html
 import pathlib
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.regions import find_regions
 from spaces_app.cards import error_card, evidence_table, regions_table, verdict_card
 from spaces_app.measure import add_point, draw_points, millimetres_per_pixel, reduced
-from spaces_app.region_views import annotations, colours, comparison, region_crop
+from spaces_app.region_views import annotations, colours, comparison, nearest_good_crop, region_crop
 from spaces_app.words import words_of
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -139,6 +140,23 @@ def test_a_regions_crop_holds_its_place(session):
     crop = np.asarray(region_crop(session, session.result.regions[0]))
     assert crop.shape == (420, 420, 3)
     assert (crop[..., 0] > 200).any()
+
+
+def test_the_most_similar_good_place_is_shown_at_the_regions_scale(session, tmp_path):
+    """The good picture is twice as large; a square of it with the region's size there fills half of the crop."""
+    session.picture, session.result = Image.new("RGB", (300, 300), (0, 0, 0)), result_with()
+    region = replace(session.result.regions[0], box=(100, 100, 150, 150))
+    good = Image.new("RGB", (600, 600), (0, 0, 0))
+    good.paste((250, 10, 10), (300, 200, 400, 300))
+    good.save(tmp_path / "good.png")
+    session.references = [str(tmp_path / "good.png")]
+    nearest = {"reference": 0, "box": [0.55, 0.4, 0.62, 0.43]}  # a patch; its middle is 351, 249
+    crop = np.asarray(nearest_good_crop(session, replace(region, nearest_good=nearest)))
+    red = (crop[..., 0] > 125).sum(axis=0).max()
+    assert crop.shape == (420, 420, 3)
+    assert abs(red - 210) <= 4
+    assert nearest_good_crop(session, replace(region, nearest_good=nearest | {"reference": 1})) is None
+    assert nearest_good_crop(session, replace(region, nearest_good=nearest | {"box": [0.9, 0.4, 1.2, 0.5]})) is None
 
 
 # Scale
