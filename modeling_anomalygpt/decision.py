@@ -7,6 +7,7 @@ normal on this part. Knows scores, log-odds and counts; does not know how they w
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CONFIDENCE = 0.95
 # Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
@@ -18,8 +19,8 @@ _WORDS = {
     "en": {
         "map_above": "The map reaches {ratio:.2f} times what good pictures reach.",
         "map_below": "The map stays at {ratio:.2f} times what good pictures reach.",
-        "language_yes": "The language model sees an anomaly (probability {probability:.0%}).",
-        "language_no": "The language model sees no anomaly (probability of one: {probability:.0%}).",
+        "language_yes": "The language model sees an anomaly (probability {probability}).",
+        "language_no": "The language model sees no anomaly (probability of one: {probability}).",
         "close": "The evidence is too close to the limit to decide.",
         "unlike": "The picture is unlike all references: another part, camera or distance?",
         "exposure": "The picture is much darker or brighter than the references.",
@@ -32,8 +33,8 @@ _WORDS = {
     "zh": {
         "map_above": "异常图最高值为良品上限的 {ratio:.2f} 倍。",
         "map_below": "异常图最高值仅为良品上限的 {ratio:.2f} 倍。",
-        "language_yes": "语言模型认为存在异常（概率 {probability:.0%}）。",
-        "language_no": "语言模型认为没有异常（异常概率 {probability:.0%}）。",
+        "language_yes": "语言模型认为存在异常（概率 {probability}）。",
+        "language_no": "语言模型认为没有异常（异常概率 {probability}）。",
         "close": "证据过于接近界限，无法判定。",
         "unlike": "图片与所有参考图片都不相似：是否换了零件、相机或距离？",
         "exposure": "图片比参考图片明显更暗或更亮。",
@@ -62,8 +63,11 @@ class Reason:
     text: str
 
 
-def reason(kind: str, language: str, **numbers: float) -> Reason:
+def reason(kind: str, language: str, **numbers: Any) -> Reason:
     """A reason in words, English (`"en"`) or Chinese (`"zh"`)."""
+    if "probability" in numbers:  # rounded, it never claims certainty
+        share = numbers["probability"]
+        numbers["probability"] = "> 99%" if share > 0.99 else "< 1%" if share < 0.01 else f"{share:.0%}"
     return Reason(kind, _WORDS[language][kind].format(**numbers))
 
 
