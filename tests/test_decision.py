@@ -88,3 +88,9 @@ def test_doubts_make_every_verdict_uncertain():
 def test_every_reason_has_words_in_both_languages(kind):
     assert reason(kind, "en").text.isascii()
     assert not reason(kind, "zh").text.isascii()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.9996, "> 99%"), (0.874, "87%"), (0.0004, "< 1%")])
+def test_a_probability_in_words_never_claims_certainty(share, said):
+    for language in ("en", "zh"):
+        assert said in reason("language_yes", language, probability=share).text
