@@ -40,7 +40,9 @@ class PixelMetrics:
     def __init__(self, limits: Sequence[float] = (0.3, 0.05)):
         for limit in limits:
             if not 0 < limit <= 1:
-                raise ValueError(f"`limits` must be false-positive rates in (0, 1], got {limit}. The usual one is 0.3.")
+                raise ValueError(
+                    f"`limits` must be false-positive rates in (0, 1], got {limit}. The usual one is 0.3."
+                )
         self.limits = tuple(limits)
         self.num_maps = 0
         self._sketch = ScoreSketch()
@@ -112,7 +114,9 @@ class PixelMetrics:
             )
         scores = anomaly_map.astype(np.float32, copy=False)
         if not np.isfinite(scores).all():
-            raise ValueError("`maps` must hold finite scores, got NaN or infinity. The model or its dtype is at fault.")
+            raise ValueError(
+                "`maps` must hold finite scores, got NaN or infinity. The model or its dtype is at fault."
+            )
         inside = mask != 0
         if not inside.any():
             self._sketch.add(scores.flatten(), np.zeros(0, np.float32), np.zeros(0))

@@ -38,7 +38,9 @@ class ScoreTable:
     weights: np.ndarray
 
     @classmethod
-    def of(cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray | None = None) -> "ScoreTable":
+    def of(
+        cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray | None = None
+    ) -> "ScoreTable":
         """Exact table of samples.
 
         Args:
