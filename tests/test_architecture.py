@@ -29,6 +29,7 @@ FLOOR = {
     "memory_bank": 0,
     "bank_notes": 1,
     "metrics": 0,
+    "word_metrics": 1,
     "pixel_metrics": 0,
     "score_curves": 0,
     "score_table": 0,
