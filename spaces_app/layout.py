@@ -324,6 +324,7 @@ def _batch(page: Page) -> None:
                 interactive=False,
                 visible=False,
                 height=420,
+                buttons=["download", "fullscreen"],
                 elem_id="batch-picture",
             )
 
