@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from benchmarks import results
 from benchmarks.quality import DECISIONS, table
 from benchmarks.speed import SPEED, markdown
 from benchmarks.targets import soak_table, targets_table
@@ -27,6 +28,7 @@ DOCUMENTS = (
     ROOT / "README_zh.md",
     ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "reliability.md",
+    ROOT / "docs" / "results.md",
     ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md",
 )
 
@@ -44,6 +46,7 @@ def sections() -> dict[str, str]:
         "followup": followup_table(followup),
         "targets": targets_table(),
         "soak": soak_table(),
+        **results.sections(),
         **speed,
     }
 

@@ -82,13 +82,14 @@ def set_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def provenance(rows: Sequence[Mapping[str, str]]) -> str:
     """Which weights, versions and commits made the rows."""
-    told = {}
+    told: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
     for row in rows:
-        told.setdefault((row["checkpoint"], row["checkpoint_hash"], row["commit"], row["versions"]), []).append(row)
-    return "\n".join(
-        f"- {len(own)} rows: {checkpoint or 'no model'} ({weights}), commit {commit or 'unknown'}, {versions}"
-        for (checkpoint, weights, commit, versions), own in sorted(told.items())
-    )
+        told.setdefault((row["checkpoint"], row["checkpoint_hash"], row["versions"]), []).append(row)
+    lines = []
+    for (checkpoint, weights, versions), own in sorted(told.items()):
+        commits = ", ".join(sorted({row["commit"] for row in own} - {""})) or "unknown"
+        lines.append(f"- {len(own)} rows: {checkpoint or 'no model'} ({weights}), commit {commits}; {versions}")
+    return "\n".join(lines)
 
 
 def memory_line() -> str:
