@@ -35,12 +35,18 @@ MAX_LISTED_REGIONS = 12
 
 MAX_SHOWN_REFERENCES = 12
 
-# Regions of a picture shown beside the good patch most like them, and the side of such a detail in pixels.
-_MAX_PAIRS, _PAIR_SIDE = 3, 96
+# Side in pixels of a region's detail beside the good patch most like it.
+_PAIR_SIDE = 96
 
-# Longest sides of photographs and maps inside the report, by the number of pictures: with thousands of them, one takes
-# 10 to 25 KB, which keeps the report quick to open.
-_SIDES = ((60, 800, 192), (300, 560, 160), (1000, 400, 128), (2500, 280, 96), (sys.maxsize, 200, 80))
+# Longest sides of photographs and maps inside the report, and regions shown in detail, by the number of pictures: with
+# thousands of them, one takes 10 to 25 KB, which keeps the report quick to open.
+_SIZES = (
+    (60, 800, 192, 3),
+    (300, 560, 160, 3),
+    (1000, 400, 128, 2),
+    (2500, 280, 96, 1),
+    (sys.maxsize, 200, 80, 1),
+)
 
 
 class InspectionReport:
@@ -94,7 +100,8 @@ class InspectionReport:
         self.versions = dict(versions or {})
         self.references = list(references)
         self.save_maps = save_maps
-        self.side, self.map_side = next(sides for limit, *sides in _SIDES if num_pictures <= limit)
+        sizes = next(sizes for limit, *sizes in _SIZES if num_pictures <= limit)
+        self.side, self.map_side, self.max_pairs = sizes
         self.results: list[InspectionResult] = []
         self._entries: list[dict[str, Any]] = []
         self._good: dict[int, Image.Image | None] = {}
@@ -122,7 +129,7 @@ class InspectionReport:
         if picture is not None:
             entry |= {"size": list(picture.size), "picture": _jpeg(picture, self.side)}
             entry["lines"] = [_line(region, max(picture.size)) for region in result.regions[:MAX_LISTED_REGIONS]]
-            entry["pairs"] = [self._pair(picture, region) for region in result.regions[:_MAX_PAIRS]]
+            entry["pairs"] = [self._pair(picture, region) for region in result.regions[: self.max_pairs]]
             if anomaly_map is not None:
                 overlay = draw_overlay(picture, anomaly_map, result.regions, self.region_threshold)
                 _write(overlay_file, _encoded(overlay, "PNG", compress_level=4))
