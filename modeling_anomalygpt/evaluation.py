@@ -26,6 +26,7 @@ from .metrics import ImageMetrics, PixelMetrics, balanced_accuracy
 from .read_ahead import read_ahead
 from .source_rows import ANOMALOUS, NORMAL, SourceRows
 from .training_sources import labelled_example
+from .word_metrics import WordMetrics
 
 ALL = "all"
 """Instead of a number of references: every good picture there is."""
@@ -278,7 +279,7 @@ class _Collected:
     """What a process has found; joined exactly with that of others."""
 
     def __init__(self) -> None:
-        self.images, self.pixels = ImageMetrics(), PixelMetrics()
+        self.images, self.pixels, self.words = ImageMetrics(), PixelMetrics(), WordMetrics()
         self.labels: list[int] = []
         self.ratios: list[float | None] = []
         self.evidences: list[float | None] = []
@@ -298,6 +299,8 @@ class _Collected:
         if mask is not None:
             self.pixels.update(mask, detection.anomaly_map)
             self.anomalous_pixels |= bool(mask.any())
+            if detection.answer is not None:
+                self.words.update([mask], [detection.answer])
         self.labels.append(label)
         self.ratios.append(detection.ratio)
         self.evidences.append(detection.evidence)
@@ -305,6 +308,7 @@ class _Collected:
     def merge(self, other: "_Collected") -> None:
         self.images.merge(other.images)
         self.pixels.merge(other.pixels)
+        self.words.merge(other.words)
         self.labels += other.labels
         self.ratios += other.ratios
         self.evidences += other.evidences
@@ -314,6 +318,8 @@ class _Collected:
         found = self.images.compute()
         if self.anomalous_pixels:
             found |= self.pixels.compute()
+        if self.words:
+            found |= self.words.compute()
         for name, values, limit in (("map", self.ratios, 1.0), ("both", self.evidences, 0.0)):
             if values[0] is not None:
                 alarms = [int(value >= limit) for value in values]

@@ -24,7 +24,7 @@ METRICS = (
     "pixel_f1_max", "aupro_0.3", "aupro_0.05", "accuracy_paper", "accuracy_log_odds", "accuracy_verdict",
     "balanced_accuracy", "balanced_accuracy_decided", "balanced_accuracy_log_odds", "balanced_accuracy_map",
     "balanced_accuracy_both", "oracle_balanced_accuracy", "oracle_accuracy", "false_alarm_rate", "miss_rate",
-    "uncertain_rate",
+    "uncertain_rate", "positions_exact", "positions_overlap", "count_exact",
 )  # fmt: skip
 """Columns of metrics, each in [0, 1]; empty where a method, a protocol or missing masks allow none."""
 

@@ -32,6 +32,10 @@ class WordMetrics:
     def __init__(self) -> None:
         self._rows: list[tuple[bool, float, bool]] = []
 
+    def __len__(self) -> int:
+        """Pictures that count."""
+        return len(self._rows)
+
     def update(self, masks: Sequence[np.ndarray], answers: Sequence[str]) -> None:
         """Adds pictures.
 

@@ -12,6 +12,7 @@ from modeling_anomalygpt.detectors import Detection
 from modeling_anomalygpt.evaluation import EvaluationError, EvaluationPlan, evaluate
 from modeling_anomalygpt.evaluation_protocols import Protocol
 from modeling_anomalygpt.evaluation_rows import EvaluationRows
+from modeling_anomalygpt.word_metrics import WordMetrics
 
 SIDE = 24
 
@@ -61,8 +62,8 @@ class Brightness:
             found = np.asarray(picture).mean(2) - self.level
             peak = float(np.sort(found, axis=None)[-9:].mean())
             verdict = "anomalous" if peak > 32 else "uncertain" if peak > 30 else "normal"
-            yield Detection(peak, found.astype(np.float32), verdict, peak - 31, "Yes." if peak > 31 else "No.",
-                            peak / 31, peak - 31)  # fmt: skip
+            answer = "Yes, at the top left." if peak > 31 else "No."
+            yield Detection(peak, found.astype(np.float32), verdict, peak - 31, answer, peak / 31, peak - 31)
 
 
 def plan(k_shots=(1,), seeds=(0,), protocol="ours", **options):
@@ -96,6 +97,9 @@ def test_every_metric_of_a_row_is_that_of_scikit_learn(tmp_path):
         assert float(row["balanced_accuracy_map"]) == pytest.approx(balanced, abs=1e-5)
         assert float(row["balanced_accuracy_both"]) == pytest.approx(balanced, abs=1e-5)
         assert (row["num_pictures"], row["num_anomalous"], row["num_masks"]) == ("10", "5", "10")
+        words = WordMetrics()
+        words.update([np.asarray(one["mask"]) for one in own], [one.answer for one in found])
+        assert {name: float(row[name]) for name in words.compute()} == pytest.approx(words.compute(), abs=1e-5)
 
 
 def test_rows_that_are_there_are_not_measured_again(tmp_path):
