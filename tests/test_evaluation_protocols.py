@@ -69,7 +69,8 @@ def test_our_protocol_leaves_pictures_and_masks_alone():
 
 def test_published_masks_keep_cells_of_which_more_than_a_tenth_is_defect():
     # Antialiasing is a triangle of four pixels to each side: the cell itself gets .75 of its weight along each axis
-    # from the square, its neighbours .125 / 1 inside and .125 / .875 at the border: .75 * .143 = .107, .75 * .125 = .094.
+    # from the square, its neighbours .125 / 1 inside and .125 / .875 at the border:
+    # .75 * .143 = .107, .75 * .125 = .094.
     mask = np.zeros((16, 16), bool)
     mask[4:8, 4:8] = True
     small = Protocol("paper", "mvtec_ad", (4, 4)).mask(mask)
