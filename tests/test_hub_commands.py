@@ -247,6 +247,7 @@ def test_list_sends_nothing(folder, capsys):
     assert "pipeline_anomalygpt.py" in printed
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_model_of_this_machine_goes_as_a_whole_model_with_its_card(folder, tmp_path, capsys):
     peft = pytest.importorskip("peft")
     from modeling_anomalygpt.model_card import ModelFacts, model_card
