@@ -14,8 +14,8 @@ from .calibration import ViewedReferences
 from .memory_bank import PatchFeatures, unit_length
 
 # A picture is unlike when it is this much farther than references and their views are from each other, and at least
-# this far; other parts were never nearer than .072, other good pictures of the same part never farther than .051
-# (benchmarks/README.md, Decisions).
+# this far: other good pictures of the same part were never farther than .051, other kinds of photographed parts hardly
+# ever nearer than .07; drawn parts come as near as .02 (python -m benchmarks.normal_limits), so not all are caught.
 _FARTHER, _FAR = 1.3, 0.07
 # Standard deviations of the normalised pixels; halvings of the mean second difference.
 _EXPOSURE, _BLUR = 0.8, 0.7
