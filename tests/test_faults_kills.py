@@ -24,6 +24,7 @@ def killed(call) -> None:
     """Runs `call` in a forked child that must kill itself on the way."""
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # a hang ends with another signal than the one expected
         try:
             call()
         finally:
