@@ -1,1 +1,0 @@
-"""The project's metrics as modules of the `evaluate` library."""
