@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from datasets_scripts import HELD_BACK_FAMILIES, render_product
 from modeling_anomalygpt.answers import parse_presence
@@ -38,12 +39,12 @@ def test_anomalous_parts_score_higher_than_good_ones(inspected):
     good = [result.pred_score for label, result in inspected if not label]
     bad = [result.pred_score for label, result in inspected if label]
     ordered = np.mean([b > g for b in bad for g in good])
-    assert ordered > 0.75
+    assert ordered > 0.8
 
 
 def test_the_verdict_is_right_more_often_than_not(inspected):
     right = [(result.verdict == "anomalous") == bool(label) for label, result in inspected]
-    assert np.mean(right) >= 0.65
+    assert np.mean(right) >= 0.75
 
 
 def test_the_text_says_what_the_log_odds_say(inspected):
@@ -58,16 +59,14 @@ def test_it_answers_in_chinese(inspector, inspected):
 
 
 def test_the_language_model_follows_the_map_and_no_rule(inspector):
-    """The same picture with its map emptied must change the log-odds: they come from the prompts of the map."""
+    """The same picture with a good one's map must change the log-odds: they come from the prompts of the map."""
     rng = np.random.default_rng(5)
     product = render_product("capsules", rng)
-    inspector.set_references([product.photograph(rng).image], category="capsules")
-    result = inspector.inspect(product.photograph(rng, defect="missing_part").image)
-    model = inspector.model.model
-    side = model.config.map_size
-    image_part = result.image_tokens[:, : model.config.num_image_tokens]
-    empty = model.prompt_learner(result.image_tokens.new_zeros(1, side, side))
-    turns = result.conversation[:1]
-    tokens = result.image_tokens.new_tensor(np.concatenate([image_part.numpy(), empty.detach().numpy()], axis=1))
-    _, (emptied,) = inspector.dialogue.answer([turns], tokens, "en", max_new_tokens=1)
-    assert emptied < result.log_odds
+    inspector.set_references([product.photograph(rng).image for _ in range(2)], category="capsules")
+    good = inspector.inspect(product.photograph(rng).image)
+    result = inspector.inspect(product.photograph(rng, defect="hole").image)
+    images = inspector.model.model.config.num_image_tokens
+    tokens = torch.cat([result.image_tokens[:, :images], good.image_tokens[:, images:]], dim=1)
+    _, (exchanged,) = inspector.dialogue.answer([result.conversation[:1]], tokens, "en", max_new_tokens=1)
+    assert result.log_odds > 0 > good.log_odds
+    assert exchanged < 0

@@ -265,7 +265,7 @@ def test_every_topic_occurs():
 def test_follow_ups_refer_to_what_was_said():
     rng = np.random.default_rng(4)
     others = 0
-    for _ in range(1500):
+    for _ in range(5000):
         mask, facts = draw_case(rng)
         texts = [message["content"] for message in conversation(facts, rng, "en", max_turns=6)]
         for index, question in enumerate(texts):
