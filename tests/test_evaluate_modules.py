@@ -17,7 +17,11 @@ NAMES = ("anomaly_image_metrics", "anomaly_pixel_metrics")
 TWO = """
 import sys
 
+sys.modules["transformers"] = None  # loaded by `evaluate`, and torch with it; the metrics need neither
+
 import evaluate
+
+del sys.modules["transformers"]
 
 path, cache, process = sys.argv[1], sys.argv[2], int(sys.argv[3])
 metric = evaluate.load(
