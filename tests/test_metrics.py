@@ -271,6 +271,25 @@ def test_shortened_tables_stay_exact_to_a_ten_thousandth(monkeypatch):
                 assert found[name] == pytest.approx(expected[name], abs=AGREED), (kind, name)
 
 
+@pytest.mark.parametrize("kind", ["spread", "ties", "one value", "crowded at one"])
+@pytest.mark.parametrize("number", [0, 1, 40, 3000])
+def test_groups_split_no_ties_and_grow_with_the_rank_only(monkeypatch, kind, number):
+    monkeypatch.setattr(score_table, "_STEP", 2.0**-5)
+    rng = np.random.default_rng(number)
+    rising = np.sort(drawn_scores(kind, rng, number)) if number else np.zeros(0)
+    for weights in (None, rng.random(number) ** 8):
+        starts = score_table._groups(rising, weights)
+        ends = np.append(starts[1:], number)[: len(starts)]
+        assert (np.diff(starts) > 0).all()
+        assert sum(ends - starts) == number
+        for start, end in zip(starts, ends, strict=True):
+            assert start == 0 or rising[start] != rising[start - 1], "a tie was split"
+            if rising[start] != rising[end - 1]:
+                assert end - start <= 1.5 * (number - start) / 2**5
+                assert weights is None or weights[start + 1 : end].sum() <= weights.sum() / 2**5 + 1e-9
+    assert number < 3000 or kind == "one value" or len(starts) < number / 5
+
+
 def test_the_order_of_pictures_does_not_count():
     masks, maps = pixel_pictures(np.random.default_rng(3), "spread")
     forth, back = PixelMetrics(), PixelMetrics()
@@ -301,9 +320,7 @@ def test_pictures_that_do_not_fit_are_refused(masks, maps, text):
 def test_masks_of_one_kind_are_an_error_that_says_which():
     metrics = PixelMetrics()
     metrics.update(np.zeros((3, 3)), np.zeros((3, 3)))
-    with pytest.raises(
-        ValueError, match="the masks of 1 pictures hold no anomalous pixels. Evaluate a split that"
-    ):
+    with pytest.raises(ValueError, match="the masks of 1 pictures hold no anomalous pixels. Evaluate a split that"):
         metrics.compute()
     with pytest.raises(ValueError, match="`limits` must be false-positive rates in \\(0, 1\\], got 0."):
         PixelMetrics(limits=(0,))
