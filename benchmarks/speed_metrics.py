@@ -1,10 +1,10 @@
 """Pixel metrics of many maps against scikit-learn and a naive AUPRO, in one process.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.speed_metrics [--maps 100] [--side 512]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed_metrics [--maps 100] [--side 512] [--rounds 3]
 
 Ours gives AUROC, AP, F1-max and two AUPROs in one pass over the maps, one map at a time; scikit-learn gives AUROC and
-AP of all pixels at once; the naive AUPRO thresholds all maps 200 times, as is usual. The last line printed is the
-result as JSON.
+AP of all pixels at once; the naive AUPRO thresholds all maps 200 times, as is usual, and so differs from the
+exact curve, that of ours, by about 1e-4. The last line printed is the result as JSON.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_metrics", description=__doc__.split("\n")[0])
     parser.add_argument("--maps", type=int, default=100)
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     masks, maps = drawn(options.maps, options.side)
 
@@ -75,8 +76,9 @@ def main() -> None:
     def keeping(name: str) -> None:
         values[name] = calls[name]()
 
-    times = in_turns({name: lambda name=name: keeping(name) for name in calls}, 1, warm_up=0)
+    times = in_turns({name: lambda name=name: keeping(name) for name in calls}, options.rounds, warm_up=0)
     ours_values = values["ours"]
+    together = [sum(pair) for pair in zip(times["scikit_learn"], times["naive_aupro"], strict=True)]
     result = {
         "maps": options.maps,
         "side": options.side,
@@ -84,7 +86,7 @@ def main() -> None:
         "extra_megabytes": {name: round(extra_memory(calls[name]) / 1e6, 1) for name in ("ours", "scikit_learn")},
         "scikit_learn_to_ours": ratio(times["scikit_learn"], times["ours"]),
         "naive_aupro_to_ours": ratio(times["naive_aupro"], times["ours"]),
-        "together_to_ours": round((times["scikit_learn"][0] + times["naive_aupro"][0]) / times["ours"][0], 2),
+        "together_to_ours": ratio(together, times["ours"]),
         "differences": {
             "auroc": abs(values["scikit_learn"][0] - ours_values["pixel_auroc"]),
             "average_precision": abs(values["scikit_learn"][1] - ours_values["pixel_average_precision"]),
