@@ -4,10 +4,11 @@ Each metric is a plain function of two arrays; [`ImageMetrics`] and [`PixelMetri
 A metric that needs both classes says so instead of giving NaN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .metric_inputs import binary, both_classes, finite, same_length
 from .pixel_metrics import PixelMetrics
 from .score_curves import area_under_precision, area_under_roc, best_f1
 from .score_table import ScoreTable
@@ -95,8 +96,8 @@ def accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np
     Raises:
         ValueError: If there are no samples, or arrays do not fit.
     """
-    labels, predictions = _binary(labels, "labels"), _binary(predictions, "predictions")
-    _same_length(labels, predictions, "predictions")
+    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
+    same_length(labels, predictions, "predictions")
     if not len(labels):
         raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
     return float((labels == predictions).mean())
@@ -121,9 +122,9 @@ def balanced_accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[
 
     ```
     """
-    labels, predictions = _binary(labels, "labels"), _binary(predictions, "predictions")
-    _same_length(labels, predictions, "predictions")
-    _both_classes("Balanced accuracy", labels)
+    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
+    same_length(labels, predictions, "predictions")
+    both_classes("Balanced accuracy", labels)
     return float(((labels == predictions)[labels].mean() + (labels == predictions)[~labels].mean()) / 2)
 
 
@@ -189,8 +190,8 @@ def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -
 
     ```
     """
-    labels = _binary(labels, "labels")
-    _same_length(labels, answers, "answers")
+    labels = binary(labels, "labels")
+    same_length(labels, answers, "answers")
     if not len(labels):
         raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
     right = [("Yes" if label else "No") in answer for label, answer in zip(labels, answers, strict=True)]
@@ -226,15 +227,15 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
 
     ```
     """
-    labels = _binary(labels, "labels")
-    _same_length(labels, verdicts, "verdicts")
+    labels = binary(labels, "labels")
+    same_length(labels, verdicts, "verdicts")
     verdicts = np.asarray(verdicts, dtype=object)
     unknown = sorted({str(verdict) for verdict in verdicts} - set(VERDICTS))
     if unknown:
         raise ValueError(f"`verdicts` must be among {', '.join(VERDICTS)}, got {unknown[0]!r}.")
     failed = verdicts == "error"
     labels, verdicts = labels[~failed], verdicts[~failed]
-    _both_classes("The rate of false alarms or misses", labels)
+    both_classes("The rate of false alarms or misses", labels)
     right = verdicts == np.where(labels, "anomalous", "normal")
     decided = verdicts != "uncertain"
     found = {
@@ -301,17 +302,17 @@ class ImageMetrics:
             ValueError: If lengths differ, a label is not 0 or 1, a number is not finite, or one call brings verdicts,
                 log-odds or answers and another does not.
         """
-        labels, scores = _binary(labels, "labels"), _finite(scores, "scores")
-        _same_length(labels, scores, "scores")
+        labels, scores = binary(labels, "labels"), finite(scores, "scores")
+        same_length(labels, scores, "scores")
         optional = (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers))
         for name, values in optional:
             if values is not None:
-                _same_length(labels, values, name)
+                same_length(labels, values, name)
             known = getattr(self, f"_{name}")
             if known and len(labels) and (known[0] is None) != (values is None):
                 raise ValueError(f"`{name}` must be given in every call or in none, got both.")
         if log_odds is not None:
-            log_odds = _finite(log_odds, "log_odds").tolist()
+            log_odds = finite(log_odds, "log_odds").tolist()
         self._labels += labels.astype(int).tolist()
         self._scores += scores.tolist()
         for name, values in (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers)):
@@ -332,6 +333,40 @@ class ImageMetrics:
         }
         self.update(other._labels, other._scores, **optional)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been collected, as arrays: for `np.savez`, or for another process.
+
+        Returns:
+            `dict[str, np.ndarray]`: One array for each argument of [`ImageMetrics.update`] that was given.
+        """
+        state = {"labels": np.array(self._labels, dtype=np.int64), "scores": np.array(self._scores, dtype=np.float64)}
+        for name in ("verdicts", "log_odds", "answers"):
+            values = getattr(self, f"_{name}")
+            if values and values[0] is not None:
+                state[name] = np.array(values)
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "ImageMetrics":
+        """The object of which [`ImageMetrics.state`] was taken; more pictures can be added.
+
+        Args:
+            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
+
+        Returns:
+            `ImageMetrics`
+
+        Raises:
+            ValueError: If `labels` or `scores` are missing, or arrays do not fit.
+        """
+        for name in ("labels", "scores"):
+            if name not in state:
+                raise ValueError(f"`state` must be what `ImageMetrics.state` gives, got none of {name}.")
+        metrics = cls()
+        optional = {name: state[name].tolist() for name in ("verdicts", "log_odds", "answers") if name in state}
+        metrics.update(state["labels"], state["scores"], **optional)
+        return metrics
+
     def compute(self) -> dict[str, float]:
         """The metrics of all pictures so far.
 
@@ -346,7 +381,7 @@ class ImageMetrics:
             ValueError: If there is one class only.
         """
         labels, scores = np.array(self._labels, dtype=int), np.array(self._scores)
-        _both_classes("AUROC", labels == 1)
+        both_classes("AUROC", labels == 1)
         f1, f1_threshold = f1_max(labels, scores)
         oracle, threshold = oracle_accuracy(labels, scores)
         balanced, balanced_threshold = oracle_balanced_accuracy(labels, scores)
@@ -389,40 +424,10 @@ def _best_threshold(table: ScoreTable, balanced: bool) -> tuple[float, float]:
 
 
 def _table(metric: str, labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> ScoreTable:
-    labels, scores = _binary(labels, "labels"), _finite(scores, "scores")
-    _same_length(labels, scores, "scores")
-    _both_classes(metric, labels)
+    labels, scores = binary(labels, "labels"), finite(scores, "scores")
+    same_length(labels, scores, "scores")
+    both_classes(metric, labels)
     return ScoreTable.of(scores[~labels], scores[labels])
-
-
-def _binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
-        wrong = f"the shape {values.shape}" if values.ndim != 1 else repr(values[~np.isin(values, (0, 1))][0].item())
-        raise ValueError(f"`{name}` must be a list of 0 (normal) and 1 (anomalous), got {wrong}.")
-    return values.astype(bool)
-
-
-def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        wrong = f"the shape {values.shape}" if values.ndim != 1 else "NaN or infinity"
-        raise ValueError(f"`{name}` must be a list of finite numbers, got {wrong}. Leave failed pictures out.")
-    return values
-
-
-def _same_length(labels: np.ndarray, values: Sequence, name: str) -> None:
-    if len(values) != len(labels):
-        raise ValueError(f"`{name}` must be as many as `labels`, got {len(values)} and {len(labels)}.")
-
-
-def _both_classes(metric: str, labels: np.ndarray) -> None:
-    anomalous = int(labels.sum())
-    if anomalous in (0, len(labels)):
-        raise ValueError(
-            f"{metric} is undefined: there are {len(labels) - anomalous} normal and {anomalous} anomalous pictures. "
-            "Evaluate a split that has both."
-        )
 
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""How well maps find the anomalous pixels: AUROC, average precision, F1 and overlap of regions, over any number of maps.
+"""How well maps find the anomalous pixels: AUROC, average precision, F1, overlap of regions; any number of maps.
 
 Knows maps and masks of the same size; what size that is, is the protocol's choice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -105,6 +105,37 @@ class PixelMetrics:
             "pixel_f1_threshold": threshold,
             **{f"aupro_{limit:g}": area_under_overlap(normal, overlap, limit) for limit in self.limits},
         }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been collected, as arrays: for `np.savez`, or for another process.
+
+        Returns:
+            `dict[str, np.ndarray]`: For [`PixelMetrics.from_state`].
+        """
+        counted = {"limits": np.array(self.limits, dtype=np.float64), "num_maps": np.array(self.num_maps)}
+        return counted | self._sketch.state()
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "PixelMetrics":
+        """The object of which [`PixelMetrics.state`] was taken; more pictures can be added.
+
+        Args:
+            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
+
+        Returns:
+            `PixelMetrics`
+
+        Raises:
+            ValueError: If an array is missing.
+        """
+        metrics = cls(())
+        missing = sorted(set(metrics.state()) - set(state))
+        if missing:
+            raise ValueError(f"`state` must be what `PixelMetrics.state` gives, got none of {', '.join(missing)}.")
+        metrics = cls(state["limits"].tolist())
+        metrics.num_maps = int(state["num_maps"])
+        metrics._sketch = ScoreSketch.from_state({name: state[name] for name in metrics._sketch.state()})
+        return metrics
 
     def _add(self, mask: np.ndarray, anomaly_map: np.ndarray) -> None:
         if mask.shape != anomaly_map.shape or mask.ndim != 2:

@@ -193,12 +193,42 @@ class ScoreSketch:
         tables = [table for level in self._levels for table in level]
         return ScoreTable.merged([*tables, self._collected()])
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as arrays: samples that wait, and all tables one after another with their levels and lengths."""
+        normal, anomalous, anomalous_weights = self._samples()
+        tables = [(level, table) for level, tables in enumerate(self._levels) for table in tables]
+        scores = [np.zeros(0), *(table.scores for _, table in tables)]
+        weights = [np.zeros((3, 0)), *(table.weights for _, table in tables)]
+        return {
+            "normal": normal,
+            "anomalous": anomalous,
+            "anomalous_weights": anomalous_weights,
+            "levels": np.array([level for level, _ in tables], dtype=np.int64),
+            "lengths": np.array([len(table.scores) for _, table in tables], dtype=np.int64),
+            "scores": np.concatenate(scores),
+            "weights": np.concatenate(weights, axis=1),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> "ScoreSketch":
+        """The sketch of which [`ScoreSketch.state`] was taken; float32 scores become float64, which is exact."""
+        sketch, start = cls(), 0
+        for level, length in zip(state["levels"].tolist(), state["lengths"].tolist(), strict=True):
+            part = slice(start, start + length)
+            sketch._push(ScoreTable(state["scores"][part], state["weights"][:, part]), level)
+            start += length
+        if len(state["normal"]) or len(state["anomalous"]):
+            sketch.add(state["normal"], state["anomalous"], state["anomalous_weights"])
+        return sketch
+
     def _collected(self) -> ScoreTable:
         if not self._waiting:
             return ScoreTable.merged([])
         return ScoreTable.of(*self._samples())
 
     def _samples(self) -> list[np.ndarray]:
+        if not self._waiting:
+            return [np.zeros(0) for _ in range(3)]
         return [np.concatenate(part) for part in (self._normal, self._anomalous, self._weights)]
 
     def _push(self, table: ScoreTable, level: int) -> None:

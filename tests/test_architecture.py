@@ -28,6 +28,7 @@ FLOOR = {
     "losses": 0,
     "memory_bank": 0,
     "bank_notes": 1,
+    "metric_inputs": 0,
     "metrics": 0,
     "word_metrics": 1,
     "pixel_metrics": 0,

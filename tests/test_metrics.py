@@ -290,6 +290,48 @@ def test_groups_split_no_ties_and_grow_with_the_rank_only(monkeypatch, kind, num
     assert number < 3000 or kind == "one value" or len(starts) < number / 5
 
 
+def saved_and_loaded(metrics, path):
+    np.savez(path, **metrics.state())
+    with np.load(path) as arrays:
+        return type(metrics).from_state(arrays)
+
+
+@pytest.mark.parametrize("given", [(), ("verdicts",), ("verdicts", "log_odds", "answers")])
+def test_pictures_come_back_from_a_file_and_go_on(tmp_path, given):
+    rows = {
+        name: values
+        for name, values in image_rows(np.random.default_rng(4), 30).items()
+        if name in ("labels", "scores", *given)
+    }
+    whole, metrics = ImageMetrics(), ImageMetrics()
+    whole.update(**rows)
+    for first in (0, 10, 20):
+        metrics = saved_and_loaded(metrics, tmp_path / "state.npz")
+        metrics.update(**{name: values[first : first + 10] for name, values in rows.items()})
+    assert metrics.compute() == whole.compute()
+
+
+@pytest.mark.parametrize("buffered", [2**21, 700])
+def test_pixels_come_back_from_a_file_and_go_on(tmp_path, monkeypatch, buffered):
+    monkeypatch.setattr(score_table, "BUFFERED_SAMPLES", buffered)
+    masks, maps = pixel_pictures(np.random.default_rng(5), "spread", number=24)
+    whole, metrics = PixelMetrics((0.2,)), PixelMetrics((0.2,))
+    for mask, anomaly_map in zip(masks, maps, strict=True):
+        whole.update(mask, anomaly_map)
+        metrics = saved_and_loaded(metrics, tmp_path / "state.npz")
+        metrics.update(mask, anomaly_map)
+    assert metrics.compute() == pytest.approx(whole.compute(), abs=EXACT)
+    assert metrics.num_maps == 24
+
+
+@pytest.mark.parametrize(("kind", "missing"), [(ImageMetrics, "scores"), (PixelMetrics, "levels")])
+def test_a_state_with_something_missing_is_refused(kind, missing):
+    state = kind().state()
+    del state[missing]
+    with pytest.raises(ValueError, match=f"`state` must be what `{kind.__name__}.state` gives, got none of {missing}"):
+        kind.from_state(state)
+
+
 def test_the_order_of_pictures_does_not_count():
     masks, maps = pixel_pictures(np.random.default_rng(3), "spread")
     forth, back = PixelMetrics(), PixelMetrics()
