@@ -159,7 +159,7 @@ class ScoreSketch:
     Exact for up to `BUFFERED_SAMPLES` samples or `EXACT_ENTRIES` distinct scores. Beyond, tables are merged and
     shortened eight at a time, level by level, so a sample is moved once a level: after `2^21 * 8^n` samples a rank is
     off by at most `0.75 * (n + 1) * 2^-15` of itself, 9.2e-5 for a thousand million samples. Metrics are integrals of
-    such ranks, over which the errors cancel: measured errors are below 1e-6 (`benchmarks/metric_speed.py`).
+    such ranks, over which the errors cancel: measured errors are below 1e-6 (`benchmarks/speed_metrics.py`).
     """
 
     def __init__(self) -> None:
