@@ -110,11 +110,13 @@ def test_the_stage_writes_a_folder_of_the_same_kind_and_goes_on_where_it_stopped
     comparing.main([*call, "--steps", "2"])
     first = load_file(output / comparing.PROJECTIONS)
     before = load_file(distilled / comparing.PROJECTIONS)
-    assert first.keys() == before.keys()
-    assert any(not torch.equal(first[key], before[key]) for key in first)
+    assert first.keys() == before.keys() | {comparing.LIMITS}
+    assert any(not torch.equal(first[key], before[key]) for key in before)
     assert json.loads((output / comparing.NOTES).read_text())["layer_pairs"] == [[2, 4], [3, 8], [3, 11]]
     AutoModel.from_pretrained(output)
     comparing.main([*call, "--steps", "2"])  # nothing is left to do
     assert all(torch.equal(first[key], value) for key, value in load_file(output / comparing.PROJECTIONS).items())
     comparing.main([*call, "--steps", "3"])
     assert torch.load(output / comparing.STATE, weights_only=True)["step"] == 3
+    second = comparing.Comparer(output)  # another round begins with what this one has learned, limits too
+    assert torch.equal(second.limits, load_file(output / comparing.PROJECTIONS)[comparing.LIMITS])

@@ -27,6 +27,7 @@ from modeling_anomalygpt.distillation_pictures import PictureCache
 from recipes.tiny.view_pairs import ViewPairs
 
 PROJECTIONS, NOTES, STATE = "projections.safetensors", "distillation.json", "comparing_state.pt"
+LIMITS = "limits"
 SIZE, BATCH, STRIDE = 192, 8, 8
 TEMPERATURE = 0.08
 HARDEST = 0.05
@@ -47,9 +48,10 @@ class Comparer(nn.Module):
             weight = stored[f"reference_projections.{index}.weight"]
             self.reference_projections.append(nn.Linear(weight.shape[1], weight.shape[0]))
         self.reference_projections.load_state_dict(
-            {key.removeprefix("reference_projections."): value for key, value in stored.items()}
+            {key.removeprefix("reference_projections."): value for key, value in stored.items() if key != LIMITS}
         )
-        self.limits = nn.Parameter(torch.full((len(self.layers) + 1,), 0.35))
+        known = stored.get(LIMITS, torch.full((len(self.layers) + 1,), 0.35))
+        self.limits = nn.Parameter(known)
 
     def vectors(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Patches of each layer, `(batch, height * width, channels)`; images are uint8."""
@@ -106,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--vision", type=pathlib.Path, required=True, help="folder of recipes.tiny.vision")
+    parser.add_argument(
+        "--vision", type=pathlib.Path, required=True, help="folder of recipes.tiny.vision, or of this stage"
+    )
     parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of photographs")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the model")
     parser.add_argument("--steps", type=int, default=1500, help=f"steps of {BATCH} pairs")
@@ -162,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             os.replace(state_file.with_suffix(".tmp"), state_file)
     comparer.tower.save_pretrained(options.output)
     projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
+    projections[LIMITS] = comparer.limits.data
     save_file({key: value.contiguous() for key, value in projections.items()}, options.output / PROJECTIONS)
     shutil.copyfile(options.vision / NOTES, options.output / NOTES)
 

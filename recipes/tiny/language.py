@@ -28,10 +28,13 @@ from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 from recipes.tiny.prompts import MapHeads, targets
+from recipes.tiny.unknowable_questions import unknowable_question
 
 LANGUAGES = ("en", "zh")
 FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
-NAMED_SHARE = 0.3
+NAMED_SHARE, CHECKED_SHARE = 0.25, 0.35
+NAMING = ("object", "object", "describe", "absent_thing")
+CHECKING = ("place_check", "place_check", "kind_check", "size", "size", "kind", "unknowable", "unknowable")
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 
 
@@ -137,13 +140,11 @@ class Conversations(torch.utils.data.Dataset):
 
 def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> list[dict[str, str]]:
     """A conversation that names the object in an answer only where the user has named it."""
-    if rng.random() < NAMED_SHARE:  # copying a name takes practice
-        turns = conversation(facts, rng, language, max_turns=1)
-        asked = TOPICS[str(rng.choice(["object", "object", "describe", "absent_thing"]))](
-            Speaker(facts, language, rng)
-        )
-        if asked is not None:
-            turns += [{"role": "user", "content": asked[0]}, {"role": "assistant", "content": asked[1]}]
+    practice = rng.random()
+    if practice < NAMED_SHARE:  # copying a name takes practice
+        turns = practised(facts, rng, language, [NAMING])
+    elif practice < NAMED_SHARE + CHECKED_SHARE:  # and so does comparing what is asked with what is seen
+        turns = practised(facts, rng, language, [CHECKING] * int(rng.integers(1, 4)))
     else:
         turns = conversation(facts, rng, language, max_turns=4)
     name = category_name(facts.category, language).casefold()
@@ -151,6 +152,18 @@ def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> 
         earlier = "".join(earlier["content"] for earlier in turns[:index] if earlier["role"] == "user")
         if turn["role"] == "assistant" and name in turn["content"].casefold() and name not in earlier.casefold():
             return conversation(dataclasses.replace(facts, category="object"), rng, language, max_turns=4)
+    return turns
+
+
+def practised(facts: Facts, rng: np.random.Generator, language: str, topics: list[tuple]) -> list[dict[str, str]]:
+    """A first question and its answer, then one turn of each of the groups of topics."""
+    turns = conversation(facts, rng, language, max_turns=1)
+    for group in topics:
+        topic = str(rng.choice(group))
+        asked = TOPICS[topic](Speaker(facts, language, rng))
+        if asked is not None:
+            question = unknowable_question(rng, language) if topic == "unknowable" and rng.random() < 0.6 else asked[0]
+            turns += [{"role": "user", "content": question}, {"role": "assistant", "content": asked[1]}]
     return turns
 
 

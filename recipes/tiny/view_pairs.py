@@ -120,6 +120,9 @@ def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     lit = image.astype(np.float32)
     mean = lit.mean()
     lit = (mean + (lit - mean) * rng.uniform(0.9, 1.1)) * rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 3)
+    if rng.random() < 0.5:  # a lamp from another side
+        corners = rng.uniform(0.85, 1.15, (2, 2)).astype(np.float32)
+        lit = lit * cv2.resize(corners, lit.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     if rng.random() < 0.3:
         lit = cv2.GaussianBlur(lit, (0, 0), rng.uniform(0.3, 0.9))
     lit = np.clip(lit + rng.normal(0, rng.uniform(0.3, 4), lit.shape), 0, 255).astype(np.uint8)
