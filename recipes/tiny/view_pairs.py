@@ -115,6 +115,15 @@ def exposed(image: np.ndarray, rng: np.random.Generator, play: float, bend: floa
     )
 
 
+def tinted(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """The picture with colours that drift over it, as those of another piece do, by about `strength`."""
+    if not strength:
+        return image
+    knots = rng.normal(1, strength, (int(rng.integers(2, 6)),) * 2 + (3,)).astype(np.float32)
+    drift = cv2.resize(knots, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return np.clip(image * drift, 0, 255).astype(np.uint8)
+
+
 def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another light, sharpness, noise and compression."""
     lit = image.astype(np.float32)
