@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import results
-from benchmarks.quality import DECISIONS, table
+from benchmarks.quality import DECISIONS, TEACHER, table
 from benchmarks.speed import SPEED, markdown
 from benchmarks.targets import soak_table, targets_table
 from modeling_anomalygpt.model_card import with_results
@@ -35,7 +35,8 @@ DOCUMENTS = (
 
 def sections() -> dict[str, str]:
     """What stands between the markers `<!-- name -->` and `<!-- end name -->`."""
-    rows = embedded_rows()
+    rows = rows_of("quality_inspection.csv", "embedded")
+    teacher = {"teacher": table(found, TEACHER)} if (found := rows_of("quality_teacher.csv")) else {}
     rendered = json.loads((RESULTS / "rendered_quality.json").read_text())
     speed = {"speed": markdown(json.loads(SPEED.read_text()))} if SPEED.exists() else {}
     followup = json.loads((RESULTS / "followup_quality.json").read_text())
@@ -48,13 +49,16 @@ def sections() -> dict[str, str]:
         "soak": soak_table(),
         **results.sections(),
         **speed,
+        **teacher,
     }
 
 
-def embedded_rows() -> list[dict[str, str]]:
-    """The measured rows of the embedded checkpoint."""
-    with (RESULTS / "quality_inspection.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["model"] == "embedded"]
+def rows_of(name: str, model: str | None = None) -> list[dict[str, str]]:
+    """The measured rows of a CSV, of one model alone if given; none without the file."""
+    if not (RESULTS / name).exists():
+        return []
+    with (RESULTS / name).open(newline="") as file:
+        return [row for row in csv.DictReader(file) if model in (None, row["model"])]
 
 
 def rendered_table(rendered: dict[str, dict]) -> str:
@@ -116,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before = document.read_text(encoding="utf-8")
         after = with_outputs(filled(before, parts), (ROOT / "README.md").read_text(encoding="utf-8"))
         if document.parent.name == "anomalygpt_tiny":  # the Hub reads the same rows in its front matter
-            after = with_results(after, embedded_rows(), "AnomalyGPT tiny")
+            after = with_results(after, rows_of("quality_inspection.csv", "embedded"), "AnomalyGPT tiny")
         differ |= before != after
         if not options.check:
             document.write_text(after, encoding="utf-8")

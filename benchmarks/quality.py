@@ -101,6 +101,7 @@ def mask_of(folder: pathlib.Path, file: pathlib.Path, anomalous: bool) -> np.nda
 
 QUALITY = ("image_auroc", "pixel_auroc", "balanced_accuracy", "false_alarms", "misses", "uncertain")
 DECISIONS = ("language_only", "map_only", "both", "oracle")
+TEACHER = ("image_auroc", "balanced_accuracy", "false_alarms", "uncertain", "map_only", "both", "oracle")
 
 
 def table(rows: list[dict], columns: Sequence[str] = QUALITY) -> str:

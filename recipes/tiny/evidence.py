@@ -25,7 +25,7 @@ from modeling_anomalygpt.calibration import normal_scores
 from modeling_anomalygpt.facts import Facts
 from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.regions import regions_of_mask
-from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop, tinted
+from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
 SIZE = 224
 REFERENCES, QUERIES = (1, 2, 2, 4), 10
@@ -99,13 +99,12 @@ def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[
             square_crop(np.asarray(load_picture(files[i])), rng, SIZE)
             for i in rng.choice(len(files), 2, replace=False)
         )
-        play, bend = float(rng.choice([0.5, 2, 6])), float(rng.choice([0, 1, 3, 6, 10]))
-        tints = float(rng.choice([0, 0, 0.05, 0.1]))  # no two pieces have quite the same colours
+        play, bend = float(rng.choice([0.5, 2, 6])), float(rng.choice([0, 1, 3]))
         shots = int(rng.choice(REFERENCES))
-        references = [relit(tinted(exposed(thing, rng, play, bend), rng, tints), rng) for _ in range(shots)]
+        references = [relit(exposed(thing, rng, play, bend), rng) for _ in range(shots)]
         queries = []
         for query in range(QUERIES):
-            image, kinds = tinted(exposed(thing, rng, play, bend), rng, tints), []
+            image, kinds = exposed(thing, rng, play, bend), []
             mask = np.zeros(image.shape[:2], bool)
             if query % 2 and rng.random() < 0.5:
                 kinds = [str(rng.choice(list(SURFACE_DEFECTS)))]
@@ -127,8 +126,7 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict]) ->
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
     encode = model.model.get_patch_features
-    scores = normal_scores(encode, good, model.config.map_size, normal_distance=model.config.normal_distance)
-    bank = replace(MemoryBank.build(encode(good)), limit=scores.limit)
+    bank = replace(MemoryBank.build(encode(good)), limit=normal_scores(encode, good, model.config.map_size).limit)
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {

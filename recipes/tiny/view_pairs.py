@@ -115,23 +115,11 @@ def exposed(image: np.ndarray, rng: np.random.Generator, play: float, bend: floa
     )
 
 
-def tinted(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """The picture with colours that drift over it, as those of another piece do, by about `strength`."""
-    if not strength:
-        return image
-    knots = rng.normal(1, strength, (int(rng.integers(2, 6)),) * 2 + (3,)).astype(np.float32)
-    drift = cv2.resize(knots, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(image * drift, 0, 255).astype(np.uint8)
-
-
 def relit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Another light, sharpness, noise and compression."""
     lit = image.astype(np.float32)
     mean = lit.mean()
     lit = (mean + (lit - mean) * rng.uniform(0.9, 1.1)) * rng.uniform(0.9, 1.1) * rng.uniform(0.97, 1.03, 3)
-    if rng.random() < 0.5:  # a lamp from another side
-        corners = rng.uniform(0.85, 1.15, (2, 2)).astype(np.float32)
-        lit = lit * cv2.resize(corners, lit.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
     if rng.random() < 0.3:
         lit = cv2.GaussianBlur(lit, (0, 0), rng.uniform(0.3, 0.9))
     lit = np.clip(lit + rng.normal(0, rng.uniform(0.3, 4), lit.shape), 0, 255).astype(np.uint8)
