@@ -59,7 +59,7 @@ $(TINY)/photographs.npz: $(TINY)/start/model.safetensors
 $(TINY)/localized/model.safetensors: $(TINY)/drawn/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
 	$(RECIPE).localizer --checkpoint $(TINY)/drawn --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --output $(@D) --threads 2
 $(TINY)/seen/model.safetensors: $(TINY)/localized/model.safetensors
-	$(RECIPE).language --checkpoint $(TINY)/localized --heads $(TINY)/prompts --output $(@D) --steps 1500 --seed 2 \
+	$(RECIPE).language --checkpoint $(TINY)/localized --heads $(TINY)/prompts --output $(@D) --steps 2000 --seed 3 \
 	  --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --learning-rate 1.2e-3 --threads 2 --resume
 $(TINY)/final/model.safetensors: $(TINY)/seen/model.safetensors
 	$(RECIPE).assemble finish --checkpoint $(TINY)/seen --output $(@D)
