@@ -1,6 +1,7 @@
 """The Space in a real browser: what a visitor does, in Debian's chromium, on the embedded checkpoint."""
 
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -222,6 +223,26 @@ def test_many_pictures_give_a_table_and_downloads(visit):
         expect(visitor.page.locator("#downloads")).to_contain_text(stem, timeout=SECONDS)
     visitor.page.locator("#batch-table").get_by_text("part_2_missing_part.jpg").last.click()
     visitor.see("#batch-picture img")
+
+
+def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path):
+    for number in range(60):
+        shutil.copyfile(QUERY / "part_6_crack.jpg", tmp_path / f"piece_{number:02d}.jpg")
+    visitor = visit()
+    visitor.page.set_input_files("#references input[type=file]", GOOD)
+    expect(visitor.page.locator("#references .thumbnail-item, #references .thumbnail-lg")).to_have_count(2)
+    visitor.page.get_by_role("tab", name="Many pictures").click()
+    visitor.page.set_input_files("#batch-files input[type=file]", [str(path) for path in sorted(tmp_path.iterdir())])
+    expect(visitor.page.locator("#batch-files")).to_contain_text("piece_59", timeout=SECONDS)
+    visitor.page.locator("#batch-run").click()
+    expect(visitor.page.locator("#batch-table")).to_contain_text("piece_00", timeout=SECONDS)
+    visitor.page.locator("#batch-stop").click()
+    told = re.compile(r"Stopped after (\d+) of 60")
+    done = int(told.search(visitor.see("#batch-state", "Stopped after").inner_text())[1])
+    assert 0 < done < 60
+    expect(visitor.page.locator("#downloads")).to_contain_text("report", timeout=SECONDS)
+    visitor.page.wait_for_timeout(1500)  # nothing goes on behind the visitor's back
+    assert int(told.search(visitor.see("#batch-state").inner_text())[1]) == done
 
 
 def test_the_page_fits_a_phone_and_turns_dark(visit):
