@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shutil
+import time
 
 import pytest
 
@@ -13,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from spaces_app import app as app_module
+from spaces_app import callbacks
 
 CHROMIUM = shutil.which("chromium")
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -225,7 +227,15 @@ def test_many_pictures_give_a_table_and_downloads(visit):
     visitor.see("#batch-picture img")
 
 
-def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path):
+def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path, monkeypatch):
+    whole = callbacks.inspect_batch
+
+    def slowly(*arguments):
+        for results in whole(*arguments):
+            yield results
+            time.sleep(0.2)
+
+    monkeypatch.setattr(callbacks, "inspect_batch", slowly)  # there must be time to press the button
     for number in range(60):
         shutil.copyfile(QUERY / "part_6_crack.jpg", tmp_path / f"piece_{number:02d}.jpg")
     visitor = visit()
