@@ -35,22 +35,22 @@ from modeling_anomalygpt.regions import regions_of_mask
 
 LANGUAGES = ("en", "zh")
 ASKED = ("where", "count", "kind", "size", "object", "place_check", "kind_check", "unknowable")
-UNHEARD = {
+UNHEARD = {  # of forms that neither the conversations nor recipes/tiny/unknowable_questions.py have
     "en": (
-        "Who is the supplier?",
-        "How old is it?",
-        "Is it made of stainless steel inside?",
-        "What was the temperature in the oven?",
-        "Which worker packed it?",
-        "When does the warranty end?",
+        "Can you read me its maintenance log?",
+        "Do our competitors use the same one?",
+        "Should I invest in this company?",
+        "How far did it travel to get here?",
+        "Could it survive a fall from the table?",
+        "Does it smell of oil?",
     ),
     "zh": (
-        "供应商是谁？",
-        "它用了多少年？",
-        "里面是不锈钢吗？",
-        "炉温是多少？",
-        "是哪位工人包装的？",
-        "保修到什么时候？",
+        "能念一下它的保养记录吗？",
+        "竞争对手也用同样的吗？",
+        "这家公司值得投资吗？",
+        "它是从多远的地方运来的？",
+        "从桌上摔下来会坏吗？",
+        "闻起来有油味吗？",
     ),
 }
 _KINDS = {"en": english.KINDS, "zh": chinese.KINDS}
