@@ -5,8 +5,9 @@
 Good pictures of --data (`<set>/train/good`) are inspected with others of them as references, once as they are and once
 with a synthetic anomaly; rendered products of the training families with the defects that they are drawn with. No
 picture of a test split is read. Printed: a logistic regression of "anomalous" on the logarithm of the ratio and the
-log-odds (held in bounds as the decision holds them), every part weighing the same, and the balanced accuracy of each
-piece of evidence alone and of the decision.
+log-odds (held in bounds as the decision holds them), every part weighing the same, the balanced accuracy of each
+piece of evidence alone and of the decision, and that of the map with other values of `normal_distance` (0: the limit
+from the references alone).
 """
 
 import argparse
@@ -24,10 +25,12 @@ from benchmarks.quality import pictures_in
 from datasets_scripts import TRAINING_FAMILIES, render_product
 from modeling_anomalygpt import AnomalyInspector, load_picture
 from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, nsa, perlin_texture
+from modeling_anomalygpt.calibration import NormalScores
 from modeling_anomalygpt.decision import evidence_of
 
 SYNTHESIS = Mixture([nsa, cut_paste, perlin_texture])
 MOST_LANGUAGE, MOST_PICTURES, TRIES = 4.0, 20, 6
+USUAL_DISTANCES = (0.0, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 
 
 def parts(data: pathlib.Path | None) -> Iterator[tuple[str, str, list, list]]:
@@ -76,6 +79,8 @@ def measure(inspector: AnomalyInspector, part: tuple, k_shot: int, draw: int) ->
         "kind": kind,
         "category": category,
         "k_shot": k_shot,
+        "limit": inspector.memory_bank.limit,
+        "normal_scores": json.loads(inspector.memory_bank.notes["normal_scores"]),
         "ratios": [result.pred_score for result in results],
         "log_odds": [result.log_odds for result in results],
         "anomalous": [0] * len(rest) + [1] * len(bad),
@@ -85,6 +90,12 @@ def measure(inspector: AnomalyInspector, part: tuple, k_shot: int, draw: int) ->
 def balanced_accuracy(values: Sequence[float], labels: Sequence[int]) -> float:
     said, truth = np.array(values) > 0, np.array(labels) > 0
     return float((said[truth].mean() + (~said[~truth]).mean()) / 2)
+
+
+def map_alone(row: dict, usual: float) -> float:
+    """Balanced accuracy of the map of one part if `normal_distance` were this."""
+    known = NormalScores(row["normal_scores"]["views"], row["normal_scores"]["crossed"], usual)
+    return balanced_accuracy([ratio * row["limit"] - known.limit for ratio in row["ratios"]], row["anomalous"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,6 +148,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for name, values in evidence.items()
                 }
                 print(f"  {kind}: balanced accuracy {told}")
+                by_usual = {
+                    usual: round(statistics.mean(map_alone(row, usual) for row in same), 3)
+                    for usual in USUAL_DISTANCES
+                }
+                print(f"  {kind}: of the map alone by normal_distance {by_usual}")
 
 
 if __name__ == "__main__":

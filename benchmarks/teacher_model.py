@@ -19,6 +19,7 @@ from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from recipes.tiny.mobilenet_teacher import load_mobilenet
 
 LAYERS, POOLING = [4, 11], 3
+NORMAL_DISTANCE = 0.4  # as for the embedded checkpoint, from good pictures of the train splits
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,12 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tower = load_mobilenet(options.weights)
     embedded = AnomalyGPTForConditionalGeneration.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
     changed = {"vision_config": tower.config.to_dict(), "out_indices": LAYERS, "reference_dims": None}
-    changed |= {"reference_pooling": POOLING, "normal_distance": 0.0}
+    changed |= {"reference_pooling": POOLING, "normal_distance": NORMAL_DISTANCE, "cell_features": False}
     torch.manual_seed(0)
     model = AnomalyGPTForConditionalGeneration(AnomalyGPTConfig(**(embedded.config.to_dict() | changed)))
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    for part in ("language_model", "prompt_learner", "multi_modal_projector"):
-        getattr(model.model, part).load_state_dict(getattr(embedded.model, part).state_dict())
+    for part in ("language_model", "prompt_learner", "multi_modal_projector"):  # all but what reads patch features
+        own, learned = getattr(model.model, part), getattr(embedded.model, part).state_dict()
+        own.load_state_dict({name: tensor for name, tensor in learned.items() if name in own.state_dict()})
     model.generation_config = embedded.generation_config
     model.save_pretrained(options.output)
     processor = AnomalyGPTProcessor.from_pretrained(EMBEDDED_CHECKPOINT)

@@ -30,6 +30,8 @@ _MOST_VIEWED, _MOST_CROSSED, _AT_A_TIME = 4, 24, 8
 # Fitted on good pictures alone, so that about one good picture in ten exceeds the limit (benchmarks/README.md).
 _ONE_REFERENCE, _SEVERAL_REFERENCES = 2.0, 0.95
 _EACH_DOUBLING, _MOST = 0.13, 1.4
+# How much nearer the nearest good patch lies in a bank of more references.
+_NEARER = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class NormalScores:
         crossed (`tuple[float]`):
             Of each reference against the others: how much good parts differ. Empty with one reference.
         normal_distance (`float`, defaults to 0.0):
-            Field of the configuration: how much good parts usually differ.
+            Field of the configuration: how far good parts are usually from one reference; 0 if unknown.
     """
 
     views: tuple[float, ...]
@@ -55,13 +57,20 @@ class NormalScores:
         """The highest score to be expected of a normal picture, above 0.
 
         Views vary less than good parts do, and a reference that is compared with the k - 1 others finds less than a
-        query finds in all k; the factors make up for both.
+        query finds in all k; the factors make up for both. Few references tell little: what is usual for the vision
+        model counts as much as one comparison, and decides alone where there is none.
         """
         by_views = _geometric_mean(self.views)
-        if not self.crossed:
-            return max(_ONE_REFERENCE * by_views, self.normal_distance)
-        factor = min(_MOST, 1 + _EACH_DOUBLING * math.log2(len(self.crossed)))
-        return max(factor * _geometric_mean(self.crossed), _SEVERAL_REFERENCES * by_views)
+        if self.crossed:
+            factor = min(_MOST, 1 + _EACH_DOUBLING * math.log2(len(self.crossed)))
+            found = max(factor * _geometric_mean(self.crossed), _SEVERAL_REFERENCES * by_views)
+        else:
+            found = _ONE_REFERENCE * by_views
+        if not self.normal_distance:
+            return found
+        references = max(1, len(self.crossed))
+        usual = self.normal_distance * references**-_NEARER
+        return (usual * found ** (references - 1)) ** (1 / references)
 
 
 def normal_views(pixel_values: torch.Tensor) -> torch.Tensor:

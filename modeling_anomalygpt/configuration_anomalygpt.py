@@ -78,9 +78,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Whether few-shot maps are given relative to what is normal on the part ([`relative_map`]), so that the
             language model sees the same evidence on every part. `False`: as they are (published).
         normal_distance (`float`, defaults to 0.0):
-            Highest map value, in [0, 1], at which two good photographs of real parts usually differ for this vision
-            model. With one reference, which cannot show how much good parts differ, the limit is at least this. 0:
-            unknown.
+            Map value, in [0, 1], that good photographs of real parts seldom exceed beside one reference, for this
+            vision model. One reference cannot show how much good parts differ: the limit is this, and follows the
+            references the more of them there are. 0: unknown.
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -90,6 +90,10 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Channels of the prompt learner's convolutions; each halves the map.
         num_map_prompts (`int`, defaults to 9):
             Prompt vectors made from the map; a square number.
+        cell_features (`bool`, defaults to `False`):
+            Whether each map prompt also tells what the picture is like where the map is highest in its part of the
+            picture ([`features_by_cell`]), so that kinds of defects can be told apart. `False`: the map alone
+            (published).
         num_image_tokens (`int`, defaults to 1):
             Language-model positions filled from the picture's global vector.
         num_virtual_tokens (`int`, defaults to 0):
@@ -134,6 +138,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
     num_map_prompts: int = 9
+    cell_features: bool = False
     num_image_tokens: int = 1
     num_virtual_tokens: int = 0
     image_token_index: int = 32000

@@ -71,6 +71,16 @@ def test_the_limit_lies_above_the_views_and_follows_parts_that_differ():
     assert different == pytest.approx(0.339)
 
 
+def test_what_is_usual_decides_alone_with_one_reference_and_fades_with_more():
+    alone = NormalScores((0.1,), (), normal_distance=0.3)
+    assert alone.limit == pytest.approx(0.3)
+    for count, trust in ((2, 1 / 2), (4, 3 / 4), (21, 20 / 21)):
+        found, usual = NormalScores((0.1,), (0.15,) * count).limit, 0.3 * count**-0.2
+        shrunk = NormalScores((0.1,), (0.15,) * count, normal_distance=0.3).limit
+        assert shrunk == pytest.approx(usual * (found / usual) ** trust)
+        assert min(found, usual) < shrunk < max(found, usual)
+
+
 def test_the_limit_is_positive_also_for_identical_flat_pictures():
     assert normal_scores(encode, torch.ones(2, 3, 16, 16), map_size=16).limit > 0
 

@@ -1,5 +1,7 @@
 """The conversations with which the embedded language model practises."""
 
+import json
+
 import numpy as np
 
 from benchmarks.followup_quality import UNHEARD
@@ -7,6 +9,7 @@ from modeling_anomalygpt import instruction_phrases_en as english
 from modeling_anomalygpt import instruction_phrases_zh as chinese
 from modeling_anomalygpt.facts import Facts
 from modeling_anomalygpt.regions import regions_of_mask
+from recipes.tiny.evidence import EvidenceFiles
 from recipes.tiny.language import told_conversation
 from recipes.tiny.unknowable_questions import unknowable_question
 
@@ -60,3 +63,26 @@ def test_a_name_is_only_said_after_the_user_has_said_it():
             if turn["role"] == "assistant" and "bracket" in turn["content"]:
                 assert "bracket" in heard
             heard += turn["content"] if turn["role"] == "user" else ""
+
+
+def test_seen_evidence_is_turned_as_a_whole(tmp_path):
+    """Each cell's features hold the mean of the map in it, which must stay true however the sample is turned."""
+    maps = np.kron(np.arange(1, 10, dtype=np.float16).reshape(1, 3, 3) / 20, np.ones((1, 4, 4), np.float16))
+    mask = np.zeros((1, 24, 24), bool)
+    mask[0, :4, :4] = True
+    np.savez(
+        tmp_path / "seen.npz",
+        image_embeds=np.zeros((1, 2), np.float32),
+        maps=maps,
+        masks=np.packbits(mask, axis=-1),
+        cells=maps[:, ::4, ::4].reshape(1, 9, 1),
+        facts=json.dumps([{"category": "bracket", "defect_types": ["scratch"], "description": None}]),
+    )
+    seen, corners = EvidenceFiles([tmp_path / "seen.npz"]), set()
+    for index in range(40):
+        _, anomaly_map, cells, facts = seen.draw(np.random.default_rng(index))
+        order = np.argsort(anomaly_map[::4, ::4], axis=None)
+        np.testing.assert_array_equal(order, np.argsort(cells[:, 0]))
+        corners.add(corner := facts.regions[0].row * 3 + facts.regions[0].column)
+        assert order[0] == corner
+    assert corners == {0, 2, 6, 8}

@@ -25,6 +25,7 @@ from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
 from modeling_anomalygpt.instructions import conversation
 from modeling_anomalygpt.placeholders import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
+from modeling_anomalygpt.vision_features import vision_tower_widths
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 from recipes.tiny.prompts import MapHeads, targets
@@ -33,8 +34,12 @@ from recipes.tiny.unknowable_questions import unknowable_question
 LANGUAGES = ("en", "zh")
 FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
 NAMED_SHARE, CHECKED_SHARE = 0.25, 0.35
+CELL_DROPOUT = 0.2  # features of a few hundred products are soon known by heart
 NAMING = ("object", "object", "describe", "absent_thing")
-CHECKING = ("place_check", "place_check", "kind_check", "size", "size", "kind", "unknowable", "unknowable")
+CHECKING = (
+    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "size", "size", "unknowable",
+    "unknowable",
+)  # fmt: skip
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 
 
@@ -49,7 +54,8 @@ class EvidenceTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         base, labels, weights = model.model, inputs["labels"], inputs["weights"]
-        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"])
+        cells = functional.dropout(inputs["cell_features"], CELL_DROPOUT, training=model.training)
+        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"], cells)
         embeddings = base.get_input_embeddings()
         vectors = embeddings(inputs["input_ids"])
         token = base.config.image_token_id
@@ -80,6 +86,7 @@ class Conversations(torch.utils.data.Dataset):
         self.batches, self.batch_size = batches, batch_size
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
         self.fact_words = fact_words(processor)
+        self.feature_dim = 2 * sum(vision_tower_widths(config.vision_config, config.out_indices)[1])
         self.made = -1, []
 
     def __len__(self) -> int:
@@ -98,7 +105,7 @@ class Conversations(torch.utils.data.Dataset):
     def sample(self, rng: np.random.Generator) -> dict:
         """One conversation and what it is about."""
         if rng.random() < self.seen_share:
-            image_embeds, anomaly_map, facts = self.evidence.draw(rng)
+            image_embeds, anomaly_map, cell_features, facts = self.evidence.draw(rng)
             if rng.random() < 0.5:  # a name may be any
                 facts = dataclasses.replace(facts, category=draw_category(rng), description=None)
             elif rng.random() < 0.5:
@@ -107,6 +114,7 @@ class Conversations(torch.utils.data.Dataset):
             anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
             image_embeds /= np.linalg.norm(image_embeds)
+            cell_features = np.zeros((self.config.num_map_prompts, self.feature_dim), np.float32)  # of no picture
         language = "zh" if not facts.category.isascii() else str(rng.choice(LANGUAGES))
         encoded = self.processor.encode_conversation(
             with_picture(told_conversation(facts, rng, language)), max_length=400
@@ -114,7 +122,8 @@ class Conversations(torch.utils.data.Dataset):
         name = self.processor.tokenizer(f" {category_name(facts.category, language)}")["input_ids"]
         held, count = targets(facts)
         return encoded | {
-            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count,
+            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "cell_features": cell_features, "held": held,
+            "count": count,
             "weights": self.weights(encoded["labels"], name),
         }  # fmt: skip
 
@@ -130,7 +139,7 @@ class Conversations(torch.utils.data.Dataset):
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
-        for name in ("image_embeds", "anomaly_map", "held", "count"):
+        for name in ("image_embeds", "anomaly_map", "cell_features", "held", "count"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
         length = batch["labels"].shape[1]
         padded = [sample["weights"] + [0.0] * (length - len(sample["weights"])) for sample in samples]

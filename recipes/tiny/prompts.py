@@ -68,7 +68,7 @@ class Maps(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = np.random.default_rng([self.seed, 11, index])
         if rng.random() < self.seen_share:
-            _, anomaly_map, facts = self.evidence.draw(rng)
+            _, anomaly_map, _, facts = self.evidence.draw(rng)
         else:
             anomaly_map, facts = draw_evidence(rng, self.map_size)
         return anomaly_map, *targets(facts)

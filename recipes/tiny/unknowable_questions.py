@@ -17,6 +17,8 @@ _ZH_VALUES = ("转速", "电压", "湿度", "扭矩", "载荷", "刚度", "密�
 _ZH_PLACES = ("压机", "仓库", "模具", "卡车", "清洗槽", "试验台", "喷漆线", "车间")
 _ZH_MATERIALS = ("铜", "尼龙", "真皮", "铸铁", "玻璃纤维", "黄铜", "钛", "羊毛", "橡胶")
 _ZH_MATTERS = ("召回", "交货", "证书", "合同", "检测报告", "租约", "保险", "维修", "许可证")
+_ZH_CITIES = ("北京", "上海", "广州", "柏林", "东京", "巴黎", "成都", "深圳")
+_ZH_NAMES = ("小王", "张工", "老李", "小美", "机器人", "助手")
 _ZH_ELSE = ("其余的货", "另一台机器", "下一个", "盖子", "前一个", "包装")
 
 
@@ -34,7 +36,12 @@ def unknowable_question(rng: np.random.Generator, language: str) -> str:
             f"里面有{word(_ZH_MATERIALS)}吗？",
             f"{word(_ZH_PEOPLE)}叫什么？", f"哪位{word(_ZH_PEOPLE)}负责？", f"{word(_ZH_PEOPLE)}会怎么说？",
             f"{word(_ZH_MATTERS)}什么时候到期？", f"有没有{word(_ZH_MATTERS)}？", f"{word(_ZH_ELSE)}好吗？",
-            f"{word(_ZH_DONE)}花了多少钱？", f"{word(_ZH_DONE)}用了多长时间？",
+            f"{word(_ZH_DONE)}花了多少钱？", f"{word(_ZH_DONE)}用了多长时间？", f"{word(_ZH_PEOPLE)}今天上班吗？",
+            f"{word(_ZH_CITIES)}今天下雨吗？", f"怎么去{word(_ZH_CITIES)}？", f"下次{word(_ZH_DONE)}是哪天？",
+            f"有多少{word(_ZH_PEOPLE)}见过它？", f"{word(_ZH_MATTERS)}放在哪个{word(_ZH_PLACES)}？",
+            f"要不要给{word(_ZH_PEOPLE)}打电话？", f"{word(_ZH_MATERIALS)}多少钱一斤？", f"谁{word(_ZH_DONE)}得最快？",
+            f"和{word(_ZH_ELSE)}相比哪个更贵？", f"你认识{word(_ZH_PEOPLE)}吗？", f"你叫{word(_ZH_NAMES)}吗？",
+            f"{word(_ZH_VALUES)}超标了吗？", f"{word(_ZH_CITIES)}的{word(_ZH_PEOPLE)}几点下班？",
         )  # fmt: skip
     else:
         forms = (
