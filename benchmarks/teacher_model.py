@@ -4,8 +4,8 @@
     python -m benchmarks.quality --model DIR --data DATA --output benchmarks/results/quality_teacher.csv
 
 Blocks 4 and 11, averaged over 3 x 3 places, as the baseline of PatchCore does. The language model is the embedded one:
-it reads relative maps, whatever features they come from. Its global vector means nothing here. `normal_distance` is 0,
-for the embedded value belongs to the embedded features.
+it reads relative maps, whatever features they come from. Its global vector means nothing here, and patch features are
+left out. `normal_distance` belongs to the features; `python -m benchmarks.decision_weights --data DATA --model DIR`.
 """
 
 import argparse
