@@ -51,6 +51,11 @@ class EvidenceFiles:
     def __len__(self) -> int:
         return len(self.maps)
 
+    def facts_of(self, index: int) -> Facts:
+        """What is true of a row."""
+        mask, row = np.unpackbits(self.masks[index], axis=-1).astype(bool), self.facts[index]
+        return Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
+
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, Facts]:
         """Global vector, map, features by cell and facts of one sample, drawn at random.
 

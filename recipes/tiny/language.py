@@ -32,12 +32,12 @@ from recipes.tiny.prompts import MapHeads, targets
 from recipes.tiny.unknowable_questions import unknowable_question
 
 LANGUAGES = ("en", "zh")
-FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
+FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT, KIND_WEIGHT = 4.0, 2.0, 0.3, 0.5
 NAMED_SHARE, CHECKED_SHARE = 0.25, 0.35
 CELL_DROPOUT = 0.2  # features of a few hundred products are soon known by heart
 NAMING = ("object", "object", "describe", "absent_thing")
 CHECKING = (
-    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "size", "size", "unknowable",
+    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "kind", "size", "size", "unknowable",
     "unknowable",
 )  # fmt: skip
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
@@ -71,7 +71,9 @@ class EvidenceTrainer(Trainer):
         loss = (each * weights).sum() / weights.sum()
         if self.heads is not None:
             prompts = seen[:, -base.config.num_map_prompts :]
-            loss = loss + HEADS_WEIGHT * self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
+            told = self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
+            told = told + KIND_WEIGHT * self.heads.kind_loss(prompts, inputs["held"], inputs["kind"])
+            loss = loss + HEADS_WEIGHT * told
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, *args, **kwargs):
@@ -120,10 +122,10 @@ class Conversations(torch.utils.data.Dataset):
             with_picture(told_conversation(facts, rng, language)), max_length=400
         )
         name = self.processor.tokenizer(f" {category_name(facts.category, language)}")["input_ids"]
-        held, count = targets(facts)
+        held, count, kind = targets(facts)
         return encoded | {
             "image_embeds": image_embeds, "anomaly_map": anomaly_map, "cell_features": cell_features, "held": held,
-            "count": count,
+            "count": count, "kind": kind,
             "weights": self.weights(encoded["labels"], name),
         }  # fmt: skip
 
@@ -139,7 +141,7 @@ class Conversations(torch.utils.data.Dataset):
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
-        for name in ("image_embeds", "anomaly_map", "cell_features", "held", "count"):
+        for name in ("image_embeds", "anomaly_map", "cell_features", "held", "count", "kind"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
         length = batch["labels"].shape[1]
         padded = [sample["weights"] + [0.0] * (length - len(sample["weights"])) for sample in samples]
