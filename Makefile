@@ -58,11 +58,8 @@ $(TINY)/photographs.npz: $(TINY)/start/model.safetensors
 	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 0 --photographs $(PHOTOGRAPHS) --views 300 --threads 2
 $(TINY)/localized/model.safetensors: $(TINY)/drawn/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
 	$(RECIPE).localizer --checkpoint $(TINY)/drawn --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --output $(@D) --threads 2
-$(TINY)/kinds/model.safetensors: $(TINY)/localized/model.safetensors
-	$(RECIPE).kinds --checkpoint $(TINY)/localized --heads $(TINY)/prompts --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz \
-	  --output $(@D) --threads 2
-$(TINY)/seen/model.safetensors: $(TINY)/kinds/model.safetensors
-	$(RECIPE).language --checkpoint $(TINY)/kinds --heads $(TINY)/kinds --output $(@D) --steps 6000 --seed 3 \
+$(TINY)/seen/model.safetensors: $(TINY)/localized/model.safetensors
+	$(RECIPE).language --checkpoint $(TINY)/localized --heads $(TINY)/prompts --output $(@D) --steps 4200 --seed 3 \
 	  --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --learning-rate 1.2e-3 --threads 2 --resume
 $(TINY)/final/model.safetensors: $(TINY)/seen/model.safetensors
 	$(RECIPE).assemble finish --checkpoint $(TINY)/seen --output $(@D)

@@ -4,8 +4,8 @@
     python -m benchmarks.quality --model DIR --data DATA --output benchmarks/results/quality_teacher.csv
 
 Blocks 4 and 11, averaged over 3 x 3 places, as the baseline of PatchCore does. The language model is the embedded one:
-it reads relative maps, whatever features they come from. Its global vector means nothing here, and patch features are
-left out. `normal_distance` belongs to the features; `python -m benchmarks.decision_weights --data DATA --model DIR`.
+it reads relative maps, whatever features they come from. Its global vector means nothing here.
+`normal_distance` belongs to the features; `python -m benchmarks.decision_weights --data DATA --model DIR`.
 """
 
 import argparse
@@ -32,13 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tower = load_mobilenet(options.weights)
     embedded = AnomalyGPTForConditionalGeneration.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
     changed = {"vision_config": tower.config.to_dict(), "out_indices": LAYERS, "reference_dims": None}
-    changed |= {"reference_pooling": POOLING, "normal_distance": NORMAL_DISTANCE, "cell_features": False}
+    changed |= {"reference_pooling": POOLING, "normal_distance": NORMAL_DISTANCE}
     torch.manual_seed(0)
     model = AnomalyGPTForConditionalGeneration(AnomalyGPTConfig(**(embedded.config.to_dict() | changed)))
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    for part in ("language_model", "prompt_learner", "multi_modal_projector"):  # all but what reads patch features
-        own, learned = getattr(model.model, part), getattr(embedded.model, part).state_dict()
-        own.load_state_dict({name: tensor for name, tensor in learned.items() if name in own.state_dict()})
+    for part in ("language_model", "prompt_learner", "multi_modal_projector"):
+        getattr(model.model, part).load_state_dict(getattr(embedded.model, part).state_dict())
     model.generation_config = embedded.generation_config
     model.save_pretrained(options.output)
     processor = AnomalyGPTProcessor.from_pretrained(EMBEDDED_CHECKPOINT)

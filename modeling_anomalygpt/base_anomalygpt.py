@@ -38,8 +38,6 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
             for convolution in module.convolutions:  # small weights would let the map fade on its way through
                 init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 init.zeros_(convolution.bias)
-            if module.cell_projection is not None:  # silent at first: a model that reads maps goes on as it was
-                init.zeros_(module.cell_projection[-1].weight)
         elif isinstance(module, AnomalyLocalizer) and module.state_embeds is not None:
             init.normal_(module.state_embeds, std=self.config.initializer_range)
         elif isinstance(module, VirtualTokens):

@@ -90,10 +90,6 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Channels of the prompt learner's convolutions; each halves the map.
         num_map_prompts (`int`, defaults to 9):
             Prompt vectors made from the map; a square number.
-        cell_features (`bool`, defaults to `False`):
-            Whether each map prompt also tells what the picture is like where the map is highest in its part of the
-            picture ([`features_by_cell`]), so that kinds of defects can be told apart. `False`: the map alone
-            (published).
         num_image_tokens (`int`, defaults to 1):
             Language-model positions filled from the picture's global vector.
         num_virtual_tokens (`int`, defaults to 0):
@@ -138,7 +134,6 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
     num_map_prompts: int = 9
-    cell_features: bool = False
     num_image_tokens: int = 1
     num_virtual_tokens: int = 0
     image_token_index: int = 32000

@@ -11,9 +11,6 @@ from .memory_bank import PatchFeatures, best_matches, unit_length
 
 LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
 
-# How much more a patch counts the higher the map is there: e times for each twentieth.
-_SUSPICION = 20.0
-
 
 def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
     r"""
@@ -167,46 +164,6 @@ def combine_maps(
     return torch.where(use_reference.to(text_map.device)[:, None, None], followed, text_map)
 
 
-def features_by_cell(anomaly_map: torch.Tensor, patch_features: tuple[PatchFeatures, ...], side: int) -> torch.Tensor:
-    r"""
-    A second look at what the map finds suspicious: what the picture is like there, in each part of it.
-
-    In each cell of a `side` x `side` grid the patch vectors are averaged, a patch weighing `exp(20 map)`. Beside this
-    stands the plain mean over the picture, to tell what is unusual about it. Not in the paper.
-
-    Args:
-        anomaly_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`):
-            Values in [0, 1].
-        patch_features (`tuple[PatchFeatures]`):
-            Layers as the vision tower gives them.
-        side (`int`):
-            Rows (= columns) of cells.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, side * side, 2 * dim)`: `dim` is the sum of the layers' widths. The
-        layers' averages in the cell, each of unit length, then the picture's, the same in all cells; float32.
-
-    Example:
-    ```python
-    >>> layer = PatchFeatures(torch.eye(4).unsqueeze(0), grid=(2, 2))           # four patches, each its own direction
-    >>> bottom_right = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]])
-    >>> features_by_cell(bottom_right, (layer,), side=1)[0, 0].round(decimals=3)
-    tensor([0.0000, 0.0000, 0.0000, 1.0000, 0.5000, 0.5000, 0.5000, 0.5000])
-
-    ```
-    """
-    cells, whole = [], []
-    for layer in patch_features:
-        suspicion = functional.adaptive_max_pool2d(anomaly_map.float().unsqueeze(1), layer.grid)
-        weights = (_SUSPICION * (suspicion - suspicion.amax((2, 3), keepdim=True))).exp()
-        vectors = layer.vectors.float().transpose(1, 2).unflatten(2, layer.grid)
-        total = functional.adaptive_avg_pool2d(weights * vectors, side)
-        cells.append(unit_length((total / functional.adaptive_avg_pool2d(weights, side)).flatten(2).transpose(1, 2)))
-        whole.append(unit_length(vectors.mean((2, 3))))
-    picture = torch.cat(whole, dim=-1).unsqueeze(1).expand(-1, side * side, -1)
-    return torch.cat([*cells, picture], dim=-1)
-
-
 def in_float32(tensor: torch.Tensor) -> torch.autocast:
     """No mixed precision in this block: cosines that are divided by a small temperature do not bear it."""
     return torch.autocast(tensor.device.type, enabled=False)
@@ -282,7 +239,6 @@ __all__ = [
     "LOCALIZATION_MODES",
     "AnomalyLocalizer",
     "combine_maps",
-    "features_by_cell",
     "few_shot_anomaly_map",
     "in_float32",
     "maps_needed",

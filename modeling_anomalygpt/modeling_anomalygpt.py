@@ -14,7 +14,6 @@ from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
     combine_maps,
-    features_by_cell,
     in_float32,
     maps_needed,
     state_vectors,
@@ -66,7 +65,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             reference_dims=config.reference_dims,
             reference_pooling=config.reference_pooling,
         )
-        self.prompt_learner = PromptLearner(config, sum(feature_dims))
+        self.prompt_learner = PromptLearner(config)
         self.multi_modal_projector = nn.Linear(image_dim, config.num_image_tokens * text_width)
         self.language_model = AutoModel.from_config(config.text_config)
         count = config.num_virtual_tokens
@@ -176,9 +175,9 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                 few_shot_map = map_by_references(self, patch_features, memory_bank, reference_pixel_values)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
-        cell_features = self.get_cell_features(anomaly_map, patch_features)
+
         return AnomalyGPTImageFeatures(
-            pooler_output=self.embed_evidence(image_embeds, anomaly_map, cell_features),
+            pooler_output=self.embed_evidence(image_embeds, anomaly_map),
             anomaly_map=anomaly_map,
             pred_score=anomaly_map.flatten(1).amax(1),
             layer_maps=layer_maps,
@@ -186,16 +185,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             patch_features=patch_features,
         )
 
-    def get_cell_features(
-        self, anomaly_map: torch.Tensor, patch_features: tuple[PatchFeatures, ...]
-    ) -> torch.Tensor | None:
-        """What map prompts tell of the picture beside its map, see [`features_by_cell`]; `None` if nothing."""
-        side = self.config.prompt_side
-        return features_by_cell(anomaly_map, patch_features, side) if self.config.cell_features else None
-
-    def embed_evidence(
-        self, image_embeds: torch.Tensor, anomaly_map: torch.Tensor, cell_features: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def embed_evidence(self, image_embeds: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
         r"""
         Puts what was seen into the language model's space: the picture first, then base and map prompts.
 
@@ -204,14 +194,12 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                 Global vectors of unit length.
             anomaly_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`):
                 Maps in [0, 1].
-            cell_features (`torch.Tensor`, *optional*):
-                From [`AnomalyGPTModel.get_cell_features`].
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`
         """
         tokens = self.multi_modal_projector(image_embeds.to(self.multi_modal_projector.weight.dtype))
-        prompts = self.prompt_learner(anomaly_map, cell_features)
+        prompts = self.prompt_learner(anomaly_map)
         tokens = tokens.unflatten(1, (self.config.num_image_tokens, -1)).to(prompts)
         return torch.cat([tokens, prompts], dim=1)
 

@@ -135,8 +135,7 @@ class Observer:
             shrunk = [torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(one)[None], side)[0] for one in maps]
             whole = features.anomaly_map.clone()
             whole[tiled] = torch.stack([shrunk[index] for index in tiled]).to(whole)
-            cells = model.get_cell_features(whole, features.patch_features)
-            image_tokens = model.embed_evidence(features.image_embeds, whole, cells)
+            image_tokens = model.embed_evidence(features.image_embeds, whole)
         return Look(maps, image_tokens, self._doubts(features, tiled), self._patches(features, tiled))
 
     def nearest_good(self, patches: PatchFeatures | None, size: tuple[int, int], x: int, y: int) -> dict | None:

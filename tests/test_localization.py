@@ -6,7 +6,6 @@ import torch
 from modeling_anomalygpt.localization import (
     AnomalyLocalizer,
     combine_maps,
-    features_by_cell,
     few_shot_anomaly_map,
     maps_needed,
     patch_scores,
@@ -136,38 +135,3 @@ def test_a_map_is_clamped_to_one_where_features_are_opposite():
     torch.testing.assert_close(
         few_shot_anomaly_map((layer,), (unit_length(torch.ones(1, 3)),), 4), torch.ones(1, 4, 4)
     )
-
-
-def test_features_by_cell_equal_averages_weighed_by_hand():
-    layers = (random_layer(grid=(4, 4)), random_layer(grid=(2, 2), dim=3))
-    anomaly_map = torch.rand(2, 8, 8)
-    found = features_by_cell(anomaly_map, layers, side=2)
-    assert found.shape == (2, 4, 20)
-    for picture in range(2):
-        for row in range(2):
-            for column in range(2):
-                for layer, start in zip(layers, (0, 7), strict=True):
-                    side, dim = layer.grid[0], layer.vectors.shape[2]
-                    pixels, patches, total = 8 // side, side // 2, torch.zeros(dim)
-                    for y in range(row * patches, (row + 1) * patches):
-                        for x in range(column * patches, (column + 1) * patches):
-                            under = anomaly_map[picture, y * pixels : (y + 1) * pixels, x * pixels : (x + 1) * pixels]
-                            total += (20 * under.max()).exp() * layer.vectors[picture, y * side + x]
-                    cell = found[picture, 2 * row + column]
-                    torch.testing.assert_close(cell[start : start + dim], unit_length(total))
-                    mean = unit_length(layer.vectors[picture].mean(0))
-                    torch.testing.assert_close(cell[10 + start : 10 + start + dim], mean)
-
-
-def test_features_by_cell_turn_with_the_picture():
-    layer, anomaly_map = random_layer(batch_size=1, grid=(16, 16)), torch.rand(1, 56, 56)
-    turned = PatchFeatures(layer.vectors.unflatten(1, (16, 16)).rot90(1, (1, 2)).flatten(1, 2), (16, 16))
-    found = features_by_cell(anomaly_map, (layer,), side=3).unflatten(1, (3, 3))
-    again = features_by_cell(anomaly_map.rot90(1, (1, 2)), (turned,), side=3).unflatten(1, (3, 3))
-    torch.testing.assert_close(again, found.rot90(1, (1, 2)))
-
-
-def test_features_by_cell_stay_finite_on_the_steepest_map():
-    anomaly_map = torch.zeros(1, 8, 8)
-    anomaly_map[0, 0, 0] = 1
-    assert features_by_cell(anomaly_map, (random_layer(batch_size=1, grid=(4, 4)),), side=2).isfinite().all()

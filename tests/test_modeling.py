@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from modeling_anomalygpt.localization import features_by_cell
 from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from tests.tiny import IMAGE_TOKEN, CallCounter, left_padded, lively_model, one_row, tiny_config, tiny_inputs
@@ -380,19 +379,3 @@ def test_a_layer_that_the_vision_model_has_not_is_refused():
                 out_indices=[7],
             )
         )
-
-
-@torch.no_grad()
-def test_cell_features_say_nothing_before_they_are_learned_and_touch_the_map_prompts_alone(model, inputs):
-    torch.manual_seed(0)
-    looking = AnomalyGPTForConditionalGeneration(tiny_config(cell_features=True)).eval()
-    looking.load_state_dict(model.state_dict(), strict=False)
-    expected, silent = see(model, inputs).pooler_output, see(looking, inputs).pooler_output
-    torch.testing.assert_close(silent, expected)
-    torch.nn.init.normal_(looking.model.prompt_learner.cell_projection[-1].weight)
-    features = see(looking, inputs)
-    torch.testing.assert_close(features.pooler_output[:, :4], expected[:, :4])
-    assert not torch.isclose(features.pooler_output[:, 4:], expected[:, 4:]).all(-1).any()
-    cells = features_by_cell(features.anomaly_map, features.patch_features, side=2)
-    again = looking.model.embed_evidence(features.image_embeds, features.anomaly_map, cells)
-    torch.testing.assert_close(again, features.pooler_output)

@@ -37,7 +37,6 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         normal_distance=0.3,  # benchmarks/README.md, Decisions
         region_threshold=0.5,
         prompt_channels=[16, 40, 96],
-        cell_features=True,
         image_token_index=3,
         **fields,
     )

@@ -1,4 +1,4 @@
-"""What the small vision model sees of many pictures, written to one file: vectors, relative maps, masks, facts.
+"""What the small vision model sees of many pictures, written to one file: global vectors, relative maps, masks, facts.
 
     python -m recipes.tiny.evidence --checkpoint DIR --output FILE.npz [--products 500] [--photographs DIR --views 300]
 
@@ -9,7 +9,6 @@ a synthetic anomaly in one of the two. The references alone give the limit of wh
 
 import argparse
 import json
-import math
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -37,8 +36,8 @@ class EvidenceFiles:
 
     def __init__(self, paths: Sequence[str | pathlib.Path]):
         parts = [np.load(path) for path in paths]  # arrays are read when they are asked for; features stay on disk
-        self.image_embeds, self.maps, self.masks, self.cells = (
-            np.concatenate([part[name] for part in parts]) for name in ("image_embeds", "maps", "masks", "cells")
+        self.image_embeds, self.maps, self.masks = (
+            np.concatenate([part[name] for part in parts]) for name in ("image_embeds", "maps", "masks")
         )
         self.facts = [row for part in parts for row in json.loads(str(part["facts"]))]
         self.parts = parts
@@ -51,30 +50,20 @@ class EvidenceFiles:
     def __len__(self) -> int:
         return len(self.maps)
 
-    def facts_of(self, index: int) -> Facts:
-        """What is true of a row."""
-        mask, row = np.unpackbits(self.masks[index], axis=-1).astype(bool), self.facts[index]
-        return Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, Facts]:
-        """Global vector, map, features by cell and facts of one sample, drawn at random.
-
-        It is mirrored and turned, its limit a little off.
-        """
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Facts]:
+        """Global vector, map and facts of one sample, drawn at random; mirrored, turned, its limit a little off."""
         index = int(rng.integers(len(self)))
         row, turns, mirrored = self.facts[index], int(rng.integers(4)), rng.random() < 0.5
-        side = math.isqrt(self.cells.shape[1])
-        cells = self.cells[index].reshape(side, side, -1)
-        mask, anomaly_map, cells = (
+        mask, anomaly_map = (
             np.rot90(picture[:, ::-1] if mirrored else picture, turns)
-            for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index], cells)
+            for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index])
         )
         facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
         # One reference tells the limit to a factor of 1.5 only: the shape of a map must count as well as its height.
         off = rng.normal(0, 0.25)  # relative maps are q / (1 + q)
         anomaly_map = anomaly_map.astype(np.float32)
         anomaly_map = anomaly_map / (anomaly_map + (1 - anomaly_map) * np.float32(np.exp(off)))
-        return self.image_embeds[index], anomaly_map, cells.reshape(side * side, -1).astype(np.float32), facts
+        return self.image_embeds[index], anomaly_map, facts
 
 
 def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
@@ -133,19 +122,17 @@ def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[
 
 @torch.inference_mode()
 def look(model, processor, references: list[np.ndarray], queries: list[dict]) -> list[dict]:
-    """What the model sees of a group: global vectors, relative maps, features by cell; of two all patch features."""
+    """What the model sees of a group: global vectors, relative maps and, of two queries, the patch features."""
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
     encode = model.model.get_patch_features
     scores = normal_scores(encode, good, model.config.map_size, normal_distance=model.config.normal_distance)
     bank = replace(MemoryBank.build(encode(good)), limit=scores.limit)
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
-    cells = model.model.get_cell_features(seen.anomaly_map, seen.patch_features)
     return [
         {
             "pooled": seen.image_embeds[index].numpy(),
             "map": seen.anomaly_map[index].numpy().astype(np.float16),
-            "cells": cells[index].numpy().astype(np.float16),
             "mask": np.packbits(query["mask"], axis=-1),
             "facts": {name: query[name] for name in ("category", "defect_types", "description")},
             # The first two, one good and one bad, teach the localizer as well.
@@ -187,7 +174,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         image_embeds=np.stack([row["pooled"] for row in rows]),
         maps=np.stack([row["map"] for row in rows]),
-        cells=np.stack([row["cells"] for row in rows]),
         masks=np.stack([row["mask"] for row in rows]),
         facts=json.dumps([row["facts"] for row in rows], ensure_ascii=False),
     )

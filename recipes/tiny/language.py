@@ -25,19 +25,17 @@ from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
 from modeling_anomalygpt.instructions import conversation
 from modeling_anomalygpt.placeholders import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
-from modeling_anomalygpt.vision_features import vision_tower_widths
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 from recipes.tiny.prompts import MapHeads, targets
 from recipes.tiny.unknowable_questions import unknowable_question
 
 LANGUAGES = ("en", "zh")
-FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT, KIND_WEIGHT = 4.0, 2.0, 0.3, 0.5
+FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
 NAMED_SHARE, CHECKED_SHARE = 0.25, 0.35
-CELL_DROPOUT = 0.2  # features of a few hundred products are soon known by heart
 NAMING = ("object", "object", "describe", "absent_thing")
 CHECKING = (
-    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "kind", "size", "size", "unknowable",
+    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "size", "size", "unknowable",
     "unknowable",
 )  # fmt: skip
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
@@ -54,8 +52,7 @@ class EvidenceTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         base, labels, weights = model.model, inputs["labels"], inputs["weights"]
-        cells = functional.dropout(inputs["cell_features"], CELL_DROPOUT, training=model.training)
-        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"], cells)
+        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"])
         embeddings = base.get_input_embeddings()
         vectors = embeddings(inputs["input_ids"])
         token = base.config.image_token_id
@@ -71,9 +68,7 @@ class EvidenceTrainer(Trainer):
         loss = (each * weights).sum() / weights.sum()
         if self.heads is not None:
             prompts = seen[:, -base.config.num_map_prompts :]
-            told = self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
-            told = told + KIND_WEIGHT * self.heads.kind_loss(prompts, inputs["held"], inputs["kind"])
-            loss = loss + HEADS_WEIGHT * told
+            loss = loss + HEADS_WEIGHT * self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, *args, **kwargs):
@@ -88,7 +83,6 @@ class Conversations(torch.utils.data.Dataset):
         self.batches, self.batch_size = batches, batch_size
         self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
         self.fact_words = fact_words(processor)
-        self.feature_dim = 2 * sum(vision_tower_widths(config.vision_config, config.out_indices)[1])
         self.made = -1, []
 
     def __len__(self) -> int:
@@ -107,7 +101,7 @@ class Conversations(torch.utils.data.Dataset):
     def sample(self, rng: np.random.Generator) -> dict:
         """One conversation and what it is about."""
         if rng.random() < self.seen_share:
-            image_embeds, anomaly_map, cell_features, facts = self.evidence.draw(rng)
+            image_embeds, anomaly_map, facts = self.evidence.draw(rng)
             if rng.random() < 0.5:  # a name may be any
                 facts = dataclasses.replace(facts, category=draw_category(rng), description=None)
             elif rng.random() < 0.5:
@@ -116,16 +110,14 @@ class Conversations(torch.utils.data.Dataset):
             anomaly_map, facts = draw_evidence(rng, self.config.map_size)
             image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
             image_embeds /= np.linalg.norm(image_embeds)
-            cell_features = np.zeros((self.config.num_map_prompts, self.feature_dim), np.float32)  # of no picture
         language = "zh" if not facts.category.isascii() else str(rng.choice(LANGUAGES))
         encoded = self.processor.encode_conversation(
             with_picture(told_conversation(facts, rng, language)), max_length=400
         )
         name = self.processor.tokenizer(f" {category_name(facts.category, language)}")["input_ids"]
-        held, count, kind = targets(facts)
+        held, count = targets(facts)
         return encoded | {
-            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "cell_features": cell_features, "held": held,
-            "count": count, "kind": kind,
+            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count,
             "weights": self.weights(encoded["labels"], name),
         }  # fmt: skip
 
@@ -141,7 +133,7 @@ class Conversations(torch.utils.data.Dataset):
     def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """Right-padded batch, each answer token with its weight."""
         batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
-        for name in ("image_embeds", "anomaly_map", "cell_features", "held", "count", "kind"):
+        for name in ("image_embeds", "anomaly_map", "held", "count"):
             batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
         length = batch["labels"].shape[1]
         padded = [sample["weights"] + [0.0] * (length - len(sample["weights"])) for sample in samples]

@@ -19,12 +19,10 @@ from torch.nn import functional
 from tqdm import trange
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt import instruction_phrases_en as english
 from modeling_anomalygpt.facts import Facts
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 
-KINDS = sorted(english.KINDS)
 MOST = 4  # number of regions that is told apart; more count as this
 
 
@@ -37,7 +35,6 @@ class MapHeads(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.place, self.number = nn.Linear(width, 1), nn.Linear(width, MOST + 1)
-        self.kind = nn.Linear(width, len(KINDS))  # see recipes.tiny.kinds
 
     @classmethod
     def load(cls, folder: pathlib.Path, width: int) -> "MapHeads | None":
@@ -57,17 +54,6 @@ class MapHeads(nn.Module):
         # The language model expects vectors of about the length of its token embeddings.
         return loss + 0.01 * (prompts.square().mean() - 0.1).square(), counted
 
-    def kinds(self, prompts: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-        """Logits of the kinds `(batch_size, number of kinds)` from the prompts of the cells that hold a region."""
-        shares = held / held.sum(1, keepdim=True).clamp(min=1)
-        return self.kind((shares.unsqueeze(-1) * prompts).sum(1))
-
-    def kind_loss(self, prompts: torch.Tensor, held: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        """Loss against the kinds `(batch_size,)`, -1 where there is not one to tell."""
-        known = kind >= 0
-        loss = functional.cross_entropy(self.kinds(prompts, held), kind, ignore_index=-1, reduction="sum")
-        return loss / known.sum().clamp(min=1)
-
 
 class Maps(torch.utils.data.Dataset):
     """Endless maps with the cells and the number of their regions; sample `index` is the same in every run."""
@@ -82,19 +68,18 @@ class Maps(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
         rng = np.random.default_rng([self.seed, 11, index])
         if rng.random() < self.seen_share:
-            _, anomaly_map, _, facts = self.evidence.draw(rng)
+            _, anomaly_map, facts = self.evidence.draw(rng)
         else:
             anomaly_map, facts = draw_evidence(rng, self.map_size)
-        return anomaly_map, *targets(facts)[:2]
+        return anomaly_map, *targets(facts)
 
 
-def targets(facts: Facts) -> tuple[np.ndarray, int, int]:
-    """What heads tell: places that hold a region `(9,)`, rows first; how many, at most `MOST`; the kind or -1."""
+def targets(facts: Facts) -> tuple[np.ndarray, int]:
+    """Which of the nine places hold a region, `(9,)`, rows first, and the number of regions, at most `MOST`."""
     held = np.zeros(9, np.float32)
     for region in facts.regions:
         held[3 * region.row + region.column] = 1
-    kind = KINDS.index(facts.kinds[0]) if facts.regions and len(facts.kinds) == 1 else -1
-    return held, min(len(facts.regions), MOST), kind
+    return held, min(len(facts.regions), MOST)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
