@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 # Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
 # and a unit of log-odds weigh, how near to its limit their sum decides nothing, how much less one reference proves.
 _RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.25, 4.0
-_UNDECIDED, _ONE_REFERENCE = 0.15, 0.5
+_UNDECIDED, _ONE_REFERENCE = 0.15, 0.25
 
 _WORDS = {
     "en": {
@@ -88,12 +88,12 @@ def evidence_of(ratio: float | None, log_odds: float | None, num_references: int
             On which the limit rests.
 
     Returns:
-        `float`: `2 log(ratio) + (log_odds / 4 - 1 / (2 num_references)) / num_references`.
+        `float`: `2 log(ratio) + (log_odds / 4 - 1 / (4 num_references)) / num_references`.
 
     Example:
     ```python
     >>> evidence_of(1.0, 2.0), evidence_of(1.0, 2.0, num_references=2), evidence_of(2.0, None) > 0.5
-    (0.0, 0.125, True)
+    (0.25, 0.1875, True)
 
     ```
     """

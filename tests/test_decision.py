@@ -69,8 +69,8 @@ def test_evidence_grows_with_both_and_is_zero_at_the_limit_of_many_references():
 
 
 def test_evidence_is_that_of_the_formula():
-    assert evidence_of(math.e, 2.0, 1) == pytest.approx(2 + 0.5 - 0.5)
-    assert evidence_of(math.e, -2.0, 4) == pytest.approx(2 - 0.5 / 4 - 0.5 / 16)
+    assert evidence_of(math.e, 2.0, 1) == pytest.approx(2 + 0.5 - 0.25)
+    assert evidence_of(math.e, -2.0, 4) == pytest.approx(2 - 0.5 / 4 - 0.25 / 16)
 
 
 def test_neither_piece_outvotes_a_clear_other():
