@@ -38,7 +38,7 @@ test-slow: install ## Run the slow tests as well
 # The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR TEACHER=FILE
 TINY ?= build/tiny
 RECIPE := $(BIN)/python -m recipes.tiny
-train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (about three hours on two cores)
+train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (about three and a half hours on two cores)
 
 $(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(RECIPE).tokenizer --output $(@D)
