@@ -3,11 +3,11 @@
     python -m benchmarks.decision_weights --data DIR [--model DIR_OR_ID] [--k-shot 1 2 4] [--draws 2] [--output JSON]
 
 Good pictures of --data (`<set>/train/good`) are inspected with others of them as references, once as they are and once
-with a synthetic anomaly; rendered products of the training families with the defects that they are drawn with. No
-picture of a test split is read. Printed: a logistic regression of "anomalous" on the logarithm of the ratio and the
-log-odds (held in bounds as the decision holds them), every part weighing the same, the balanced accuracy of each
-piece of evidence alone and of the decision, and that of the map with other values of `normal_distance` (0: the limit
-from the references alone).
+with a synthetic anomaly (never in a picture that is a reference itself); rendered products of the training families
+with the defects that they are drawn with. No picture of a test split is read. Printed: a logistic regression of
+"anomalous" on the logarithm of the ratio and the log-odds (held in bounds as the decision holds them), every part
+weighing the same, the balanced accuracy of each piece of evidence alone and of the decision, and that of the map with
+other values of `normal_distance` (0: the limit from the references alone).
 """
 
 import argparse
@@ -17,7 +17,6 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
@@ -34,28 +33,19 @@ USUAL_DISTANCES = (0.0, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
 
 
 def parts(data: pathlib.Path | None) -> Iterator[tuple[str, str, list, list]]:
-    """Kind, category, good pictures and anomalous ones of each part."""
+    """Kind, category, good pictures and anomalous ones of each part, these with the number of the good one beneath."""
     for folder in sorted(data.iterdir()) if data else []:
         if (folder / "train" / "good").is_dir():
             good = [np.asarray(load_picture(file)) for file in pictures_in(folder / "train" / "good")[:MOST_PICTURES]]
             category = folder.name.replace("_", " ")
-            yield (
-                "real",
-                category,
-                good,
-                [made for made in map(with_anomaly, range(len(good)), good) if made is not None],
-            )
+            made = enumerate(map(with_anomaly, range(len(good)), good))
+            yield "real", category, good, [(index, image) for index, image in made if image is not None]
     for number, family in enumerate(TRAINING_FAMILIES):
         rng = np.random.default_rng([11, number])
         product = render_product(family, rng, 224)
         good = [product.photograph(rng) for _ in range(10)]
-        bad = [product.photograph(rng, defect="random").image for _ in range(8)]
+        bad = [(None, product.photograph(rng, defect="random").image) for _ in range(8)]
         yield "rendered", good[0].category, [part.image for part in good], bad
-
-
-def smaller(picture: Image.Image) -> np.ndarray:
-    picture.thumbnail((512, 512))
-    return np.asarray(picture)
 
 
 def with_anomaly(index: int, image: np.ndarray) -> np.ndarray | None:
@@ -74,6 +64,7 @@ def measure(inspector: AnomalyInspector, part: tuple, k_shot: int, draw: int) ->
     order = np.random.default_rng([k_shot, draw]).permutation(len(good))
     inspector.set_references([good[index] for index in order[:k_shot]], category=category)
     rest = [good[index] for index in order[k_shot:]]
+    bad = [image for beneath, image in bad if beneath not in order[:k_shot].tolist()]
     results = list(inspector.inspect_many(rest + bad, batch_size=8, answer=False, category=category, progress=False))
     return {
         "kind": kind,
@@ -139,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     "map": [[ratio - 1 for ratio in row["ratios"]] for row in same],
                     "language": [row["log_odds"] for row in same],
                     "decision": [
-                        [evidence_of(*pair, k_shot) for pair in zip(row["ratios"], row["log_odds"], strict=True)]
+                        [evidence_of(*pair) for pair in zip(row["ratios"], row["log_odds"], strict=True)]
                         for row in same
                     ],
                 }

@@ -73,9 +73,9 @@ def _is_comparability(row: Any, bank: MemoryBank) -> bool:
         isinstance(vectors, list)
         and len(vectors) > 0
         and all(isinstance(one, list) and len(one) == width and all(map(_is_number, one)) for one in vectors)
-        and isinstance(row["brightness"], list)
-        and len(row["brightness"]) == 2
-        and all(map(_is_number, (row["farthest"], row["sharpness"], *row["brightness"])))
+        and isinstance(row["light"], list)
+        and len(row["light"]) == 2
+        and all(map(_is_number, (row["farthest"], row["sharpness"], *row["light"])))
     )
 
 

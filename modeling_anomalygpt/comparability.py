@@ -1,7 +1,7 @@
 """Whether a picture can be compared with the references at all: same part, same light, as sharp.
 
-A wrong part or a moved camera lights the whole map up; that is no anomaly of the part. Knows pictures as tensors and
-patch features; knows no maps and no verdicts.
+A wrong part or a moved camera lights the whole map up; that is no anomaly of the part. Another light can be taken
+back, up to a point. Knows pictures as tensors and patch features; knows no maps and no verdicts.
 """
 
 import json
@@ -17,8 +17,11 @@ from .memory_bank import PatchFeatures, unit_length
 # this far: other good pictures of the same part were never farther than .051, other kinds of photographed parts hardly
 # ever nearer than .07; drawn parts come as near as .02 (python -m benchmarks.normal_limits), so not all are caught.
 _FARTHER, _FAR = 1.3, 0.07
-# Standard deviations of the normalised pixels; halvings of the mean second difference.
-_EXPOSURE, _BLUR = 0.8, 0.7
+# Standard deviations of the normalised pixels, as they are and where the light is matched; powers of e of the mean
+# difference of a pixel from its surroundings.
+_EXPOSURE, _MATCHED_EXPOSURE, _BLUR = 0.8, 1.5, 0.7
+# Least and most by which the light of a picture is multiplied.
+_GAINS = (0.4, 2.5)
 _MOST_KEPT = 24
 
 
@@ -41,15 +44,35 @@ class Traits:
     sharpness: torch.Tensor
 
 
-def picture_traits(pixel_values: torch.Tensor, last_layer: PatchFeatures) -> Traits:
-    """Traits of normalised pictures `(batch_size, 3, height, width)` and their last layer of patch features."""
+def picture_traits(
+    pixel_values: torch.Tensor, last_layer: PatchFeatures, brightness: torch.Tensor | None = None
+) -> Traits:
+    r"""
+    Traits of pictures as the vision model saw them.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
+            Normalised pictures.
+        last_layer ([`PatchFeatures`]):
+            Their last layer.
+        brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+            Theirs before [`Comparability.relit`]; of `pixel_values` by default.
+
+    Returns:
+        [`Traits`]
+    """
     grey = pixel_values.float().mean(1, keepdim=True)
     around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
     return Traits(
         vectors=unit_length(last_layer.vectors.mean(1)),
-        brightness=grey.mean((1, 2, 3)),
+        brightness=picture_brightness(pixel_values) if brightness is None else brightness,
         sharpness=(grey - around).abs().mean((1, 2, 3)).clamp(min=1e-6).log(),
     )
+
+
+def picture_brightness(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Mean of the normalised pixels, `(batch_size,)`."""
+    return pixel_values.float().mean((1, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -62,15 +85,15 @@ class Comparability:
             Mean patch vectors of up to 24 references.
         farthest (`float`):
             Largest cosine distance from the nearest of them.
-        brightness (`tuple[float, float]`):
-            Lowest and highest mean of the normalised pixels.
+        light (`tuple[float, float]`):
+            Lowest and highest mean of the normalised pixels of the references and their views.
         sharpness (`float`):
             Lowest sharpness.
     """
 
     vectors: list[list[float]]
     farthest: float
-    brightness: tuple[float, float]
+    light: tuple[float, float]
     sharpness: float
 
     @classmethod
@@ -87,29 +110,54 @@ class Comparability:
         return cls(
             vectors=[[round(value, 5) for value in row] for row in good.vectors[firsts].tolist()],
             farthest=max(_FAR, _FARTHER * max(apart)),
-            brightness=(float(light.min()) - _EXPOSURE, float(light.max()) + _EXPOSURE),
+            light=(float(light.min()), float(light.max())),
             sharpness=float(torch.cat([good.sharpness, views.sharpness]).min()) - _BLUR,
         )
 
-    def doubts(self, traits: Traits) -> list[list[str]]:
+    def relit(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
+        r"""
+        Pictures that are darker or brighter than all references and their views, in the nearest light that these have.
+
+        As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
+                Normalised pictures.
+            black (`torch.Tensor` of shape `(3,)`):
+                What black is after normalisation, `-mean / std`.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, 3, height, width)`: other pictures are untouched.
+        """
+        brightness, level = picture_brightness(pixel_values), black.mean()
+        wanted = brightness.clamp(*self.light)
+        gains = ((wanted - level) / (brightness - level).clamp(min=1e-3)).clamp(*_GAINS)[:, None, None, None]
+        black = black[:, None, None]
+        brought = (black + gains * (pixel_values - black)).to(pixel_values)
+        return torch.where((wanted == brightness)[:, None, None, None], pixel_values, brought)
+
+    def doubts(self, traits: Traits, matched: bool = False) -> list[list[str]]:
         r"""
         Why pictures may not be comparable.
 
         Args:
             traits ([`Traits`]):
                 Of the pictures.
+            matched (`bool`, defaults to `False`):
+                Whether they were compared in the references' light; a greater difference is let pass then.
 
         Returns:
             `list[list[str]]`: For each picture any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
         """
         good = torch.tensor(self.vectors).to(traits.vectors)
         distances = 1 - (traits.vectors @ unit_length(good).T).max(1).values
+        play = _MATCHED_EXPOSURE if matched else _EXPOSURE
         found = []
         for distance, brightness, sharpness in zip(
             distances.tolist(), traits.brightness.tolist(), traits.sharpness.tolist(), strict=True
         ):
             doubts = ["unlike"] * (distance > self.farthest)
-            doubts += ["exposure"] * (not self.brightness[0] <= brightness <= self.brightness[1])
+            doubts += ["exposure"] * (not self.light[0] - play <= brightness <= self.light[1] + play)
             doubts += ["blur"] * (sharpness < self.sharpness)
             found.append(doubts)
         return found
@@ -122,7 +170,7 @@ class Comparability:
     def from_json(cls, text: str) -> "Comparability":
         """Reads [`Comparability.to_json`] back."""
         row = json.loads(text)
-        return cls(row["vectors"], row["farthest"], tuple(row["brightness"]), row["sharpness"])
+        return cls(row["vectors"], row["farthest"], tuple(row["light"]), row["sharpness"])
 
 
-__all__ = ["Comparability", "Traits", "picture_traits"]
+__all__ = ["Comparability", "Traits", "picture_brightness", "picture_traits"]

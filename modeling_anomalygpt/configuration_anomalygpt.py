@@ -81,6 +81,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Map value, in [0, 1], that good photographs of real parts seldom exceed beside one reference, for this
             vision model. One reference cannot show how much good parts differ: the limit is this, and follows the
             references the more of them there are. 0: unknown.
+        match_exposure (`bool`, defaults to `False`):
+            Whether [`AnomalyInspector`] looks at pictures that are darker or brighter than all references in the
+            references' light. `False`: as they are (published).
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -130,6 +133,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     reference_pooling: int | list[int] | tuple[int, ...] = 1
     relative_maps: bool = False
     normal_distance: float = 0.0
+    match_exposure: bool = False
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)

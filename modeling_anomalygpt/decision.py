@@ -11,9 +11,9 @@ from typing import Any
 
 CONFIDENCE = 0.95
 # Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
-# and a unit of log-odds weigh, how near to its limit their sum decides nothing, how much less one reference proves.
-_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 0.25, 4.0
-_UNDECIDED, _ONE_REFERENCE = 0.15, 0.25
+# and a unit of log-odds weigh, and how near to its limit their sum decides nothing.
+_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 1 / 16, 4.0
+_UNDECIDED = 0.15
 
 _WORDS = {
     "en": {
@@ -71,36 +71,30 @@ def reason(kind: str, language: str, **numbers: Any) -> Reason:
     return Reason(kind, _WORDS[language][kind].format(**numbers))
 
 
-def evidence_of(ratio: float | None, log_odds: float | None, num_references: int = 1) -> float:
+def evidence_of(ratio: float | None, log_odds: float | None) -> float:
     r"""
     Both pieces of evidence as one number: above 0 speaks for an anomaly.
-
-    What one reference lets expect of a good part is a guess: the language model, which sees the shape of the map, has
-    its full say, and something is taken off the evidence. The more references, the better founded is the ratio.
 
     Args:
         ratio (`float`, *optional*):
             Highest score over its limit; `None` without a calibrated map.
         log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within 4, so that neither can
-            outvote a clear other.
-        num_references (`int`, defaults to 1):
-            On which the limit rests.
+            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within 4, so that it cannot
+            outvote a clear map.
 
     Returns:
-        `float`: `2 log(ratio) + (log_odds / 4 - 1 / (4 num_references)) / num_references`.
+        `float`: `2 log(ratio) + log_odds / 16`.
 
     Example:
     ```python
-    >>> evidence_of(1.0, 2.0), evidence_of(1.0, 2.0, num_references=2), evidence_of(2.0, None) > 0.5
-    (0.25, 0.1875, True)
+    >>> evidence_of(1.0, 2.0), evidence_of(1.0, -400.0), evidence_of(2.0, None) > 0.5
+    (0.125, -0.25, True)
 
     ```
     """
     by_map = 0.0 if ratio is None else _RATIO_WEIGHT * math.log(max(ratio, 1e-3))
     bounded = 0.0 if log_odds is None else max(-_MOST_LANGUAGE, min(_MOST_LANGUAGE, log_odds))
-    references = max(1, num_references)
-    return by_map + (_LANGUAGE_WEIGHT * bounded - _ONE_REFERENCE / references) / references
+    return by_map + _LANGUAGE_WEIGHT * bounded
 
 
 def decide(evidence: float, limit: float = 0.0, doubts: Sequence[str] = ()) -> str:

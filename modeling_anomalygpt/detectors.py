@@ -70,7 +70,8 @@ class AnomalyGPTDetector:
         inspector ([`AnomalyInspector`]):
             Its references are replaced.
         published (`bool`):
-            Whether the score is the maximum of the map and there is no verdict, as in the paper.
+            Whether the score is the maximum of the map, pictures are seen in their own light and there is no
+            verdict, as in the paper.
         answers (`bool`, defaults to `True`):
             Whether answers are generated.
         batch_size (`int`, defaults to 8):
@@ -82,6 +83,8 @@ class AnomalyGPTDetector:
 
     def __init__(self, inspector: AnomalyInspector, published: bool, answers: bool = True, batch_size: int = 8):
         self.inspector, self.published, self.answers = inspector, published, answers
+        if published:
+            inspector.observer.match_exposure = False
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:

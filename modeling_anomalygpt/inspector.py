@@ -223,7 +223,7 @@ class AnomalyInspector:
             raise ValueError("`picture` must be given for a result that names no file, got None.")
         if self.memory_bank is None:
             raise RuntimeError("The memory bank is empty. Call `set_references` before `feedback`.")
-        before, seen = self.memory_bank, self.observer.build_bank([load_picture(picture)])
+        before, seen = self.memory_bank, self.observer.build_bank([load_picture(picture)], as_queries=True)
         after = before.extend(seen) if is_normal else without_matches(before, seen)
         row = {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
         self.feedback_history.record(before, after, row)

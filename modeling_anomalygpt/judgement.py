@@ -124,7 +124,7 @@ class Judge:
         """
         score = self.score(anomaly_map)
         ratio = score if self.calibrated else None
-        total = evidence_of(ratio, log_odds, self.num_known_good)
+        total = evidence_of(ratio, log_odds)
         if ratio is not None:
             verdict = decide(total, self.calibration.get("evidence_limit", 0.0), doubts or ())
         else:  # nothing says what is normal here: the language model's word, or the checkpoint's threshold

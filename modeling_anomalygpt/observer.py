@@ -13,7 +13,7 @@ from PIL import Image
 
 from .calibration import NormalScores, scores_of, view_references
 from .checkpoints import CheckpointError
-from .comparability import Comparability, picture_traits
+from .comparability import Comparability, picture_brightness, picture_traits
 from .image_processing_anomalygpt import place
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .tiling import merge_tile_maps, tile_boxes
@@ -64,6 +64,7 @@ class Observer:
         self.model = model
         self.processor = processor
         self.tile = tile
+        self.match_exposure = model.config.match_exposure
         self.memory_bank: MemoryBank | None = None
         self._text_embeds: dict[str, torch.Tensor] = {}
 
@@ -73,14 +74,16 @@ class Observer:
         size = f"{images.size['height']}x{images.size['width']}"
         return f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
 
-    def build_bank(self, images: list[Image.Image]) -> MemoryBank:
-        """Memory bank of good pictures, tile by tile."""
+    def build_bank(self, images: list[Image.Image], as_queries: bool = False) -> MemoryBank:
+        """Memory bank of good pictures, tile by tile; `as_queries`: as they are seen beside the present references."""
         tiles = [image.crop(box) for image in images for box in self.boxes(image)]
         bank = None
         with torch.inference_mode():
             for start in range(0, len(tiles), _TILES_AT_A_TIME):
-                inputs = self._inputs(tiles[start : start + _TILES_AT_A_TIME])
-                layers = self.model.model.get_patch_features(inputs["pixel_values"])
+                pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
+                layers = self.model.model.get_patch_features(
+                    self._in_light(pixel_values) if as_queries else pixel_values
+                )
                 part = MemoryBank.build(layers, self.fingerprint())
                 bank = part if bank is None else bank.extend(part)
         return bank
@@ -122,7 +125,7 @@ class Observer:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
-        features = self._features(images, category, localization)
+        features = self._features(images, category, localization, matched=localization != "text")
         sizes = [(image.height, image.width) for image in images]
         maps = self._to_pictures(features.anomaly_map, sizes)
         image_tokens = features.pooler_output
@@ -182,14 +185,18 @@ class Observer:
 
     def _doubts(self, features: Any, tiled: list[int]) -> list[list[str]]:
         """Why each picture may not be comparable; not asked of tiled ones."""
-        bank = self.memory_bank
-        count = len(features.anomaly_map)
-        if bank is None or "comparability" not in bank.notes:
-            return [[] for _ in range(count)]
+        comparability = self._comparability()
+        if comparability is None:
+            return [[] for _ in features.anomaly_map]
         last = self.model.model.localizer.comparable(features.patch_features)[-1]
-        traits = picture_traits(features.pixel_values, last)
-        doubts = Comparability.from_json(bank.notes["comparability"]).doubts(traits)
+        traits = picture_traits(features.pixel_values, last, features.brightness)
+        doubts = comparability.doubts(traits, self.match_exposure)
         return [[] if index in tiled else own for index, own in enumerate(doubts)]
+
+    def _comparability(self) -> Comparability | None:
+        """What pictures must be like; `None` without references, or with tiled ones."""
+        notes = {} if self.memory_bank is None else self.memory_bank.notes
+        return Comparability.from_json(notes["comparability"]) if "comparability" in notes else None
 
     def _patches(self, features: Any, tiled: list[int]) -> list[PatchFeatures | None]:
         first = self.model.model.localizer.comparable(features.patch_features)[0]
@@ -207,20 +214,31 @@ class Observer:
             maps += self._to_pictures(features.anomaly_map, [(tile.height, tile.width) for tile in tiles])
         return merge_tile_maps(maps, boxes, (image.height, image.width))
 
-    def _features(self, images: list[Image.Image], category: str, localization: str) -> Any:
+    def _in_light(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pictures in the light of the references ([`Comparability.relit`]), where that is known and wanted."""
+        comparability = self._comparability() if self.match_exposure else None
+        if comparability is None:
+            return pixel_values
+        images = self.processor.image_processor
+        black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
+        return comparability.relit(pixel_values, black.to(pixel_values))
+
+    def _features(self, images: list[Image.Image], category: str, localization: str, matched: bool = False) -> Any:
         inputs = self._inputs(images, category=category)
         if "state_prompt_ids" in inputs and category not in self._text_embeds:
             self._text_embeds[category] = self.model.model.get_text_embeds(
                 inputs["state_prompt_ids"][:1], inputs["state_prompt_labels"][:1]
             )
+        pixel_values = inputs["pixel_values"]
+        seen = self._in_light(pixel_values) if matched else pixel_values
         features = self.model.get_image_features(
-            inputs["pixel_values"],
+            seen,
             text_embeds=self._text_embeds.get(category),
             memory_bank=self.memory_bank,
             localization=localization,
             return_dict=True,
         )
-        features["pixel_values"] = inputs["pixel_values"]
+        features["pixel_values"], features["brightness"] = seen, picture_brightness(pixel_values)
         if not torch.isfinite(features.anomaly_map).all():
             raise CheckpointError(
                 "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "

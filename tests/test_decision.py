@@ -59,18 +59,16 @@ def test_the_promise_is_kept_on_drawn_numbers():
     assert kept >= 0.93
 
 
-def test_evidence_grows_with_both_and_is_zero_at_the_limit_of_many_references():
-    many = 10**9
-    assert evidence_of(1.0, 0.0, many) == pytest.approx(0.0, abs=1e-8)
-    for number in (1, 4):
-        assert evidence_of(2.0, 0.0, number) > evidence_of(1.5, 0.0, number) > evidence_of(0.5, 0.0, number)
-        assert evidence_of(1.0, 2.0, number) > evidence_of(1.0, 1.0, number) > evidence_of(1.0, -1.0, number)
+def test_evidence_grows_with_both_and_is_zero_at_the_limit():
+    assert evidence_of(1.0, 0.0) == 0.0
+    assert evidence_of(2.0, 0.0) > evidence_of(1.5, 0.0) > evidence_of(0.5, 0.0)
+    assert evidence_of(1.0, 2.0) > evidence_of(1.0, 1.0) > evidence_of(1.0, -1.0)
     assert math.isfinite(evidence_of(0.0, -1e9))
 
 
 def test_evidence_is_that_of_the_formula():
-    assert evidence_of(math.e, 2.0, 1) == pytest.approx(2 + 0.5 - 0.25)
-    assert evidence_of(math.e, -2.0, 4) == pytest.approx(2 - 0.5 / 4 - 0.25 / 16)
+    assert evidence_of(math.e, 2.0) == pytest.approx(2 + 0.125)
+    assert evidence_of(math.e**2, -9.0) == pytest.approx(4 - 0.25)
 
 
 def test_neither_piece_outvotes_a_clear_other():

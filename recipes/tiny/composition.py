@@ -35,6 +35,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         map_size=MAP_SIZE,
         relative_maps=True,
         normal_distance=0.3,  # benchmarks/README.md, Decisions
+        match_exposure=True,
         region_threshold=0.5,
         prompt_channels=[16, 40, 96],
         image_token_index=3,
