@@ -83,7 +83,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
             references the more of them there are. 0: unknown.
         match_exposure (`bool`, defaults to `False`):
             Whether [`AnomalyInspector`] looks at pictures that are darker or brighter than all references in the
-            references' light. `False`: as they are (published).
+            references' light, where that brings them nearer. `False`: as they are (published).
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).

@@ -15,6 +15,7 @@ from .calibration import NormalScores, scores_of, view_references
 from .checkpoints import CheckpointError
 from .comparability import Comparability, picture_brightness, picture_traits
 from .image_processing_anomalygpt import place
+from .localization import few_shot_anomaly_map
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .tiling import merge_tile_maps, tile_boxes
 
@@ -215,13 +216,25 @@ class Observer:
         return merge_tile_maps(maps, boxes, (image.height, image.width))
 
     def _in_light(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pictures in the light of the references ([`Comparability.relit`]), where that is known and wanted."""
+        """Pictures in the references' light ([`Comparability.relit`]), where that is wanted and brings them nearer.
+
+        A lamp may have changed in more than its strength, so each is compared both ways; the lower median decides.
+        """
         comparability = self._comparability() if self.match_exposure else None
         if comparability is None:
             return pixel_values
         images = self.processor.image_processor
         black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
-        return comparability.relit(pixel_values, black.to(pixel_values))
+        relit = comparability.relit(pixel_values, black.to(pixel_values))
+        other = (relit != pixel_values).flatten(1).any(1)
+        if not other.any():
+            return pixel_values
+        model = self.model.model
+        layers = model.get_patch_features(torch.cat([pixel_values[other], relit[other]]))
+        maps = few_shot_anomaly_map(layers, self.memory_bank.features, model.config.map_size)
+        as_it_is, brought = maps.flatten(1).median(1).values.chunk(2)
+        nearer = torch.zeros_like(other).masked_scatter(other, brought < as_it_is)
+        return torch.where(nearer[:, None, None, None], relit, pixel_values)
 
     def _features(self, images: list[Image.Image], category: str, localization: str, matched: bool = False) -> Any:
         inputs = self._inputs(images, category=category)
