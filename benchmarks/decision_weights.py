@@ -6,8 +6,10 @@ Good pictures of --data (`<set>/train/good`) are inspected with others of them a
 with a synthetic anomaly (never in a picture that is a reference itself); rendered products of the training families
 with the defects that they are drawn with. No picture of a test split is read. Printed: a logistic regression of
 "anomalous" on the logarithm of the ratio and the log-odds (held in bounds as the decision holds them), every part
-weighing the same, the balanced accuracy of each piece of evidence alone and of the decision, and that of the map with
-other values of `normal_distance` (0: the limit from the references alone).
+weighing the same; the balanced accuracy of each piece of evidence alone and of the decision, forced to one of two;
+that of twice the logarithm plus the log-odds times other weights; and with other values of `normal_distance` (0: the
+limit from the references alone) that of the map alone, that of the decision, and the part of the good pictures that it
+calls anomalous.
 """
 
 import argparse
@@ -25,11 +27,12 @@ from datasets_scripts import TRAINING_FAMILIES, render_product
 from modeling_anomalygpt import AnomalyInspector, load_picture
 from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, nsa, perlin_texture
 from modeling_anomalygpt.calibration import NormalScores
-from modeling_anomalygpt.decision import evidence_of
+from modeling_anomalygpt.decision import decide, evidence_of
 
 SYNTHESIS = Mixture([nsa, cut_paste, perlin_texture])
 MOST_LANGUAGE, MOST_PICTURES, TRIES = 4.0, 20, 6
-USUAL_DISTANCES = (0.0, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
+LANGUAGE_WEIGHTS = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+USUAL_DISTANCES = (0.0, 0.2, 0.25, 0.28, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.45)
 
 
 def parts(data: pathlib.Path | None) -> Iterator[tuple[str, str, list, list]]:
@@ -83,10 +86,23 @@ def balanced_accuracy(values: Sequence[float], labels: Sequence[int]) -> float:
     return float((said[truth].mean() + (~said[~truth]).mean()) / 2)
 
 
-def map_alone(row: dict, usual: float) -> float:
-    """Balanced accuracy of the map of one part if `normal_distance` were this."""
+def with_weight(row: dict, weight: float) -> float:
+    """Balanced accuracy if the log-odds weighed so much."""
+    bounded = np.clip(row["log_odds"], -MOST_LANGUAGE, MOST_LANGUAGE)
+    return balanced_accuracy(2 * np.log(np.maximum(row["ratios"], 1e-3)) + weight * bounded, row["anomalous"])
+
+
+def with_usual(row: dict, usual: float) -> tuple[float, float, float]:
+    """If `normal_distance` were this: balanced accuracy of map and decision, false alarms among the good pictures."""
     known = NormalScores(row["normal_scores"]["views"], row["normal_scores"]["crossed"], usual)
-    return balanced_accuracy([ratio * row["limit"] - known.limit for ratio in row["ratios"]], row["anomalous"])
+    ratios = [ratio * row["limit"] / known.limit for ratio in row["ratios"]]
+    evidence = [evidence_of(*pair) for pair in zip(ratios, row["log_odds"], strict=True)]
+    alarms = [decide(one) == "anomalous" for one, bad in zip(evidence, row["anomalous"], strict=True) if not bad]
+    return (
+        balanced_accuracy([ratio - 1 for ratio in ratios], row["anomalous"]),
+        balanced_accuracy(evidence, row["anomalous"]),
+        statistics.mean(alarms),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -139,11 +155,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for name, values in evidence.items()
                 }
                 print(f"  {kind}: balanced accuracy {told}")
-                by_usual = {
-                    usual: round(statistics.mean(map_alone(row, usual) for row in same), 3)
-                    for usual in USUAL_DISTANCES
+                by_weight = {
+                    weight: round(statistics.mean(with_weight(row, weight) for row in same), 3)
+                    for weight in LANGUAGE_WEIGHTS
                 }
-                print(f"  {kind}: of the map alone by normal_distance {by_usual}")
+                print(f"  {kind}: by weight of the log-odds {by_weight}")
+                for usual in USUAL_DISTANCES:
+                    columns = zip(*(with_usual(row, usual) for row in same), strict=True)
+                    means = [round(statistics.mean(column), 3) for column in columns]
+                    print(f"  {kind}: normal_distance {usual}: map, decision, false alarms {means}")
 
 
 if __name__ == "__main__":
