@@ -20,8 +20,9 @@ _FARTHER, _FAR = 1.3, 0.07
 # Standard deviations of the normalised pixels, as they are and where the light is matched; powers of e of the mean
 # difference of a pixel from its surroundings.
 _EXPOSURE, _MATCHED_EXPOSURE, _BLUR = 0.8, 1.5, 0.7
-# Least and most by which the light of a picture is multiplied.
-_GAINS = (0.4, 2.5)
+# From which difference on light is matched (the embedded vision model learned to bear a tenth more or less light), and
+# least and most by which it is multiplied.
+_OTHER_LIGHT, _GAINS = 0.3, (0.4, 2.5)
 _MOST_KEPT = 24
 
 
@@ -116,7 +117,7 @@ class Comparability:
 
     def relit(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
         r"""
-        Pictures that are darker or brighter than all references and their views, in the nearest light that these have.
+        Pictures that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
 
         As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
 
@@ -127,14 +128,15 @@ class Comparability:
                 What black is after normalisation, `-mean / std`.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, 3, height, width)`: other pictures are untouched.
+            `torch.Tensor` of shape `(batch_size, 3, height, width)`: the others are untouched.
         """
         brightness, level = picture_brightness(pixel_values), black.mean()
         wanted = brightness.clamp(*self.light)
         gains = ((wanted - level) / (brightness - level).clamp(min=1e-3)).clamp(*_GAINS)[:, None, None, None]
         black = black[:, None, None]
         brought = (black + gains * (pixel_values - black)).to(pixel_values)
-        return torch.where((wanted == brightness)[:, None, None, None], pixel_values, brought)
+        other = (wanted - brightness).abs() > _OTHER_LIGHT
+        return torch.where(other[:, None, None, None], brought, pixel_values)
 
     def doubts(self, traits: Traits, matched: bool = False) -> list[list[str]]:
         r"""

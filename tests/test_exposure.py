@@ -52,6 +52,12 @@ def test_a_bright_picture_is_brought_to_the_upper_end():
 def test_pictures_within_the_light_of_the_references_stay_as_they_are():
     pixels = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert comparability((-2.0, 2.0)).relit(pixels, BLACK).equal(pixels)
+    light = float(picture_brightness(pixels).max()) + 0.25
+    assert (
+        comparability((light, light))
+        .relit(pixels[picture_brightness(pixels).argmax()][None], BLACK)
+        .equal(pixels[picture_brightness(pixels).argmax()][None])
+    ), "a little darker is no other light"
 
 
 def test_light_is_multiplied_by_no_more_than_two_and_a_half():
