@@ -24,6 +24,7 @@ _WORDS = {
         "close": "The evidence is too close to the limit to decide.",
         "unlike": "The picture is unlike all references: another part, camera or distance?",
         "exposure": "The picture is much darker or brighter than the references.",
+        "relit": "The picture is darker or brighter than the references; it was compared in their light.",
         "blur": "The picture is much less sharp than the references.",
         "few_normals": (
             "{count} good pictures support a false-alarm rate of {rate:.0%} at {confidence:.0%} confidence; "
@@ -38,6 +39,7 @@ _WORDS = {
         "close": "证据过于接近界限，无法判定。",
         "unlike": "图片与所有参考图片都不相似：是否换了零件、相机或距离？",
         "exposure": "图片比参考图片明显更暗或更亮。",
+        "relit": "图片比参考图片更暗或更亮，已换成参考图片的亮度进行比较。",
         "blur": "图片明显不如参考图片清晰。",
         "few_normals": (
             "{count} 张良品图片在 {confidence:.0%} 置信度下只能保证 {rate:.0%} 的误报率；{needed} 张可保证 5%。"
@@ -54,7 +56,7 @@ class Reason:
     Args:
         kind (`str`):
             `"map_above"`, `"map_below"`, `"language_yes"`, `"language_no"`, `"close"`, `"unlike"`, `"exposure"`,
-            `"blur"` or `"few_normals"`.
+            `"blur"`, `"relit"` or `"few_normals"`.
         text (`str`):
             The sentence, in the language asked for.
     """

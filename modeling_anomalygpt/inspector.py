@@ -404,8 +404,8 @@ class AnomalyInspector:
         judge = self._judge(localization, language)
         results = []
         for index, (picture, image) in enumerate(batch):
-            words, patches = answers[index] if answer else "", look.patches[index]
-            judgement = judge.judge(look.maps[index], log_odds[index], look.doubts[index], mm_per_pixel)
+            words, patches, doubts = answers[index] if answer else "", look.patches[index], look.doubts[index]
+            judgement = judge.judge(look.maps[index], log_odds[index], doubts, mm_per_pixel, look.relit[index])
             regions = [self._with_nearest_good(region, patches, image) for region in judgement.regions]
             results.append(
                 InspectionResult(

@@ -105,6 +105,7 @@ class Judge:
         log_odds: float | None = None,
         doubts: list[str] | None = None,
         mm_per_pixel: float | None = None,
+        relit: bool = False,
     ) -> Judgement:
         r"""
         Judges one picture.
@@ -118,6 +119,8 @@ class Judge:
                 From [`Comparability.doubts`].
             mm_per_pixel (`float`, *optional*):
                 Scale, for sizes in millimetres.
+            relit (`bool`, defaults to `False`):
+                Whether the picture was seen in the references' light.
 
         Returns:
             [`Judgement`]
@@ -140,7 +143,10 @@ class Judge:
             evidence["yes_probability"] = round(1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))), 6)
         if self.calibrated:
             evidence |= self._support() | {"limit": round(self.bank.limit, 6), "evidence": round(total, 4)}
-        evidence["reasons"] = [vars(one) for one in self._reasons(verdict, ratio, log_odds, doubts or [], evidence)]
+        reasons = self._reasons(verdict, ratio, log_odds, doubts or [], evidence)
+        if relit and "exposure" not in (doubts or []):
+            reasons.append(reason("relit", self.language))
+        evidence["reasons"] = [vars(one) for one in reasons]
         regions = [] if verdict == "normal" else self._regions(anomaly_map, mm_per_pixel)
         return Judgement(verdict, score, regions, evidence)
 

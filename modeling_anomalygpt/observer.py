@@ -38,12 +38,15 @@ class Look:
             Why each picture may not be comparable with the references, see [`Comparability`].
         patches (`list[PatchFeatures]`):
             Each picture's finest layer as it was compared, `(num_patches, dim)`; `None` for tiled pictures.
+        relit (`list[bool]`):
+            Whether each picture was seen in the references' light instead of its own.
     """
 
     maps: list[np.ndarray]
     image_tokens: torch.Tensor
     doubts: list[list[str]]
     patches: list[PatchFeatures | None]
+    relit: list[bool]
 
 
 class Observer:
@@ -82,9 +85,9 @@ class Observer:
         with torch.inference_mode():
             for start in range(0, len(tiles), _TILES_AT_A_TIME):
                 pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
-                layers = self.model.model.get_patch_features(
-                    self._in_light(pixel_values) if as_queries else pixel_values
-                )
+                if as_queries:
+                    pixel_values, _ = self._in_light(pixel_values)
+                layers = self.model.model.get_patch_features(pixel_values)
                 part = MemoryBank.build(layers, self.fingerprint())
                 bank = part if bank is None else bank.extend(part)
         return bank
@@ -140,7 +143,9 @@ class Observer:
             whole = features.anomaly_map.clone()
             whole[tiled] = torch.stack([shrunk[index] for index in tiled]).to(whole)
             image_tokens = model.embed_evidence(features.image_embeds, whole)
-        return Look(maps, image_tokens, self._doubts(features, tiled), self._patches(features, tiled))
+        patches = self._patches(features, tiled)
+        relit = [one and index not in tiled for index, one in enumerate(features.relit)]
+        return Look(maps, image_tokens, self._doubts(features, tiled), patches, relit)
 
     def nearest_good(self, patches: PatchFeatures | None, size: tuple[int, int], x: int, y: int) -> dict | None:
         r"""
@@ -215,26 +220,28 @@ class Observer:
             maps += self._to_pictures(features.anomaly_map, [(tile.height, tile.width) for tile in tiles])
         return merge_tile_maps(maps, boxes, (image.height, image.width))
 
-    def _in_light(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def _in_light(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures in the references' light ([`Comparability.relit`]), where that is wanted and brings them nearer.
 
         A lamp may have changed in more than its strength, so each is compared both ways; the lower median decides.
+        Returned as well: which pictures were changed, `(batch_size,)`.
         """
+        none = torch.zeros(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
         comparability = self._comparability() if self.match_exposure else None
         if comparability is None:
-            return pixel_values
+            return pixel_values, none
         images = self.processor.image_processor
         black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
         relit = comparability.relit(pixel_values, black.to(pixel_values))
         other = (relit != pixel_values).flatten(1).any(1)
         if not other.any():
-            return pixel_values
+            return pixel_values, none
         model = self.model.model
         layers = model.get_patch_features(torch.cat([pixel_values[other], relit[other]]))
         maps = few_shot_anomaly_map(layers, self.memory_bank.features, model.config.map_size)
         as_it_is, brought = maps.flatten(1).median(1).values.chunk(2)
-        nearer = torch.zeros_like(other).masked_scatter(other, brought < as_it_is)
-        return torch.where(nearer[:, None, None, None], relit, pixel_values)
+        nearer = none.masked_scatter(other, brought < as_it_is)
+        return torch.where(nearer[:, None, None, None], relit, pixel_values), nearer
 
     def _features(self, images: list[Image.Image], category: str, localization: str, matched: bool = False) -> Any:
         inputs = self._inputs(images, category=category)
@@ -243,7 +250,7 @@ class Observer:
                 inputs["state_prompt_ids"][:1], inputs["state_prompt_labels"][:1]
             )
         pixel_values = inputs["pixel_values"]
-        seen = self._in_light(pixel_values) if matched else pixel_values
+        seen, relit = self._in_light(pixel_values) if matched else (pixel_values, [False] * len(images))
         features = self.model.get_image_features(
             seen,
             text_embeds=self._text_embeds.get(category),
@@ -252,6 +259,7 @@ class Observer:
             return_dict=True,
         )
         features["pixel_values"], features["brightness"] = seen, picture_brightness(pixel_values)
+        features["relit"] = [bool(one) for one in relit]
         if not torch.isfinite(features.anomaly_map).all():
             raise CheckpointError(
                 "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "

@@ -87,6 +87,14 @@ def test_a_reference_in_half_the_light_is_nearly_as_good_as_itself(inspector):
     assert abs(dark - as_it_was) < 0.3 * abs(unmatched - as_it_was)
 
 
+@pytest.mark.parametrize(("language", "words"), [("en", "compared in their light"), ("zh", "参考图片的亮度")])
+def test_the_reasons_say_whose_light_was_changed(inspector, language, words):
+    options = {"batch_size": 2, "answer": False, "progress": False, "language": language}
+    plain, dark = inspector.inspect_many([picture(2), picture(3, 0.5)], **options)
+    told = [[one["text"] for one in result.evidence["reasons"] if words in one["text"]] for result in (plain, dark)]
+    assert [len(one) for one in told] == [0, 1]
+
+
 def test_each_picture_of_a_batch_gets_its_own_light(inspector):
     pictures = [picture(2), picture(3, 0.4), picture(4, 1.4)]
     together = inspector.inspect_many(pictures, batch_size=3, answer=False, progress=False)
