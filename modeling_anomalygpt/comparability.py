@@ -132,11 +132,13 @@ class Comparability:
         """
         brightness, level = picture_brightness(pixel_values), black.mean()
         wanted = brightness.clamp(*self.light)
-        gains = ((wanted - level) / (brightness - level).clamp(min=1e-3)).clamp(*_GAINS)[:, None, None, None]
+        filled = (pixel_values.abs() > 1e-5).any(1, keepdim=True)  # around a letterboxed picture all is 0
+        part = filled.float().mean((1, 2, 3)).clamp(min=1e-3)
+        gains = ((wanted / part - level) / (brightness / part - level).clamp(min=1e-3)).clamp(*_GAINS)
         black = black[:, None, None]
-        brought = (black + gains * (pixel_values - black)).to(pixel_values)
+        brought = (black + gains[:, None, None, None] * (pixel_values - black)).to(pixel_values)
         other = (wanted - brightness).abs() > _OTHER_LIGHT
-        return torch.where(other[:, None, None, None], brought, pixel_values)
+        return torch.where(other[:, None, None, None] & filled, brought, pixel_values)
 
     def doubts(self, traits: Traits, matched: bool = False) -> list[list[str]]:
         r"""

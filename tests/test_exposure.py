@@ -67,6 +67,13 @@ def test_light_is_multiplied_by_no_more_than_two_and_a_half():
     torch.testing.assert_close(relit, normalised(0.25 * pictures))
 
 
+def test_what_surrounds_a_letterboxed_picture_is_neither_counted_nor_changed():
+    pictures = torch.rand(1, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    bright, dark = (torch.nn.functional.pad(normalised(factor * pictures), (0, 0, 2, 2)) for factor in (1.0, 0.5))
+    light = float(picture_brightness(bright))
+    torch.testing.assert_close(comparability((light, light + 1)).relit(dark, BLACK), bright)
+
+
 def test_half_precision_stays_half_precision():
     pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16() - 2
     assert comparability((0.0, 1.0)).relit(pixels, BLACK).dtype == torch.bfloat16
