@@ -85,7 +85,7 @@ class Observer:
         with torch.inference_mode():
             for start in range(0, len(tiles), _TILES_AT_A_TIME):
                 pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
-                if as_queries:
+                if as_queries and len(tiles) == len(images):
                     pixel_values, _ = self._in_light(pixel_values)
                 layers = self.model.model.get_patch_features(pixel_values)
                 part = MemoryBank.build(layers, self.fingerprint())
