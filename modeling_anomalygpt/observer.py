@@ -81,13 +81,13 @@ class Observer:
     def build_bank(self, images: list[Image.Image], as_queries: bool = False) -> MemoryBank:
         """Memory bank of good pictures, tile by tile; `as_queries`: as they are seen beside the present references."""
         tiles = [image.crop(box) for image in images for box in self.boxes(image)]
+        comparability = self._comparability() if as_queries and len(tiles) == len(images) else None
         bank = None
         with torch.inference_mode():
             for start in range(0, len(tiles), _TILES_AT_A_TIME):
                 pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
-                if as_queries and len(tiles) == len(images):
-                    pixel_values, _ = self._in_light(pixel_values)
-                layers = self.model.model.get_patch_features(pixel_values)
+                seen, _ = self._in_light(pixel_values, comparability)
+                layers = self.model.model.get_patch_features(seen)
                 part = MemoryBank.build(layers, self.fingerprint())
                 bank = part if bank is None else bank.extend(part)
         return bank
@@ -129,7 +129,8 @@ class Observer:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
-        features = self._features(images, category, localization, matched=localization != "text")
+        comparability = self._comparability()
+        features = self._features(images, category, localization, None if localization == "text" else comparability)
         sizes = [(image.height, image.width) for image in images]
         maps = self._to_pictures(features.anomaly_map, sizes)
         image_tokens = features.pooler_output
@@ -145,7 +146,7 @@ class Observer:
             image_tokens = model.embed_evidence(features.image_embeds, whole)
         patches = self._patches(features, tiled)
         relit = [one and index not in tiled for index, one in enumerate(features.relit)]
-        return Look(maps, image_tokens, self._doubts(features, tiled), patches, relit)
+        return Look(maps, image_tokens, self._doubts(features, tiled, comparability), patches, relit)
 
     def nearest_good(self, patches: PatchFeatures | None, size: tuple[int, int], x: int, y: int) -> dict | None:
         r"""
@@ -189,9 +190,8 @@ class Observer:
         box = [across[0], down[0], across[1], down[1]]
         return {"reference": reference, "box": [round(min(1.0, max(0.0, edge)), 4) for edge in box]}
 
-    def _doubts(self, features: Any, tiled: list[int]) -> list[list[str]]:
+    def _doubts(self, features: Any, tiled: list[int], comparability: Comparability | None) -> list[list[str]]:
         """Why each picture may not be comparable; not asked of tiled ones."""
-        comparability = self._comparability()
         if comparability is None:
             return [[] for _ in features.anomaly_map]
         last = self.model.model.localizer.comparable(features.patch_features)[-1]
@@ -220,15 +220,16 @@ class Observer:
             maps += self._to_pictures(features.anomaly_map, [(tile.height, tile.width) for tile in tiles])
         return merge_tile_maps(maps, boxes, (image.height, image.width))
 
-    def _in_light(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _in_light(
+        self, pixel_values: torch.Tensor, comparability: Comparability | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures in the references' light ([`Comparability.relit`]), where that is wanted and brings them nearer.
 
         A lamp may have changed in more than its strength, so each is compared both ways; the lower median decides.
         Returned as well: which pictures were changed, `(batch_size,)`.
         """
         none = torch.zeros(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
-        comparability = self._comparability() if self.match_exposure else None
-        if comparability is None:
+        if comparability is None or not self.match_exposure:
             return pixel_values, none
         images = self.processor.image_processor
         black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
@@ -243,14 +244,16 @@ class Observer:
         nearer = none.masked_scatter(other, brought < as_it_is)
         return torch.where(nearer[:, None, None, None], relit, pixel_values), nearer
 
-    def _features(self, images: list[Image.Image], category: str, localization: str, matched: bool = False) -> Any:
+    def _features(
+        self, images: list[Image.Image], category: str, localization: str, comparability: Comparability | None = None
+    ) -> Any:
         inputs = self._inputs(images, category=category)
         if "state_prompt_ids" in inputs and category not in self._text_embeds:
             self._text_embeds[category] = self.model.model.get_text_embeds(
                 inputs["state_prompt_ids"][:1], inputs["state_prompt_labels"][:1]
             )
         pixel_values = inputs["pixel_values"]
-        seen, relit = self._in_light(pixel_values) if matched else (pixel_values, [False] * len(images))
+        seen, relit = self._in_light(pixel_values, comparability)
         features = self.model.get_image_features(
             seen,
             text_embeds=self._text_embeds.get(category),
@@ -259,7 +262,7 @@ class Observer:
             return_dict=True,
         )
         features["pixel_values"], features["brightness"] = seen, picture_brightness(pixel_values)
-        features["relit"] = [bool(one) for one in relit]
+        features["relit"] = relit.tolist()
         if not torch.isfinite(features.anomaly_map).all():
             raise CheckpointError(
                 "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "
