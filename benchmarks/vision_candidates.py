@@ -9,6 +9,7 @@ DIR of --vision is a folder of `recipes.tiny.vision` or `recipes.tiny.comparing`
 
 import argparse
 import csv
+import functools
 import pathlib
 import statistics
 from collections.abc import Sequence
@@ -46,13 +47,19 @@ class Eyes:
         self.processor = AnomalyGPTImageProcessor(size={"height": size, "width": size})
 
     @torch.inference_mode()
-    def see(self, files: Sequence[pathlib.Path]) -> list[tuple[PatchFeatures, ...]]:
+    def see(self, pictures: Sequence[pathlib.Path | np.ndarray]) -> list[tuple[PatchFeatures, ...]]:
         """Comparable patches of each picture."""
         seen = []
-        for file in files:
-            pixel_values = self.processor(str(file), return_tensors="pt")["pixel_values"]
+        for picture in pictures:
+            image = str(picture) if isinstance(picture, pathlib.Path) else picture
+            pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
             seen.append(self.localizer.comparable(read_vision_tower(self.tower, pixel_values, LAYERS)[1]))
         return seen
+
+
+def bank_of(references: Sequence[tuple[PatchFeatures, ...]]) -> MemoryBank:
+    """The good patches of all references."""
+    return functools.reduce(MemoryBank.extend, map(MemoryBank.build, references))
 
 
 def measure(eyes: Eyes, folder: pathlib.Path, smoothing: float, top_share: float) -> dict[int, tuple]:
@@ -68,10 +75,7 @@ def measure(eyes: Eyes, folder: pathlib.Path, smoothing: float, top_share: float
         image, pixel = [], []
         for seed in range(3):
             chosen = np.random.default_rng(seed).choice(len(train), k_shot, replace=False)
-            parts = [MemoryBank.build(layers) for layers in eyes.see([train[index] for index in chosen])]
-            bank = parts[0]
-            for part in parts[1:]:
-                bank = bank.extend(part)
+            bank = bank_of(eyes.see([train[index] for index in chosen]))
             maps = [few_shot_anomaly_map(layers, bank.features, MAP_SIZE)[0].numpy() for layers in queries]
             if smoothing:
                 maps = [cv2.GaussianBlur(one, (0, 0), smoothing, borderType=cv2.BORDER_REPLICATE) for one in maps]

@@ -20,11 +20,9 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from benchmarks.decision_weights import parts
-from benchmarks.vision_candidates import LAYERS, MAP_SIZE, Eyes
+from benchmarks.vision_candidates import MAP_SIZE, Eyes, bank_of
 from datasets_scripts import HELD_BACK_FAMILIES, render_product
 from modeling_anomalygpt.localization import few_shot_anomaly_map
-from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
-from modeling_anomalygpt.vision_features import read_vision_tower
 
 SIZE, WINDOWS, DRAWS, PRODUCTS = 256, [1, 3], {1: 6, 2: 3, 4: 3}, 3
 Scores = list[tuple[np.ndarray, np.ndarray]]  # of each draw, good and bad pictures
@@ -43,25 +41,17 @@ def all_parts(data: pathlib.Path | None) -> Iterator[tuple[str, str, list, list]
 
 
 @torch.inference_mode()
-def patches(eyes: Eyes, image: np.ndarray) -> tuple[PatchFeatures, ...]:
-    pixel_values = eyes.processor(images=[image], return_tensors="pt")["pixel_values"]
-    return eyes.localizer.comparable(read_vision_tower(eyes.tower, pixel_values, LAYERS)[1])
-
-
-@torch.inference_mode()
 def scores_of_part(eyes: Eyes, good: list, bad: list) -> dict[int, Scores]:
     """Maxima of the maps for every number of references."""
-    seen, spoiled = [patches(eyes, image) for image in good], [patches(eyes, image) for _, image in bad]
     beneath = [number for number, _ in bad]
+    seen, spoiled = eyes.see(good), eyes.see([image for _, image in bad])
     results = {}
     for k_shot, draws in DRAWS.items():
         results[k_shot] = []
         for draw in range(draws):
             order = np.random.default_rng([k_shot, draw]).permutation(len(good))
             chosen = order[:k_shot].tolist()
-            bank = MemoryBank.build(seen[chosen[0]])
-            for number in chosen[1:]:
-                bank = bank.extend(MemoryBank.build(seen[number]))
+            bank = bank_of([seen[number] for number in chosen])
             queries = [seen[number] for number in order[k_shot:]]
             others = [layers for number, layers in zip(beneath, spoiled, strict=True) if number not in chosen]
             results[k_shot].append(
