@@ -2,7 +2,7 @@
 
 import pathlib
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
@@ -15,10 +15,15 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["modeling_anomalygpt", "datasets_scripts", "evaluate_modules", "spaces_app", "spaces_app.examples"],
+    packages=[
+        *find_packages(include=["modeling_anomalygpt*", "datasets_scripts*"]),
+        "evaluate_modules",
+        "spaces_app",
+        "spaces_app.examples",
+    ],
     package_dir={"spaces_app.examples": "examples"},
     package_data={
-        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training_recipes/*"],
+        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training/recipes/*"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
         "spaces_app.examples": ["*/*/*.jpg"],

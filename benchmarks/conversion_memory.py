@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from modeling_anomalygpt.checkpoint_streams import Checkpoint
-from modeling_anomalygpt.convert_anomalygpt_to_hf import convert
+from modeling_anomalygpt.conversion.convert import convert
+from modeling_anomalygpt.conversion.streams import Checkpoint
 from tests.clip_merges import write_merges
 from tests.golden_checkpoints import FILES, full_size_shapes, write_checkpoints, write_imagebind_huge
 

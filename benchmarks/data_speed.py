@@ -23,13 +23,13 @@ import numpy as np
 
 from benchmarks.synthesis_speed import drawn_pictures, naive
 from datasets_scripts import FAMILIES, load_anomaly_dataset, render_product
-from modeling_anomalygpt.anomaly_synthesis import NSA_SETTINGS, cut_paste, cut_paste_scar, nsa, perlin_texture
-from modeling_anomalygpt.atomic_write import write_atomically
 from modeling_anomalygpt.cli import main as run_command
-from modeling_anomalygpt.cli_made_pictures import METHODS
-from modeling_anomalygpt.facts import Facts
-from modeling_anomalygpt.instructions import conversation
+from modeling_anomalygpt.cli.made_pictures import METHODS
+from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.conversations.instructions import conversation
+from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.regions import regions_of_mask
+from modeling_anomalygpt.synthesis.synthesizer import NSA_SETTINGS, cut_paste, cut_paste_scar, nsa, perlin_texture
 
 
 def milliseconds(call: Callable[[], object]) -> float:

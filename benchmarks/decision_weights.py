@@ -25,9 +25,9 @@ from tqdm import tqdm
 from benchmarks.quality import pictures_in
 from datasets_scripts import TRAINING_FAMILIES, render_product
 from modeling_anomalygpt import AnomalyInspector, load_picture
-from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, nsa, perlin_texture
-from modeling_anomalygpt.calibration import NormalScores
-from modeling_anomalygpt.decision import decide, evidence_of
+from modeling_anomalygpt.references import NormalScores
+from modeling_anomalygpt.scoring import decide, evidence_of
+from modeling_anomalygpt.synthesis.synthesizer import Mixture, cut_paste, nsa, perlin_texture
 
 SYNTHESIS = Mixture([nsa, cut_paste, perlin_texture])
 MOST_LANGUAGE, MOST_PICTURES, TRIES = 4.0, 20, 6

@@ -19,7 +19,7 @@ from benchmarks import results
 from benchmarks.quality import DECISIONS, TEACHER, table
 from benchmarks.speed import SPEED, markdown
 from benchmarks.targets import soak_table, targets_table
-from modeling_anomalygpt.model_card import with_results
+from modeling_anomalygpt.hub.card import with_results
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

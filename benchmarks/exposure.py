@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.decision_weights import parts
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.comparability import Comparability
+from modeling_anomalygpt.references import Comparability
 
 FACTORS = (0.2, 0.3, 0.45, 0.65, 1.0, 1.3)
 EDGES = (0.0, 0.3, 0.8, 1.2, 1.5, 2.0)

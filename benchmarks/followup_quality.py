@@ -24,12 +24,11 @@ from tqdm import tqdm
 from benchmarks.rendered_quality import held_back_products
 from datasets_scripts import HELD_BACK_FAMILIES
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt import instruction_phrases_en as english
-from modeling_anomalygpt import instruction_phrases_zh as chinese
-from modeling_anomalygpt.answers import parse_count, parse_positions, parse_presence
-from modeling_anomalygpt.defect_kinds import absent_kinds
-from modeling_anomalygpt.facts import Facts
-from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
+from modeling_anomalygpt.conversations import phrases_en as english
+from modeling_anomalygpt.conversations import phrases_zh as chinese
+from modeling_anomalygpt.conversations.facts import Facts, absent_kinds
+from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker
+from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import category_name
 from modeling_anomalygpt.regions import regions_of_mask
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import RESULTS, machine, peak_memory
-from modeling_anomalygpt.atomic_write import write_atomically
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
+from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 
 WORDS = 60  # of the question, beside the picture's placeholders; the published one has about so many
 ANSWER = 128

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from benchmarks.quality import pictures_in
 from datasets_scripts import TRAINING_FAMILIES, render_product
 from modeling_anomalygpt import AnomalyInspector, load_picture
-from modeling_anomalygpt.calibration import scores_of, view_references
 from modeling_anomalygpt.localization import few_shot_anomaly_map
 from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
+from modeling_anomalygpt.references import scores_of, view_references
 
 K_SHOTS, MOST_PICTURES = (1, 2, 4), 20
 

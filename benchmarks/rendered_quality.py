@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from datasets_scripts import HELD_BACK_FAMILIES, RenderedPart, render_product
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.answers import parse_count, parse_positions, parse_presence
-from modeling_anomalygpt.facts import Facts
-from modeling_anomalygpt.instructions import fixed_turn
+from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.conversations.instructions import fixed_turn
+from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.regions import regions_of_mask
 
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 from benchmarks.measuring import RESULTS, ROOT
-from modeling_anomalygpt.evaluation_rows import EvaluationRows, read_rows, summarize
+from modeling_anomalygpt.evaluation.tables import EvaluationRows, read_rows, summarize
 
 ROWS = RESULTS / "evaluation_inspection.csv"
 MEMORY = RESULTS / "evaluation_memory.csv"
@@ -138,7 +138,7 @@ def drop_other_checkpoints() -> None:
     if not ROWS.exists():
         return
     from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
-    from modeling_anomalygpt.evaluation_facts import result_facts
+    from modeling_anomalygpt.evaluation.tables import result_facts
 
     present = result_facts(load_checkpoint(device="cpu")[0], str(EMBEDDED_CHECKPOINT))
     rows = read_rows(ROWS)

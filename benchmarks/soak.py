@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.measuring import RESULTS, machine
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.atomic_write import write_atomically
+from modeling_anomalygpt.files import write_atomically
 
 SIDE, MARK = 240, 40
 

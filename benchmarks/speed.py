@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from benchmarks.measuring import RESULTS, in_own_process, in_own_process_for_files, machine
-from modeling_anomalygpt.atomic_write import write_atomically
+from modeling_anomalygpt.files import write_atomically
 
 SPEED = RESULTS / "speed.json"
 DATA, TRAINING_DATA = RESULTS / "data_speed.json", RESULTS / "training_data_speed.json"

@@ -16,7 +16,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.measuring import extra_memory, in_turns, ratio, summary
-from modeling_anomalygpt.pixel_metrics import PixelMetrics
+from modeling_anomalygpt.evaluation.metrics import PixelMetrics
 
 THRESHOLDS, LIMIT = 200, 0.3
 

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from modeling_anomalygpt.anomaly_synthesis import NSA_SETTINGS, cut_paste, cut_paste_scar, nsa, perlin_texture
-from modeling_anomalygpt.nsa import nsa_settings
+from modeling_anomalygpt.synthesis.nsa import nsa_settings
+from modeling_anomalygpt.synthesis.synthesizer import NSA_SETTINGS, cut_paste, cut_paste_scar, nsa, perlin_texture
 from tests.references.nsa_naive import nsa_naive
 
 

@@ -25,12 +25,12 @@ from PIL import Image
 
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt.anomaly_synthesis import Mixture, nsa
-from modeling_anomalygpt.atomic_write import write_atomically
-from modeling_anomalygpt.cli_made_pictures import METHODS, PHOTOGRAPH_DEFAULT
-from modeling_anomalygpt.data_collator import InspectionCollator
-from modeling_anomalygpt.training_data import TrainingExamples
-from modeling_anomalygpt.training_sources import LabelledPictures, SyntheticPairs
+from modeling_anomalygpt.cli.made_pictures import METHODS, PHOTOGRAPH_DEFAULT
+from modeling_anomalygpt.data.sources import LabelledPictures, SyntheticPairs
+from modeling_anomalygpt.files import write_atomically
+from modeling_anomalygpt.synthesis.synthesizer import Mixture, nsa
+from modeling_anomalygpt.training.collator import InspectionCollator
+from modeling_anomalygpt.training.data import TrainingExamples
 
 CHECKPOINT = pathlib.Path(__file__).parents[1] / "modeling_anomalygpt" / "anomalygpt_tiny"
 MIXTURES = {"nsa": nsa, "mixed": Mixture([METHODS[name] for name in PHOTOGRAPH_DEFAULT])}

@@ -24,8 +24,8 @@ from transformers import TrainingArguments
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.training import AnomalyTrainer
-from modeling_anomalygpt.tuning import OWN_PARTS, TuningArguments, prepare_for_tuning
+from modeling_anomalygpt.training.trainer import AnomalyTrainer
+from modeling_anomalygpt.training.tuning import OWN_PARTS, TuningArguments, prepare_for_tuning
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "training_memory.csv"
 TOKENS = 320

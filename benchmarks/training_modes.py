@@ -22,8 +22,8 @@ from transformers import AutoModelForImageTextToText
 
 from modeling_anomalygpt import AnomalyInspector, register
 from modeling_anomalygpt.cli import main as command
-from modeling_anomalygpt.training import AnomalyTrainer
-from modeling_anomalygpt.tuning import TUNING_MODES
+from modeling_anomalygpt.training.trainer import AnomalyTrainer
+from modeling_anomalygpt.training.tuning import TUNING_MODES
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "training_modes.csv"
 PARTS = "rendered_parts?families=screw,gear,hex_nut,leather&num_train=8&num_test=4"

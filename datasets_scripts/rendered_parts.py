@@ -15,16 +15,14 @@ import numpy as np
 from PIL import Image
 
 from .anomaly_files import files_fingerprint
-from .canvas import Canvas
-from .defect_shapes import blob
-from .part_defects import apply_defect
-from .rendered_families_electronics import circuit_board
-from .rendered_families_goods import screw
-from .rendered_families_mechanics import gear
-from .rendered_families_medicine import pills
-from .rendered_families_surfaces import leather
-from .rendered_families_textiles import zipper
-from .rendered_products import (
+from .rendering.canvas import Canvas
+from .rendering.defects import apply_defect
+from .rendering.electronics import circuit_board
+from .rendering.goods import screw
+from .rendering.mechanics import gear
+from .rendering.medicine import pills
+from .rendering.noise import illuminate
+from .rendering.products import (
     FAMILIES,
     HELD_BACK_FAMILIES,
     TRAINING_FAMILIES,
@@ -34,7 +32,9 @@ from .rendered_products import (
     render_part,
     render_product,
 )
-from .rendering import illuminate
+from .rendering.shapes import blob
+from .rendering.surfaces import leather
+from .rendering.textiles import zipper
 from .schema import schema_features
 
 __all__ = [

@@ -17,22 +17,22 @@ _HOMES = {
     "AnomalyGPTModel": "modeling_anomalygpt",
     "AnomalyGPTProcessor": "processing_anomalygpt",
     "AnomalyInspector": "inspector",
-    "AnomalyTrainer": "training",
-    "ImageMetrics": "metrics",
-    "InspectionResult": "inspection_result",
+    "AnomalyTrainer": "training.trainer",
+    "ImageMetrics": "evaluation.metrics",
+    "InspectionResult": "results",
     "MemoryBank": "memory_bank",
-    "PictureError": "pictures",
-    "PixelMetrics": "metrics",
+    "PictureError": "images",
+    "PixelMetrics": "evaluation.metrics",
     "Region": "regions",
-    "TuningArguments": "tuning",
+    "TuningArguments": "training.tuning",
     "UNQUANTIZED_MODULES": "checkpoints",
-    "WordMetrics": "word_metrics",
+    "WordMetrics": "conversations.word_metrics",
     "find_regions": "regions",
-    "load_picture": "pictures",
-    "merge_adapter": "adapter_merging",
-    "prepare_for_tuning": "tuning",
-    "register": "registration",
-    "register_for_auto_class": "registration",
+    "load_picture": "images",
+    "merge_adapter": "hub.merging",
+    "prepare_for_tuning": "training.tuning",
+    "register": "checkpoints",
+    "register_for_auto_class": "checkpoints",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
     if name.startswith("AnomalyGPT") or name in ("AnomalyInspector", "AnomalyDetectionPipeline"):
-        importlib.import_module(".registration", __name__).register()
+        importlib.import_module(".checkpoints", __name__).register()
     if name == "AnomalyDetectionPipeline":
         importlib.import_module(".pipeline_anomalygpt", __name__).register_pipeline()
     globals()[name] = value

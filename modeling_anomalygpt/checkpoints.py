@@ -1,6 +1,7 @@
 """Loads a checkpoint with its processor, and says in one line what is wrong with one that cannot be used."""
 
 import json
+import os
 import pathlib
 import pickle
 from typing import Any
@@ -9,12 +10,82 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
 
-from .adapters import adapter_base
-from .hub_errors import HubError, hub_failure, needs_connection
-from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration
+from .configuration_anomalygpt import AnomalyGPTConfig
+from .errors import HubError, hub_failure, needs_connection
+from .image_processing_anomalygpt import AnomalyGPTImageProcessor
+from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTModel
 from .processing_anomalygpt import AnomalyGPTProcessor
-from .registration import register
+
+ADAPTER_CONFIG = "adapter_config.json"
+_EMBEDDED = "anomalygpt_tiny"
+
+
+def adapter_base(source: str | os.PathLike) -> str | None:
+    r"""
+    Which checkpoint an adapter belongs to.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            Folder or Hub id.
+
+    Returns:
+        `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
+
+    Raises:
+        ValueError: If the adapter names no checkpoint, **or** a folder that does not exist.
+    """
+    if os.path.isdir(source):
+        found = os.path.join(source, ADAPTER_CONFIG)
+        if not os.path.isfile(found) or os.path.isfile(os.path.join(source, "config.json")):
+            return None
+    else:
+        quiet = ("gated_repo", "missing_entries", "connection_errors")
+        found = cached_file(str(source), ADAPTER_CONFIG, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
+        if found is None:
+            return None
+    try:
+        base = json.loads(pathlib.Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{found!r} is not readable JSON: {error}. Save the adapter again.") from error
+    if not base:
+        raise ValueError(
+            f"The adapter {str(source)!r} must name its checkpoint as `base_model_name_or_path`, got {base!r}. "
+            f"Write it into {ADAPTER_CONFIG}."
+        )
+    looks_local = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
+    if looks_local and not os.path.isdir(base):
+        embedded = pathlib.Path(__file__).parent / _EMBEDDED
+        if pathlib.PurePath(base).name == _EMBEDDED and embedded.is_dir():
+            return str(embedded)
+        raise ValueError(
+            f"The adapter {str(source)!r} was trained from {base!r}, which does not exist here. Copy that checkpoint, "
+            f"or write where it is into {ADAPTER_CONFIG}."
+        )
+    return base
+
+
+def register() -> None:
+    """Lets `AutoModelForImageTextToText` and the others load AnomalyGPT folders without custom code."""
+    AutoConfig.register("anomalygpt", AnomalyGPTConfig, exist_ok=True)
+    AutoModel.register(AnomalyGPTConfig, AnomalyGPTModel, exist_ok=True)
+    AutoModelForImageTextToText.register(AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, exist_ok=True)
+    AutoImageProcessor.register(
+        AnomalyGPTConfig, image_processor_classes={"pil": AnomalyGPTImageProcessor}, exist_ok=True
+    )
+    AutoProcessor.register(AnomalyGPTConfig, AnomalyGPTProcessor, exist_ok=True)
+
+
+def register_for_auto_class() -> None:
+    """Lets `save_pretrained` and `push_to_hub` write the code beside the weights, for use without this package."""
+    AnomalyGPTConfig.register_for_auto_class()
+    AnomalyGPTModel.register_for_auto_class("AutoModel")
+    AnomalyGPTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+    AnomalyGPTImageProcessor.register_for_auto_class("AutoImageProcessor")
+    AnomalyGPTProcessor.register_for_auto_class("AutoProcessor")
+
 
 EMBEDDED_CHECKPOINT = pathlib.Path(__file__).parent / "anomalygpt_tiny"
 
@@ -172,4 +243,14 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch
     return named[dtype]
 
 
-__all__ = ["EMBEDDED_CHECKPOINT", "UNQUANTIZED_MODULES", "CheckpointError", "first_line", "load_checkpoint"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "EMBEDDED_CHECKPOINT",
+    "UNQUANTIZED_MODULES",
+    "CheckpointError",
+    "adapter_base",
+    "first_line",
+    "load_checkpoint",
+    "register",
+    "register_for_auto_class",
+]

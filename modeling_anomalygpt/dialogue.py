@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from .outputs_anomalygpt import AnomalyGPTImageFeatures
+from .modeling_anomalygpt import AnomalyGPTImageFeatures
 from .processing_anomalygpt import AnomalyGPTProcessor
 
 # "###" ends an answer; while an answer is streamed, these could still become that mark.

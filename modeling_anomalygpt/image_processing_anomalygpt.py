@@ -13,7 +13,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, load_image
 from transformers.processing_utils import ImagesKwargs
 
-from .pictures import flatten_pictures, load_mask, load_picture
+from .images import flatten_pictures, load_mask, load_picture
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""

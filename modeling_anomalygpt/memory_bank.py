@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
-from .atomic_write import write_atomically
+from .files import write_atomically
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024

@@ -3,32 +3,576 @@
 Tensors in, named outputs out. Knows nothing of paths, pictures, words, data sets or metrics.
 """
 
-import torch
-from torch import nn
-from transformers import AutoModel, GenerationMixin
-from transformers.cache_utils import Cache
-from transformers.utils import can_return_tuple
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
 
-from .base_anomalygpt import AnomalyGPTPreTrainedModel
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils import cached_file, can_return_tuple
+from transformers.utils.loading_report import LoadStateDictInfo
+
 from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
     combine_maps,
+    few_shot_anomaly_map,
     in_float32,
     maps_needed,
     state_vectors,
     text_guided_layer_maps,
 )
-from .losses import pixel_losses
-from .memory_bank import MemoryBank, PatchFeatures, unit_length, weights_fingerprint
-from .outputs_anomalygpt import AnomalyGPTImageFeatures, AnomalyGPTOutput
-from .placeholders import fill_placeholders
-from .pretrained_parts import PretrainedParts
-from .prompt_learner import PromptLearner
-from .reference_maps import map_by_references
-from .text_tower import new_text_tower
-from .virtual_tokens import VirtualTokens
+from .memory_bank import MemoryBank, PatchFeatures, relative_map, unit_length, weights_fingerprint
+from .references import normal_scores
 from .vision_features import read_vision_tower, vision_tower_widths
+
+
+@dataclass
+class AnomalyGPTImageFeatures(ModelOutput):
+    r"""
+    What one look at a batch of pictures yields.
+
+    Args:
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`):
+            Vectors that replace the placeholders: the picture, then the base prompts, then the map prompts.
+        anomaly_map (`torch.FloatTensor` of shape `(batch_size, map_size, map_size)`):
+            float32 in [0, 1].
+        pred_score (`torch.FloatTensor` of shape `(batch_size,)`):
+            The map's maximum (paper section 4.1).
+        layer_maps (`torch.FloatTensor` of shape `(batch_size, num_layers, 2, map_size, map_size)`, *optional*):
+            Text-guided probabilities of normal and anomalous, layer by layer.
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            Global vectors of unit length.
+        patch_features (`tuple[PatchFeatures]`):
+            The read-out layers, as the vision tower made them.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
+    anomaly_map: torch.FloatTensor | None = None
+    pred_score: torch.FloatTensor | None = None
+    layer_maps: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    patch_features: tuple | None = None
+
+
+@dataclass
+class AnomalyGPTOutput(ModelOutput):
+    r"""
+    Output of both models; the fields of [`AnomalyGPTImageFeatures`] are repeated where a picture was given.
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Weighted sum of the three losses that were asked for.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`):
+            Scores of the next token.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, text_width)`):
+            The language model's output before the head ([`AnomalyGPTModel`] only).
+        loss_lm, loss_focal, loss_dice (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            The parts of the loss, detached; the pixel losses are summed over the layers (paper section 3.4).
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    anomaly_map: torch.FloatTensor | None = None
+    pred_score: torch.FloatTensor | None = None
+    layer_maps: torch.FloatTensor | None = None
+    loss_lm: torch.FloatTensor | None = None
+    loss_focal: torch.FloatTensor | None = None
+    loss_dice: torch.FloatTensor | None = None
+
+
+def fill_placeholders(
+    vectors: torch.Tensor,
+    input_ids: torch.LongTensor | None,
+    inputs_embeds: torch.Tensor,
+    image_token_id: int,
+    embeddings: nn.Module,
+) -> torch.Tensor:
+    r"""
+    Replaces the embeddings of placeholders, row by row and from left to right.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`):
+            What replaces the placeholders.
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Token ids. `None`: placeholders are recognised by their embedding.
+        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, text_width)`):
+            Embeddings of the tokens.
+        image_token_id (`int`):
+            Id of the placeholder.
+        embeddings (`nn.Module`):
+            The language model's token embeddings.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, sequence_length, text_width)`
+
+    Raises:
+        ValueError: If a row has not `num_vectors` placeholders.
+    """
+    if input_ids is not None:
+        placeholders = input_ids == image_token_id
+    else:
+        token = torch.tensor(image_token_id, device=inputs_embeds.device)
+        placeholders = (inputs_embeds == embeddings(token)).all(-1)
+    counts = placeholders.sum(1)
+    if len(placeholders) != len(vectors) or (counts != vectors.shape[1]).any():
+        raise ValueError(
+            f"`input_ids` must hold {vectors.shape[1]} placeholders in each of {len(vectors)} rows, got "
+            f"{counts.tolist()}. Put one picture into each prompt; `AnomalyGPTProcessor` writes the placeholders."
+        )
+    vectors = vectors.to(inputs_embeds.device, inputs_embeds.dtype)
+    return inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), vectors)
+
+
+def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    r"""
+    A text tower with new weights.
+
+    `AutoModel` knows CLIP's text half; those of SigLIP and others exist as classes only, named like their
+    configurations.
+
+    Args:
+        config (`PreTrainedConfig`):
+            Configuration of a text encoder.
+
+    Returns:
+        `PreTrainedModel`
+
+    Raises:
+        ValueError: If transformers has no model for `config`.
+    """
+    if type(config) in AutoModel._model_mapping:
+        return AutoModel.from_config(config)
+    model_class = getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
+    if model_class is None:
+        raise ValueError(
+            f"`text_tower_config` must be of a text encoder that transformers has, got {config.model_type!r}. "
+            "CLIP's and SigLIP's are tested."
+        )
+    return model_class._from_config(config)
+
+
+class PromptLearner(nn.Module):
+    r"""
+    Turns an anomaly map into prompt vectors for the language model, beside learned ones (paper section 3.2).
+
+    Args:
+        config ([`AnomalyGPTConfig`]):
+            Gives the number of prompts, the channels and the widths.
+    """
+
+    def __init__(self, config: AnomalyGPTConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        channels = [1, *config.prompt_channels]
+        last_side = config.map_size >> len(config.prompt_channels)
+        self.base_prompts = nn.Parameter(torch.empty(config.num_base_prompts, width))
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(a, b, kernel_size=3, padding=1) for a, b in zip(channels, channels[1:], strict=False)]
+            + [nn.Conv2d(channels[-1], width, kernel_size=last_side - config.prompt_side + 1)]
+        )
+
+    def forward(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Prompts `(batch_size, num_prompt_tokens, text_width)` for maps `(batch_size, map_size, map_size)`."""
+        hidden = anomaly_map.unsqueeze(1).to(self.base_prompts.dtype)
+        for convolution in self.convolutions[:-1]:
+            hidden = functional.max_pool2d(functional.relu(convolution(hidden)), 2)
+        map_prompts = self.convolutions[-1](hidden).flatten(2).transpose(1, 2)
+        return torch.cat([self.base_prompts.expand(len(map_prompts), -1, -1), map_prompts], dim=1)
+
+
+class VirtualTokens(nn.Module):
+    r"""
+    Calls a language model with learned vectors before its input; the caller sees nothing of them.
+
+    Text positions count on after the virtual tokens, whatever padding lies between, so that a padded row gives the
+    same as the row alone.
+
+    Args:
+        count (`int`):
+            Number of virtual tokens.
+        width (`int`):
+            Width of the language model.
+    """
+
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.embeds = nn.Parameter(torch.empty(count, width))
+
+    def forward(
+        self,
+        language_model: nn.Module,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs,
+    ) -> Any:
+        """The language model's output for `inputs_embeds` alone; its cache holds the virtual tokens as well."""
+        batch_size, count = len(inputs_embeds), len(self.embeds)
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        length = inputs_embeds.shape[1]
+        seen = past + length - (count if past else 0)  # tokens of text, as the caller counts them
+        if attention_mask is not None:
+            fits = attention_mask.dim() == 2 and attention_mask.shape[1] == seen
+        else:
+            fits = position_ids is None or not past or int(position_ids.max()) + 1 == seen
+        if not fits:
+            raise ValueError(
+                "`past_key_values` must be a dynamic cache of the same `generate` call when the model has virtual "
+                "tokens, got another. Pass the whole conversation without a cache."
+            )
+        if position_ids is not None:
+            position_ids = position_ids + count
+        if attention_mask is not None:
+            attention_mask = torch.cat([attention_mask.new_ones(batch_size, count), attention_mask], dim=1)
+        if not past:
+            first = self.embeds.to(inputs_embeds).expand(batch_size, -1, -1)
+            inputs_embeds = torch.cat([first, inputs_embeds], dim=1)
+            if position_ids is not None:
+                begin = torch.arange(count, device=position_ids.device).expand(len(position_ids), -1)
+                position_ids = torch.cat([begin, position_ids], dim=1)
+        outputs = language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        if not past:
+            outputs.last_hidden_state = outputs.last_hidden_state[:, count:]
+            if outputs.hidden_states is not None:
+                outputs.hidden_states = tuple(hidden[:, count:] for hidden in outputs.hidden_states)
+        return outputs
+
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PROMPTS, _PREFIX = "prompt_embeddings", "base_model."
+
+
+def read_prompt_adapter(source: str | None, **download: Any) -> dict[str, torch.Tensor] | None:
+    r"""
+    Reads an adapter of prompt tuning.
+
+    Args:
+        source (`str`, *optional*):
+            Folder or Hub id.
+        download:
+            As in `from_pretrained`: `revision`, `token`, `local_files_only`, ...
+
+    Returns:
+        `dict[str, torch.Tensor]`: `prompt_embeddings` and the weights of own parts under the model's names; `None`
+        for an adapter of another kind.
+    """
+    if source is None:
+        return None
+    settings = cached_file(source, _CONFIG, _raise_exceptions_for_missing_entries=False, **download)
+    if settings is None:
+        return None
+    with open(settings, encoding="utf-8") as file:
+        if json.load(file).get("peft_type") != "PROMPT_TUNING":
+            return None
+    weights = load_file(cached_file(source, _WEIGHTS, **download))
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items()}
+
+
+def install_prompt_adapter(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    r"""
+    Gives a model the virtual tokens and the own parts of an adapter.
+
+    Args:
+        model ([`AnomalyGPTForConditionalGeneration`]):
+            Changed in place, its configuration as well.
+        weights (`dict[str, torch.Tensor]`):
+            From [`read_prompt_adapter`].
+
+    Raises:
+        ValueError: If the model has virtual tokens already, **or** a weight has no place or another shape in it.
+    """
+    if model.config.num_virtual_tokens:
+        raise ValueError(
+            f"`num_virtual_tokens` must be 0 before an adapter is loaded, got {model.config.num_virtual_tokens}. "
+            "Load the adapter into the model that it was trained from."
+        )
+    weights = dict(weights)
+    prompts = weights.pop(_PROMPTS)
+    places = model.state_dict()
+    for name, tensor in (*weights.items(), ("the virtual tokens", prompts)):
+        place = prompts.new_empty(len(prompts), model.config.text_config.hidden_size).shape
+        place = place if tensor is prompts else places[name].shape if name in places else None
+        if place != tensor.shape:
+            raise ValueError(
+                f"The adapter must fit the model, got {name} of shape {tuple(tensor.shape)} for "
+                f"{'no such weight' if place is None else tuple(place)}. Load the model that it was trained from."
+            )
+    model.load_state_dict(weights, strict=False)
+    model.config.num_virtual_tokens = len(prompts)
+    anchor = model.get_input_embeddings().weight
+    virtual_tokens = VirtualTokens(*prompts.shape).to(anchor.device, anchor.dtype).requires_grad_(False)
+    with torch.no_grad():
+        virtual_tokens.embeds.copy_(prompts)
+    model.model.virtual_tokens = virtual_tokens
+
+
+def focal_loss(
+    probability: torch.Tensor, target: torch.Tensor, gamma: float = 2.0, smooth: float = 1e-5
+) -> torch.Tensor:
+    r"""
+    Cross entropy that weighs down pixels already right, https://arxiv.org/abs/1708.02002.
+
+    With the target's one-hot vector `t` clamped to `[smooth, 1 - smooth]` and `p = sum(t * probability) + smooth`, a
+    pixel costs `-(1 - p) ** gamma * log(p)`; this smoothing is the published training's.
+
+    Args:
+        probability (`torch.Tensor` of shape `(batch_size, 2, height, width)`):
+            Probabilities of normal (channel 0) and anomalous (channel 1), in [0, 1].
+        target (`torch.Tensor` of shape `(batch_size, height, width)`):
+            1 where anomalous, 0 elsewhere.
+        gamma (`float`, defaults to 2.0):
+            Focusing exponent.
+        smooth (`float`, defaults to 1e-5):
+            Keeps the logarithm finite.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: The mean over the pixels of each sample, float32.
+
+    Example:
+    ```python
+    >>> certain = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    >>> focal_loss(certain, torch.ones(1, 1, 1)).item() < 1e-6 < focal_loss(certain, torch.zeros(1, 1, 1)).item()
+    True
+
+    ```
+    """
+    anomalous = target.float().clamp(smooth, 1 - smooth)
+    probability = probability.float()
+    agreement = (1 - anomalous) * probability[:, 0] + anomalous * probability[:, 1] + smooth
+    return (-((1 - agreement) ** gamma) * agreement.log()).flatten(1).mean(1)
+
+
+def dice_loss(probability: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
+    r"""
+    One minus the overlap of probability and target, https://arxiv.org/abs/1606.04797.
+
+    Args:
+        probability (`torch.Tensor` of shape `(batch_size, height, width)`):
+            Probability of anomalous, in [0, 1].
+        target (`torch.Tensor` of shape `(batch_size, height, width)`):
+            1 where anomalous, 0 elsewhere.
+        smooth (`float`, defaults to 1.0):
+            Added to both sides of the fraction, in pixels: an empty target that is met costs nothing.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`: One loss a sample, float32.
+
+    Example:
+    ```python
+    >>> square = torch.eye(2).view(1, 2, 2)
+    >>> dice_loss(square, square).item(), round(dice_loss(1 - square, square).item(), 2)
+    (0.0, 0.8)
+
+    ```
+    """
+    probability, target = probability.float().flatten(1), target.float().flatten(1)
+    overlap = (probability * target).sum(1)
+    return 1 - (2 * overlap + smooth) / (probability.sum(1) + target.sum(1) + smooth)
+
+
+def pixel_losses(layer_maps: torch.Tensor | None, mask_labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Focal and dice loss, summed over the layers and averaged over the samples that have a pixel target."""
+    if layer_maps is None:
+        raise ValueError(
+            "`mask_labels` must come with pictures whose layer maps are known, got none. Pass `pixel_values`, or "
+            "encode them with `return_layer_maps=True`."
+        )
+    has_target = (mask_labels >= 0).flatten(1).all(1)
+    if not has_target.any():
+        zero = layer_maps.sum() * 0.0  # keeps every process's graph the same
+        return {"focal": zero, "dice": zero}
+    layers = layer_maps[has_target].unbind(1)
+    target = mask_labels[has_target]
+    return {
+        "focal": sum(focal_loss(layer, target).mean() for layer in layers),
+        "dice": sum(dice_loss(layer[:, 1], target).mean() for layer in layers),
+    }
+
+
+def map_by_references(
+    model: Any,
+    patch_features: tuple[PatchFeatures, ...],
+    memory_bank: MemoryBank | None,
+    reference_pixel_values: torch.Tensor | None,
+) -> torch.Tensor:
+    r"""
+    The few-shot map; relative to what is normal on the part where the configuration says so and it is known.
+
+    Args:
+        model ([`AnomalyGPTModel`]):
+            Its encoder, localizer and configuration are used.
+        patch_features (`tuple[PatchFeatures]`):
+            The queries' layers as the vision tower gives them.
+        memory_bank ([`MemoryBank`], *optional*):
+            For all queries.
+        reference_pixel_values (`torch.Tensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*):
+            For each query its own, when there is no bank.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32 in [0, 1].
+
+    Raises:
+        ValueError: If the bank or the references do not fit the queries.
+    """
+    map_size = model.config.map_size
+    queries = model.localizer.comparable(patch_features)
+    if memory_bank is not None:
+        memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
+        bank = memory_bank.to(queries[0].vectors.device).features
+    else:
+        bank = _banks(model, len(queries[0].vectors), reference_pixel_values)
+    anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+    if not model.config.relative_maps:
+        return anomaly_map
+    if memory_bank is not None:
+        return anomaly_map if memory_bank.limit is None else relative_map(anomaly_map, memory_bank.limit)
+    usual = model.config.normal_distance
+    limits = [
+        normal_scores(model.get_patch_features, own, map_size, normal_distance=usual).limit
+        for own in reference_pixel_values
+    ]
+    return relative_map(anomaly_map, anomaly_map.new_tensor(limits))
+
+
+def _banks(model: Any, batch_size: int, reference_pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Unit-length good patches of each layer, `(batch_size, num_patches, dim)`."""
+    if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != batch_size:
+        raise ValueError(
+            "`reference_pixel_values` must have shape (batch_size, k_shot, 3, height, width) with the batch size "
+            f"{batch_size}, got {tuple(reference_pixel_values.shape)}."
+        )
+    layers = model.get_patch_features(reference_pixel_values.flatten(0, 1))
+    shape = reference_pixel_values.shape[:2]
+    return tuple(unit_length(layer.vectors).unflatten(0, shape).flatten(1, 2) for layer in layers)
+
+
+@dataclass
+class PretrainedParts:
+    """Loaded parts; the projections are those of a dual encoder (CLIP), or `None`."""
+
+    vision_tower: PreTrainedModel
+    text_tower: PreTrainedModel | None
+    visual_projection: nn.Linear | None
+    text_projection: nn.Linear | None
+    language_model: PreTrainedModel
+
+    @classmethod
+    def load(cls, vision: str, language: str, text_tower: str | None, dtype: torch.dtype | str) -> "PretrainedParts":
+        """Loads each part from its folder or Hub id; of a dual encoder, the half that is asked for."""
+        whole_vision = AutoModel.from_pretrained(vision, dtype=dtype)
+        whole_text = AutoModel.from_pretrained(text_tower, dtype=dtype) if text_tower is not None else None
+        visual_projection = getattr(whole_vision, "visual_projection", None)
+        text_projection = getattr(whole_text, "text_projection", None)
+        projected = isinstance(visual_projection, nn.Linear) and isinstance(text_projection, nn.Linear)
+        return cls(
+            vision_tower=getattr(whole_vision, "vision_model", whole_vision),
+            text_tower=getattr(whole_text, "text_model", whole_text),
+            visual_projection=visual_projection if projected else None,
+            text_projection=text_projection if projected else None,
+            language_model=AutoModelForCausalLM.from_pretrained(language, dtype=dtype),
+        )
+
+    def config(self, **fields) -> AnomalyGPTConfig:
+        """The configuration that fits the parts; `fields` override what is derived."""
+        derived = {"image_token_index": self.language_model.get_input_embeddings().num_embeddings}
+        depth = getattr(self.vision_tower.config, "num_hidden_layers", None)
+        if isinstance(depth, int):
+            derived["out_indices"] = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
+        if self.text_tower is not None:
+            derived["project_towers"] = self.text_projection is not None
+            text_config = self.text_tower.config
+            own_width = getattr(text_config, "projection_size", None) or text_config.hidden_size
+            derived["projection_dim"] = self.text_projection.out_features if self.text_projection else own_width
+        return AnomalyGPTConfig(
+            vision_config=self.vision_tower.config,
+            text_tower_config=self.text_tower.config if self.text_tower is not None else None,
+            text_config=self.language_model.config.get_text_config(),
+            **(derived | fields),
+        )
+
+    def install(self, model: PreTrainedModel) -> None:
+        """Puts the parts into a model on the meta device; new ones start in the dtype of their neighbours."""
+        image_token_id = model.config.image_token_id
+        if image_token_id >= self.language_model.get_input_embeddings().num_embeddings:
+            self.language_model.resize_token_embeddings(image_token_id + 1)
+            model.config.text_config.vocab_size = image_token_id + 1
+        model.model.vision_tower = self.vision_tower
+        model.model.text_tower = self.text_tower
+        if self.visual_projection is not None:
+            model.model.visual_projection = self.visual_projection
+            model.model.text_projection = self.text_projection
+        model.model.language_model = getattr(self.language_model, self.language_model.base_model_prefix)
+        model.lm_head = self.language_model.get_output_embeddings()
+        model.tie_weights()
+        for part in model.model.children():
+            if any(parameter.is_meta for parameter in part.parameters()):
+                part.to_empty(device=self.language_model.device)
+                part.apply(model._init_weights)
+        for part in (model.model.prompt_learner, model.model.multi_modal_projector):
+            part.to(self.language_model.dtype)
+        if model.model.visual_projection is not None:
+            model.model.visual_projection.to(self.vision_tower.dtype)
+        if model.model.text_projection is not None:
+            model.model.text_projection.to(self.text_tower.dtype)
+
+
+class AnomalyGPTPreTrainedModel(PreTrainedModel):
+    """What both models share: configuration class, initialisation, what transformers may do with them."""
+
+    config_class = AnomalyGPTConfig
+    config: AnomalyGPTConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["AnomalyLocalizer", "PromptLearner"]
+    _keep_in_fp32_modules_strict = ["localizer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PromptLearner):
+            init.normal_(module.base_prompts, std=self.config.initializer_range)
+            for convolution in module.convolutions:  # small weights would let the map fade on its way through
+                init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                init.zeros_(convolution.bias)
+        elif isinstance(module, AnomalyLocalizer) and module.state_embeds is not None:
+            init.normal_(module.state_embeds, std=self.config.initializer_range)
+        elif isinstance(module, VirtualTokens):
+            init.normal_(module.embeds, std=self.config.initializer_range)
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, and also for adapters of prompt tuning: their vectors become part of the model."""
+        load_config = kwargs.get("load_config")
+        download = dict(getattr(load_config, "download_kwargs", None) or {}) | (kwargs.get("adapter_kwargs") or {})
+        weights = read_prompt_adapter(peft_model_id, **download)
+        if weights is None:
+            return super().load_adapter(peft_model_id, *args, **kwargs)
+        install_prompt_adapter(self, weights)
+        return LoadStateDictInfo(**{field.name: set() for field in dataclasses.fields(LoadStateDictInfo)})
 
 
 class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
@@ -431,4 +975,21 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         )
 
 
-__all__ = ["AnomalyGPTForConditionalGeneration", "AnomalyGPTModel", "AnomalyGPTPreTrainedModel"]
+__all__ = [
+    "AnomalyGPTForConditionalGeneration",
+    "AnomalyGPTImageFeatures",
+    "AnomalyGPTModel",
+    "AnomalyGPTOutput",
+    "AnomalyGPTPreTrainedModel",
+    "PretrainedParts",
+    "PromptLearner",
+    "VirtualTokens",
+    "dice_loss",
+    "fill_placeholders",
+    "focal_loss",
+    "install_prompt_adapter",
+    "map_by_references",
+    "new_text_tower",
+    "pixel_losses",
+    "read_prompt_adapter",
+]

@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .images import flatten_pictures, load_picture
 from .inspector import AnomalyInspector
-from .pictures import flatten_pictures, load_picture
 
 TASK = "anomaly-detection"
 

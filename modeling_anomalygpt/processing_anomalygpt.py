@@ -5,30 +5,328 @@ Knows tokenizers, words and the image processor; knows no weights and no device.
 
 import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
-from .answer_tokens import STOP_MARK, StopAtMark, stop_token_ids, yes_no_token_ids
-from .chat_format import (
-    CHAT_TEMPLATE,
-    IMAGE_PLACEHOLDER,
-    before_question,
-    check_messages,
-    is_rendered,
-    pieces_of,
-    with_image,
-    without_mark,
-)
-from .pictures import flatten_pictures
+from .images import flatten_pictures
 from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompts
-from .state_prompt_tokens import encode_state_prompts, stack_state_prompts
+
+STOP_MARK = "###"
+"""Ends every answer."""
+
+Encode = Callable[[list[str]], list[list[int]]]
+
+
+def yes_no_token_ids(
+    encode: Encode, yes: str, no: str, commas: Sequence[str]
+) -> tuple[list[int], list[int], list[int]]:
+    """Where an answer decides between two words.
+
+    Tokenizers that write a letter as several bytes, or a space as a token of its own, give both words the same first
+    tokens; these come first. The words are tokenized alone and before a comma, since some tokenizers join a word with
+    what follows.
+
+    Args:
+        encode (`Callable`): Token ids of each of a list of texts, each alone.
+        yes (`str`): First word of an answer that agrees.
+        no (`str`): First word of an answer that denies.
+        commas (`list[str]`): What may follow the word.
+
+    Returns:
+        `tuple[list[int], list[int], list[int]]`: Token ids to append to the prompt before the logits are read (mostly
+        none); ids that mean Yes at the position after them; ids that mean No. Where there are several they are ways to
+        write the same word: add their probabilities.
+
+    Raises:
+        ValueError: If both words are written alike.
+    """
+    endings = ["", *commas]
+    ids = encode([word + ending for word in (yes, no) for ending in endings])
+    prefix = os.path.commonprefix(ids)
+    starts = [one[len(prefix)] if len(one) > len(prefix) else None for one in ids]
+    yes_ids, no_ids = set(starts[: len(endings)]), set(starts[len(endings) :])
+    if None in starts or yes_ids & no_ids:
+        raise ValueError(
+            f"`tokenizer` must write {yes!r} and {no!r} differently, got {ids[0]} and {ids[len(endings)]}. Choose "
+            "another `language` or a tokenizer that knows these words."
+        )
+    return prefix, sorted(yes_ids), sorted(no_ids)
+
+
+def stop_token_ids(encode: Encode, tokenizer: Any) -> list[int]:
+    """Token ids that end an answer: the end token and the first token of each way to write the mark `###`.
+
+    A lone `#` is left out, since an answer may hold one; `StopAtMark` sees it where it belongs to a mark.
+
+    Args:
+        encode (`Callable`): Token ids of each of a list of texts, each alone.
+        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
+
+    Returns:
+        `list[int]`: For `generation_config.eos_token_id`.
+    """
+    found = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for ids in encode([STOP_MARK, "\n" + STOP_MARK, "a.\n" + STOP_MARK, "。\n" + STOP_MARK]):
+        texts = [tokenizer.decode([token]) for token in ids]
+        first = next((i for i, text in enumerate(texts) if "#" in text), None)
+        if first is not None and "##" in texts[first] and ids[first] not in found:
+            found.append(ids[first])
+    return found
+
+
+class StopAtMark(StoppingCriteria):
+    """Stops each row of a batch as soon as its text ends with `###`, however the tokenizer writes it.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
+        num_tokens (`int`, *optional*, defaults to 8): How many of the last tokens are looked at.
+    """
+
+    def __init__(self, tokenizer: Any, num_tokens: int = 8) -> None:
+        self.tokenizer = tokenizer
+        self.num_tokens = num_tokens
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Tell which rows are finished.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): What has been generated so far.
+            scores (`torch.FloatTensor`): Unused.
+            **kwargs: Unused.
+
+        Returns:
+            `torch.BoolTensor` of shape `(B,)`: Whether the row ends with the mark.
+        """
+        texts = self.tokenizer.batch_decode(input_ids[:, -self.num_tokens :], skip_special_tokens=True)
+        done = [text.rstrip().endswith(STOP_MARK) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def encode_state_prompts(
+    tokenizer: Any, normal: Sequence[str], anomalous: Sequence[str], length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokenize the prompt ensemble of one category.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Of the text tower.
+        normal (`list[str]`): Sentences about a good object.
+        anomalous (`list[str]`): Sentences about an anomalous one.
+        length (`int`, *optional*): Length to pad to, and to cut at. By default the tokenizer's longest input where
+            that is at most 128 (77 of CLIP, 64 of SigLIP), else the longest prompt.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Token ids `(P, L)` and labels `(P,)`, 0 normal and 1 anomalous; int64.
+    """
+    longest = tokenizer.model_max_length
+    length = length or (longest if longest <= 128 else None)
+    ids = tokenizer(
+        [*normal, *anomalous],
+        padding="max_length" if length else "longest",
+        max_length=length or min(longest, 512),
+        truncation=True,
+        padding_side="right",
+        split_special_tokens=True,
+    )["input_ids"]
+    return np.array(ids, dtype=np.int64), np.array([0] * len(normal) + [1] * len(anomalous), dtype=np.int64)
+
+
+def stack_state_prompts(
+    encoded: Sequence[tuple[np.ndarray, np.ndarray]], pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batch the state prompts of several pictures.
+
+    Args:
+        encoded (`list[tuple[np.ndarray, np.ndarray]]`): Ids and labels of each picture's category.
+        pad_token_id (`int`): Fills shorter prompts.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: `(N, P, L)` token ids and `(N, P)` labels.
+    """
+    length = max(ids.shape[1] for ids, _ in encoded)
+    stacked = [np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=pad_token_id) for ids, _ in encoded]
+    return np.stack(stacked), np.stack([labels for _, labels in encoded])
+
+
+SEPARATOR = "\x1e"
+"""U+001E: stands before every piece of a rendered conversation; is split at and never tokenized."""
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Piece of a rendered conversation that stands for a run of placeholder tokens, whatever the tokenizer calls them."""
+
+CHAT_TEMPLATE = r"""{%- set mark = '\x1e' -%}
+{%- set chat = namespace(image=false, system='', first=true) -%}
+{%- for message in messages -%}
+{%- set words = namespace(text='') -%}
+{%- if message['content'] is string -%}
+{%- set words.text = message['content'] -%}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}
+{%- set chat.image = true -%}
+{%- elif part['type'] == 'text' -%}
+{%- set words.text = words.text ~ (' ' if words.text else '') ~ part['text'] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- set text = words.text | replace(mark, '') | replace('###', '') | trim -%}
+{%- if message['role'] == 'system' -%}
+{%- set chat.system = text ~ ' ' -%}
+{%- elif message['role'] == 'assistant' -%}
+{{- mark ~ text ~ '\n###' -}}
+{%- elif not chat.first -%}
+{{- mark ~ 'Human: ' ~ text ~ '\n### Assistant:' -}}
+{%- else -%}
+{%- set chat.first = false -%}
+{%- if chat.image -%}
+{{- mark ~ '### Human: <Img>' ~ mark ~ '<image>' ~ mark ~ '</Img> ' ~ mark ~ '<image>' ~ mark -}}
+{%- else -%}
+{{- mark ~ '### Human: ' -}}
+{%- endif -%}
+{{- chat.system ~ text ~ '\n### Assistant:' -}}
+{%- endif -%}
+{%- endfor -%}"""
+"""The chat template; what a user writes can neither end a piece nor start a turn. The last question always asks for an
+answer, so `add_generation_prompt` changes nothing."""
+
+
+def pieces_of(rendered: str) -> list[str]:
+    r"""Split a rendered conversation.
+
+    Args:
+        rendered (`str`): What `CHAT_TEMPLATE` wrote: `SEPARATOR` stands before every piece.
+
+    Returns:
+        `list[str]`: The pieces, without separators.
+
+    Example:
+    ```python
+    >>> pieces_of("\x1e### Human: <Img>\x1e<image>")
+    ['### Human: <Img>', '<image>']
+
+    ```
+    """
+    return rendered.split(SEPARATOR)[1:]
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a text has the pieces of a rendered conversation, rather than being a plain question.
+
+    Args:
+        text (`str`): Any text.
+
+    Returns:
+        `bool`: True for what `CHAT_TEMPLATE` writes.
+    """
+    pieces = pieces_of(text)
+    asked = any(piece.endswith("### Assistant:") for piece in pieces)
+    return text.startswith(f"{SEPARATOR}### Human: ") and asked and pieces.count(IMAGE_PLACEHOLDER) in (0, 2)
+
+
+def before_question(rendered: str, sentence: str) -> str:
+    """Put a sentence before the first question of a rendered conversation.
+
+    Args:
+        rendered (`str`): What `CHAT_TEMPLATE` wrote.
+        sentence (`str`): Text with the space that shall follow it, if any.
+
+    Returns:
+        `str`: The rendered conversation with the sentence.
+    """
+    pieces = pieces_of(rendered)
+    index = next(i for i, piece in enumerate(pieces) if "### Assistant:" in piece)
+    start = "### Human: " if pieces[index].startswith("### Human: ") else ""
+    sentence = sentence.replace(SEPARATOR, "").replace("###", "")
+    pieces[index] = start + sentence + pieces[index][len(start) :]
+    return "".join(SEPARATOR + piece for piece in pieces)
+
+
+def without_mark(text: str) -> str:
+    r"""Drop the mark that ends an answer, also where generation stopped inside it.
+
+    Args:
+        text (`str`): Generated text.
+
+    Returns:
+        `str`: The text before a closing `##` or `###`.
+
+    Example:
+    ```python
+    >>> without_mark("No, there is no anomaly.\n###")
+    'No, there is no anomaly.'
+
+    ```
+    """
+    return re.sub(r"\s*##+\s*$", "", text)
+
+
+def with_image(messages: Sequence[dict[str, Any]], image: bool) -> list[dict[str, Any]]:
+    """Messages whose first user turn has a picture, or none.
+
+    Args:
+        messages (`list[dict]`): Messages of `role` and `content`.
+        image (`bool`): Whether the first user turn has a picture.
+
+    Returns:
+        `list[dict]`: New messages; contents of users are lists of parts.
+    """
+    changed, first = [], True
+    for message in messages:
+        if message["role"] == "user":
+            content = message["content"]
+            parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+            parts = [part for part in parts if part["type"] != "image"]
+            message = {"role": "user", "content": [{"type": "image"}, *parts] if image and first else parts}
+            first = False
+        changed.append(dict(message))
+    return changed
+
+
+def check_messages(messages: Any) -> None:
+    """Refuse what the format cannot express.
+
+    Args:
+        messages (`list[dict]`): Messages of `role` and `content`.
+
+    Raises:
+        ValueError: If there is no message, the roles do not alternate, or a picture stands anywhere but in the first
+            user message.
+    """
+    if not messages or any(not {"role", "content"} <= set(message) for message in messages):
+        raise ValueError("`conversation` must hold messages with 'role' and 'content'. Begin with a user's question.")
+    leading = 0
+    while leading < len(messages) and messages[leading]["role"] == "system":
+        leading += 1
+    for i, message in enumerate(messages[leading:]):
+        if message["role"] != ("assistant" if i % 2 else "user"):
+            raise ValueError(
+                "`conversation` must begin with 'user' (after 'system', if any) and alternate with 'assistant', got "
+                f"{message['role']!r} at turn {i + 1}. Merge or reorder the messages."
+            )
+        parts = [] if isinstance(message["content"], str) else message["content"] or []
+        pictures = sum(part["type"] in ("image", "image_url") for part in parts)
+        if pictures > (i == 0):
+            raise ValueError(
+                f"`conversation` must have its only picture in the first user message, got {pictures} at turn "
+                f"{i + 1}. "
+                "Start a new conversation for another picture; good examples go into `references`."
+            )
+        unknown = {str(part["type"]) for part in parts} - {"text", "image", "image_url"}
+        if unknown:
+            raise ValueError(
+                f"`conversation` must hold parts of type 'text' or 'image', got {', '.join(sorted(unknown))}. "
+                "Leave the others out."
+            )
+    if leading == len(messages):
+        raise ValueError("`conversation` must hold a user's message, got only 'system'. Ask a question.")
+
 
 _OWN_ARGUMENTS = ("category", "description", "language", "references", "masks")
 
@@ -447,4 +745,21 @@ def _one_each(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-__all__ = ["CHAT_TEMPLATE", "AnomalyGPTProcessor"]
+__all__ = [
+    "CHAT_TEMPLATE",
+    "IMAGE_PLACEHOLDER",
+    "SEPARATOR",
+    "STOP_MARK",
+    "AnomalyGPTProcessor",
+    "StopAtMark",
+    "before_question",
+    "check_messages",
+    "encode_state_prompts",
+    "is_rendered",
+    "pieces_of",
+    "stack_state_prompts",
+    "stop_token_ids",
+    "with_image",
+    "without_mark",
+    "yes_no_token_ids",
+]

@@ -3,8 +3,8 @@
 from html import escape
 from typing import Any
 
-from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.regions import Region, position_words
+from modeling_anomalygpt.results import InspectionResult
 
 from .words import words_of
 

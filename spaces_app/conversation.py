@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.results import InspectionResult
 
 from .engine import Engine, stream_answer
 from .limits import MAX_TURNS

@@ -17,8 +17,8 @@ except ImportError:
 
 from PIL import Image
 
-from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.inspector import AnomalyInspector
+from modeling_anomalygpt.results import InspectionResult
 
 from .limits import LONGEST_WAIT
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.results import InspectionResult
 
 from .engine import Engine, learn_and_inspect
 from .limits import MAX_REFERENCES

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from modeling_anomalygpt.descriptions import DESCRIPTIONS
+from modeling_anomalygpt.prompts import DESCRIPTIONS
 
 from .batch import batch_heads
 from .cards import welcome_card

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modeling_anomalygpt.overlays import blend, colour_levels, draw_overlay
 from modeling_anomalygpt.regions import Region, position_words
+from modeling_anomalygpt.report.overlays import blend, colour_levels, draw_overlay
 
 from .cards import MAX_LISTED_REGIONS
 from .session import Session

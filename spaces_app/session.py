@@ -10,8 +10,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.inspector import AnomalyInspector
+from modeling_anomalygpt.results import InspectionResult
 
 from .engine import Engine
 

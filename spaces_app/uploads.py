@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from modeling_anomalygpt.cli_errors import describe_error
-from modeling_anomalygpt.pictures import PictureError, load_picture
+from modeling_anomalygpt.errors import describe_error
+from modeling_anomalygpt.images import PictureError, load_picture
 
 from .engine import BusyError
 from .limits import MAX_CATEGORY, MAX_DESCRIPTION, MAX_PIXELS, MAX_QUESTION

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from modeling_anomalygpt.anomaly_synthesis import SyntheticAnomaly
+from modeling_anomalygpt.synthesis.synthesizer import SyntheticAnomaly
 
 SCHEMA = datasets.Features(
     {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from modeling_anomalygpt.conversion_checks import ConversionReport
-from modeling_anomalygpt.convert_anomalygpt_to_hf import convert
+from modeling_anomalygpt.conversion.checks import ConversionReport
+from modeling_anomalygpt.conversion.convert import convert
 from tests.clip_merges import write_merges
 from tests.golden_checkpoints import write_checkpoints
 

@@ -6,12 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from modeling_anomalygpt.adapter_merging import merge_adapter
-from modeling_anomalygpt.adapters import adapter_base
-from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, CheckpointError, load_checkpoint
+from modeling_anomalygpt.checkpoints import (
+    EMBEDDED_CHECKPOINT,
+    CheckpointError,
+    adapter_base,
+    load_checkpoint,
+    register,
+)
+from modeling_anomalygpt.hub.merging import merge_adapter
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.registration import register
-from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 from tests.tiny import left_padded, lively_model, one_row, tiny_inputs
 from tests.tiny_processor import make_processor
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import modeling_anomalygpt.nsa as nsa_module
-from modeling_anomalygpt.anomaly_synthesis import (
+import modeling_anomalygpt.synthesis.nsa as nsa_module
+from modeling_anomalygpt.synthesis.anomaly import unchanged
+from modeling_anomalygpt.synthesis.pasted import perlin_mask
+from modeling_anomalygpt.synthesis.synthesizer import (
     NSA_SETTINGS,
     Mixture,
     NSASettings,
@@ -19,8 +21,6 @@ from modeling_anomalygpt.anomaly_synthesis import (
     nsa_settings,
     perlin_texture,
 )
-from modeling_anomalygpt.pasted_anomalies import perlin_mask
-from modeling_anomalygpt.synthetic_anomaly import unchanged
 from tests.references import nsa_naive as nsa_naive_module
 from tests.references.nsa_naive import nsa_naive, soft_label, told_centres
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig
 
-from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.text_tower import new_text_tower
+from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration, new_text_tower
 from tests.tiny import TEXT_CONFIG, lively_model, tiny_inputs
 
 TOKENS = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 2}

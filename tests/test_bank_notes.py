@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.images import load_picture
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.pictures import load_picture
 from tests.tiny import tiny_pair
 
 

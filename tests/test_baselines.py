@@ -11,11 +11,20 @@ import torch
 from PIL import Image
 from transformers import AutoModel, CLIPVisionConfig, MobileNetV2Config
 
-from modeling_anomalygpt.backbones import Backbone, in_batches
-from modeling_anomalygpt.baselines import Padim, PatchCore, PixelDifference, Spade, make_baselines
+from modeling_anomalygpt.evaluation.baselines import (
+    Backbone,
+    Padim,
+    PatchCore,
+    PixelDifference,
+    Spade,
+    WindowTextScores,
+    harmonic_map,
+    in_batches,
+    make_baselines,
+    mean_map,
+)
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.window_text_scores import WindowTextScores, harmonic_map, mean_map
 from tests.tiny import TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_config, tiny_pair
 from tests.tiny_processor import make_processor
 
@@ -101,7 +110,7 @@ def test_patchcore_keeps_a_tenth_of_all_good_patches(backbone):
 
 
 def test_spade_scores_by_the_nearest_pictures_as_wholes(backbone, monkeypatch):
-    monkeypatch.setattr("modeling_anomalygpt.baselines._SPADE_NEIGHBOURS", 2)
+    monkeypatch.setattr("modeling_anomalygpt.evaluation.baselines._SPADE_NEIGHBOURS", 2)
     detector = Spade(backbone)
     detector.learn(GOOD, "", "")
     wholes = backbone.look(GOOD)[0].numpy()

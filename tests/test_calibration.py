@@ -5,10 +5,16 @@ import pytest
 import torch
 
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.calibration import NormalScores, normal_scores, normal_views, view_references
-from modeling_anomalygpt.comparability import Comparability, picture_traits
 from modeling_anomalygpt.localization import few_shot_anomaly_map
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures, relative_map
+from modeling_anomalygpt.references import (
+    Comparability,
+    NormalScores,
+    normal_scores,
+    normal_views,
+    picture_traits,
+    view_references,
+)
 from tests.tiny import lively_model, tiny_inputs, tiny_pair
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from modeling_anomalygpt import checkpoint_streams
-from modeling_anomalygpt.checkpoint_streams import Checkpoint, CheckpointFile, SafetensorsWriter, parse_size
+from modeling_anomalygpt.conversion import streams as checkpoint_streams
+from modeling_anomalygpt.conversion.streams import Checkpoint, CheckpointFile, SafetensorsWriter, parse_size
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.tensor(2.5)}
 

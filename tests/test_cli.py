@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt import cli, cli_chat, cli_inspect, cli_model_options
-from modeling_anomalygpt.cli_errors import describe_error
-from modeling_anomalygpt.cli_table import format_table, text_width
-from modeling_anomalygpt.inspection_result import InspectionResult
-from modeling_anomalygpt.pictures import PictureError, load_picture
+from modeling_anomalygpt import cli
+from modeling_anomalygpt.cli import chat as cli_chat
+from modeling_anomalygpt.cli import inspect as cli_inspect
+from modeling_anomalygpt.cli import options as cli_model_options
+from modeling_anomalygpt.cli.options import format_table, text_width
+from modeling_anomalygpt.errors import describe_error
+from modeling_anomalygpt.images import PictureError, load_picture
 from modeling_anomalygpt.regions import find_regions
-from modeling_anomalygpt.results_file import ResultsFile
+from modeling_anomalygpt.results import InspectionResult, ResultsFile
 
 from .tiny import tiny_pair
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt.cli import main
-from modeling_anomalygpt.detectors import AnomalyGPTDetector
+from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import tiny_pair
 

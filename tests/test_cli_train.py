@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt.cli import main
-from modeling_anomalygpt.cli_train import parse_settings
+from modeling_anomalygpt.cli.train import parse_settings
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import tiny_pair
 
@@ -118,8 +118,8 @@ def test_data_sets_are_named_with_options_and_several_at_once(call):
 
 
 def test_references_of_labelled_pictures_come_from_the_training_split(place):
-    from modeling_anomalygpt.cli_training_data import training_sources
-    from modeling_anomalygpt.training_arguments import DataArguments
+    from modeling_anomalygpt.cli.training_data import training_sources
+    from modeling_anomalygpt.training.arguments import DataArguments
 
     folder = place / "parts"
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={folder}?labels=real"]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from modeling_anomalygpt import regions
-from modeling_anomalygpt.connected_components import connected_components
+from modeling_anomalygpt.regions import connected_components
 
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 0.5, 0.6, 0.9, 1.0])

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from modeling_anomalygpt.conversion_checks import check_llama_config, check_rotary_frequencies, check_vocabulary
+from modeling_anomalygpt.conversion.checks import check_llama_config, check_rotary_frequencies, check_vocabulary
 from tests.published_files import changed, run, vicuna_folder, write_published_files
 
 VICUNA_V0 = {"vocab_size": 32001, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "num_attention_heads": 32}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.data_collator import InspectionCollator
-from modeling_anomalygpt.training_data import TrainingExamples
-from modeling_anomalygpt.training_sources import PlainConversations, SyntheticPairs
+from modeling_anomalygpt.data.sources import PlainConversations, SyntheticPairs
+from modeling_anomalygpt.training.collator import InspectionCollator
+from modeling_anomalygpt.training.data import TrainingExamples
 
 from .inspection_rows import conversation_rows, inspection_rows, marking
 from .tiny import tiny_pair

@@ -5,7 +5,7 @@ import shutil
 import datasets
 
 from datasets_scripts import load_anomaly_dataset
-from modeling_anomalygpt.data_fingerprint import PICTURES_READ, split_fingerprint
+from modeling_anomalygpt.data.fingerprint import PICTURES_READ, split_fingerprint
 
 from .inspection_rows import conversation_rows, grey_picture, inspection_rows
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from modeling_anomalygpt.decision import (
+from modeling_anomalygpt.scoring import (
     decide,
     evidence_limit,
     evidence_of,

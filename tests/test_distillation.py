@@ -11,15 +11,16 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from modeling_anomalygpt.distillation import (
+from recipes.tiny.distillation import (
+    DistillationArguments,
     FeatureDistiller,
+    PictureCache,
     distill,
     feature_map,
     learning_rate_factor,
+    random_crops,
     recalibrate_batch_norm,
 )
-from modeling_anomalygpt.distillation_arguments import DistillationArguments
-from modeling_anomalygpt.distillation_pictures import PictureCache, random_crops
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from datasets_scripts import HELD_BACK_FAMILIES, render_product
-from modeling_anomalygpt.answers import parse_presence
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
+from modeling_anomalygpt.conversations.word_metrics import parse_presence
 from modeling_anomalygpt.inspector import AnomalyInspector
 
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from modeling_anomalygpt.detectors import Detection
-from modeling_anomalygpt.evaluation import EvaluationError, EvaluationPlan, evaluate
-from modeling_anomalygpt.evaluation_protocols import Protocol
-from modeling_anomalygpt.evaluation_rows import EvaluationRows
-from modeling_anomalygpt.word_metrics import WordMetrics
+from modeling_anomalygpt.conversations.word_metrics import WordMetrics
+from modeling_anomalygpt.evaluation.detectors import Detection
+from modeling_anomalygpt.evaluation.evaluate import EvaluationError, EvaluationPlan, evaluate
+from modeling_anomalygpt.evaluation.protocols import Protocol
+from modeling_anomalygpt.evaluation.tables import EvaluationRows
 
 SIDE = 24
 

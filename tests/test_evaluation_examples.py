@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.data_collator import InspectionCollator
-from modeling_anomalygpt.evaluation_examples import evaluation_examples
+from modeling_anomalygpt.data.examples import evaluation_examples
+from modeling_anomalygpt.training.collator import InspectionCollator
 
 from .inspection_rows import answers, decoded, inspection_rows
 from .tiny import tiny_pair

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt.evaluation_protocols import Protocol
+from modeling_anomalygpt.evaluation.protocols import Protocol
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 
 

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from modeling_anomalygpt.evaluation_rows import FIELDS, KEY, EvaluationRows, read_rows, summarize
+from modeling_anomalygpt.evaluation.tables import FIELDS, KEY, EvaluationRows, read_rows, summarize
 
 
 def row(**values):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.export_anomalygpt import MapPath, export_map_path, run_exported
+from modeling_anomalygpt.hub.export import MapPath, export_map_path, run_exported
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import TEXT_TOWER_CONFIG, tiny_pair
 from tests.tiny_processor import byte_tokenizer, picture
@@ -143,7 +143,7 @@ def test_missing_onnx_packages_are_named(taught, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_file_that_differs_is_not_kept(taught, tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_anomalygpt.export_anomalygpt._difference", lambda *_: 0.5)
+    monkeypatch.setattr("modeling_anomalygpt.hub.export._difference", lambda *_: 0.5)
     with pytest.raises(RuntimeError, match="must be within 0.0001 of PyTorch's, got a difference of 0.5"):
         export_map_path(taught, tmp_path / "map.pt2")
     assert not list(tmp_path.iterdir())

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.comparability import Comparability, Traits, picture_brightness
-from modeling_anomalygpt.detectors import AnomalyGPTDetector
+from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
+from modeling_anomalygpt.references import Comparability, Traits, picture_brightness
 from tests.tiny import tiny_pair
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3])[:, None, None], torch.tensor([0.25, 0.2, 0.3])[:, None, None]

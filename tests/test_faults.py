@@ -18,11 +18,10 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.atomic_write import write_atomically
 from modeling_anomalygpt.cli import main
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
-from modeling_anomalygpt.results_file import ResultsFile, read_results
+from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
 from tests.tiny import tiny_pair
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt import AnomalyInspector, checkpoint_streams, convert_anomalygpt_to_hf
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.conversion import convert as convert_anomalygpt_to_hf
+from modeling_anomalygpt.conversion import streams as checkpoint_streams
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.report import InspectionReport
-from modeling_anomalygpt.results_file import ResultsFile, read_results
+from modeling_anomalygpt.report.report import InspectionReport
+from modeling_anomalygpt.results import ResultsFile, read_results
 from tests.published_files import run, write_published_files
 from tests.tiny import tiny_pair
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.feedback import FeedbackHistory, without_matches
+from modeling_anomalygpt.inspector import FeedbackHistory, without_matches
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
 from tests.tiny import tiny_pair
 

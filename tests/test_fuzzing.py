@@ -17,12 +17,11 @@ from PIL import Image
 from safetensors.torch import save
 
 from datasets_scripts.own_metadata import read_metadata
-from modeling_anomalygpt.bank_notes import check_notes
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.images import PictureError, load_mask, load_picture
 from modeling_anomalygpt.memory_bank import MemoryBank, best_matches
-from modeling_anomalygpt.pictures import PictureError, load_mask, load_picture
-from modeling_anomalygpt.results_file import ResultsFile, read_results
+from modeling_anomalygpt.references import check_notes
+from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
 from tests.fuzzing import PIXELS, bounded_memory, damaged, fuzz, json_values
 
 

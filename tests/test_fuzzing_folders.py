@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from datasets_scripts.conversations import Conversations
 from modeling_anomalygpt.checkpoints import CheckpointError, load_checkpoint
-from modeling_anomalygpt.training_arguments import (
+from modeling_anomalygpt.training.arguments import (
     AnomalyTrainingArguments,
     DataArguments,
     ModelArguments,
     check_recipe,
     read_recipe,
 )
-from modeling_anomalygpt.training_checkpoints import TrainingError
+from modeling_anomalygpt.training.checkpoints import TrainingError
 from tests.fuzzing import bounded_memory, damaged, fuzz, json_values
 from tests.tiny import tiny_pair
 

@@ -7,12 +7,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
-from modeling_anomalygpt.cli_push import merge
-from modeling_anomalygpt.hub_errors import HubError, hub_failure, needs_connection
-from modeling_anomalygpt.publishing import model_repository
-from modeling_anomalygpt.registration import register_for_auto_class
-from modeling_anomalygpt.travelling_files import checkpoint_files, code_files
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint, register_for_auto_class
+from modeling_anomalygpt.cli.push import merge
+from modeling_anomalygpt.errors import HubError, hub_failure, needs_connection
+from modeling_anomalygpt.hub.files import checkpoint_files, code_files
+from modeling_anomalygpt.hub.publishing import model_repository
 from tests.clean_process import run_python
 from tests.tiny import tiny_pair
 
@@ -118,10 +117,10 @@ def test_without_a_network_the_hub_is_asked_once_for_what_no_cache_holds(cached,
         asked.append(1)
         raise ConnectionError("refused")
 
-    monkeypatch.setattr("modeling_anomalygpt.hub_errors.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("modeling_anomalygpt.hub_errors.HfApi.model_info", refuse)
+    monkeypatch.setattr("modeling_anomalygpt.errors.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("modeling_anomalygpt.errors.HfApi.model_info", refuse)
     monkeypatch.setattr(
-        "modeling_anomalygpt.hub_errors.try_to_load_from_cache",
+        "modeling_anomalygpt.errors.try_to_load_from_cache",
         lambda _, name: "/cache/config.json" if cached and name == "config.json" else None,
     )
     if cached:
@@ -133,7 +132,7 @@ def test_without_a_network_the_hub_is_asked_once_for_what_no_cache_holds(cached,
 
 
 def test_without_a_token_nothing_is_tried(folder, capsys, monkeypatch):
-    monkeypatch.setattr("modeling_anomalygpt.hub_errors.get_token", lambda: None)
+    monkeypatch.setattr("modeling_anomalygpt.errors.get_token", lambda: None)
     assert cli.main(["push", "me/x", "--model", str(folder)]) == 2
     assert capsys.readouterr().err == (
         "anomalygpt push: error: There is no token for the Hub. Make one at https://huggingface.co/settings/tokens "
@@ -250,7 +249,7 @@ def test_list_sends_nothing(folder, capsys):
 @pytest.mark.slow
 def test_an_adapter_on_a_model_of_this_machine_goes_as_a_whole_model_with_its_card(folder, tmp_path, capsys):
     peft = pytest.importorskip("peft")
-    from modeling_anomalygpt.model_card import ModelFacts, model_card
+    from modeling_anomalygpt.hub.card import ModelFacts, model_card
 
     model, processor = load_checkpoint(folder, device="cpu")
     settings = {"r": 2, "target_modules": r".*language_model.*q_proj", "task_type": "CAUSAL_LM"}

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_anomalygpt.inspection_batches import inspect_in_batches
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.results import InspectionResult, inspect_in_batches
 
 PICTURES = [np.full((8, 8, 3), number, np.uint8) for number in range(7)]
 

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt.checkpoints import CheckpointError
-from modeling_anomalygpt.inspection_result import InspectionResult
+from modeling_anomalygpt.images import PictureError
 from modeling_anomalygpt.inspector import AnomalyInspector
-from modeling_anomalygpt.pictures import PictureError
-from modeling_anomalygpt.results_file import ResultsFile, read_results
+from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
 from tests.tiny import tiny_pair
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_anomalygpt import instruction_phrases_en, instruction_phrases_zh
-from modeling_anomalygpt.answers import all_positions, parse_count, parse_positions, parse_presence
-from modeling_anomalygpt.defect_kinds import kind_of
-from modeling_anomalygpt.instructions import TOPIC_NAMES, Facts, conversation, fixed_answer, fixed_turn
+from modeling_anomalygpt.conversations import phrases_en as instruction_phrases_en
+from modeling_anomalygpt.conversations import phrases_zh as instruction_phrases_zh
+from modeling_anomalygpt.conversations.facts import kind_of
+from modeling_anomalygpt.conversations.instructions import TOPIC_NAMES, Facts, conversation, fixed_answer, fixed_turn
+from modeling_anomalygpt.conversations.word_metrics import all_positions, parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import describe
 from modeling_anomalygpt.regions import regions_of_mask
 

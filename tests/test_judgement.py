@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.judgement import Judge
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
+from modeling_anomalygpt.scoring import Judge
 
 
 def bank(limit: float | None = 0.2, **notes: str) -> MemoryBank:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_anomalygpt.losses import dice_loss, focal_loss, pixel_losses
+from modeling_anomalygpt.modeling_anomalygpt import dice_loss, focal_loss, pixel_losses
 
 
 def naive_focal(probability, target, gamma=2.0, smooth=1e-5):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from modeling_anomalygpt import score_table
-from modeling_anomalygpt.metrics import (
+from modeling_anomalygpt.evaluation import metrics as score_table
+from modeling_anomalygpt.evaluation.metrics import (
     ImageMetrics,
     PixelMetrics,
     accuracy,

@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt.cli import main
-from modeling_anomalygpt.inspector import AnomalyInspector
-from modeling_anomalygpt.mmad import (
+from modeling_anomalygpt.evaluation.mmad import (
     SUBTASKS,
     MMADAnswerer,
     MMADError,
     Question,
+    answer_likelihoods,
     finished_answers,
     read_questions,
     summarize_answers,
 )
-from modeling_anomalygpt.option_likelihood import answer_likelihoods
+from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import tiny_pair
 
 DETECTION = {

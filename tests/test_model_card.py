@@ -7,14 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
-from modeling_anomalygpt.model_card import (
-    SCORES,
-    ModelFacts,
-    evaluation_results,
-    model_card,
-    readdressed,
-    with_results,
-)
+from modeling_anomalygpt.hub.card import SCORES, ModelFacts, evaluation_results, model_card, readdressed, with_results
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROWS = [

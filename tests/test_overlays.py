@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt.overlays import (
+from modeling_anomalygpt.regions import find_regions
+from modeling_anomalygpt.report.overlays import (
     MAX_SIDE,
     MIN_SIDE,
     blend,
@@ -17,7 +18,6 @@ from modeling_anomalygpt.overlays import (
     scale_labels,
     scale_maximum,
 )
-from modeling_anomalygpt.regions import find_regions
 
 
 def spot(height=400, width=600, score=0.9):

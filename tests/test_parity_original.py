@@ -20,9 +20,9 @@ from modeling_anomalygpt import (
     AnomalyGPTProcessor,
     MemoryBank,
 )
-from modeling_anomalygpt.convert_anomalygpt_to_hf import convert
+from modeling_anomalygpt.conversion.convert import convert
 from modeling_anomalygpt.localization import patch_scores
-from modeling_anomalygpt.losses import dice_loss, focal_loss
+from modeling_anomalygpt.modeling_anomalygpt import dice_loss, focal_loss
 from modeling_anomalygpt.prompts import state_prompts
 from tests.clip_merges import write_merges
 from tests.golden_checkpoints import write_checkpoints

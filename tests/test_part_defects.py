@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets_scripts.part_defects import DEFECTS, STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
+from datasets_scripts.rendering.defects import DEFECTS, STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
 
 NAMES = tuple(SURFACE_DEFECTS)
 

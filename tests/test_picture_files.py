@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_anomalygpt.picture_files import NoPictureError, distinct_names, find_pictures
+from modeling_anomalygpt.images import NoPictureError, distinct_names, find_pictures
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt.image_processing_anomalygpt import GEOMETRIES, AnomalyGPTImageProcessor
-from modeling_anomalygpt.pictures import PictureError, load_mask, load_picture
+from modeling_anomalygpt.images import PictureError, load_mask, load_picture
 from tests.test_image_processing import gradient
 
 

@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from modeling_anomalygpt.conversion.tokenizers import clip_tokenizer, llama_tokenizer
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS, state_prompts
-from modeling_anomalygpt.published_tokenizers import clip_tokenizer, llama_tokenizer
 from tests.clip_merges import write_merges
 from tests.tiny_processor import byte_tokenizer, chat, make_processor, picture
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, pipeline
 
+from modeling_anomalygpt.checkpoints import register
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.processing_anomalygpt import CHAT_TEMPLATE, AnomalyGPTProcessor
-from modeling_anomalygpt.registration import register
 from tests.tiny import TEXT_CONFIG, tiny_config
 from tests.tiny_processor import make_processor, picture
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from modeling_anomalygpt import prompts
-from modeling_anomalygpt.descriptions import DESCRIPTIONS
+from modeling_anomalygpt.prompts import DESCRIPTIONS
 
 MERGES = Path(__file__).parent / "fixtures" / "clip_merges_used.txt"
 MVTEC_AD = [

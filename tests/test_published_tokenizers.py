@@ -6,7 +6,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from modeling_anomalygpt.published_tokenizers import (
+from modeling_anomalygpt.conversion.tokenizers import (
     CLIP_NUM_MERGES,
     _read_sentencepiece,
     clip_tokenizer,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from modeling_anomalygpt.read_ahead import read_ahead
+from modeling_anomalygpt.results import read_ahead
 
 
 def test_results_come_in_order_whichever_is_read_first():

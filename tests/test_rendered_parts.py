@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from datasets_scripts import rendered_parts
-from datasets_scripts.part_defects import DEFECTS, STRUCTURAL_DEFECTS
 from datasets_scripts.rendered_parts import (
     FAMILIES,
     HELD_BACK_FAMILIES,
@@ -18,7 +17,8 @@ from datasets_scripts.rendered_parts import (
     render_part,
     render_product,
 )
-from datasets_scripts.rendered_products import SURFACE_FAMILIES
+from datasets_scripts.rendering.defects import DEFECTS, STRUCTURAL_DEFECTS
+from datasets_scripts.rendering.products import SURFACE_FAMILIES
 from datasets_scripts.schema import COLUMNS
 
 SIZE = 96
@@ -218,7 +218,7 @@ def test_changed_code_leaves_the_cache_of_the_class_used_directly(tmp_path, monk
     assert folder() == first
     changed = tmp_path / "canvas.py"
     changed.write_text("# other code")
-    monkeypatch.setattr(sys.modules["datasets_scripts.canvas"], "__file__", str(changed))
+    monkeypatch.setattr(sys.modules["datasets_scripts.rendering.canvas"], "__file__", str(changed))
     assert folder() != first
 
 

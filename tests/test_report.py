@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt.inspection_result import InspectionResult
-from modeling_anomalygpt.overlays import colour_table
 from modeling_anomalygpt.regions import find_regions
-from modeling_anomalygpt.report import CSV_COLUMNS, InspectionReport, regions_in_words, write_csv
-from modeling_anomalygpt.report_page import common_folder, render_page, short_name
-from modeling_anomalygpt.report_words import REPORT_WORDS, report_words
+from modeling_anomalygpt.report.overlays import colour_table
+from modeling_anomalygpt.report.page import common_folder, render_page, short_name
+from modeling_anomalygpt.report.report import CSV_COLUMNS, InspectionReport, regions_in_words, write_csv
+from modeling_anomalygpt.report.words import REPORT_WORDS, report_words
+from modeling_anomalygpt.results import InspectionResult
 
 THRESHOLD = 0.3
 NASTY = "</script><img src=x onerror=alert(1)>&'\".png"
@@ -358,7 +358,7 @@ def test_a_chinese_report_speaks_chinese(tmp_path):
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_no_rest(tmp_path, monkeypatch):
-    from modeling_anomalygpt import atomic_write
+    from modeling_anomalygpt import files as atomic_write
 
     path = tmp_path / "report.html"
     atomic_write.write_atomically(path, "before")

@@ -1,7 +1,7 @@
 """The tables of docs/results.md say what the rows say."""
 
 from benchmarks import results
-from modeling_anomalygpt.evaluation_rows import FIELDS
+from modeling_anomalygpt.evaluation.tables import FIELDS
 
 
 def row(**values):

@@ -13,9 +13,8 @@ from PIL import Image
 from datasets_scripts.anomaly_files import resolve_inside
 from modeling_anomalygpt.checkpoints import CheckpointError, load_checkpoint
 from modeling_anomalygpt.dialogue import first_turn, with_picture
+from modeling_anomalygpt.images import PictureError, distinct_names, load_picture
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.picture_files import distinct_names
-from modeling_anomalygpt.pictures import PictureError, load_picture
 from tests.clean_process import REPOSITORY
 from tests.fuzzing import bounded_memory, fuzz
 from tests.tiny import tiny_pair

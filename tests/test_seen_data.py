@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modeling_anomalygpt.seen_data import seen_pictures, training_record
+from modeling_anomalygpt.evaluation.seen_data import seen_pictures, training_record
 
 SOURCE = {"name": "visa", "split": "test", "num_rows": 3, "fingerprint": "f1", "labels": "supervised"}
 

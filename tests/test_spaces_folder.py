@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
-from modeling_anomalygpt import cli, cli_demo
+from modeling_anomalygpt import cli
+from modeling_anomalygpt.cli import demo as cli_demo
 from spaces_app import app as app_module
 from spaces_app.assemble import assemble_space
 from spaces_app.example_pictures import example_pictures

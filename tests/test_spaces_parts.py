@@ -12,8 +12,8 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
 import spaces_app
-from modeling_anomalygpt.inspection_result import InspectionResult
 from modeling_anomalygpt.regions import find_regions
+from modeling_anomalygpt.results import InspectionResult
 from spaces_app.cards import error_card, evidence_table, regions_table, verdict_card
 from spaces_app.measure import add_point, draw_points, millimetres_per_pixel, reduced
 from spaces_app.region_views import annotations, colours, comparison, nearest_good_crop, region_crop

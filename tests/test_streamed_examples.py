@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.data_collator import InspectionCollator
-from modeling_anomalygpt.streamed_examples import StreamedExamples, StreamedSource
-from modeling_anomalygpt.training_facts import Wording
+from modeling_anomalygpt.data.examples import Wording
+from modeling_anomalygpt.training.collator import InspectionCollator
+from modeling_anomalygpt.training.data import StreamedExamples, StreamedSource
 
 from .inspection_rows import answers, conversation_rows, inspection_rows, marking
 from .tiny_processor import make_processor

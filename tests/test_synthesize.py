@@ -12,11 +12,12 @@ from PIL import Image
 from scipy import ndimage
 
 from datasets_scripts.loading import load_anomaly_dataset
-from datasets_scripts.part_defects import SURFACE_DEFECTS
-from modeling_anomalygpt import cli, cli_made_pictures
-from modeling_anomalygpt.cli_made_pictures import METHODS, Renderings
-from modeling_anomalygpt.contact_sheet import SheetCell, contact_sheet
-from modeling_anomalygpt.drawn_anomalies import drawn_defect
+from datasets_scripts.rendering.defects import SURFACE_DEFECTS
+from modeling_anomalygpt import cli
+from modeling_anomalygpt.cli import made_pictures as cli_made_pictures
+from modeling_anomalygpt.cli.made_pictures import METHODS, Renderings
+from modeling_anomalygpt.synthesis.contact_sheet import SheetCell, contact_sheet
+from modeling_anomalygpt.synthesis.drawn import drawn_defect
 from tests.dataset_checks import make_private_cache  # noqa: F401
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_anomalygpt.synthetic_anomaly import changed_pixels, disk_median, majority, separate_regions
+from modeling_anomalygpt.synthesis.anomaly import changed_pixels, disk_median, majority, separate_regions
 from tests.references.nsa_naive import disk
 
 

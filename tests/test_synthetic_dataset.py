@@ -10,8 +10,8 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from datasets_scripts.loading import load_anomaly_dataset
-from modeling_anomalygpt.anomaly_synthesis import Mixture, SyntheticAnomaly, cut_paste, nsa
-from modeling_anomalygpt.synthetic_dataset import with_synthetic_anomalies
+from modeling_anomalygpt.synthesis.dataset import with_synthetic_anomalies
+from modeling_anomalygpt.synthesis.synthesizer import Mixture, SyntheticAnomaly, cut_paste, nsa
 
 
 def marking(image, source, rng, category=None):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_anomalygpt.tiling import merge_tile_maps, tile_boxes
+from modeling_anomalygpt.inspector import merge_tile_maps, tile_boxes
 
 sides = st.integers(1, 60)
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from benchmarks.followup_quality import UNHEARD
-from modeling_anomalygpt import instruction_phrases_en as english
-from modeling_anomalygpt import instruction_phrases_zh as chinese
-from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.conversations import phrases_en as english
+from modeling_anomalygpt.conversations import phrases_zh as chinese
+from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.language import told_conversation
 from recipes.tiny.unknowable_questions import unknowable_question

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from modeling_anomalygpt.instructions import conversation
+from modeling_anomalygpt.conversations.instructions import conversation
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS
 from recipes.tiny.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE, main, random_facts, train_tokenizer, training_texts
 

@@ -10,13 +10,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from modeling_anomalygpt.data_collator import InspectionCollator
-from modeling_anomalygpt.losses import dice_loss, focal_loss
-from modeling_anomalygpt.streamed_examples import StreamedExamples, StreamedSource
-from modeling_anomalygpt.training import AnomalyTrainer, TrainingError
-from modeling_anomalygpt.training_checkpoints import last_whole_checkpoint
-from modeling_anomalygpt.training_losses import count_targets, sample_losses
-from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning, trainable_names
+from modeling_anomalygpt.modeling_anomalygpt import dice_loss, focal_loss
+from modeling_anomalygpt.training.checkpoints import last_whole_checkpoint
+from modeling_anomalygpt.training.collator import InspectionCollator
+from modeling_anomalygpt.training.data import StreamedExamples, StreamedSource
+from modeling_anomalygpt.training.evaluation import count_targets, sample_losses
+from modeling_anomalygpt.training.trainer import AnomalyTrainer, TrainingError
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning, trainable_names
 from tests.inspection_rows import inspection_rows, marking
 from tests.tiny import tiny_pair
 from tests.training_samples import Squares
@@ -154,7 +154,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradients(tmp_path):
 
 def test_statistics_of_batches_never_move_even_when_everything_is_trained():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    from modeling_anomalygpt.tuning import FrozenInEvaluationMode
+    from modeling_anomalygpt.training.tuning import FrozenInEvaluationMode
 
     frozen = FrozenInEvaluationMode(model)
     model.train()

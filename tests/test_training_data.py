@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from datasets_scripts import load_anomaly_dataset
+from modeling_anomalygpt.data.examples import Wording, seen_part
+from modeling_anomalygpt.data.sources import LabelledPictures, PlainConversations, SyntheticPairs
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
-from modeling_anomalygpt.pictures import PictureError
-from modeling_anomalygpt.training_data import TrainingExamples
-from modeling_anomalygpt.training_facts import Wording, seen_part
-from modeling_anomalygpt.training_sources import LabelledPictures, PlainConversations, SyntheticPairs
+from modeling_anomalygpt.images import PictureError
+from modeling_anomalygpt.training.data import TrainingExamples
 
 from .inspection_rows import (
     answers,

@@ -5,11 +5,10 @@ import pytest
 import torch
 from transformers import EvalPrediction, TrainingArguments
 
-from modeling_anomalygpt.metrics import auroc
-from modeling_anomalygpt.training import AnomalyTrainer
-from modeling_anomalygpt.training_callbacks import SamplePictures
-from modeling_anomalygpt.training_evaluation import InspectionMetrics, yes_no_ids
-from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning
+from modeling_anomalygpt.evaluation.metrics import auroc
+from modeling_anomalygpt.training.evaluation import InspectionMetrics, yes_no_ids
+from modeling_anomalygpt.training.trainer import AnomalyTrainer, SamplePictures
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 from tests.tiny import tiny_pair
 from tests.training_samples import Squares
 

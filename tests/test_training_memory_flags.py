@@ -5,11 +5,11 @@ import torch
 from transformers import TrainingArguments
 
 from modeling_anomalygpt.checkpoints import load_checkpoint
-from modeling_anomalygpt.training import AnomalyTrainer
-from modeling_anomalygpt.training_arguments import ModelArguments
-from modeling_anomalygpt.training_checkpoints import TrainingError
-from modeling_anomalygpt.training_model import load_for_training
-from modeling_anomalygpt.tuning import TuningArguments, prepare_for_tuning
+from modeling_anomalygpt.training.arguments import ModelArguments
+from modeling_anomalygpt.training.checkpoints import TrainingError
+from modeling_anomalygpt.training.model import load_for_training
+from modeling_anomalygpt.training.trainer import AnomalyTrainer
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 from tests.test_training import trainer
 from tests.tiny import CallCounter, tiny_pair
 from tests.training_samples import Squares

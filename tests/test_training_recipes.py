@@ -13,7 +13,7 @@ from transformers import AutoModel
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
-RECIPES = ROOT / "modeling_anomalygpt" / "training_recipes"
+RECIPES = ROOT / "modeling_anomalygpt" / "training" / "recipes"
 
 
 def test_the_recipes_of_the_documentation_are_there():
@@ -28,7 +28,7 @@ def test_the_recipes_of_the_documentation_are_there():
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_field_of_a_recipe_is_a_setting_and_its_value_is_accepted(path, tmp_path):
-    from modeling_anomalygpt.cli_train import parse_settings
+    from modeling_anomalygpt.cli.train import parse_settings
 
     written = yaml.safe_load(path.read_text(encoding="utf-8"))
     given = {"output_dir": str(tmp_path), "bf16": False, "use_cpu": True}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modeling_anomalygpt.losses import focal_loss
-from modeling_anomalygpt.tuning import (
+from modeling_anomalygpt.modeling_anomalygpt import focal_loss
+from modeling_anomalygpt.training.tuning import (
     TuningArguments,
     describe_tuning,
     prepare_for_tuning,

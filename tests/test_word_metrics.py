@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from modeling_anomalygpt.word_metrics import WordMetrics
+from modeling_anomalygpt.conversations.word_metrics import WordMetrics
 
 
 def mask(*corners):

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from modeling_anomalygpt.data_collator import InspectionCollator
+from modeling_anomalygpt.training.collator import InspectionCollator
 
 
 class Squares(torch.utils.data.Dataset):

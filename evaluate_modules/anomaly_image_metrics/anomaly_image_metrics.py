@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from modeling_anomalygpt.metrics import ImageMetrics
+from modeling_anomalygpt.evaluation.metrics import ImageMetrics
 
 DESCRIPTION = """\
 Metrics of anomaly detection in whole pictures: AUROC, average precision, the largest F1, and what the best threshold
@@ -22,7 +22,7 @@ Args:
 Returns:
     `dict[str, float]`: `image_auroc`, `image_average_precision`, `image_f1_max`, `image_f1_threshold`,
     `oracle_accuracy`, `oracle_threshold`, `oracle_balanced_accuracy`, `oracle_balanced_threshold`, `num_pictures`,
-    `num_normal`, `num_anomalous`; with verdicts or log-odds those of `modeling_anomalygpt.metrics.ImageMetrics`.
+    `num_normal`, `num_anomalous`; with verdicts or log-odds those of `modeling_anomalygpt.ImageMetrics`.
 
 Raises:
     ValueError: If there is one class only, a label is not 0 or 1, or a score is not finite.
@@ -43,7 +43,7 @@ OPTIONAL = {
 
 
 class AnomalyImageMetrics(evaluate.Metric):
-    """Metrics of whole pictures; see [`~modeling_anomalygpt.metrics.ImageMetrics`]."""
+    """Metrics of whole pictures; see [`~modeling_anomalygpt.evaluation.metrics.ImageMetrics`]."""
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in OPTIONAL:

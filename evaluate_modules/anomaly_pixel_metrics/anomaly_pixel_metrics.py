@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from modeling_anomalygpt.metrics import PixelMetrics
+from modeling_anomalygpt.evaluation.metrics import PixelMetrics
 
 DESCRIPTION = """\
 Metrics of anomaly maps, pooled over all pixels of all pictures: AUROC, average precision, the largest F1, and the
@@ -38,7 +38,7 @@ Example:
 
 
 class AnomalyPixelMetrics(evaluate.Metric):
-    """Metrics of anomaly maps; see [`~modeling_anomalygpt.metrics.PixelMetrics`]."""
+    """Metrics of anomaly maps; see [`~modeling_anomalygpt.evaluation.metrics.PixelMetrics`]."""
 
     def _info(self) -> evaluate.MetricInfo:
         # Rows of any length: `Array2D` would want one width. Masks with a fraction, for 0.5 is anomalous as well.

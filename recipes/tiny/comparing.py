@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AutoModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from modeling_anomalygpt.distillation_pictures import PictureCache
+from recipes.tiny.distillation import PictureCache
 from recipes.tiny.view_pairs import ViewPairs
 
 PROJECTIONS, NOTES, STATE = "projections.safetensors", "distillation.json", "comparing_state.pt"

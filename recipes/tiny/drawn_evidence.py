@@ -8,8 +8,8 @@ with a halo, some of it much, some hardly. The mask alone decides what is true.
 import cv2
 import numpy as np
 
-from modeling_anomalygpt.descriptions import DESCRIPTIONS
-from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.prompts import DESCRIPTIONS
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.inspection_vocabulary import CHINESE, ENGLISH
 

@@ -19,11 +19,11 @@ import torch
 from tqdm import tqdm
 
 from datasets_scripts import TRAINING_FAMILIES, render_product
-from datasets_scripts.part_defects import SURFACE_DEFECTS, apply_defect
+from datasets_scripts.rendering.defects import SURFACE_DEFECTS, apply_defect
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
-from modeling_anomalygpt.calibration import normal_scores
-from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.memory_bank import MemoryBank
+from modeling_anomalygpt.references import normal_scores
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 

@@ -17,13 +17,12 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt import instruction_phrases_en as english
-from modeling_anomalygpt import instruction_phrases_zh as chinese
+from modeling_anomalygpt.conversations import phrases_en as english
+from modeling_anomalygpt.conversations import phrases_zh as chinese
+from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker, conversation
 from modeling_anomalygpt.dialogue import with_picture
-from modeling_anomalygpt.facts import Facts
-from modeling_anomalygpt.instruction_topics import TOPICS, Speaker
-from modeling_anomalygpt.instructions import conversation
-from modeling_anomalygpt.placeholders import fill_placeholders
+from modeling_anomalygpt.modeling_anomalygpt import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 from recipes.tiny.evidence import EvidenceFiles

@@ -16,8 +16,8 @@ from tqdm import trange
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from modeling_anomalygpt.localization import text_guided_layer_maps
-from modeling_anomalygpt.losses import pixel_losses
 from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
+from modeling_anomalygpt.modeling_anomalygpt import pixel_losses
 from recipes.tiny.evidence import EvidenceFiles
 
 

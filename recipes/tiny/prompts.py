@@ -19,7 +19,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt.facts import Facts
+from modeling_anomalygpt.conversations.facts import Facts
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.evidence import EvidenceFiles
 

@@ -16,10 +16,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from datasets_scripts.rendered_parts import FAMILIES, render_product
-from modeling_anomalygpt import instruction_phrases_en, instruction_phrases_zh
-from modeling_anomalygpt.descriptions import DESCRIPTIONS
-from modeling_anomalygpt.facts import Facts
-from modeling_anomalygpt.instructions import conversation
+from modeling_anomalygpt.conversations import phrases_en as instruction_phrases_en
+from modeling_anomalygpt.conversations import phrases_zh as instruction_phrases_zh
+from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.conversations.instructions import conversation
+from modeling_anomalygpt.prompts import DESCRIPTIONS
 from modeling_anomalygpt.regions import regions_of_mask
 
 from .inspection_vocabulary import CHINESE, ENGLISH

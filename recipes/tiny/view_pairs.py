@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from datasets_scripts import TRAINING_FAMILIES, render_product
-from datasets_scripts.part_defects import SURFACE_DEFECTS, apply_defect
-from modeling_anomalygpt.anomaly_synthesis import Mixture, cut_paste, cut_paste_scar, nsa, perlin_texture
+from datasets_scripts.rendering.defects import SURFACE_DEFECTS, apply_defect
+from modeling_anomalygpt.synthesis.synthesizer import Mixture, cut_paste, cut_paste_scar, nsa, perlin_texture
 
 SYNTHESIS = Mixture([nsa, cut_paste, cut_paste_scar, perlin_texture], weights=[3, 1, 1, 1])
 

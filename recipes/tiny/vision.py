@@ -8,9 +8,7 @@ import time
 import torch
 from transformers import AutoConfig, AutoModel
 
-from modeling_anomalygpt.distillation import distill
-from modeling_anomalygpt.distillation_arguments import DistillationArguments
-from modeling_anomalygpt.distillation_pictures import PictureCache
+from recipes.tiny.distillation import DistillationArguments, PictureCache, distill
 
 from .mobilenet_teacher import load_mobilenet
 

@@ -1,0 +1,1 @@
+"""Pictures of parts drawn from nothing: families, surfaces and defects."""

@@ -1,0 +1,245 @@
+"""A canvas that draws shapes given in part units as colour and height at once, with smooth edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .noise import View, noise_field, to_uint8
+
+Colour = Sequence[float]
+
+_SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+
+
+class Canvas:
+    """Draws polygons, discs, strokes and text of a part into a picture and a height map.
+
+    Args:
+        view ([`View`]): Map from part units to pixels.
+        image (`np.ndarray`, *optional*): `uint8` background of shape `(size, size, 3)`, drawn upon in place. Without
+            it only silhouettes are drawn: every shape, prints too, marks `height` with 255.
+
+    Attributes:
+        image (`np.ndarray` or `None`): The colours.
+        height (`np.ndarray`): `uint8` level of the topmost shape, 0 where no shape lies.
+    """
+
+    def __init__(self, view: View, image: np.ndarray | None = None):
+        self.view = view
+        self.image = image
+        self.height = np.zeros((view.size, view.size), np.uint8)
+
+    def _fixed(self, points: np.ndarray) -> np.ndarray:
+        return np.rint(self.view.to_pixels(points) * (1 << _SHIFT)).astype(np.int32)
+
+    def polygon(self, points: np.ndarray, colour: Colour, height: int | None = None) -> None:
+        """Fills a polygon `(N, 2)`; with `height=None` it is a print that leaves the height as it is."""
+        fixed = [self._fixed(points)]
+        if self.image is None:
+            cv2.fillPoly(self.height, fixed, 255, cv2.LINE_8, _SHIFT)
+            return
+        cv2.fillPoly(self.image, fixed, tuple(map(float, colour)), cv2.LINE_AA, _SHIFT)
+        if height is not None:
+            cv2.fillPoly(self.height, fixed, int(height), cv2.LINE_8, _SHIFT)
+
+    def stroke(self, points: np.ndarray, width: float, colour: Colour, height: int | None = None) -> None:
+        """Draws an open line through points `(N, 2)`, `width` part units wide (at least one pixel)."""
+        fixed = [self._fixed(points)]
+        thickness = max(1, round(width * self.view.scale))
+        if self.image is None:
+            cv2.polylines(self.height, fixed, False, 255, thickness, cv2.LINE_8, _SHIFT)
+            return
+        cv2.polylines(self.image, fixed, False, tuple(map(float, colour)), thickness, cv2.LINE_AA, _SHIFT)
+        if height is not None:
+            cv2.polylines(self.height, fixed, False, int(height), thickness, cv2.LINE_8, _SHIFT)
+
+    def disc(self, centre: Sequence[float], radius: float, colour: Colour, height: int | None = None) -> None:
+        """Fills a circle."""
+        x, y = self._fixed(np.array([centre]))[0]
+        fixed_radius = max(1, round(radius * self.view.scale * (1 << _SHIFT)))
+        if self.image is None:
+            cv2.circle(self.height, (int(x), int(y)), fixed_radius, 255, -1, cv2.LINE_8, _SHIFT)
+            return
+        cv2.circle(self.image, (int(x), int(y)), fixed_radius, tuple(map(float, colour)), -1, cv2.LINE_AA, _SHIFT)
+        if height is not None:
+            cv2.circle(self.height, (int(x), int(y)), fixed_radius, int(height), -1, cv2.LINE_8, _SHIFT)
+
+    def text(
+        self,
+        words: str,
+        centre: Sequence[float],
+        letter: float,
+        colour: Colour,
+        angle: float = 0.0,
+        font: int = 0,
+        weight: int = 2,
+        layout: str | None = None,
+    ) -> None:
+        """Prints one line of text around `centre`, capitals `letter` part units high, turned by `angle` radians.
+
+        With `layout`, a text of the same length, every character stands where the layout has its own.
+        """
+        stencil = text_stencil(words, font, weight, layout)
+        height, width = stencil.shape
+        factor = letter / 22.0
+        cosine, sine = np.cos(angle) * factor, np.sin(angle) * factor
+        onto = np.array(
+            [
+                [cosine, -sine, centre[0] - cosine * width / 2 + sine * height / 2],
+                [sine, cosine, centre[1] - sine * width / 2 - cosine * height / 2],
+                [0, 0, 1],
+            ]
+        )
+        matrix = self.view.matrix @ onto
+        shrink = self.view.scale * factor
+        if shrink < 0.6:  # keep thin strokes when the letters become small
+            stencil = cv2.GaussianBlur(stencil, (0, 0), 0.35 / shrink)
+        inked = cv2.warpAffine(stencil, matrix, (self.view.size, self.view.size), flags=cv2.INTER_LINEAR)
+        if self.image is None:
+            self.height[inked > 60] = 255
+            return
+        left, top, across, down = cv2.boundingRect(inked)
+        if not across:
+            return
+        window = np.s_[top : top + down, left : left + across]
+        alpha = np.minimum(inked[window].astype(np.float32)[..., None] * (1.2 / 255), 1)
+        patch = self.image[window]
+        self.image[window] = to_uint8(patch + alpha * (np.asarray(colour, np.float32) - patch))
+
+
+@lru_cache(maxsize=512)
+def text_stencil(words: str, font: int = 0, weight: int = 2, layout: str | None = None) -> np.ndarray:
+    """White line of text on black, capitals 22 pixels high; do not write into the shared result."""
+    faces = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+    face = faces[font % len(faces)]
+    (width, height), base = cv2.getTextSize(layout or words, face, 1.0, weight)
+    stencil = np.zeros((height + base + 8, width + 8), np.uint8)
+    pieces = [(0, words)]
+    if layout is not None:  # letter by letter, so that a wrong one does not move the others
+        starts = [
+            cv2.getTextSize(layout[:index], face, 1.0, weight)[0][0] if index else 0 for index in range(len(words))
+        ]
+        pieces = [(left, letter) for left, letter in zip(starts, words, strict=True) if letter != " "]
+    for left, piece in pieces:
+        cv2.putText(stencil, piece, (4 + left, height + 4), face, 1.0, 255, weight, cv2.LINE_AA)
+    stencil.setflags(write=False)
+    return stencil
+
+
+def changed_silhouette(
+    view: View, before: Callable[[Canvas], None] | None, after: Callable[[Canvas], None] | None
+) -> np.ndarray:
+    """Where an altered element differs from the designed one.
+
+    Args:
+        view ([`View`]): Map from part units to pixels.
+        before (`Callable`, *optional*): Draws the element as designed onto a canvas; `None` if there is none.
+        after (`Callable`, *optional*): Draws it as it is; `None` if it is missing.
+
+    Returns:
+        `np.ndarray`: `bool` mask of shape `(size, size)`: the difference of the silhouettes, thin gaps closed.
+    """
+    masks = []
+    for draw in (before, after):
+        canvas = Canvas(view)
+        if draw is not None:
+            draw(canvas)
+        masks.append(canvas.height)
+    difference = cv2.bitwise_xor(*masks)
+    reach = max(1, round(view.size / 112))
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    return cv2.morphologyEx(difference, cv2.MORPH_CLOSE, kernel) > 0
+
+
+def circle(centre: Sequence[float], radius: float, count: int = 40) -> np.ndarray:
+    """Points `(count, 2)` on a circle."""
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], 1)
+
+
+def box(centre: Sequence[float], width: float, height: float, angle: float = 0.0) -> np.ndarray:
+    """The corners `(4, 2)` of a rectangle turned by `angle` radians."""
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2, height / 2]
+    return turned(corners, angle) + np.asarray(centre)
+
+
+def stadium(centre: Sequence[float], length: float, width: float, angle: float = 0.0, bend: float = 0.0) -> np.ndarray:
+    """Outline of a capsule: a bar with round ends, `bend` its sag in part units."""
+    radius, half = width / 2, max(length - width, 0.0) / 2
+    arc = np.linspace(-np.pi / 2, np.pi / 2, 12)
+    straight = np.linspace(half, -half, 7)[1:-1]
+    right = np.stack([half + radius * np.cos(arc), radius * np.sin(arc)], 1)
+    points = np.concatenate(
+        [right, np.stack([straight, np.full(5, radius)], 1), -right, -np.stack([straight, np.full(5, radius)], 1)]
+    )
+    points[:, 1] += bend * (points[:, 0] / (length / 2)) ** 2
+    return turned(points, angle) + np.asarray(centre)
+
+
+def turned(points: np.ndarray, angle: float) -> np.ndarray:
+    """Points `(N, 2)` turned by `angle` radians around the origin."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.asarray(points) @ np.array([[cosine, sine], [-sine, cosine]])
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What an object lies on: a colour with a faint texture (conveyor belt, table, paper, tray)."""
+
+    colour: tuple[float, float, float]
+    grain: float
+    cells: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Backdrop:
+        """Draws a dark, medium or bright backdrop."""
+        level = rng.choice([rng.uniform(18, 55), rng.uniform(75, 150), rng.uniform(185, 240)])
+        colour = np.clip(level + rng.normal(0, 0.03, 3) * level, 8, 245)
+        return cls(
+            tuple(float(value) for value in colour), float(rng.uniform(0.5, 5)), float(rng.choice([6, 30, 110]))
+        )
+
+    def paint(self, view: View) -> np.ndarray:
+        """The `uint8` picture `(size, size, 3)` of the empty backdrop."""
+        field = noise_field(view.texture, view.size, self.cells, 2) * np.float32(self.grain)
+        return to_uint8(field[..., None] + np.asarray(self.colour, np.float32))
+
+
+@dataclass
+class Scene:
+    """A drawn part before the camera.
+
+    Args:
+        image (`np.ndarray`): `float32` colours `(size, size, 3)` in 0 to 255.
+        object_mask (`np.ndarray` or `None`): `bool` silhouette of the part; `None` when it fills the picture.
+        change (`np.ndarray` or `None`): `bool` mask of a structural defect that was asked for.
+        words (`tuple[str, str]` or `None`): The structural defect in English and Chinese.
+    """
+
+    image: np.ndarray
+    object_mask: np.ndarray | None = None
+    change: np.ndarray | None = None
+    words: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Design:
+    """One product of a family: how it is drawn, and what it is called.
+
+    Args:
+        draw (`Callable[[View, str | None, np.random.Generator], Scene]`): Draws the product as a view sees it, with a
+            structural defect by name, whose place and kind come from the generator.
+        description (`str`): What the product is and how it should look.
+        description_zh (`str`): The same in Chinese.
+        structural (`tuple[str, ...]`, *optional*, defaults to `()`): Structural defects that `draw` knows.
+    """
+
+    draw: Callable[[View, str | None, np.random.Generator], Scene]
+    description: str
+    description_zh: str
+    structural: tuple[str, ...] = ()

@@ -1,0 +1,7 @@
+"""Runs `python -m modeling_anomalygpt.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+"""Where the pictures of `anomalygpt synthesize` come from: photographs with made defects, or rendered products.
+
+The only place that puts the methods of this package and the renderers of `datasets_scripts` together. What picture
+number `index` shows depends on the seed, the settings and `index` alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datasets_scripts.rendering.defects import STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
+from datasets_scripts.rendering.products import FAMILIES, Product, render_product
+
+from ..images import PictureError, load_picture
+from ..synthesis.anomaly import MIN_SIDE, SyntheticAnomaly
+from ..synthesis.drawn import drawn_defect
+from ..synthesis.synthesizer import Mixture, cut_paste, cut_paste_scar, nsa, perlin_texture
+
+_GOOD, _BAD = 0, 1  # apart in the seeds
+
+
+def _draw(name: str, image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Any:
+    return apply_defect(image, name, rng, object_mask)
+
+
+METHODS: dict[str, Callable[..., SyntheticAnomaly]] = {
+    "nsa": nsa,
+    "nsa_mixed": partial(nsa, blending="mixed"),
+    "nsa_original": partial(nsa, compat="original"),
+    "cut_paste": cut_paste,
+    "scar": cut_paste_scar,
+    "perlin": perlin_texture,
+    **{name: partial(drawn_defect, renderer=partial(_draw, name)) for name in SURFACE_DEFECTS},
+}
+"""Methods that work on any picture."""
+
+PHOTOGRAPH_DEFAULT = ("nsa", "cut_paste", "scar", "perlin", *SURFACE_DEFECTS)
+"""What is drawn from on photographs when no method is named."""
+
+ALL_METHODS = (*METHODS, *STRUCTURAL_DEFECTS)
+"""Those, and the defects that need a rendered product's design."""
+
+
+@dataclass(frozen=True, eq=False)
+class MadePicture:
+    """One picture and what was made on it.
+
+    Attributes:
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
+        mask (`np.ndarray` of shape `(height, width)`, `bool`): the defect; all false where there is none.
+        defect_type (`str`): `"good"` where there is none.
+        category (`str`, *optional*): the family of a rendered product.
+        origin (`str`): the good picture's file, or the family.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    defect_type: str
+    category: str | None
+    origin: str
+
+
+class Photographs:
+    """Good photographs, on which defects are made.
+
+    Args:
+        files (`Sequence[str]`): the good photographs.
+        sources (`Sequence[str]`): photographs to take patches and textures from; without any the other good ones.
+        weights (`Mapping[str, float]`): names of `METHODS` and how often each is drawn.
+        category (`str`, *optional*): chooses the settings of NSA and the background.
+        short_side (`int`, *optional*): longer pictures are shrunk to it, in pixels.
+        seed (`int`): from 0.
+    """
+
+    categories: tuple[str | None, ...] = (None,)
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        sources: Sequence[str],
+        weights: Mapping[str, float],
+        category: str | None,
+        short_side: int | None,
+        seed: int,
+    ):
+        structural = [name for name in weights if name not in METHODS]
+        if structural:
+            raise ValueError(
+                f"`--methods` on photographs must be among {', '.join(METHODS)}, got {structural[0]!r}. "
+                "It needs a rendered product: name --family."
+            )
+        self.methods = tuple(weights)
+        self._files, self._sources, self._category, self._seed = list(files), list(sources), category, seed
+        self._order = np.random.default_rng([seed, 7]).permutation(len(self._files))
+        self._mixture = Mixture([METHODS[name] for name in weights], list(weights.values()))
+        self._read = lru_cache(maxsize=64)(partial(_read, short_side=short_side))
+
+    def good(self, index: int) -> MadePicture:
+        """The good picture below picture `index`."""
+        file = self._files[self._order[index % len(self._files)]]
+        image = self._read(file)
+        return MadePicture(image, np.zeros(image.shape[:2], bool), "good", None, file)
+
+    def make(self, index: int, method: str | None = None) -> MadePicture:
+        """Picture `index` with a defect; with `method`, of that method alone. Good where none can be seen."""
+        good = self.good(index)
+        number = 0 if method is None else 1 + self.methods.index(method)
+        rng = np.random.default_rng([self._seed, _BAD, index, number])
+        others = self._sources or [file for file in self._files if file != good.origin] or [good.origin]
+        source = self._read(others[rng.integers(len(others))])
+        maker = self._mixture if method is None else Mixture([METHODS[method]])
+        made = maker(good.image, source, rng, category=self._category)
+        return MadePicture(made.image, made.mask, made.defect_type if made.is_anomalous else "good", None, good.origin)
+
+
+class Renderings:
+    """Rendered products, one of each family; picture `index` shows the family that is its turn.
+
+    Args:
+        families (`Sequence[str]`): names of families.
+        weights (`Mapping[str, float]`): methods and how often each is drawn; empty: each family's own defects.
+        size (`int`): width and height in pixels.
+        seed (`int`): from 0; each shows other products.
+
+    Raises:
+        ValueError: if a family is unknown or can have none of the defects.
+    """
+
+    def __init__(self, families: Sequence[str], weights: Mapping[str, float], size: int, seed: int):
+        self.categories = tuple(families)
+        self._seed = seed
+        self._products = [
+            render_product(name, np.random.default_rng([seed, FAMILIES.index(name)]), size) for name in families
+        ]
+        self._weights = [self._fitting(product, weights) for product in self._products]
+
+    @staticmethod
+    def _fitting(product: Product, weights: Mapping[str, float]) -> dict[str, float]:
+        wanted = weights or dict.fromkeys(product.defects, 1.0)
+        fitting = {name: weight for name, weight in wanted.items() if name in product.defects or name in METHODS}
+        unsuited = {name for name in fitting if name in SURFACE_DEFECTS and name not in product.defects}
+        fitting = {name: weight for name, weight in fitting.items() if name not in unsuited and weight > 0}
+        if not fitting:
+            raise ValueError(
+                f"`--methods` must hold something that a {product.family} can have ({', '.join(product.defects)}), "
+                f"got {', '.join(weights)}. Name one of these, or leave the family out."
+            )
+        return fitting
+
+    def good(self, index: int) -> MadePicture:
+        """Another good picture of the family whose turn `index` is."""
+        product, turn = self._turn(index)
+        part = product.photograph(self._generator(_GOOD, product, turn))
+        return MadePicture(part.image, part.mask, "good", product.family, product.family)
+
+    def make(self, index: int) -> MadePicture:
+        """Picture `index`, of the family whose turn it is, with a defect."""
+        product, turn = self._turn(index)
+        weights = self._weights[index % len(self._products)]
+        rng = self._generator(_BAD, product, turn)
+        share = np.array(list(weights.values()))
+        method = list(weights)[rng.choice(len(weights), p=share / share.sum())]
+        if method in product.defects:
+            part = product.photograph(rng, method)
+            return MadePicture(part.image, part.mask, part.defect_type, product.family, product.family)
+        image, source = product.photograph(rng).image, product.photograph(rng).image
+        made = METHODS[method](image, source, rng)
+        kind = made.defect_type if made.is_anomalous else "good"
+        return MadePicture(made.image, made.mask, kind, product.family, product.family)
+
+    def _turn(self, index: int) -> tuple[Product, int]:
+        turn, number = divmod(index, len(self._products))
+        return self._products[number], turn
+
+    def _generator(self, kind: int, product: Product, turn: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, kind, FAMILIES.index(product.family), turn])
+
+
+def parse_methods(words: Sequence[str]) -> dict[str, float]:
+    """Reads `NAME` or `NAME=WEIGHT`.
+
+    Args:
+        words (`Sequence[str]`): as the user wrote them.
+
+    Returns:
+        `dict[str, float]`: weight of each method.
+
+    Raises:
+        ValueError: if a name is unknown or twice, a weight is no positive number.
+
+    Example:
+        >>> parse_methods(["nsa=2", "scratch"])
+        {'nsa': 2.0, 'scratch': 1.0}
+    """
+    weights: dict[str, float] = {}
+    for word in words:
+        name, equals, number = word.partition("=")
+        if name not in ALL_METHODS or name in weights:
+            problem = "each once, got" if name in weights else "got"
+            raise ValueError(f"`--methods` must be among {', '.join(ALL_METHODS)}, {problem} {name!r}.")
+        try:
+            weight = float(number) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        if not (math.isfinite(weight) and weight > 0):
+            raise ValueError(f"A weight in `--methods` must be a number above 0, got {word!r}. Write {name}=2.")
+        weights[name] = weight
+    return weights
+
+
+def _read(file: str, short_side: int | None) -> np.ndarray:
+    image = load_picture(file)
+    if min(image.size) < MIN_SIDE:
+        raise PictureError(
+            f"Pictures must have sides of at least {MIN_SIDE} pixels, got {image.width} x {image.height} in {file!r}. "
+            "Leave it out."
+        )
+    if short_side is not None and min(image.size) > short_side:
+        factor = short_side / min(image.size)
+        width, height = (max(round(side * factor), short_side) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return np.asarray(image)
+
+
+__all__ = ["ALL_METHODS", "METHODS", "PHOTOGRAPH_DEFAULT", "MadePicture", "Photographs", "Renderings", "parse_methods"]

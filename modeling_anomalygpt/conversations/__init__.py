@@ -1,0 +1,1 @@
+"""What is said about a picture: facts, phrases, instructions, and the metrics of words."""

@@ -1,0 +1,1 @@
+"""The published AnomalyGPT files as one checkpoint folder."""

@@ -1,0 +1,444 @@
+"""Where the published files are: paths, folders and Hub ids; Vicuna as a model, or as LLaMA and a delta.
+
+Knows folders; knows nothing of our own parameters.
+"""
+
+import json
+import math
+import pickle
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors import safe_open
+
+from .checks import check_delta, check_is_complete_model, check_kind, check_llama_config, check_rotary_frequencies
+from .layout import IGNORED_LLAMA_KEYS, Shapes
+
+# Pages of a mapped file stay in memory once read. A file is mapped anew after this many bytes, so that a conversion's
+# peak depends neither on the size of the checkpoint nor on that of its shards.
+_REMAP_AFTER_BYTES = 512 * 2**20
+
+_SAFETENSORS_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+}  # fmt: skip
+
+
+class CheckpointFile:
+    r"""
+    One file of named tensors, read lazily; `file[key]` loads one tensor.
+
+    Args:
+        path (`str` or `Path`):
+            A `.safetensors` file or a file of `torch.save` that holds a flat dictionary of tensors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds anything but tensors, **or** is not a flat dictionary.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"No file at '{self.path}'. Check the path and that the download is complete.")
+        self._touched = 0
+        self._tensors = None
+        self._is_mapped = True
+        self._map()
+        self.shapes: dict[str, tuple[int, ...]] = dict(self._shapes())
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        if self._touched > _REMAP_AFTER_BYTES and self._is_mapped:
+            self.close()
+        if self._tensors is None:
+            self._map()
+        tensor = self._tensors.get_tensor(key) if self._is_safetensors else self._tensors[key]
+        self._touched += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def close(self) -> None:
+        """Unmap the file; the next access maps it again."""
+        self._tensors = None
+        self._touched = 0
+
+    @property
+    def _is_safetensors(self) -> bool:
+        return self.path.suffix == ".safetensors"
+
+    def _map(self) -> None:
+        if self._is_safetensors:
+            try:
+                self._tensors = safe_open(str(self.path), framework="pt")
+            except Exception as error:
+                raise ValueError(_damaged(self.path, error)) from error
+            return
+        self._tensors, self._is_mapped = _load_pickle(self.path)
+        for key, value in self._tensors.items():
+            if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+                raise ValueError(
+                    f"'{self.path}' must be a flat dictionary of tensors, got {type(value).__name__} under {key!r}. "
+                    "Pass the weights alone, without optimizer states or nested dictionaries."
+                )
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        if self._is_safetensors:
+            for key in self._tensors.keys():  # noqa: SIM118 (no mapping, only a `keys` method)
+                yield key, tuple(self._tensors.get_slice(key).get_shape())
+        else:
+            for key, tensor in self._tensors.items():
+                yield key, tuple(tensor.shape)
+
+
+class Checkpoint:
+    r"""
+    One file, or a folder of shards, as a single collection of named tensors.
+
+    Args:
+        path (`str` or `Path`):
+            A file, or a folder with `model*.safetensors` or `pytorch_model*.bin` (safetensors preferred).
+
+    Raises:
+        FileNotFoundError: If nothing is there, **or** a shard that the index names is missing.
+        ValueError: If two shards hold the same key.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.files = [CheckpointFile(file) for file in _weight_files(self.path)]
+        self._file_of: dict[str, CheckpointFile] = {}
+        for file in self.files:
+            for key in file.shapes:
+                if key in self._file_of:
+                    raise ValueError(
+                        f"Key '{key}' is in '{self._file_of[key].path.name}' and in '{file.path.name}' of "
+                        f"'{self.path}'. Remove the files of the other version."
+                    )
+                self._file_of[key] = file
+            file.close()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor, in the order of the files."""
+        return {key: file.shapes[key] for key, file in self._file_of.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the files on disk."""
+        return sum(file.path.stat().st_size for file in self.files)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._file_of
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return self._file_of[key][key]
+
+    def close(self) -> None:
+        """Unmap all files."""
+        for file in self.files:
+            file.close()
+
+
+class SafetensorsWriter:
+    r"""
+    Writes safetensors shards whose tensors arrive in any order, one at a time.
+
+    Shapes and dtypes are given first, so every tensor's place in its file is known before the first arrives.
+
+    Args:
+        folder (`Path`):
+            An existing folder.
+        tensors (`dict[str, tuple[tuple[int, ...], torch.dtype]]`):
+            Shape and dtype of every tensor, in the order of the shards.
+        max_shard_bytes (`int`):
+            Largest size of a shard in bytes; a larger tensor gets a shard of its own.
+
+    Raises:
+        ValueError: If a tensor is unknown, has another shape, or arrives twice, **or** (on `finish`) never arrived.
+    """
+
+    def __init__(
+        self, folder: Path, tensors: dict[str, tuple[tuple[int, ...], torch.dtype]], max_shard_bytes: int = 2 * 10**9
+    ):
+        self.folder = folder
+        self.tensors = tensors
+        self._missing = set(tensors)
+        shards = list(_split(tensors, max_shard_bytes))
+        names = (
+            ["model.safetensors"]
+            if len(shards) == 1
+            else [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+        )
+        self._place: dict[str, tuple[str, int]] = {}
+        for name, keys in zip(names, shards, strict=True):
+            self._start_shard(name, keys)
+
+    def write(self, key: str, tensor: torch.Tensor) -> None:
+        """Write one tensor in its planned dtype."""
+        if key not in self._missing:
+            raise ValueError(f"`key` must be a planned tensor that was not written yet, got '{key}'.")
+        shape, dtype = self.tensors[key]
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"`tensor` '{key}' must have shape {shape}, got {tuple(tensor.shape)}.")
+        name, offset = self._place[key]
+        data = tensor.detach().to(dtype).contiguous().reshape(-1).view(torch.uint8)
+        with open(self.folder / name, "r+b") as file:
+            file.seek(offset)
+            file.write(memoryview(data.numpy()))
+        self._missing.discard(key)
+
+    def finish(self) -> None:
+        """Check that every tensor arrived, and write the index when there are several shards."""
+        if self._missing:
+            raise ValueError(
+                f"{len(self._missing)} tensors were never written: {', '.join(sorted(self._missing)[:5])}."
+            )
+        files = {key: name for key, (name, _) in self._place.items()}
+        if len(set(files.values())) > 1:
+            total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.tensors.values())
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+    def _start_shard(self, name: str, keys: list[str]) -> None:
+        """Write the header (JSON, padded to 8 bytes) and reserve the space; wide dtypes first keep all aligned."""
+        header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for key in sorted(keys, key=lambda key: -self.tensors[key][1].itemsize):
+            shape, dtype = self.tensors[key]
+            start, end = end, end + math.prod(shape) * dtype.itemsize
+            header[key] = {"dtype": _SAFETENSORS_DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        for key in keys:
+            self._place[key] = (name, 8 + len(text) + header[key]["data_offsets"][0])
+        with open(self.folder / name, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+
+
+def parse_size(size: int | str) -> int:
+    r"""
+    Number of bytes in a size such as `"2GB"` (decimal units, as in transformers) or `"512MiB"`.
+
+    Example:
+    ```python
+    >>> parse_size("2GB"), parse_size("1MiB"), parse_size(4096)
+    (2000000000, 1048576, 4096)
+
+    ```
+    """
+    if isinstance(size, int) and size > 0:
+        return size
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", str(size), re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise ValueError(f"`max_shard_size` must be a size such as '2GB' or '500MB', got {size!r}.")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def _load_pickle(path: Path) -> tuple[dict, bool]:
+    """The dictionary of a `torch.save` file and whether it could be mapped; nothing but tensors is unpickled."""
+    is_mapped = True
+    try:
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            is_mapped = False  # a file in the format before PyTorch 1.6
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"'{path}' must hold tensors only, got a pickle with other objects or no pickle at all. It was not "
+            "loaded, because unpickling arbitrary objects can run any code. Download the file again from its source."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(_damaged(path, error)) from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"'{path}' must be a dictionary of tensors, got {type(loaded).__name__}.")
+    return loaded, is_mapped
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"'{path}' must be a complete checkpoint file, got {path.stat().st_size:,} bytes that cannot be read "
+        f"({reason}). Download it again."
+    )
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The weight files of a folder, complete according to its index; a file stands for itself."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"No file or folder at '{path}'. Check the path.")
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        index = path / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            missing = [name for name in names if not (path / name).is_file()]
+            if missing:
+                raise FileNotFoundError(
+                    f"'{path}' lacks {len(missing)} of the {len(names)} shards that {index.name} names: "
+                    f"{', '.join(missing)}. Finish the download."
+                )
+            return [path / name for name in names]
+        files = sorted(path.glob(f"{stem}*{suffix}"))
+        if files:
+            return files
+    raise FileNotFoundError(
+        f"No weights in '{path}'. Expected model*.safetensors or pytorch_model*.bin, as transformers saves them."
+    )
+
+
+def _split(tensors: dict[str, tuple[tuple[int, ...], torch.dtype]], max_shard_bytes: int) -> Iterable[list[str]]:
+    """Names grouped in order, each group at most `max_shard_bytes` unless a single tensor is larger."""
+    group, size = [], 0
+    for key, (shape, dtype) in tensors.items():
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if group and size + num_bytes > max_shard_bytes:
+            yield group
+            group, size = [], 0
+        group.append(key)
+        size += num_bytes
+    yield group
+
+
+DEFAULT_CLIP_BPE = "openai/clip-vit-large-patch14"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class LanguageModelFiles:
+    r"""
+    Vicuna as one collection of tensors: a complete model, or LLaMA with Vicuna's delta added on the way.
+
+    Args:
+        folder (`Path`):
+            `config.json`, `tokenizer.model` and weights as transformers saves them.
+        delta_folder (`Path`, *optional*):
+            The same for Vicuna's delta; `folder` is then LLaMA.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the model is not Vicuna v0, **or** delta and base do not belong together.
+    """
+
+    def __init__(self, folder: Path, delta_folder: Path | None = None):
+        self.base = Checkpoint(folder)
+        check_kind("language_model", self.base.shapes, folder)
+        self.delta = Checkpoint(delta_folder) if delta_folder else None
+        top = delta_folder or folder
+        config_file = top / "config.json"
+        if not config_file.is_file():
+            raise FileNotFoundError(f"No config.json in '{top}'. Download the whole folder of the language model.")
+        self.config: dict = json.loads(config_file.read_text())
+        candidates = [path / "tokenizer.model" for path in (folder, delta_folder) if path]
+        self.tokenizer_file = next((path for path in candidates if path.is_file()), None)
+        if self.tokenizer_file is None:
+            raise FileNotFoundError(f"No tokenizer.model in '{folder}'. It is part of LLaMA's and Vicuna's downloads.")
+        norm = "model.norm.weight"
+        if self.delta:
+            check_kind("language_model", self.delta.shapes, delta_folder)
+            if norm in self.delta:
+                check_delta(self.base.shapes, self.delta.shapes, self.delta[norm], delta_folder)
+        elif norm in self.base:
+            check_is_complete_model(self.base[norm], folder)
+        check_llama_config(self.config, top)
+        if self.delta and (folder / "config.json").is_file():
+            check_llama_config(json.loads((folder / "config.json").read_text()), folder, "--llama")
+        for key in self.base.shapes:
+            if IGNORED_LLAMA_KEYS.match(key):
+                check_rotary_frequencies(self.base[key], key)
+        self.close()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes by key, in the order of the files; of a delta and its base, the keys of both."""
+        if not self.delta:
+            return self.base.shapes
+        frequencies = {key: shape for key, shape in self.base.shapes.items() if IGNORED_LLAMA_KEYS.match(key)}
+        return {key: self.delta.shapes[key] for key in self.base.shapes if key in self.delta} | frequencies
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        """The tensor; a delta's extra vocabulary rows have no base and stand for themselves (FastChat v0.1.10)."""
+        if not self.delta:
+            return self.base[key]
+        tensor, base = self.delta[key].float(), self.base[key]
+        tensor[: len(base)] += base.float()
+        return tensor
+
+    def close(self) -> None:
+        """Unmap all files."""
+        self.base.close()
+        if self.delta:
+            self.delta.close()
+
+
+def open_language_model(
+    vicuna: str | Path | None, llama: str | Path | None = None, vicuna_delta: str | Path | None = None
+) -> LanguageModelFiles:
+    r"""
+    Open Vicuna, or LLaMA with Vicuna's delta.
+
+    Args:
+        vicuna (`str` or `Path`, *optional*):
+            Folder or Hub id of the complete model.
+        llama (`str` or `Path`, *optional*):
+            Folder or Hub id of the base, with `vicuna_delta`.
+        vicuna_delta (`str` or `Path`, *optional*):
+            Folder or Hub id of the delta, with `llama`.
+
+    Raises:
+        ValueError: If not exactly one of the two ways is given.
+    """
+    if vicuna and not (llama or vicuna_delta):
+        return LanguageModelFiles(_folder_or_hub(vicuna, "vicuna"))
+    if llama and vicuna_delta and not vicuna:
+        return LanguageModelFiles(_folder_or_hub(llama, "llama"), _folder_or_hub(vicuna_delta, "vicuna-delta"))
+    given = [
+        f"--{name}" for name, path in (("vicuna", vicuna), ("llama", llama), ("vicuna-delta", vicuna_delta)) if path
+    ]
+    raise ValueError(
+        f"`--vicuna` must be given, or `--llama` together with `--vicuna-delta`, got {' and '.join(given) or 'none'}. "
+        "A delta is of no use without its base."
+    )
+
+
+def _folder_or_hub(path_or_id: str | Path, option: str) -> Path:
+    path = Path(path_or_id)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ValueError(f"`--{option}` must be a folder with config.json and weights, got the file '{path}'.")
+    if not _HUB_ID.fullmatch(str(path_or_id)):
+        raise FileNotFoundError(f"No folder at '{path}' for `--{option}`, and it is no Hub id (owner/name).")
+    return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.model", "*.bin", "*.safetensors"]))
+
+
+def clip_merges_file(file_or_id: str | Path) -> Path:
+    """The merge list of CLIP: the file itself, `merges.txt` of a folder, or that of a Hub id."""
+    path = Path(file_or_id)
+    if path.is_dir():
+        path = path / "merges.txt"
+    if path.is_file():
+        return path
+    if not _HUB_ID.fullmatch(str(file_or_id)):
+        raise FileNotFoundError(
+            f"No file at '{path}' for `--clip-bpe`. Give bpe_simple_vocab_16e6.txt.gz or the Hub id of a CLIP model."
+        )
+    return Path(hf_hub_download(str(file_or_id), "merges.txt"))
+
+
+__all__ = [
+    "DEFAULT_CLIP_BPE",
+    "Checkpoint",
+    "CheckpointFile",
+    "LanguageModelFiles",
+    "SafetensorsWriter",
+    "clip_merges_file",
+    "open_language_model",
+    "parse_size",
+]

@@ -1,0 +1,1 @@
+"""Labelled rows as training and evaluation see them: sources, fingerprints, encoded examples."""

@@ -1,0 +1,1 @@
+"""Metrics, protocols, detectors and the tables of `anomalygpt evaluate`."""

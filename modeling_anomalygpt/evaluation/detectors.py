@@ -1,0 +1,116 @@
+"""Whatever finds anomalies, as an evaluation sees it: good pictures in, then for each picture a score, a map, a word.
+
+[`AnomalyGPTDetector`] is the inspector behind that; the methods it is compared with are in `baselines`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..inspector import AnomalyInspector
+
+
+@dataclass(frozen=True)
+class Detection:
+    r"""
+    What a method says about a picture.
+
+    Args:
+        score (`float`):
+            Higher means more anomalous.
+        anomaly_map (`np.ndarray` of shape `(height, width)`):
+            float32, in the picture's own pixels.
+        verdict (`str`, *optional*):
+            `"normal"`, `"anomalous"` or `"uncertain"`.
+        log_odds (`float`, *optional*):
+            Natural logarithm of P(yes) / P(no).
+        answer (`str`, *optional*):
+            In words.
+        ratio (`float`, *optional*):
+            The score over the limit of the references; 1 is the limit.
+        evidence (`float`, *optional*):
+            Score and words together; above 0 speaks for an anomaly.
+    """
+
+    score: float
+    anomaly_map: np.ndarray
+    verdict: str | None = None
+    log_odds: float | None = None
+    answer: str | None = None
+    ratio: float | None = None
+    evidence: float | None = None
+
+
+class Detector(Protocol):
+    """What is evaluated.
+
+    `name` stands in the table. `shots` are the numbers of references it can take: 0 for none, `"some"` for any from 1
+    on, `"all"` for every good picture there is. Where it has them, `backbone_name` and `facts` (columns of
+    [`EvaluationRows`]) name weights that are not the checkpoint's.
+    """
+
+    name: str
+    shots: tuple[int | str, ...]
+
+    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
+        """Takes the good pictures, none for none, and the words for them; forgets earlier ones."""
+
+    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
+        """One detection for each picture, in order."""
+
+
+class AnomalyGPTDetector:
+    r"""
+    An inspector under evaluation.
+
+    Args:
+        inspector ([`AnomalyInspector`]):
+            Its references are replaced.
+        published (`bool`):
+            Whether the score is the maximum of the map, pictures are seen in their own light and there is no
+            verdict, as in the paper.
+        answers (`bool`, defaults to `True`):
+            Whether answers are generated.
+        batch_size (`int`, defaults to 8):
+            Pictures that go through the model together.
+    """
+
+    name = "anomalygpt"
+    shots = (0, "some", "all")
+
+    def __init__(self, inspector: AnomalyInspector, published: bool, answers: bool = True, batch_size: int = 8):
+        self.inspector, self.published, self.answers = inspector, published, answers
+        if published:
+            inspector.observer.match_exposure = False
+        self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
+
+    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
+        """See [`Detector`]."""
+        references = list(references)
+        if references:
+            self.inspector.set_references(references, category=category, description=description)
+        else:
+            self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
+        self.options |= {"category": category, "description": description}
+
+    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
+        """See [`Detector`]; a picture that cannot be inspected ends it with a `RuntimeError`."""
+        for result in self.inspector.inspect_many(pictures, **self.options):
+            if result.error is not None:
+                raise RuntimeError(result.error)
+            calibrated = "limit" in result.evidence
+            yield Detection(
+                score=float(result.anomaly_map.max()) if self.published else result.pred_score,
+                anomaly_map=result.anomaly_map,
+                verdict=None if self.published else result.verdict,
+                log_odds=result.log_odds,
+                answer=result.answer if self.answers else None,
+                ratio=result.pred_score if calibrated and not self.published else None,
+                evidence=result.evidence["evidence"] if calibrated and not self.published else None,
+            )
+
+
+__all__ = ["AnomalyGPTDetector", "Detection", "Detector"]

@@ -1,0 +1,971 @@
+"""How well scores and verdicts tell good pictures from anomalous ones; NumPy only.
+
+Each metric is a plain function of two arrays; [`ImageMetrics`] and [`PixelMetrics`] collect a whole evaluation.
+A metric that needs both classes says so instead of giving NaN.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..regions import connected_components
+
+
+def binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+    """Classes as booleans; `name` is what an error calls them."""
+    values = np.asarray(values)
+    if values.ndim != 1 or not np.isin(values, (0, 1)).all():
+        wrong = f"the shape {values.shape}" if values.ndim != 1 else repr(values[~np.isin(values, (0, 1))][0].item())
+        raise ValueError(f"`{name}` must be a list of 0 (normal) and 1 (anomalous), got {wrong}.")
+    return values.astype(bool)
+
+
+def finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+    """Numbers as float64; `name` is what an error calls them."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        wrong = f"the shape {values.shape}" if values.ndim != 1 else "NaN or infinity"
+        raise ValueError(f"`{name}` must be a list of finite numbers, got {wrong}. Leave failed pictures out.")
+    return values
+
+
+def same_length(labels: np.ndarray, values: Sequence, name: str) -> None:
+    """An error where there are more or fewer values than labels."""
+    if len(values) != len(labels):
+        raise ValueError(f"`{name}` must be as many as `labels`, got {len(values)} and {len(labels)}.")
+
+
+def both_classes(metric: str, labels: np.ndarray) -> None:
+    """An error where all pictures are of one class, which leaves `metric` undefined."""
+    anomalous = int(labels.sum())
+    if anomalous in (0, len(labels)):
+        raise ValueError(
+            f"{metric} is undefined: there are {len(labels) - anomalous} normal and {anomalous} anomalous pictures. "
+            "Evaluate a split that has both."
+        )
+
+
+EXACT_ENTRIES = 2**18
+"""Tables with at most so many distinct scores are never shortened."""
+
+BUFFERED_SAMPLES = 2**21
+"""Samples collected before they become a table."""
+
+_STEP = 2.0**-15  # a joined group holds at most about this part of the samples above it
+_FAN_IN = 8  # tables of one level that become one table of the next
+_TIGHT_SHARE = 0.05  # down to this false-positive rate normal samples are told apart as finely (AUPRO up to 0.05)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Distinct scores, rising, with what lies at each.
+
+    Attributes:
+        scores (`np.ndarray` of shape `(num_entries,)`):
+            Rising, each once.
+        weights (`np.ndarray` of shape `(3, num_entries)`):
+            float64: number of normal samples, number of anomalous samples, and the anomalous ones weighted (for
+            overlaps of regions: one over the area of the sample's region).
+    """
+
+    scores: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(
+        cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray | None = None
+    ) -> "ScoreTable":
+        """Exact table of samples.
+
+        Args:
+            normal (`np.ndarray` of shape `(num_normal,)`): Scores of normal samples; sorted in place.
+            anomalous (`np.ndarray` of shape `(num_anomalous,)`): Scores of anomalous samples, of the same dtype.
+            anomalous_weights (`np.ndarray` of shape `(num_anomalous,)`, *optional*): Their weights; default 1.
+
+        Returns:
+            `ScoreTable`
+
+        Example:
+        ```python
+        >>> table = ScoreTable.of(np.array([0.5, 0.1, 0.1]), np.array([0.5]))
+        >>> table.scores.tolist(), table.weights.tolist()
+        ([0.1, 0.5], [[2.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+
+        ```
+        """
+        normal.sort()  # values alone sort several times faster than values that carry a label
+        order = np.argsort(anomalous, kind="stable")
+        own = np.ones(len(anomalous)) if anomalous_weights is None else anomalous_weights[order]
+        anomalous = anomalous[order]
+        return cls._grouped((normal, None, _runs(normal)), (anomalous, own, _runs(anomalous)))
+
+    @classmethod
+    def shortened_of(cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray) -> "ScoreTable":
+        """Table of many samples, exact up to `EXACT_ENTRIES` distinct scores; beyond, it is shortened as it is made.
+
+        Normal and anomalous samples are grouped each by themselves: a group holds at most 1.5 steps of the samples of
+        its own kind down to it (and of all weights), or one sample. The rest is as [`ScoreTable.shortened`] says.
+        Grouping sorted samples is several times faster than shortening a table that has an entry for each.
+
+        Args:
+            normal, anomalous, anomalous_weights: See [`ScoreTable.of`].
+        """
+        normal.sort()
+        order = np.argsort(anomalous, kind="stable")
+        anomalous, own = anomalous[order], anomalous_weights[order]
+        runs, runs_anomalous = _runs(normal), _runs(anomalous)
+        if len(runs) + len(runs_anomalous) > EXACT_ENTRIES:
+            runs, runs_anomalous = _groups(normal), _groups(anomalous, own)
+        return cls._grouped((normal, None, runs), (anomalous, own, runs_anomalous))
+
+    @classmethod
+    def _grouped(cls, *kinds: tuple[np.ndarray, np.ndarray | None, np.ndarray]) -> "ScoreTable":
+        """Table of sorted samples of both kinds with their weights, from where each group of them begins."""
+        tables = []
+        for row, (rising, own, starts) in enumerate(kinds):
+            if not len(rising):
+                continue
+            weights, ends = np.zeros((3, len(starts))), np.append(starts[1:], len(rising))
+            weights[row] = ends - starts
+            if own is not None:
+                weights[2] = np.add.reduceat(own, starts)
+            tables.append(cls(rising[(starts + ends) // 2], weights))
+        return cls.merged(tables)
+
+    @classmethod
+    def merged(cls, tables: "Iterable[ScoreTable]") -> "ScoreTable":
+        """The table of all samples of several tables; nothing is lost."""
+        tables = [table for table in tables if len(table.scores)]
+        if not tables:
+            return cls(np.zeros(0), np.zeros((3, 0)))
+        if len(tables) == 1:
+            return tables[0]
+        scores = np.concatenate([table.scores for table in tables])
+        order = np.argsort(scores, kind="stable")  # joins rising runs
+        scores = scores[order]
+        starts = _runs(scores)
+        scores = scores[starts]
+        weights = np.empty((3, len(scores)))
+        for column in range(3):
+            merged = np.concatenate([table.weights[column] for table in tables])
+            weights[column] = np.add.reduceat(merged[order], starts)
+        return cls(scores, weights)
+
+    def shortened(self) -> "ScoreTable":
+        """Joins neighbouring scores, if there are many, where no curve changes visibly.
+
+        Going down from the highest score, a joined group holds at most 1.5 steps (2^-15) of: the samples down to it;
+        the normal samples down to it, or 5 % of all if that is more; all anomalous samples; all their weights. The
+        group takes the score at the middle of its samples, so each rank moves by at most 0.75 steps of itself. A score
+        that many samples share keeps its value and stays alone: ties stay ties.
+        """
+        if len(self.scores) <= EXACT_ENTRIES:
+            return self
+        falling = self.weights[:, ::-1]
+        samples = falling[0] + falling[1]
+        down_to = np.cumsum(samples)
+        normal_down_to = np.cumsum(falling[0]) - falling[0] / 2
+        _, anomalous_total, weight_total = self.weights.sum(axis=1)
+        cost = samples / (down_to - samples / 2)
+        bounds = (
+            (falling[0], np.maximum(normal_down_to, _TIGHT_SHARE * falling[0].sum())),
+            (falling[1], anomalous_total),
+            (falling[2], weight_total),
+        )
+        for mass, bound in bounds:
+            cost = np.maximum(cost, np.divide(mass, bound, out=np.zeros_like(mass), where=mass > 0))
+        cost /= _STEP
+        cell = np.floor(np.cumsum(cost) - cost / 2)
+        alone = cost > 0.5
+        begins = np.ones(len(cost), dtype=bool)
+        begins[1:] = (cell[1:] != cell[:-1]) | alone[1:] | alone[:-1]
+        starts = np.flatnonzero(begins)
+        before = down_to[starts] - samples[starts]
+        after = np.append(before[1:], down_to[-1])
+        middle = np.searchsorted(down_to, (before + after) / 2)
+        weights = np.add.reduceat(falling, starts, axis=1)
+        return ScoreTable(self.scores[::-1][middle][::-1].copy(), weights[:, ::-1].copy())
+
+
+class ScoreSketch:
+    """A [`ScoreTable`] of a stream of samples, in memory that does not grow with the stream.
+
+    Exact for up to `BUFFERED_SAMPLES` samples or `EXACT_ENTRIES` distinct scores. Beyond, tables are merged and
+    shortened eight at a time, level by level, so a sample is moved once a level: after `2^21 * 8^n` samples a rank is
+    off by at most `0.75 * (n + 1) * 2^-15` of itself, 9.2e-5 for a thousand million samples. Metrics are integrals of
+    such ranks, over which the errors cancel: measured errors are below 1e-6 (`benchmarks/speed_metrics.py`).
+    """
+
+    def __init__(self) -> None:
+        self._normal: list[np.ndarray] = []
+        self._anomalous: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []
+        self._waiting = 0
+        self._levels: list[list[ScoreTable]] = []
+
+    def add(self, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray) -> None:
+        """Adds samples; see [`ScoreTable.of`]. The arrays must not be changed afterwards."""
+        self._normal.append(normal)
+        self._anomalous.append(anomalous)
+        self._weights.append(anomalous_weights)
+        self._waiting += len(normal) + len(anomalous)
+        if self._waiting >= BUFFERED_SAMPLES:
+            table = ScoreTable.shortened_of(*self._samples())
+            self._normal, self._anomalous, self._weights, self._waiting = [], [], [], 0
+            self._push(table, level=0)
+
+    def merge(self, other: "ScoreSketch") -> None:
+        """Adds all samples of another sketch."""
+        for level, tables in enumerate(other._levels):
+            for table in tables:
+                self._push(table, level)
+        for samples in zip(other._normal, other._anomalous, other._weights, strict=True):
+            self.add(*samples)
+
+    def table(self) -> ScoreTable:
+        """The table of all samples so far; adding may go on afterwards."""
+        tables = [table for level in self._levels for table in level]
+        return ScoreTable.merged([*tables, self._collected()])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything as arrays: samples that wait, and all tables one after another with their levels and lengths."""
+        normal, anomalous, anomalous_weights = self._samples()
+        tables = [(level, table) for level, tables in enumerate(self._levels) for table in tables]
+        scores = [np.zeros(0), *(table.scores for _, table in tables)]
+        weights = [np.zeros((3, 0)), *(table.weights for _, table in tables)]
+        return {
+            "normal": normal,
+            "anomalous": anomalous,
+            "anomalous_weights": anomalous_weights,
+            "levels": np.array([level for level, _ in tables], dtype=np.int64),
+            "lengths": np.array([len(table.scores) for _, table in tables], dtype=np.int64),
+            "scores": np.concatenate(scores),
+            "weights": np.concatenate(weights, axis=1),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> "ScoreSketch":
+        """The sketch of which [`ScoreSketch.state`] was taken; float32 scores become float64, which is exact."""
+        sketch, start = cls(), 0
+        for level, length in zip(state["levels"].tolist(), state["lengths"].tolist(), strict=True):
+            part = slice(start, start + length)
+            sketch._push(ScoreTable(state["scores"][part], state["weights"][:, part]), level)
+            start += length
+        if len(state["normal"]) or len(state["anomalous"]):
+            sketch.add(state["normal"], state["anomalous"], state["anomalous_weights"])
+        return sketch
+
+    def _collected(self) -> ScoreTable:
+        if not self._waiting:
+            return ScoreTable.merged([])
+        return ScoreTable.of(*self._samples())
+
+    def _samples(self) -> list[np.ndarray]:
+        if not self._waiting:
+            return [np.zeros(0) for _ in range(3)]
+        return [np.concatenate(part) for part in (self._normal, self._anomalous, self._weights)]
+
+    def _push(self, table: ScoreTable, level: int) -> None:
+        while len(self._levels) <= level:
+            self._levels.append([])
+        self._levels[level].append(table)
+        if len(self._levels[level]) == _FAN_IN:
+            merged = ScoreTable.merged(self._levels[level]).shortened()
+            self._levels[level] = []
+            self._push(merged, level + 1)
+
+
+def _runs(rising: np.ndarray) -> np.ndarray:
+    """Where each distinct value of a sorted array begins."""
+    begins = np.ones(len(rising), dtype=bool)
+    np.not_equal(rising[1:], rising[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
+
+
+def _groups(rising: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Where the groups of a sorted array begin; see [`ScoreTable.shortened_of`]."""
+    number, alone = len(rising), 1.5 / _STEP  # so many samples from the top are groups of one
+    begins = np.zeros(number + 1, dtype=bool)
+    begins[max(0, number - int(alone)) :] = True
+    steps = np.arange(alone * np.log(max(number / alone, 1)))
+    begins[number - (alone * np.exp(steps / alone)).astype(np.int64)] = True
+    if weights is not None:
+        cells = np.floor(np.cumsum(weights) / (weights.sum() * _STEP))
+        begins[1:number] |= cells[1:] != cells[:-1]
+    starts = np.flatnonzero(begins[1:number]) + 1
+    in_run = starts[rising[starts] == rising[starts - 1]]
+    begins[in_run] = False
+    for side in ("left", "right"):
+        begins[np.searchsorted(rising, rising[in_run], side=side)] = True
+    begins[0] = True
+    return np.flatnonzero(begins[:number])
+
+
+def area_under_roc(normal: np.ndarray, anomalous: np.ndarray) -> float:
+    """Probability that an anomalous sample scores above a normal one, ties counting half.
+
+    Args:
+        normal, anomalous (`np.ndarray` of shape `(num_scores,)`): Number of samples at each score, rising.
+
+    Returns:
+        `float`: In [0, 1].
+    """
+    normal_below = np.cumsum(normal) - normal / 2
+    return float(anomalous @ normal_below / (anomalous.sum() * normal.sum()))
+
+
+def area_under_precision(normal: np.ndarray, anomalous: np.ndarray) -> float:
+    """Average precision: the precision at each anomalous sample's own score, averaged; no interpolation.
+
+    Args:
+        normal, anomalous (`np.ndarray` of shape `(num_scores,)`): Number of samples at each score, rising.
+
+    Returns:
+        `float`: In (0, 1].
+    """
+    hits, alarms = _at_or_above(normal, anomalous)
+    return float(anomalous @ (hits / (hits + alarms)) / anomalous.sum())
+
+
+def best_f1(scores: np.ndarray, normal: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
+    """Largest F1 over all thresholds.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_scores,)`): Distinct, rising.
+        normal, anomalous (`np.ndarray` of shape `(num_scores,)`): Number of samples at each score.
+
+    Returns:
+        `tuple(float, float)`: F1 and the (highest) threshold at which it is reached.
+    """
+    hits, alarms = _at_or_above(normal, anomalous)
+    f1 = 2 * hits / (hits + alarms + anomalous.sum())
+    best = len(f1) - 1 - int(np.argmax(f1[::-1]))
+    return float(f1[best]), float(scores[best])
+
+
+def area_under_overlap(normal: np.ndarray, overlap: np.ndarray, limit: float) -> float:
+    """Mean overlap of the regions, averaged over false-positive rates from 0 to a limit (AUPRO).
+
+    The curve is linear between thresholds, as in MVTec's own evaluation (https://arxiv.org/abs/1911.02357, section 5).
+
+    Args:
+        normal (`np.ndarray` of shape `(num_scores,)`): Number of normal pixels at each score, rising.
+        overlap (`np.ndarray` of shape `(num_scores,)`): Pixels of regions there, each one over its region's area.
+        limit (`float`): Largest false-positive rate, in (0, 1].
+
+    Returns:
+        `float`: In [0, 1].
+    """
+    rate = np.append(0.0, np.cumsum(normal[::-1]) / normal.sum())
+    overlap = np.append(0.0, np.cumsum(overlap[::-1]) / overlap.sum())
+    inside = np.searchsorted(rate, limit, side="right")  # at least 1: the first rate is 0
+    at_limit = np.interp(limit, rate[inside - 1 : inside + 1], overlap[inside - 1 : inside + 1])
+    rate, overlap = np.append(rate[:inside], limit), np.append(overlap[:inside], at_limit)
+    return float(np.trapezoid(overlap, rate) / limit)
+
+
+def _at_or_above(normal: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.cumsum(anomalous[::-1])[::-1], np.cumsum(normal[::-1])[::-1]
+
+
+class PixelMetrics:
+    """Metrics of anomaly maps, pooled over all pixels of all pictures.
+
+    Memory does not grow with the number of pictures; see [`ScoreSketch`] for what that costs (nothing up to two
+    million pixels, below 1e-4 always). Scores are compared as float32.
+
+    Args:
+        limits (`Sequence[float]`, *optional*, defaults to `(0.3, 0.05)`):
+            False-positive rates up to which the overlap of regions is averaged, each in (0, 1].
+
+    Raises:
+        ValueError: If a limit is out of range.
+
+    Example:
+    ```python
+    >>> mask = np.zeros((4, 4), dtype=bool)
+    >>> mask[:2, :2] = True
+    >>> metrics = PixelMetrics()
+    >>> metrics.update(mask, mask * 0.5 + 0.25)
+    >>> metrics.compute()["pixel_auroc"], metrics.compute()["aupro_0.3"]
+    (1.0, 1.0)
+
+    ```
+    """
+
+    def __init__(self, limits: Sequence[float] = (0.3, 0.05)):
+        for limit in limits:
+            if not 0 < limit <= 1:
+                raise ValueError(
+                    f"`limits` must be false-positive rates in (0, 1], got {limit}. The usual one is 0.3."
+                )
+        self.limits = tuple(limits)
+        self.num_maps = 0
+        self._sketch = ScoreSketch()
+
+    def update(self, masks: np.ndarray | Sequence[np.ndarray], maps: np.ndarray | Sequence[np.ndarray]) -> None:
+        """Adds pictures.
+
+        Args:
+            masks (`np.ndarray` of shape `(height, width)` or `(batch_size, height, width)`, or a sequence):
+                Anomalous where not zero; good pictures have empty masks.
+            maps (the same shapes):
+                Finite scores on any scale, higher meaning more anomalous.
+
+        Raises:
+            ValueError: If shapes differ **or** a score is NaN or infinite.
+        """
+        masks, maps = _listed(masks, "masks"), _listed(maps, "maps")
+        if len(masks) != len(maps):
+            raise ValueError(f"`maps` must be as many as `masks`, got {len(maps)} and {len(masks)}. Give pairs.")
+        for mask, anomaly_map in zip(masks, maps, strict=True):
+            self._add(np.asarray(mask), np.asarray(anomaly_map))
+
+    def merge(self, other: "PixelMetrics") -> None:
+        """Adds the pictures of another object, such as that of another process.
+
+        Args:
+            other (`PixelMetrics`): Unchanged.
+
+        Raises:
+            ValueError: If it has other limits.
+        """
+        if self.limits != other.limits:
+            raise ValueError(f"`other` must have the limits {self.limits}, got {other.limits}. Make both alike.")
+        self.num_maps += other.num_maps
+        self._sketch.merge(other._sketch)
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all pictures so far.
+
+        Returns:
+            `dict[str, float]`: `pixel_auroc`, `pixel_average_precision`, `pixel_f1_max`, `pixel_f1_threshold` and, for
+            each limit, `aupro_<limit>`.
+
+        Raises:
+            ValueError: If there are no normal or no anomalous pixels.
+        """
+        table = self._sketch.table()
+        normal, anomalous, overlap = table.weights
+        if not anomalous.any() or not normal.any():
+            missing = "anomalous" if normal.any() else "normal" if anomalous.any() else "any"
+            raise ValueError(
+                f"Pixel metrics are undefined: the masks of {self.num_maps} pictures hold no {missing} pixels. "
+                "Evaluate a split that has both."
+            )
+        f1, threshold = best_f1(table.scores, normal, anomalous)
+        return {
+            "pixel_auroc": area_under_roc(normal, anomalous),
+            "pixel_average_precision": area_under_precision(normal, anomalous),
+            "pixel_f1_max": f1,
+            "pixel_f1_threshold": threshold,
+            **{f"aupro_{limit:g}": area_under_overlap(normal, overlap, limit) for limit in self.limits},
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been collected, as arrays: for `np.savez`, or for another process.
+
+        Returns:
+            `dict[str, np.ndarray]`: For [`PixelMetrics.from_state`].
+        """
+        counted = {"limits": np.array(self.limits, dtype=np.float64), "num_maps": np.array(self.num_maps)}
+        return counted | self._sketch.state()
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "PixelMetrics":
+        """The object of which [`PixelMetrics.state`] was taken; more pictures can be added.
+
+        Args:
+            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
+
+        Returns:
+            `PixelMetrics`
+
+        Raises:
+            ValueError: If an array is missing.
+        """
+        metrics = cls(())
+        missing = sorted(set(metrics.state()) - set(state))
+        if missing:
+            raise ValueError(f"`state` must be what `PixelMetrics.state` gives, got none of {', '.join(missing)}.")
+        metrics = cls(state["limits"].tolist())
+        metrics.num_maps = int(state["num_maps"])
+        metrics._sketch = ScoreSketch.from_state({name: state[name] for name in metrics._sketch.state()})
+        return metrics
+
+    def _add(self, mask: np.ndarray, anomaly_map: np.ndarray) -> None:
+        if mask.shape != anomaly_map.shape or mask.ndim != 2:
+            raise ValueError(
+                f"`masks` and `maps` must be pictures of one size, got {mask.shape} and {anomaly_map.shape}. "
+                "Resize the mask (nearest) or the map (bilinear) first."
+            )
+        scores = anomaly_map.astype(np.float32, copy=False)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "`maps` must hold finite scores, got NaN or infinity. The model or its dtype is at fault."
+            )
+        inside = mask != 0
+        if not inside.any():
+            self._sketch.add(scores.flatten(), np.zeros(0, np.float32), np.zeros(0))
+        else:
+            labels, stats = connected_components(inside)
+            weights = 1.0 / stats[labels[inside], 4]
+            self._sketch.add(scores[~inside], scores[inside], weights)
+        self.num_maps += 1
+
+
+def _listed(pictures: np.ndarray | Sequence[np.ndarray], name: str) -> list[np.ndarray]:
+    if isinstance(pictures, np.ndarray):
+        if pictures.ndim not in (2, 3):
+            raise ValueError(
+                f"`{name}` must have the shape (height, width) or (batch_size, height, width), got {pictures.shape}. "
+                "Drop the channel axis."
+            )
+        return [pictures] if pictures.ndim == 2 else list(pictures)
+    return list(pictures)
+
+
+VERDICTS = ("normal", "anomalous", "uncertain", "error")
+
+
+def auroc(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
+    """Area under the receiver operating characteristic: how often an anomalous sample scores above a normal one.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+        scores (`np.ndarray` of shape `(num_samples,)`): Finite, higher meaning more anomalous.
+
+    Returns:
+        `float`: In [0, 1]; 0.5 for scores that say nothing.
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> auroc([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9])
+    0.75
+
+    ```
+    """
+    return area_under_roc(*_table("AUROC", labels, scores).weights[:2])
+
+
+def average_precision(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
+    """Mean over the anomalous samples of the precision at their score.
+
+    Args:
+        labels, scores: See [`auroc`].
+
+    Returns:
+        `float`: In (0, 1]; the share of anomalous samples for scores that say nothing.
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> average_precision([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9])
+    0.8333333333333333
+
+    ```
+    """
+    return area_under_precision(*_table("Average precision", labels, scores).weights[:2])
+
+
+def f1_max(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Largest F1 that any threshold reaches.
+
+    Args:
+        labels, scores: See [`auroc`].
+
+    Returns:
+        `tuple(float, float)`: F1, and the threshold: samples that score at least as much are called anomalous.
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> f1_max([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9])
+    (0.8, 0.5)
+
+    ```
+    """
+    table = _table("F1-max", labels, scores)
+    return best_f1(table.scores, *table.weights[:2])
+
+
+def accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray) -> float:
+    """Share of predictions that are right.
+
+    Args:
+        labels, predictions (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+
+    Returns:
+        `float`: In [0, 1].
+
+    Raises:
+        ValueError: If there are no samples, or arrays do not fit.
+    """
+    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
+    same_length(labels, predictions, "predictions")
+    if not len(labels):
+        raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
+    return float((labels == predictions).mean())
+
+
+def balanced_accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray) -> float:
+    """Mean of the shares of normal and of anomalous samples that are called so; blind to how common each is.
+
+    Args:
+        labels, predictions (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+
+    Returns:
+        `float`: In [0, 1]; 0.5 for predictions that say nothing.
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> balanced_accuracy([0, 0, 0, 0, 1], [0, 0, 0, 0, 0])
+    0.5
+
+    ```
+    """
+    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
+    same_length(labels, predictions, "predictions")
+    both_classes("Balanced accuracy", labels)
+    return float(((labels == predictions)[labels].mean() + (labels == predictions)[~labels].mean()) / 2)
+
+
+def oracle_accuracy(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Accuracy at the best threshold, chosen with the labels: what no threshold on these scores can exceed.
+
+    Args:
+        labels, scores: See [`auroc`].
+
+    Returns:
+        `tuple(float, float)`: Accuracy and threshold (infinite where calling everything normal is best).
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+    """
+    return _best_threshold(_table("Oracle accuracy", labels, scores), balanced=False)
+
+
+def oracle_balanced_accuracy(
+    labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
+    """Balanced accuracy at the best threshold, chosen with the labels: what no threshold on these scores can exceed.
+
+    Args:
+        labels, scores: See [`auroc`].
+
+    Returns:
+        `tuple(float, float)`: Balanced accuracy and threshold (infinite where calling everything normal is best).
+
+    Raises:
+        ValueError: If there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> oracle_balanced_accuracy([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9])
+    (0.75, 0.9)
+
+    ```
+    """
+    return _best_threshold(_table("Oracle balanced accuracy", labels, scores), balanced=True)
+
+
+def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -> float:
+    """Accuracy as the paper's code counts it: `Yes` in the answer to an anomalous picture, `No` in that to a good one.
+
+    An answer that holds both words is right for either class, one that holds neither is wrong for both; capital and
+    small letters differ (https://github.com/CASIA-IVA-Lab/AnomalyGPT, `test_mvtec.py`).
+
+    Args:
+        labels (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+        answers (`Sequence[str]`): In English.
+
+    Returns:
+        `float`: In [0, 1].
+
+    Raises:
+        ValueError: If there are no samples, or lengths differ.
+
+    Example:
+    ```python
+    >>> paper_accuracy([1, 0, 0], ["Yes, at the top.", "No.", "There is none."])
+    0.6666666666666666
+
+    ```
+    """
+    labels = binary(labels, "labels")
+    same_length(labels, answers, "answers")
+    if not len(labels):
+        raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
+    right = [("Yes" if label else "No") in answer for label, answer in zip(labels, answers, strict=True)]
+    return float(np.mean(right))
+
+
+def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str]) -> dict[str, float]:
+    """What verdicts are worth, with `uncertain` neither hidden nor counted as right.
+
+    Args:
+        labels (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+        verdicts (`Sequence[str]`): `"normal"`, `"anomalous"` or `"uncertain"`; `"error"` is left out and counted.
+
+    Returns:
+        `dict[str, float]`:
+        - `false_alarm_rate`: normal pictures called anomalous, of all normal ones;
+        - `miss_rate`: anomalous pictures called normal, of all anomalous ones;
+        - `uncertain_rate`: of all pictures; `uncertain_rate_normal`, `uncertain_rate_anomalous`: of each class;
+        - `balanced_accuracy`: mean over the classes of the share called rightly, `uncertain` counting as wrong;
+        - `balanced_accuracy_decided`, `accuracy_decided`: over the pictures that were decided (absent if one class has
+          none);
+        - `accuracy_verdict`: share called rightly, `uncertain` counting as wrong;
+        - `num_errors`: pictures without a verdict.
+
+    Raises:
+        ValueError: If there is one class only, a verdict is unknown, or lengths differ.
+
+    Example:
+    ```python
+    >>> found = verdict_metrics([0, 0, 1, 1], ["normal", "anomalous", "anomalous", "uncertain"])
+    >>> found["false_alarm_rate"], found["miss_rate"], found["balanced_accuracy"], found["balanced_accuracy_decided"]
+    (0.5, 0.0, 0.5, 0.75)
+
+    ```
+    """
+    labels = binary(labels, "labels")
+    same_length(labels, verdicts, "verdicts")
+    verdicts = np.asarray(verdicts, dtype=object)
+    unknown = sorted({str(verdict) for verdict in verdicts} - set(VERDICTS))
+    if unknown:
+        raise ValueError(f"`verdicts` must be among {', '.join(VERDICTS)}, got {unknown[0]!r}.")
+    failed = verdicts == "error"
+    labels, verdicts = labels[~failed], verdicts[~failed]
+    both_classes("The rate of false alarms or misses", labels)
+    right = verdicts == np.where(labels, "anomalous", "normal")
+    decided = verdicts != "uncertain"
+    found = {
+        "false_alarm_rate": (verdicts == "anomalous")[~labels].mean(),
+        "miss_rate": (verdicts == "normal")[labels].mean(),
+        "uncertain_rate": (~decided).mean(),
+        "uncertain_rate_normal": (~decided)[~labels].mean(),
+        "uncertain_rate_anomalous": (~decided)[labels].mean(),
+        "accuracy_verdict": right.mean(),
+        "balanced_accuracy": (right[labels].mean() + right[~labels].mean()) / 2,
+        "num_errors": failed.sum(),
+    }
+    if decided[labels].any() and decided[~labels].any():
+        found["accuracy_decided"] = right[decided].mean()
+        found["balanced_accuracy_decided"] = (right[decided & labels].mean() + right[decided & ~labels].mean()) / 2
+    return {name: float(value) for name, value in found.items()}
+
+
+class ImageMetrics:
+    """Metrics of whole pictures; each picture is one row of a few bytes, so nothing is approximated.
+
+    Example:
+    ```python
+    >>> metrics = ImageMetrics()
+    >>> metrics.update([0, 1], [0.2, 0.7], verdicts=["normal", "anomalous"], log_odds=[-3.0, 1.5])
+    >>> metrics.update([0, 1], [0.4, 0.3], verdicts=["anomalous", "anomalous"], log_odds=[0.5, 2.0])
+    >>> found = metrics.compute()
+    >>> found["image_auroc"], found["balanced_accuracy"], found["accuracy_log_odds"], found["num_pictures"]
+    (0.75, 0.75, 0.75, 4.0)
+
+    ```
+    """
+
+    def __init__(self) -> None:
+        self._labels: list[int] = []
+        self._scores: list[float] = []
+        self._verdicts: list[str | None] = []
+        self._log_odds: list[float | None] = []
+        self._answers: list[str | None] = []
+
+    def update(
+        self,
+        labels: Sequence[int] | np.ndarray,
+        scores: Sequence[float] | np.ndarray,
+        verdicts: Sequence[str] | None = None,
+        log_odds: Sequence[float] | np.ndarray | None = None,
+        answers: Sequence[str] | None = None,
+    ) -> None:
+        """Adds pictures.
+
+        Args:
+            labels (`np.ndarray` of shape `(batch_size,)`):
+                0 normal, 1 anomalous.
+            scores (`np.ndarray` of shape `(batch_size,)`):
+                Finite, higher meaning more anomalous.
+            verdicts (`Sequence[str]`, *optional*):
+                See [`verdict_metrics`].
+            log_odds (`np.ndarray` of shape `(batch_size,)`, *optional*):
+                Natural logarithm of P(yes) / P(no); above 0 means anomalous.
+            answers (`Sequence[str]`, *optional*):
+                In English.
+
+        Raises:
+            ValueError: If lengths differ, a label is not 0 or 1, a number is not finite, or one call brings verdicts,
+                log-odds or answers and another does not.
+        """
+        labels, scores = binary(labels, "labels"), finite(scores, "scores")
+        same_length(labels, scores, "scores")
+        optional = (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers))
+        for name, values in optional:
+            if values is not None:
+                same_length(labels, values, name)
+            known = getattr(self, f"_{name}")
+            if known and len(labels) and (known[0] is None) != (values is None):
+                raise ValueError(f"`{name}` must be given in every call or in none, got both.")
+        if log_odds is not None:
+            log_odds = finite(log_odds, "log_odds").tolist()
+        self._labels += labels.astype(int).tolist()
+        self._scores += scores.tolist()
+        for name, values in (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers)):
+            getattr(self, f"_{name}").extend([None] * len(labels) if values is None else values)
+
+    def merge(self, other: "ImageMetrics") -> None:
+        """Adds the pictures of another object, such as that of another process.
+
+        Args:
+            other (`ImageMetrics`): Unchanged.
+        """
+        if not other._labels:
+            return
+        optional = {
+            name: None if values[0] is None else values
+            for name in ("verdicts", "log_odds", "answers")
+            for values in [getattr(other, f"_{name}")]
+        }
+        self.update(other._labels, other._scores, **optional)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What has been collected, as arrays: for `np.savez`, or for another process.
+
+        Returns:
+            `dict[str, np.ndarray]`: One array for each argument of [`ImageMetrics.update`] that was given.
+        """
+        state = {"labels": np.array(self._labels, dtype=np.int64), "scores": np.array(self._scores, dtype=np.float64)}
+        for name in ("verdicts", "log_odds", "answers"):
+            values = getattr(self, f"_{name}")
+            if values and values[0] is not None:
+                state[name] = np.array(values)
+        return state
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "ImageMetrics":
+        """The object of which [`ImageMetrics.state`] was taken; more pictures can be added.
+
+        Args:
+            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
+
+        Returns:
+            `ImageMetrics`
+
+        Raises:
+            ValueError: If `labels` or `scores` are missing, or arrays do not fit.
+        """
+        for name in ("labels", "scores"):
+            if name not in state:
+                raise ValueError(f"`state` must be what `ImageMetrics.state` gives, got none of {name}.")
+        metrics = cls()
+        optional = {name: state[name].tolist() for name in ("verdicts", "log_odds", "answers") if name in state}
+        metrics.update(state["labels"], state["scores"], **optional)
+        return metrics
+
+    def compute(self) -> dict[str, float]:
+        """The metrics of all pictures so far.
+
+        Returns:
+            `dict[str, float]`: `num_pictures`, `num_normal`, `num_anomalous`, `image_auroc`,
+            `image_average_precision`, `image_f1_max`, `image_f1_threshold`, `oracle_accuracy`, `oracle_threshold`,
+            `oracle_balanced_accuracy`, `oracle_balanced_threshold`; with verdicts what [`verdict_metrics`] gives; with
+            log-odds `accuracy_log_odds`, `balanced_accuracy_log_odds`, `auroc_log_odds`; with answers
+            `accuracy_paper`.
+
+        Raises:
+            ValueError: If there is one class only.
+        """
+        labels, scores = np.array(self._labels, dtype=int), np.array(self._scores)
+        both_classes("AUROC", labels == 1)
+        f1, f1_threshold = f1_max(labels, scores)
+        oracle, threshold = oracle_accuracy(labels, scores)
+        balanced, balanced_threshold = oracle_balanced_accuracy(labels, scores)
+        found = {
+            "num_pictures": float(len(labels)),
+            "num_normal": float((labels == 0).sum()),
+            "num_anomalous": float((labels == 1).sum()),
+            "image_auroc": auroc(labels, scores),
+            "image_average_precision": average_precision(labels, scores),
+            "image_f1_max": f1,
+            "image_f1_threshold": f1_threshold,
+            "oracle_accuracy": oracle,
+            "oracle_threshold": threshold,
+            "oracle_balanced_accuracy": balanced,
+            "oracle_balanced_threshold": balanced_threshold,
+        }
+        if self._verdicts[0] is not None:
+            found |= verdict_metrics(labels, self._verdicts)
+        if self._log_odds[0] is not None:
+            odds = np.array(self._log_odds)
+            found["accuracy_log_odds"] = accuracy(labels, odds > 0)
+            found["balanced_accuracy_log_odds"] = balanced_accuracy(labels, odds > 0)
+            found["auroc_log_odds"] = auroc(labels, odds)
+        if self._answers[0] is not None:
+            found["accuracy_paper"] = paper_accuracy(labels, self._answers)
+        return found
+
+
+def _best_threshold(table: ScoreTable, balanced: bool) -> tuple[float, float]:
+    normal, anomalous, _ = table.weights
+    missed = np.append(np.cumsum(anomalous) - anomalous, anomalous.sum())  # the last: nothing is called anomalous
+    passed = np.append(np.cumsum(normal) - normal, normal.sum())
+    hits = anomalous.sum() - missed
+    if balanced:
+        right = (hits / anomalous.sum() + passed / normal.sum()) / 2
+    else:
+        right = (hits + passed) / (normal.sum() + anomalous.sum())
+    best = len(right) - 1 - int(np.argmax(right[::-1]))
+    return float(right[best]), float(table.scores[best]) if best < len(table.scores) else float("inf")
+
+
+def _table(metric: str, labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> ScoreTable:
+    labels, scores = binary(labels, "labels"), finite(scores, "scores")
+    same_length(labels, scores, "scores")
+    both_classes(metric, labels)
+    return ScoreTable.of(scores[~labels], scores[labels])
+
+
+__all__ = [
+    "BUFFERED_SAMPLES",
+    "EXACT_ENTRIES",
+    "VERDICTS",
+    "ImageMetrics",
+    "PixelMetrics",
+    "ScoreSketch",
+    "ScoreTable",
+    "accuracy",
+    "area_under_overlap",
+    "area_under_precision",
+    "area_under_roc",
+    "auroc",
+    "average_precision",
+    "balanced_accuracy",
+    "best_f1",
+    "binary",
+    "both_classes",
+    "f1_max",
+    "finite",
+    "oracle_accuracy",
+    "oracle_balanced_accuracy",
+    "paper_accuracy",
+    "same_length",
+    "verdict_metrics",
+]

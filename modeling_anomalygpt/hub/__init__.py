@@ -1,0 +1,1 @@
+"""Publishing, model card, merging and export."""

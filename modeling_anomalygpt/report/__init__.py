@@ -1,0 +1,1 @@
+"""The page, the overlays and the words of an inspection."""

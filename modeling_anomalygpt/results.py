@@ -1,0 +1,296 @@
+"""Any number of pictures through one function in batches: read ahead, one row each, no failure takes others along.
+
+Knows pictures, batches and rows; knows no model.
+"""
+
+import json
+import os
+import pathlib
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .checkpoints import CheckpointError, first_line
+from .images import PictureError, load_picture
+from .regions import Region
+
+
+@dataclass
+class InspectionResult:
+    r"""
+    Result of [`AnomalyInspector.inspect`].
+
+    Args:
+        image (`str`, *optional*):
+            Path of the picture, as it was given; `None` for pictures from memory.
+        verdict (`str`):
+            `"normal"`, `"anomalous"` or `"uncertain"`; `"error"` where the picture could not be inspected.
+        pred_score (`float`, *optional*):
+            Highest value of the map as a ratio to what good pictures reach (1.0 = their limit) where the evidence has
+            a `limit`; else the maximum of the map, in [0, 1].
+        log_odds (`float`, *optional*):
+            Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0 means anomalous. `None`
+            without a language model.
+        answer (`str`):
+            What the language model says.
+        regions (`list[Region]`):
+            Anomalous regions in pixels of the original picture; empty when the verdict is `"normal"`.
+        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
+            float32 in [0, 1], in pixels of the original picture.
+        evidence (`dict`):
+            On what the verdict stands: kind of map, number of references, peak (on the map's scale), threshold of
+            regions, limit, probability of yes, reasons in words.
+        question, category, language (`str`):
+            What was asked, about what, in which language.
+        seconds (`float`):
+            Time for this picture (a batch's time divided by its size).
+        error (`str`, *optional*):
+            One line that says why there is no result.
+        conversation (`list[dict]`):
+            The turns so far; grows with [`AnomalyInspector.ask`].
+        image_tokens (`torch.Tensor`, *optional*):
+            What the language model sees of the picture, kept for further questions; not written to files.
+    """
+
+    image: str | None
+    verdict: str
+    pred_score: float | None = None
+    log_odds: float | None = None
+    answer: str = ""
+    regions: list[Region] = field(default_factory=list)
+    anomaly_map: np.ndarray | None = field(default=None, repr=False)
+    evidence: dict[str, Any] = field(default_factory=dict)
+    question: str = ""
+    category: str = "object"
+    language: str = "en"
+    seconds: float = 0.0
+    error: str | None = None
+    conversation: list[dict[str, str]] = field(default_factory=list, repr=False)
+    image_tokens: torch.Tensor | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One row of `results.jsonl`: everything but the map and the tensors."""
+        return {
+            "image": self.image,
+            "verdict": self.verdict,
+            "pred_score": _rounded(self.pred_score),
+            "log_odds": _rounded(self.log_odds),
+            "answer": self.answer,
+            "regions": [region.to_dict() for region in self.regions],
+            "seconds": _rounded(self.seconds),
+            "error": self.error,
+            "evidence": self.evidence,
+            "question": self.question,
+            "category": self.category,
+            "language": self.language,
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> "InspectionResult":
+        """Reads such a row back; the map is not in it."""
+        fields = {name: value for name, value in row.items() if name in cls.__dataclass_fields__}
+        fields["regions"] = [_region(region) for region in row.get("regions", [])]
+        return cls(**fields)
+
+
+def _region(row: dict[str, Any]) -> Region:
+    lists = {"box": tuple(row["box"]), "centroid": tuple(row["centroid"])}
+    return Region(**(row | lists | {"outline": tuple(tuple(point) for point in row["outline"])}))
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 6)
+
+
+class ResultsFile:
+    r"""
+    Appends results to a JSON-lines file and gives back those of an earlier, interrupted run.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file; its folder must exist.
+        resume (`bool`):
+            Whether finished results in it are kept. Otherwise the file starts empty.
+    """
+
+    def __init__(self, path: str | os.PathLike, resume: bool):
+        self.path = pathlib.Path(path)
+        self.finished: dict[str, InspectionResult] = {}
+        if resume and self.path.exists():
+            self.finished = {row.image: row for row in read_results(self.path) if row.image and row.error is None}
+        # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(b"".join(_line(row) for row in self.finished.values()))
+        os.replace(temporary, self.path)
+
+    def append(self, result: InspectionResult) -> None:
+        """Writes one finished result; it survives the end of this process."""
+        with self.path.open("ab") as file:
+            file.write(_line(result))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_results(path: str | os.PathLike) -> list[InspectionResult]:
+    """Reads all whole lines of a results file; what was cut off or damaged is left out."""
+    results = []
+    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            result = InspectionResult.from_dict(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        if _is_sound(result):
+            results.append(result)
+    return results
+
+
+def _is_sound(result: InspectionResult) -> bool:
+    """Whether every value is of the kind that a report and a table can show."""
+    texts = (result.verdict, result.answer, result.question, result.category, result.language)
+    numbers = (result.pred_score, result.log_odds, result.seconds)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(text is None or isinstance(text, str) for text in (result.image, result.error))
+        and all(value is None or isinstance(value, int | float) for value in numbers)
+        and isinstance(result.evidence, dict)
+    )
+
+
+def _line(result: InspectionResult) -> bytes:
+    # File names with bytes that are no UTF-8 hold lone surrogates; written as \\udc.. they are valid JSON.
+    return json.dumps(result.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+_THREADS = 2
+
+
+def read_ahead(things: Iterable[Any], read: Callable[[Any], Any], ahead: int) -> Iterator[Any]:
+    r"""
+    What `read` makes of each thing, in order, while up to `ahead` further ones are being read.
+
+    Pillow lets other threads run while it decodes, so decoding costs next to no time beside a model. Things are taken
+    from the iterable only as they are needed; an error of `read` is raised where its result would have come.
+
+    Args:
+        things (iterable):
+            Paths, say.
+        read (`Callable`):
+            Must be safe to call from several threads.
+        ahead (`int`):
+            Results held beyond the one asked for, at least 1; bounds the memory.
+
+    Yields:
+        What `read` returned.
+
+    Raises:
+        ValueError: If `ahead` is below 1.
+
+    Example:
+    ```python
+    >>> list(read_ahead("abc", str.upper, ahead=2))
+    ['A', 'B', 'C']
+
+    ```
+    """
+    if ahead < 1:
+        raise ValueError(f"`ahead` must be at least 1, got {ahead}. Call `read` itself to read one by one.")
+    waiting: deque = deque()
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read_ahead")
+    try:
+        for thing in things:
+            waiting.append(pool.submit(read, thing))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+Loaded = tuple[Any, Image.Image]
+
+
+def inspect_in_batches(
+    pictures: Iterable[Any],
+    inspect: Callable[[list[Loaded]], list[InspectionResult]],
+    failed: Callable[[Any, str], InspectionResult],
+    finished: Mapping[str, InspectionResult],
+    batch_size: int,
+) -> Iterator[InspectionResult]:
+    r"""
+    One result for each picture, in order.
+
+    The next pictures are decoded while the model works. Where a batch does not fit into memory, it is halved and the
+    smaller size is kept, with a warning; a batch that fails for another reason is tried picture by picture.
+
+    Args:
+        pictures (iterable):
+            Paths, PIL pictures or arrays, read as they are needed.
+        inspect (`Callable`):
+            Makes results of a batch of `(picture, image)`.
+        failed (`Callable`):
+            Makes the row of a picture that cannot be inspected, from the picture and a line.
+        finished (`Mapping[str, InspectionResult]`):
+            Results that are there already, by path; marked with `evidence["resumed"]`.
+        batch_size (`int`):
+            At least 1.
+
+    Yields:
+        [`InspectionResult`]
+    """
+    size = [batch_size]
+
+    def read(picture: Any) -> InspectionResult | Loaded:
+        known = finished.get(str(picture)) if isinstance(picture, str | os.PathLike) else None
+        if known is not None:
+            known.evidence = known.evidence | {"resumed": True}
+            return known
+        try:
+            return picture, load_picture(picture)
+        except (PictureError, OSError) as error:
+            return failed(picture, first_line(error))
+
+    slots = read_ahead(pictures, read, ahead=batch_size + 1)
+    while batch := list(islice(slots, size[0])):
+        loaded = [slot for slot in batch if not isinstance(slot, InspectionResult)]
+        inspected = iter(_inspected(loaded, inspect, failed, size) if loaded else [])
+        for slot in batch:
+            yield slot if isinstance(slot, InspectionResult) else next(inspected)
+
+
+def _inspected(
+    loaded: list[Loaded],
+    inspect: Callable[[list[Loaded]], list[InspectionResult]],
+    failed: Callable[[Any, str], InspectionResult],
+    size: list[int],
+) -> list[InspectionResult]:
+    try:
+        return inspect(loaded)
+    except (RuntimeError, MemoryError, CheckpointError) as error:
+        out_of_memory = _is_out_of_memory(error)
+        if len(loaded) == 1:
+            line = "Not enough memory for this picture. Use a smaller picture or `tile`."
+            return [failed(loaded[0][0], line if out_of_memory else first_line(error))]
+    half = len(loaded) // 2 if out_of_memory else 1
+    if out_of_memory and half < size[0]:
+        warnings.warn(f"Not enough memory for {len(loaded)} pictures at a time; going on with {half}.", stacklevel=2)
+        size[0] = half
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    parts = [loaded[start : start + half] for start in range(0, len(loaded), half)]
+    return [result for part in parts for result in _inspected(part, inspect, failed, size)]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+__all__ = ["InspectionResult", "ResultsFile", "inspect_in_batches", "read_ahead", "read_results"]

@@ -1,0 +1,413 @@
+"""Natural synthetic anomalies: a patch of another normal picture, blended in by solving Poisson's equation.
+
+The method of Schlüter et al., "Natural Synthetic Anomalies for Self-Supervised Anomaly Detection and Localization"
+(https://arxiv.org/abs/2109.15222), with the values AnomalyGPT uses (https://arxiv.org/abs/2308.15366, section 3.2).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from .anomaly import (
+    TARGET_THRESHOLD,
+    SyntheticAnomaly,
+    channel_sum,
+    check_inputs,
+    intensity_label,
+    majority,
+    unchanged,
+)
+
+# The published search gives up at this draw, even if the draw fits.
+_PLACEMENT_ATTEMPTS = 200
+# Patches that cannot be seen are drawn again so often.
+_PATCH_ATTEMPTS = 40
+# A patch of which less is a target (share of the picture; 15 pixels of 224 x 224) counts as not seen.
+_MIN_TARGET = 0.0003
+# OpenCV's solver fails on smaller patches; the published code then goes without the patch.
+_MIN_BLENDED_PIXELS = 50
+_MIN_PATCH_SIDE = 5
+
+Bounds = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class NSASettings:
+    """Values of NSA for one category.
+
+    Attributes:
+        size_bounds (`tuple[Bounds, Bounds]`): smallest and largest half height and half width of the patch that is cut
+            out, as shares of the picture. The resized patch keeps its *whole* sides within the same bounds, as in the
+            original.
+        logistic (`tuple[float, float]`): steepness per grey level and middle in grey levels of the soft label.
+        background (`tuple[float, float]`, *optional*): brightness of the background and the tolerance around it, in
+            grey levels. `None`: the object fills the picture.
+        resize_bounds (`Bounds`): smallest and largest factor of the resizing; drawn around 1 with deviation 0.5.
+        min_object (`float`): share of the patch that must be object, exclusive.
+        min_overlap (`float`): share of the patch's object that must fall on the object, exclusive.
+        num_patches (`int`): the first patch is certain, each further one has probability 1/2.
+        gamma (`tuple[float, float, float]`): shape, scale and offset of the half sides' gamma distribution, as shares
+            of the picture.
+    """
+
+    size_bounds: tuple[Bounds, Bounds] = ((0.03, 0.4), (0.03, 0.4))
+    logistic: tuple[float, float] = (1 / 12, 24)
+    background: tuple[float, float] | None = None
+    resize_bounds: Bounds = (0.5, 2.0)
+    min_object: float = 0.0
+    min_overlap: float = 0.25
+    num_patches: int = 2
+    gamma: tuple[float, float, float] = (2, 0.05, 0.03)
+
+    def __post_init__(self):
+        for low, high in self.size_bounds:
+            if not 0 < low <= high <= 0.45:
+                raise ValueError(
+                    f"`size_bounds` must be increasing shares in (0, 0.45], got {self.size_bounds}. "
+                    "They are half sides: 0.4 cuts out up to 0.8 of the picture."
+                )
+        if self.min_object < 0 or self.min_overlap < 0:
+            raise ValueError(
+                f"`min_object` and `min_overlap` must be at least 0, got {self.min_object} and {self.min_overlap}. "
+                "They are shares of pixels."
+            )
+        if self.num_patches < 1:
+            raise ValueError(f"`num_patches` must be at least 1, got {self.num_patches}. Use 2 as the original does.")
+
+
+_FULL = (0.03, 0.4)
+_OBJECT = (0.7, 1.3)
+_BRIGHT, _DARK = (200, 60), (20, 20)
+
+# Appendix of the NSA paper; background, bounds and logistic values are those AnomalyGPT trains with.
+NSA_SETTINGS = {
+    "bottle": NSASettings((_FULL, _FULL), (1 / 12, 24), _BRIGHT, _OBJECT),
+    "cable": NSASettings(((0.05, 0.4), (0.05, 0.4)), (1 / 12, 24), None, _OBJECT),
+    "capsule": NSASettings(((0.03, 0.15), _FULL), (1 / 2, 4), _BRIGHT, _OBJECT),
+    "carpet": NSASettings((_FULL, _FULL), (1 / 3, 7)),
+    "grid": NSASettings((_FULL, _FULL), (1 / 3, 7)),
+    "hazelnut": NSASettings(((0.03, 0.35), (0.03, 0.35)), (1 / 12, 24), _DARK, _OBJECT),
+    "leather": NSASettings((_FULL, _FULL), (1 / 3, 7)),
+    "metal_nut": NSASettings((_FULL, _FULL), (1 / 3, 7), _DARK, _OBJECT),
+    "pill": NSASettings(((0.03, 0.2), _FULL), (1 / 3, 7), _DARK, _OBJECT),
+    "screw": NSASettings(((0.03, 0.12), (0.03, 0.12)), (1, 3), _BRIGHT, _OBJECT),
+    "tile": NSASettings((_FULL, _FULL), (1 / 3, 7)),
+    "toothbrush": NSASettings((_FULL, (0.03, 0.2)), (1 / 6, 15), _DARK, _OBJECT),
+    "transistor": NSASettings((_FULL, _FULL), (1 / 6, 15), None, _OBJECT),
+    "wood": NSASettings((_FULL, _FULL), (1 / 6, 15)),
+    "zipper": NSASettings((_FULL, (0.03, 0.2)), (1 / 6, 15), _BRIGHT, _OBJECT),
+}
+
+
+def nsa_settings(category: str | None) -> NSASettings:
+    """The published values of a category, the neutral ones of any other name.
+
+    Args:
+        category (`str`, *optional*): the name of a category, in MVTec AD's spelling for its own fifteen.
+
+    Returns:
+        [`NSASettings`]: neutral are half sides of 0.03 to 0.4, logistic (1/12, 24), no background.
+
+    Example:
+        >>> nsa_settings("screw").logistic
+        (1, 3)
+        >>> nsa_settings("door hinge") == NSASettings()
+        True
+    """
+    return NSA_SETTINGS.get(category, NSASettings())
+
+
+def object_mask(image: np.ndarray, background: tuple[float, float]) -> np.ndarray:
+    """Pixels whose brightness is not the background's, cleaned by a 7 x 7 median.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
+        background (`tuple[float, float]`): brightness and tolerance in grey levels.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, `uint8`: 1 on the object, 0 on the background.
+    """
+    brightness, tolerance = background
+    total = channel_sum(image)
+    far = (total < 3 * (brightness - tolerance)) | (total > 3 * (brightness + tolerance))
+    return majority(far, 7).view(np.uint8)
+
+
+def nsa(
+    image: np.ndarray,
+    source: np.ndarray,
+    rng: np.random.Generator,
+    category: str | None = None,
+    *,
+    settings: NSASettings | None = None,
+    blending: Literal["normal", "mixed", "random"] = "normal",
+    compat: Literal["original"] | None = None,
+) -> SyntheticAnomaly:
+    """Blends up to two patches of another normal picture into a picture.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change, sides of 32 pixels or more.
+        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): another normal picture of the category; resized to the
+            picture's size when it differs.
+        rng (`np.random.Generator`): decides everything that is drawn.
+        category (`str`, *optional*): chooses the values from `NSA_SETTINGS`; unknown names get the neutral ones.
+        settings (`NSASettings`, *optional*): own values instead of the category's.
+        blending (`str`, *optional*, defaults to `"normal"`): `"normal"` keeps the patch's gradients, `"mixed"` the
+            stronger of patch and picture at each pixel, `"random"` draws one of the two.
+        compat (`str`, *optional*): `"original"` draws exactly as the published code does, with its faults: the second
+            patch's mask overwrites the first's, targets may be empty, and `regions` are the rectangles from which it
+            tells the positions, the second of them being the box around both patches. By default the masks are united,
+            a patch that can hardly be seen (less than 0.03 % of the picture above the target's threshold) is drawn
+            again, and each region has its own mask.
+
+    Returns:
+        [`SyntheticAnomaly`]: of type `"blended_patch"`. By default the target is empty only if no patch could be seen
+        after forty attempts (two pictures of one colour).
+
+    Raises:
+        TypeError: if `rng` is not a Generator.
+        ValueError: if a picture is not `uint8` RGB of at least 32 pixels, or a choice is unknown.
+
+    Example:
+        >>> picture, other = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        >>> made = nsa(picture, other, np.random.default_rng(1), category="carpet")
+        >>> made.is_anomalous, made.defect_type
+        (True, 'blended_patch')
+    """
+    source = check_inputs(image, source, rng)
+    if blending not in ("normal", "mixed", "random"):
+        raise ValueError(f"`blending` must be 'normal', 'mixed' or 'random', got {blending!r}. Choose one of them.")
+    if compat not in (None, "original"):
+        raise ValueError(f"`compat` must be 'original' or None, got {compat!r}. Leave it out for the mended labels.")
+    if settings is None:
+        settings = nsa_settings(category)
+    if blending == "random":
+        blending = ("normal", "mixed")[rng.integers(2)]
+    mode = cv2.NORMAL_CLONE if blending == "normal" else cv2.MIXED_CLONE
+    objects = None
+    if settings.background is not None:
+        objects = object_mask(image, settings.background), object_mask(source, settings.background)
+    blend = partial(_blend_patch, source=source, objects=objects, settings=settings, mode=mode, rng=rng)
+    coin = partial(rng.integers, 2)
+    if compat == "original":
+        return _as_published(image, blend, coin, settings)
+    steepness, middle = settings.logistic
+    least_change = middle + np.log(TARGET_THRESHOLD / (1 - TARGET_THRESHOLD)) / steepness
+    return _mended(image, partial(blend, least_change=least_change), coin, settings)
+
+
+Box = tuple[slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class _Patch:
+    """A picture with one more patch, the box of the patch, and which pixels of the box are a target (`uint8`)."""
+
+    image: np.ndarray
+    box: Box
+    mask: np.ndarray
+
+
+def _as_published(
+    image: np.ndarray, blend: Callable[[np.ndarray], _Patch | None], coin: Callable[[], int], settings: NSASettings
+) -> SyntheticAnomaly:
+    result = image
+    pasted = np.zeros(image.shape[:2], np.uint8)
+    around = None  # top, bottom, left, right of all patches so far
+    regions = []
+    for number in range(settings.num_patches):
+        if number > 0 and coin() == 0:
+            continue
+        patch = blend(result)
+        if patch is None:
+            continue
+        result = patch.image
+        pasted[patch.box] = patch.mask
+        rows, columns = patch.box
+        if around is not None:
+            rows = slice(min(rows.start, around[0].start), max(rows.stop, around[0].stop))
+            columns = slice(min(columns.start, around[1].start), max(columns.stop, around[1].stop))
+        around = rows, columns
+        region = np.zeros(image.shape[:2], bool)
+        region[around] = True
+        regions.append(region)
+    intensity = intensity_label(image, result, pasted, settings.logistic)
+    if result is image:
+        result = image.copy()
+    return SyntheticAnomaly(result, intensity > TARGET_THRESHOLD, intensity, regions, "blended_patch")
+
+
+def _mended(
+    image: np.ndarray, blend: Callable[[np.ndarray], _Patch | None], coin: Callable[[], int], settings: NSASettings
+) -> SyntheticAnomaly:
+    result = image
+    pasted = np.zeros(image.shape[:2], np.uint8)
+    intensity = np.zeros(image.shape[:2], np.float32)
+    boxes = []
+    near = False
+    for number in range(settings.num_patches):
+        if number > 0 and coin() == 0:
+            continue
+        for _ in range(_PATCH_ATTEMPTS):
+            patch = blend(result)
+            if patch is None:
+                continue
+            own = np.zeros_like(pasted)
+            own[patch.box] = patch.mask
+            label = intensity_label(result, patch.image, own, settings.logistic)
+            if np.count_nonzero(label > TARGET_THRESHOLD) >= _MIN_TARGET * label.size:
+                result = patch.image
+                near |= bool(pasted[_grown(patch.box, 8)].any())
+                pasted |= own
+                intensity += label
+                boxes.append(patch.box)
+                break
+    if not boxes:
+        return unchanged(image)
+    if near:  # such patches see each other through the filters, otherwise their labels just add up
+        intensity = intensity_label(image, result, pasted, settings.logistic)
+    mask = intensity > TARGET_THRESHOLD
+    regions = _region_of_each(boxes, mask)
+    if not regions:  # patches that undo each other
+        return unchanged(image)
+    return SyntheticAnomaly(result, mask, intensity, regions, "blended_patch")
+
+
+def _grown(box: Box, pixels: int) -> Box:
+    rows, columns = box
+    return (
+        slice(max(rows.start - pixels, 0), rows.stop + pixels),
+        slice(max(columns.start - pixels, 0), columns.stop + pixels),
+    )
+
+
+def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
+    """Splits the target among its patches; patches that overlap or touch are one defect to the eye."""
+    if len(boxes) == 1:
+        return [mask.copy()]
+    groups = np.zeros(mask.shape, np.uint8)
+    for box in boxes:
+        groups[_grown(box, 2)] = 1
+    count, groups = cv2.connectedComponents(groups, connectivity=8)
+    regions = [mask & (groups == group) for group in range(1, count)]
+    return [region for region in regions if region.any()]
+
+
+def _blend_patch(
+    image: np.ndarray,
+    source: np.ndarray,
+    objects: tuple[np.ndarray, np.ndarray] | None,
+    settings: NSASettings,
+    mode: int,
+    rng: np.random.Generator,
+    least_change: float | None = None,
+) -> _Patch | None:
+    """Adds one patch, drawing in the published order: half sides, place in the source, scale, place in the picture.
+
+    With `least_change` (in grey levels), patches are refused that cannot change the picture so much; this saves
+    solving for patches of an even surface on an even surface.
+    """
+    size = image.shape[:2]
+    bounds = zip(settings.size_bounds, size, strict=True)
+    limits = [(round(low * side), round(high * side)) for (low, high), side in bounds]
+    cut = _place_in_source(size, limits, None if objects is None else objects[1], settings, rng)
+    if cut is None:
+        return None
+    height, width = _resized(source[cut].shape, limits, settings.resize_bounds, rng)
+    patch = cv2.resize(source[cut], (width, height))
+    patch_object = None if objects is None else cv2.resize(objects[1][cut], (width, height))
+    box = _place_in_picture(size, (height, width), objects, patch_object, settings, rng)
+    # The object of the patch, that of the picture and the background of both make up the whole rectangle.
+    blended = np.zeros((height, width), np.uint8)
+    blended[1:-1, 1:-1] = 255
+    too_small = min(height, width) < _MIN_PATCH_SIDE or cv2.countNonZero(blended) < _MIN_BLENDED_PIXELS
+    if box is None or too_small:
+        return None
+    if least_change is not None and not _can_change(image[box], patch, least_change):
+        return None
+    target = np.ones((height, width), np.uint8) if objects is None else patch_object | objects[0][box]
+    rows, columns = box
+    center = (columns.stop - width // 2, rows.start + height // 2)
+    return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, target)
+
+
+def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
+    """Bounds the change by the maximum principle.
+
+    Blending adds to the picture the difference of both minus the harmonic function with the difference's border
+    values; that function stays between the border's extremes, so the change is at most the range of the difference.
+    It is taken over 12 x 12 means, because the label's filters remove what is finer.
+    """
+    small = (12, 12)
+    difference = cv2.subtract(
+        cv2.resize(patch, small, interpolation=cv2.INTER_AREA),
+        cv2.resize(under, small, interpolation=cv2.INTER_AREA),
+        dtype=cv2.CV_16S,
+    )
+    return float(np.ptp(difference.reshape(-1, 3), axis=0).mean()) >= least
+
+
+def _place_in_source(
+    size: tuple[int, int],
+    limits: list[tuple[int, int]],
+    source_object: np.ndarray | None,
+    settings: NSASettings,
+    rng: np.random.Generator,
+) -> Box | None:
+    shape, scale, offset = settings.gamma
+    halves = []
+    for side, (low, high) in zip(size, limits, strict=True):
+        halves.append(int(np.clip((offset + rng.gamma(shape, scale)) * side, low, high)))
+    for attempt in range(_PLACEMENT_ATTEMPTS):
+        box = []
+        for side, (low, _high), half in zip(size, limits, halves, strict=True):
+            center = int(rng.integers(low, side - low))
+            box.append(slice(max(center - half, 0), min(center + half, side)))
+        cut = (box[0], box[1])
+        fits = source_object is None or _share(source_object[cut]) > settings.min_object
+        if fits and attempt < _PLACEMENT_ATTEMPTS - 1:
+            return cut
+    return None
+
+
+def _share(mask: np.ndarray) -> float:
+    return cv2.countNonZero(mask) / mask.size
+
+
+def _resized(
+    shape: tuple[int, ...], limits: list[tuple[int, int]], bounds: Bounds, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Draws a scale; keeps the aspect ratio as far as the limits let it."""
+    height, width = shape[:2]
+    scale = np.clip(rng.normal(1, 0.5), *bounds)
+    new_height = np.clip(scale * height, *limits[0])
+    new_width = int(np.clip(int(new_height / height * width), *limits[1]))
+    return int(np.clip(int(new_width / width * height), *limits[0])), new_width
+
+
+def _place_in_picture(
+    size: tuple[int, int],
+    patch_size: tuple[int, int],
+    objects: tuple[np.ndarray, np.ndarray] | None,
+    patch_object: np.ndarray | None,
+    settings: NSASettings,
+    rng: np.random.Generator,
+) -> Box | None:
+    patch_pixels = 0 if patch_object is None else cv2.countNonZero(patch_object)
+    enough = patch_object is None or patch_pixels / patch_object.size > settings.min_object
+    for attempt in range(_PLACEMENT_ATTEMPTS):
+        box = []
+        for side, length in zip(size, patch_size, strict=True):
+            center = int(rng.integers(length // 2 + 1, side - length // 2 - 1))
+            box.append(slice(center - length // 2, center + (length + 1) // 2))
+        place = (box[0], box[1])
+        fits = objects is None or (
+            enough and cv2.countNonZero(objects[0][place] & patch_object) / patch_pixels > settings.min_overlap
+        )
+        if fits and attempt < _PLACEMENT_ATTEMPTS - 1:
+            return place
+    return None

@@ -1,0 +1,1 @@
+"""Arguments, data, collator, trainer, tuning and checkpoints of `anomalygpt train`."""

@@ -1,0 +1,214 @@
+"""Settings of a training run, and where they come from: defaults, a recipe file, the command line, in this order.
+
+A recipe is a flat YAML or JSON file with the names of the command line; it may also be one of those in the package.
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .checkpoints import TrainingError
+
+_RECIPES = "recipes"
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field with its line of help."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    r"""
+    Which model is trained, and in what numbers its frozen part is kept.
+
+    Args:
+        model (`str`, *optional*):
+            Folder or Hub id; default: the embedded checkpoint.
+        dtype (`str`, defaults to `"float32"`):
+            Of the frozen weights: `float32` or `bfloat16`. What is trained is float32 in any case.
+        load_in_4bit (`bool`, defaults to `False`):
+            Keep the language model in 4 bits (QLoRA); needs bitsandbytes.
+        loss_weight_lm, loss_weight_focal, loss_weight_dice (`float`, *optional*):
+            Weights of the losses; default: the model's.
+    """
+
+    model: str | None = _option(None, "checkpoint folder or Hub id (default: the embedded one)")
+    dtype: str = _option("float32", "of the frozen weights: float32 or bfloat16")
+    load_in_4bit: bool = _option(False, "keep the frozen language model in 4 bits (needs bitsandbytes)")
+    loss_weight_lm: float | None = _option(None, "weight of the answers' loss (default: the model's)")
+    loss_weight_focal: float | None = _option(None, "weight of the maps' focal loss (default: the model's)")
+    loss_weight_dice: float | None = _option(None, "weight of the maps' dice loss (default: the model's)")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` must be float32 or bfloat16, got {self.dtype!r}.")
+
+
+@dataclass
+class DataArguments:
+    r"""
+    What is trained on. Data sets are written `NAME=DIR`, with options after a question mark:
+    `mvtec_ad=/data/mvtec?category=bottle&weight=2`, `rendered_parts?families=screw,gear&num_train=16`.
+
+    Args:
+        good (`list[str]`):
+            Folders of good photographs of one kind of part; defects are synthesised on them.
+        dataset (`list[str]`):
+            Data sets of `datasets_scripts`; each gets synthetic defects on its normal training pictures, or, with
+            `labels=real`, its own labels and masks (split `test` unless `split=` says otherwise).
+        conversations (`str`, *optional*):
+            JSON file of plain conversations (PandaGPT's layout), pictures in the folder `images` beside it.
+        conversation_weight (`float`, defaults to 1.0):
+            Share of plain conversations relative to a data set of weight 1.
+        eval_dataset (`list[str]`):
+            Labelled data sets to measure on during training (split `test`).
+        eval_references (`int`, defaults to 1):
+            Good photographs for the map of each picture measured; 0 for none.
+        eval_samples (`int`, *optional*):
+            At most so many pictures, half of them anomalous.
+        category (`str`, defaults to `"object"`):
+            What the photographs in `good` show, in any words.
+        description (`str`, *optional*):
+            A sentence that says how a good one looks.
+        mixture (`str`, defaults to `"mixed"`):
+            Synthetic defects: `nsa` as published, or `mixed`, all kinds of this project.
+        reference_share (`float`, defaults to 0.5):
+            Share of the samples whose map comes from another good photograph.
+        languages (`str`, defaults to `"en"`):
+            Of the conversations: `en`, `zh` or `en,zh`.
+        max_turns (`int`, defaults to 3):
+            Most questions about a picture.
+        varied (`bool`, defaults to `True`):
+            Whether questions and words vary; else the published question and answers.
+        max_length (`int`, defaults to 1024):
+            Tokens after which a conversation is cut.
+        short_side (`int`, defaults to 224):
+            Pictures are shrunk to this side, in pixels, before defects are made.
+        samples_per_epoch (`int`, *optional*):
+            Default: every picture once as it is and once with a defect.
+    """
+
+    good: list[str] = _option([], "folders of good photographs; defects are synthesised on them")
+    dataset: list[str] = _option([], "data set NAME=DIR[?option=value&...], repeatable")
+    conversations: str | None = _option(None, "JSON file of plain conversations, pictures in images/ beside it")
+    conversation_weight: float = _option(1.0, "share of plain conversations, relative to a data set")
+    eval_dataset: list[str] = _option([], "labelled data set NAME=DIR to measure on during training")
+    eval_references: int = _option(1, "good photographs for the map of each picture measured")
+    eval_samples: int | None = _option(None, "measure on at most so many pictures")
+    category: str = _option("object", "what the photographs of --good show, in any words")
+    description: str | None = _option(None, "a sentence that says how a good one looks")
+    mixture: str = _option("mixed", "synthetic defects: nsa (published) or mixed")
+    reference_share: float = _option(0.5, "share of samples with a map from another good photograph")
+    languages: str = _option("en", "of the conversations: en, zh or en,zh")
+    max_turns: int = _option(3, "most questions about a picture")
+    varied: bool = _option(True, "whether questions and words vary")
+    max_length: int = _option(1024, "tokens after which a conversation is cut")
+    short_side: int = _option(224, "side in pixels to which pictures are shrunk before defects are made")
+    samples_per_epoch: int | None = _option(None, "samples of an epoch (default: every picture twice)")
+
+    def __post_init__(self) -> None:
+        if self.mixture not in ("nsa", "mixed"):
+            raise ValueError(f"`mixture` must be nsa or mixed, got {self.mixture!r}.")
+
+
+@dataclass
+class AnomalyTrainingArguments(TrainingArguments):
+    """`TrainingArguments` of transformers with other defaults and a few more options; every one can be given."""
+
+    output_dir: str | None = _option("anomalygpt-trained", "folder of checkpoints and result")
+    resume: bool = _option(False, "go on from the last whole checkpoint in --output_dir, if there is one")
+    learning_rate: float = _option(1e-3, "highest learning rate")
+    lr_scheduler_type: str = _option("cosine", "course of the learning rate")
+    warmup_steps: float = _option(0.05, "steps of rising learning rate; below 1: share of all steps")
+    per_device_train_batch_size: int = _option(8, "samples of a step on each device")
+    per_device_eval_batch_size: int = _option(8, "samples measured at once on each device")
+    logging_steps: float = _option(10, "steps between two lines of losses")
+    save_steps: float = _option(100, "steps between two checkpoints")
+    save_total_limit: int | None = _option(2, "checkpoints that are kept")
+    train_sampling_strategy: str = _option("sequential", "the data are mixed already, pairs stand together")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    r"""
+    Reads a recipe.
+
+    Args:
+        name (`str`):
+            A YAML or JSON file, or the name of one of the package's recipes.
+
+    Returns:
+        `dict[str, Any]`: Settings.
+
+    Raises:
+        TrainingError: If there is no such recipe, **or** it cannot be read, **or** it is no list of settings.
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        text, shown = path.read_text(encoding="utf-8", errors="replace"), str(path)
+    else:
+        packaged = importlib.resources.files(__package__) / _RECIPES / f"{name}.yaml"
+        if not packaged.is_file():
+            raise TrainingError(
+                f"`recipe` must be a file or one of {', '.join(recipe_names())}, got {name!r}."
+                f"{_closest(name, recipe_names())}"
+            )
+        text, shown = packaged.read_text(encoding="utf-8"), packaged.name
+    try:
+        if shown.endswith(".json"):
+            settings = json.loads(text)
+        else:
+            import yaml
+
+            settings = yaml.safe_load(text)
+    except ImportError as error:
+        raise TrainingError(
+            f"A recipe in YAML needs the package pyyaml. Install it, or write {shown} as JSON."
+        ) from error
+    except Exception as error:  # PyYAML raises errors of its own, ValueError for dates, RecursionError and others
+        kind, where = "JSON" if shown.endswith(".json") else "YAML", " ".join(str(error).split())
+        raise TrainingError(f"The recipe {shown} is not readable {kind}: {where}. Correct it.") from error
+    if not isinstance(settings, dict):
+        raise TrainingError(f"The recipe {shown} must hold `name: value` lines, got {type(settings).__name__}.")
+    return settings
+
+
+def recipe_names() -> list[str]:
+    """Names of the package's recipes."""
+    folder = importlib.resources.files(__package__) / _RECIPES
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
+def check_recipe(settings: Mapping[str, Any], classes: Iterable[type]) -> None:
+    """Refuses a recipe with a field that none of the dataclasses has; names the closest one."""
+    known = {one.name for cls in classes for one in dataclasses.fields(cls) if one.init}
+    for name in settings:
+        if name not in known:
+            raise TrainingError(
+                f"The recipe's fields must be among those of `anomalygpt train --help`, got {name!r}."
+                f"{_closest(str(name), sorted(known))}"
+            )
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+__all__ = [
+    "AnomalyTrainingArguments",
+    "DataArguments",
+    "ModelArguments",
+    "check_recipe",
+    "read_recipe",
+    "recipe_names",
+]

@@ -1,0 +1,298 @@
+"""Evaluation during training, batch by batch: losses, maps against masks, the first word against the truth.
+
+Nothing of a batch is kept but counts: maps go into histograms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import EvalPrediction
+
+from ..evaluation.metrics import ImageMetrics, PixelMetrics
+from ..modeling_anomalygpt import dice_loss, focal_loss
+
+
+@dataclass
+class SampleLosses:
+    r"""
+    What each sample of a batch costs.
+
+    Args:
+        lm (`torch.Tensor` of shape `(batch_size,)`):
+            Cross entropy averaged over the sample's answer tokens; 0 without any.
+        focal, dice (`torch.Tensor` of shape `(batch_size,)`):
+            Pixel losses summed over the layers; 0 without a pixel target.
+        answered, masked (`torch.BoolTensor` of shape `(batch_size,)`):
+            Which samples have answer tokens, which a pixel target.
+        correct, tokens (`torch.LongTensor` of shape `(batch_size,)`):
+            Answer tokens that the language model ranks first, and answer tokens.
+    """
+
+    lm: torch.Tensor
+    focal: torch.Tensor
+    dice: torch.Tensor
+    answered: torch.Tensor
+    masked: torch.Tensor
+    correct: torch.Tensor
+    tokens: torch.Tensor
+
+    def total(self, weights: dict[str, float], counts: torch.Tensor) -> torch.Tensor:
+        """The weighted sum of the losses, divided by how many samples of the whole step have answers and targets."""
+        answered, masked = counts.clamp(min=1)
+        pixels = weights["focal"] * self.focal.sum() + weights["dice"] * self.dice.sum()
+        return weights["lm"] * self.lm.sum() / answered + pixels / masked
+
+    def sums(self) -> torch.Tensor:
+        """Sums over the batch, in the order of `SUMS`, float64."""
+        values = (self.lm, self.focal, self.dice, self.answered, self.masked, self.correct, self.tokens)
+        return torch.stack([value.detach().double().sum() for value in values])
+
+
+SUMS = ("lm", "focal", "dice", "answered", "masked", "correct", "tokens")
+
+
+def sample_losses(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    layer_maps: torch.Tensor | None = None,
+    mask_labels: torch.Tensor | None = None,
+) -> SampleLosses:
+    r"""
+    Computes the losses of every sample, in float32.
+
+    Args:
+        logits (`torch.Tensor` of shape `(batch_size, sequence_length, vocab_size)`):
+            Longer sequences are cut on the left: virtual tokens stand before the text.
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+            Answer tokens; -100 elsewhere.
+        layer_maps (`torch.Tensor` of shape `(batch_size, num_layers, 2, height, width)`, *optional*):
+            Probabilities of normal and anomalous.
+        mask_labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
+            1 where anomalous, 0 elsewhere; a sample filled with -1 has no pixel target.
+
+    Returns:
+        [`SampleLosses`]
+
+    Example:
+    ```python
+    >>> logits = torch.zeros(2, 4, 8)                             # eight words, all alike
+    >>> labels = torch.tensor([[-100, -100, 5, 6], [-100, -100, -100, 7]])
+    >>> sample_losses(logits, labels).lm                          # log 8 for each, however long the answer is
+    tensor([2.0794, 2.0794])
+
+    ```
+    """
+    targets = labels[:, 1:]
+    predicted = logits[:, -labels.shape[1] : -1]
+    is_answer = targets != -100
+    tokens = is_answer.sum(1)
+    lm = logits.new_zeros(len(labels), dtype=torch.float32) + 0 * logits[:, :1, 0].sum()
+    if is_answer.any():
+        each = functional.cross_entropy(predicted[is_answer].float(), targets[is_answer], reduction="none")
+        rows = is_answer.nonzero()[:, 0]
+        lm = lm.index_add(0, rows, each) / tokens.clamp(min=1)
+    correct = ((predicted.detach().argmax(-1) == targets) & is_answer).sum(1)
+    masked = torch.zeros_like(tokens, dtype=torch.bool)
+    focal = dice = torch.zeros_like(lm)
+    if mask_labels is not None and layer_maps is not None:
+        masked = has_pixel_target(mask_labels)
+        layers, target = layer_maps.unbind(1), mask_labels.clamp(min=0)
+        focal = sum(focal_loss(layer, target) for layer in layers).where(masked, 0.0)
+        dice = sum(dice_loss(layer[:, 1], target) for layer in layers).where(masked, 0.0)
+    return SampleLosses(lm, focal, dice, tokens > 0, masked, correct, tokens)
+
+
+def has_pixel_target(mask_labels: torch.Tensor) -> torch.Tensor:
+    """Which samples of `(batch_size, height, width)` have a pixel target: those without a -1."""
+    return (mask_labels >= 0).flatten(1).all(1)
+
+
+def count_targets(labels: torch.Tensor, mask_labels: torch.Tensor | None) -> torch.Tensor:
+    """How many samples have answer tokens, how many a pixel target: two numbers, float64."""
+    answered = (labels[:, 1:] != -100).any(1).sum()
+    masked = torch.zeros_like(answered) if mask_labels is None else has_pixel_target(mask_labels).sum()
+    return torch.stack([answered, masked.to(answered.device)]).double()
+
+
+def mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
+    r"""
+    Means of losses over the samples that have them.
+
+    Args:
+        sums (`dict[str, float]`):
+            Under the names of `training_losses.SUMS`.
+
+    Returns:
+        `dict[str, float]`: `loss_lm` and `token_accuracy`; `loss_focal` and `loss_dice` where there were targets.
+
+    Example:
+    ```python
+    >>> mean_losses({"lm": 6, "focal": 0, "dice": 0, "answered": 4, "masked": 0, "correct": 9, "tokens": 12})
+    {'loss_lm': 1.5, 'token_accuracy': 0.75}
+
+    ```
+    """
+    means = {}
+    for name, value, count in (
+        ("loss_lm", "lm", "answered"),
+        ("loss_focal", "focal", "masked"),
+        ("loss_dice", "dice", "masked"),
+        ("token_accuracy", "correct", "tokens"),
+    ):
+        if sums[count]:
+            means[name] = sums[value] / sums[count]
+    return means
+
+
+METRICS = (
+    "loss",
+    "loss_lm",
+    "loss_focal",
+    "loss_dice",
+    "token_accuracy",
+    "image_auroc",
+    "pixel_auroc",
+    "yes_no_balanced_accuracy",
+)
+
+
+def yes_no_ids(processor: Any) -> list[tuple[int, list[int], list[int]]]:
+    r"""
+    Where an answer says Yes or No, in each language.
+
+    Args:
+        processor ([`AnomalyGPTProcessor`]):
+            May be `None` or another object: nothing then.
+
+    Returns:
+        `list[tuple[int, list[int], list[int]]]`: Tokens that both words begin with, ids that mean yes and that mean no
+        after them.
+    """
+    found = []
+    for language in ("en", "zh"):
+        try:
+            shared, yes, no = processor.yes_no_token_ids(language)
+        except (AttributeError, ValueError):
+            continue
+        found.append((len(shared), list(yes), list(no)))
+    return found
+
+
+def evaluation_outputs(
+    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: list[tuple[int, list[int], list[int]]]
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    r"""
+    What the metrics need of a batch.
+
+    Args:
+        outputs ([`AnomalyGPTOutput`]):
+            With `sample_losses`.
+        inputs (`dict[str, torch.Tensor]`):
+            With `labels` and `mask_labels`.
+        yes_no (`list[tuple[int, list[int], list[int]]]`):
+            From [`yes_no_ids`].
+
+    Returns:
+        `tuple(tuple(torch.Tensor), tuple(torch.Tensor))`: `(losses (B, 7), maps (B, H, W), log_odds (B,))` and
+        `(mask_labels (B, H, W), truth (B,))`; truth is 1 anomalous, 0 normal, -1 unknown, log odds NaN where the
+        answer does not begin with yes or no.
+    """
+    losses: SampleLosses = outputs["sample_losses"]
+    numbers = torch.stack([getattr(losses, name).float() for name in SUMS], dim=1)
+    labels, masks = inputs["labels"], inputs.get("mask_labels")
+    maps = outputs.anomaly_map.float()
+    masks = torch.full_like(maps, -1) if masks is None else masks.float()
+    logits = outputs.logits[:, -labels.shape[1] :]
+    answered = labels != -100
+    first = answered.int().argmax(1).clamp(min=1)
+    rows = torch.arange(len(labels), device=labels.device)
+    log_odds = torch.full((len(labels),), float("nan"), device=labels.device)
+    truth = torch.full_like(first, -1)
+    for shared, yes, no in yes_no:
+        place = (first + shared).clamp(max=labels.shape[1] - 1)
+        word, before = labels[rows, place], logits[rows, place - 1].float()
+        says_yes, says_no = torch.isin(word, word.new_tensor(yes)), torch.isin(word, word.new_tensor(no))
+        asked = says_yes | says_no
+        log_odds = torch.where(asked, before[:, yes].logsumexp(1) - before[:, no].logsumexp(1), log_odds)
+        truth = torch.where(asked, says_yes.to(truth), truth)
+    masked = has_pixel_target(masks)
+    if "image_labels" in inputs:
+        return (numbers, maps, log_odds), (masks, inputs["image_labels"])
+    truth = torch.where(masked, (masks > 0).flatten(1).any(1).to(truth), truth)
+    return (numbers, maps, log_odds), (masks, truth)
+
+
+class InspectionMetrics:
+    r"""
+    Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies.
+
+    Args:
+        loss_weights (`dict[str, float]`, *optional*):
+            `config.loss_weights`; with them `loss`, the weighted sum, is among the metrics.
+    """
+
+    def __init__(self, loss_weights: Mapping[str, float] | None = None):
+        self.loss_weights = dict(loss_weights or {})
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums = np.zeros(len(SUMS))
+        self.pictures, self.pixels = ImageMetrics(), PixelMetrics()
+        self.yes_no = np.zeros((2, 2))  # truth x whether the log-odds agree
+        self.seen = {"pictures": set(), "pixels": set()}
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        """Takes in a batch; with `compute_result` returns the metrics and starts anew."""
+        numbers, maps, log_odds = (_numpy(values) for values in prediction.predictions)
+        masks, truth = (_numpy(values) for values in prediction.label_ids)
+        self.sums += numbers.astype(np.float64).sum(0)
+        known = truth >= 0
+        if known.any():
+            self.pictures.update(truth[known], maps[known].reshape(known.sum(), -1).max(1))
+            self.seen["pictures"] |= set(truth[known].tolist())
+        masked = (masks >= 0).all((1, 2))
+        if masked.any():
+            self.pixels.update(masks[masked] > 0, maps[masked])
+            self.seen["pixels"] |= set(np.unique(masks[masked] > 0).tolist())
+        asked = known & np.isfinite(log_odds)
+        np.add.at(self.yes_no, (truth[asked].astype(int), ((log_odds > 0) == (truth > 0))[asked].astype(int)), 1)
+        if not compute_result:
+            return {}
+        result = self._result()
+        self._reset()
+        return result
+
+    def _result(self) -> dict[str, float]:
+        result = mean_losses(dict(zip(SUMS, self.sums.tolist(), strict=True)))
+        if self.loss_weights:
+            result["loss"] = sum(weight * result.get(f"loss_{name}", 0) for name, weight in self.loss_weights.items())
+        if len(self.seen["pictures"]) == 2:
+            result["image_auroc"] = self.pictures.compute()["image_auroc"]
+        if len(self.seen["pixels"]) == 2:
+            result["pixel_auroc"] = self.pixels.compute()["pixel_auroc"]
+        asked = self.yes_no.sum(1)
+        if asked.all():
+            result["yes_no_balanced_accuracy"] = float((self.yes_no[:, 1] / asked).mean())
+        return result
+
+
+def _numpy(values: Any) -> np.ndarray:
+    return values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+__all__ = [
+    "METRICS",
+    "SUMS",
+    "InspectionMetrics",
+    "SampleLosses",
+    "count_targets",
+    "evaluation_outputs",
+    "has_pixel_target",
+    "mean_losses",
+    "sample_losses",
+    "yes_no_ids",
+]

@@ -1,0 +1,514 @@
+"""Training with transformers' `Trainer`: losses by sample, whole checkpoints, one line for everything that goes wrong.
+
+Knows the trainer and what is trained; does not know how maps are computed or where pictures come from.
+"""
+
+import importlib.util
+import itertools
+import math
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from .card import write_training_card
+from .checkpoints import (
+    UNFINISHED,
+    TrainingError,
+    check_facts,
+    fingerprint,
+    last_whole_checkpoint,
+    whole_folder,
+    write_facts,
+)
+from .data import StreamedExamples
+from .evaluation import (
+    METRICS,
+    SUMS,
+    InspectionMetrics,
+    count_targets,
+    evaluation_outputs,
+    mean_losses,
+    sample_losses,
+    yes_no_ids,
+)
+from .tuning import FrozenInEvaluationMode, describe_tuning, trainable_names, wake_states
+
+
+class EpochOfDataset(TrainerCallback):
+    r"""
+    Tells the training data which epoch begins, on every process: the trainer does so on one process only.
+
+    Args:
+        dataset (any, *optional*):
+            Its `set_epoch(epoch)` is called where it has one.
+    """
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the epoch's workers start; also in the middle of an epoch, after a resume."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+class SamplePictures(TrainerCallback):
+    r"""
+    Shows a few measured pictures in TensorBoard: the picture, its map, its target, and the answer.
+
+    Args:
+        trainer ([`AnomalyTrainer`]):
+            Its evaluation data, model and processor are used. It does nothing without TensorBoard, and where one
+            process alone has not the whole model (FSDP, ZeRO).
+        count (`int`, defaults to 4):
+            Pictures, evenly spread over the evaluation data.
+    """
+
+    def __init__(self, trainer: Any, count: int = 4):
+        self.trainer, self.count = trainer, count
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes the pictures of this step, on the first process."""
+        callbacks = self.trainer.callback_handler.callbacks
+        writer = next((one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback)), None)
+        data = self.trainer.eval_dataset
+        divided = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
+        if writer is None or divided or not state.is_world_process_zero or not len(data):
+            return
+        chosen = np.linspace(0, len(data) - 1, min(self.count, len(data))).round().astype(int)
+        for index in chosen:
+            picture, answer = self._look(data[int(index)])
+            writer.add_image(f"pictures/{index}", picture, state.global_step, dataformats="HWC")
+            writer.add_text(f"answers/{index}", answer, state.global_step)
+        writer.flush()
+
+    @torch.no_grad()
+    def _look(self, sample: dict[str, Any]) -> tuple[np.ndarray, str]:
+        trainer = self.trainer
+        batch = trainer.data_collator([sample])
+        batch.pop("image_ids", None)
+        batch.pop("image_labels", None)
+        labels, mask = batch.pop("labels"), batch.pop("mask_labels")[0]
+        begin = int((labels[0] != -100).int().argmax())
+        inputs = trainer._prepare_inputs(batch)
+        for name in ("input_ids", "attention_mask"):
+            inputs[name] = inputs[name][:, :begin]
+        model = trainer.accelerator.unwrap_model(trainer.model).eval()
+        words = model.generate(
+            **inputs, max_new_tokens=32, do_sample=False, pad_token_id=trainer.processing_class.tokenizer.pad_token_id
+        )
+        outputs = model(**inputs)
+        processor = trainer.processing_class
+        words = words[0, begin:] if words.shape[1] > begin else words[0]
+        asked = processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
+        answer = processor.strip_answer(words)
+        shown = [_as_bytes(sample["pixel_values"]), _as_bytes(outputs.anomaly_map[0]), _as_bytes(mask.clamp(min=0))]
+        side = shown[0].shape[0]
+        shown = [
+            np.repeat(np.repeat(one, -(-side // len(one)), 0), -(-side // len(one)), 1)[:side, :side] for one in shown
+        ]
+        return np.concatenate(shown, axis=1), f"{asked} -> **{answer}** (score {outputs.anomaly_map.max():.3f})"
+
+
+def tensorboard_is_installed() -> bool:
+    """Whether `report_to="tensorboard"` works."""
+    return any(importlib.util.find_spec(name) is not None for name in ("tensorboard", "tensorboardX"))
+
+
+def _as_bytes(values: Any) -> np.ndarray:
+    """A picture `(3, H, W)` of any range or a map `(H, W)` in [0, 1] as `(H, W, 3)`, `uint8`."""
+    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, np.float32)
+    if array.ndim == 2:
+        return np.repeat((array.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    low, high = array.min(), array.max()
+    return ((array - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+logger = logging.get_logger(__name__)
+
+# Arguments of transformers that decide the numbers of a run; others only say how it is shown, saved or sped up.
+_DECIDE = (
+    "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "optim", "optim_args", "max_grad_norm", "num_train_epochs", "max_steps", "seed",
+    "data_seed", "bf16", "fp16", "neftune_noise_alpha", "train_sampling_strategy", "dataloader_drop_last",
+)  # fmt: skip
+
+
+class AnomalyTrainer(Trainer):
+    r"""
+    Trains AnomalyGPT.
+
+    Every sample weighs the same: gradient accumulation, several processes and a last small batch give the loss of one
+    large batch. What is frozen stays in evaluation mode. Checkpoints are whole or not there, and hold what is trained.
+
+    Args:
+        model (`peft.PeftModel` or [`AnomalyGPTForConditionalGeneration`]):
+            As [`prepare_for_tuning`] returned it.
+        args (`TrainingArguments`):
+            Any; what must be so for this model is set.
+        train_dataset, eval_dataset ([`TrainingExamples`] or any `Dataset`, *optional*):
+            Samples for the collator; `set_epoch(epoch)` and `fingerprint` are used where there are any.
+            [`StreamedExamples`] are split by process here.
+        processing_class ([`AnomalyGPTProcessor`]):
+            The processor; saved with the model.
+        data_collator (`Callable`, *optional*):
+            Default: [`InspectionCollator`] of the processor.
+        compute_metrics (`Callable`, *optional*):
+            Default: [`InspectionMetrics`].
+        recipe (`dict[str, Any]`, *optional*):
+            Further settings that decide the run (mode, data mix); saved, and compared on resume.
+
+    Raises:
+        TrainingError: If an argument has no effect on this model, **or** the metric of the best checkpoint is unknown.
+
+    Example:
+    ```python
+    model = prepare_for_tuning(model, TuningArguments("prompt"))
+    trainer = AnomalyTrainer(model, TrainingArguments("out"), train_dataset=examples, processing_class=processor)
+    trainer.train()
+    trainer.save_model()
+    ```
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: TrainingArguments,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        data_collator: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        args.remove_unused_columns = False  # a sample has no columns that a signature could name
+        args.label_names = ["labels", "mask_labels"]
+        if args.label_smoothing_factor:
+            raise TrainingError(
+                f"`label_smoothing_factor` must be 0, got {args.label_smoothing_factor}: losses are those of samples. "
+                "Leave it out."
+            )
+        if compute_metrics is None and eval_dataset is not None:
+            args.batch_eval_metrics = True
+            compute_metrics = InspectionMetrics(model.config.loss_weights)
+            _check_best_metric(args)
+        if isinstance(train_dataset, StreamedExamples):
+            train_dataset.split_by_process(args.process_index, args.world_size)
+        if data_collator is None:
+            from .collator import InspectionCollator
+
+            data_collator = InspectionCollator(processing_class)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=_WithImageIds(data_collator),
+            compute_metrics=compute_metrics,
+            callbacks=[EpochOfDataset(train_dataset), *(callbacks or [])],
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # divided by the samples of the whole step, see `compute_loss`
+        self.recipe = dict(recipe or {})
+        self.frozen = FrozenInEvaluationMode(model)
+        self.yes_no = yes_no_ids(processing_class)
+        self._trained = set(trainable_names(model))
+        self._frozen_weights = _glance(model)
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        self._staging: str | None = None
+        self._facts: dict[str, dict[str, Any]] | None = None
+
+    # Losses
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Samples with answers and samples with pixel targets in the whole step, on all processes."""
+        if not batch_samples:
+            return None
+        self._forget_repeated(batch_samples[-1])
+        counts = sum(count_targets(batch["labels"], batch.get("mask_labels")) for batch in batch_samples)
+        counts = counts.to(device, torch.float32)
+        return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
+
+    def _forget_repeated(self, batch: dict[str, Any]) -> None:
+        """Takes the targets from samples that fill up an epoch's last step so that every process has a batch."""
+        data, size = self.train_dataset, self.args.train_batch_size
+        at_end = self.args.world_size > 1 and self.accelerator.gradient_state.end_of_dataloader
+        if not at_end or isinstance(data, torch.utils.data.IterableDataset) or self.args.dataloader_drop_last:
+            return
+        remaining = len(data) % (size * self.args.world_size) or size * self.args.world_size
+        repeated = slice(max(0, remaining - self.args.process_index * size), None)
+        batch["labels"][repeated] = -100
+        if batch.get("mask_labels") is not None:
+            batch["mask_labels"][repeated] = -1
+
+    def get_train_dataloader(self) -> Any:
+        """As in transformers; streams, which divide themselves, are not divided by accelerate a second time."""
+        if not isinstance(self.train_dataset, StreamedExamples):
+            return super().get_train_dataloader()
+        args = self.args
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """The weighted losses of the batch's samples, divided by the samples of the whole step."""
+        inputs = dict(inputs)
+        image_ids = inputs.pop("image_ids", [])
+        inputs.pop("image_labels", None)
+        labels, mask_labels = inputs.pop("labels"), inputs.pop("mask_labels", None)
+        if model.training:
+            self.frozen.apply()
+        outputs = model(**inputs, return_layer_maps=mask_labels is not None)
+        losses = sample_losses(outputs.logits, labels, outputs.layer_maps, mask_labels)
+        in_step = model.training and num_items_in_batch is not None
+        counts = num_items_in_batch if in_step else count_targets(labels, mask_labels).to(labels.device)
+        weights = self.model.config.loss_weights
+        loss = losses.total(weights, counts) * (self.args.world_size if in_step else 1)  # processes are averaged
+        if model.training:
+            self._check_finite(loss, image_ids)
+            self._sums = self._sums.to(loss.device) + losses.sums()
+        outputs["sample_losses"] = losses
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self, loss: torch.Tensor, image_ids: list) -> None:
+        if math.isfinite(loss.item()):
+            return
+        last = last_whole_checkpoint(self.args.output_dir)
+        kept = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
+        names = ", ".join(str(name) for name in image_ids[:8]) or "unnamed"
+        raise TrainingError(
+            f"The loss must be finite, got {loss.item()} in step {self.state.global_step + 1} (pictures: {names}). "
+            f"{kept}; try half of --learning_rate {self.args.learning_rate:g}, or look at these pictures."
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the losses apart and the token accuracy, over all samples since the last line."""
+        if "loss" in logs:
+            sums = self._sums.to(self.args.device)
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums.float(), "sum")
+            logs |= mean_losses(dict(zip(SUMS, sums.tolist(), strict=True)))
+            self._sums = torch.zeros_like(self._sums)
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple:
+        """What [`InspectionMetrics`] needs of a batch: numbers of each sample and its map, no logits."""
+        if not isinstance(self.compute_metrics, InspectionMetrics):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return None, *evaluation_outputs(outputs, inputs, self.yes_no)
+
+    # Checkpoints
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What decides the run: model, data and recipe; written into every checkpoint."""
+        if self._facts is None:
+            decide = {name: getattr(self.args, name, None) for name in _DECIDE}
+            decide = {name: getattr(value, "value", value) for name, value in decide.items()}
+            decide["samples per step"] = (
+                self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            )
+            config = self.model.config.to_dict()
+            for key in ("transformers_version", "auto_map", "_name_or_path"):
+                config.pop(key, None)
+            self._facts = {
+                "model": {
+                    "configuration": fingerprint(config),
+                    "trained weights": fingerprint(sorted(self._trained)),
+                    "frozen weights": self._frozen_weights,
+                },
+                "data": {"fingerprint": getattr(self.train_dataset, "fingerprint", None)},
+                "recipe": decide | self.recipe,
+            }
+        return self._facts
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; `True` takes the last whole checkpoint, and another run's checkpoint is refused."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            if not (pathlib.Path(resume_from_checkpoint) / "trainer_state.json").is_file():
+                raise TrainingError(
+                    f"`resume_from_checkpoint` must be a whole checkpoint, got {resume_from_checkpoint}. "
+                    "Name a folder checkpoint-N of --output_dir."
+                )
+            check_facts(resume_from_checkpoint, self.facts())
+        else:
+            self._wake_states()
+        return super().train(resume_from_checkpoint or None, *args, **kwargs)
+
+    @torch.no_grad()
+    def _wake_states(self) -> None:
+        """Before a first step; see [`wake_states`]."""
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        data = self.train_dataset
+        if not any("state_embeds" in name for name in self._trained) or data is None:
+            return
+        if isinstance(data, torch.utils.data.IterableDataset):
+            batch = self.data_collator(list(itertools.islice(data, 4)))
+        else:
+            batch = self.data_collator([data[index] for index in range(min(4, len(data)))])
+        inputs = {name: batch[name].to(base.device) for name in ("pixel_values",)}
+        maps = base.eval().get_image_features(**inputs, return_layer_maps=True, return_dict=True).layer_maps
+        changed = wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed)
+        if changed and self.is_world_process_zero():
+            logger.warning(
+                "The map without references was certain of every pixel, so that nothing could move it: its two state "
+                "vectors begin anew, side by side."
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._train_only_what_is_trained()
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._train_only_what_is_trained()
+
+    def _train_only_what_is_trained(self) -> None:
+        """PEFT makes everything that it loads trainable."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self._trained)
+
+    def _get_output_dir(self, trial):
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        for name, parameter in self.model.named_parameters():
+            if name in self._trained and not torch.isfinite(parameter).all():
+                last = last_whole_checkpoint(self.args.output_dir)
+                raise TrainingError(
+                    f"Trained weights must be finite, got NaN or infinity in {name} at step {self.state.global_step}. "
+                    f"The last good checkpoint is {last}; try half of --learning_rate."
+                )
+        output_dir = super()._get_output_dir(trial)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = os.path.join(output_dir, UNFINISHED)
+        if self.state.best_global_step:
+            best = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if os.path.basename(best) == name or os.path.isdir(best):
+                self.state.best_model_checkpoint = best
+        best = self.state.best_model_checkpoint
+        self._staging = staging
+        try:
+            with whole_folder(
+                os.path.join(output_dir, name),
+                os.path.join(staging, name),
+                self.args.should_save,
+                self.accelerator.wait_for_everyone,
+            ):
+                super()._save_checkpoint(model, trial)
+                self.state.best_model_checkpoint = best
+                if self.args.should_save:
+                    self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
+        finally:
+            self._staging = None
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves what is trained, processor, card and what decided the run; files already there are replaced whole."""
+        if _internal_call:
+            output_dir = output_dir or self.args.output_dir
+            super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                data = getattr(self.train_dataset, "training_data", None)
+                write_facts(output_dir, self.facts(), data() if data else None)
+            return
+        output_dir = output_dir or self.args.output_dir
+        finished = os.path.join(output_dir, UNFINISHED, "finished")
+        with whole_folder(finished, f"{finished}.partial", self.args.should_save, self.accelerator.wait_for_everyone):
+            self.save_model(f"{finished}.partial", _internal_call=True)
+        if self.args.should_save:
+            for path in pathlib.Path(finished).iterdir():
+                os.replace(path, pathlib.Path(output_dir) / path.name)
+            for folder in (finished, os.path.dirname(finished)):
+                os.rmdir(folder)
+            write_training_card(output_dir, self, describe_tuning(self.model, self.recipe.get("tuning", "training")))
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes this project's card, also where transformers would write its own."""
+        if self.is_world_process_zero():
+            line = describe_tuning(self.model, self.recipe.get("tuning", "training"))
+            write_training_card(self.args.output_dir, self, line)
+
+
+def _check_best_metric(args: TrainingArguments) -> None:
+    """Refuses an unknown metric before the first step; the least loss is the best."""
+    if args.metric_for_best_model is None:
+        return
+    name = args.metric_for_best_model.removeprefix("eval_")
+    if name not in METRICS:
+        raise TrainingError(
+            f"`metric_for_best_model` must be one of {', '.join(METRICS)}, got {args.metric_for_best_model!r}."
+        )
+    if name.startswith("loss"):
+        args.greater_is_better = False
+
+
+def _glance(model: torch.nn.Module) -> str:
+    """Names the frozen weights by a few numbers of each."""
+    told = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            values = parameter.detach().flatten()
+            told[name] = [list(parameter.shape), values[:: max(1, len(values) // 7)].tolist()]
+    return fingerprint(told)
+
+
+class _WithImageIds:
+    """Adds the samples' `image_id` to the batch, so that a failure can name its pictures."""
+
+    def __init__(self, collator: Callable):
+        self.collator = collator
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = dict(self.collator(samples))
+        names = [sample.get("image_id") for sample in samples]
+        if "image_ids" not in batch and all(name is not None for name in names):
+            batch["image_ids"] = names
+        return batch
+
+
+__all__ = ["AnomalyTrainer", "EpochOfDataset", "SamplePictures", "TrainingError", "tensorboard_is_installed"]
