@@ -61,7 +61,7 @@ def measure(inspector: AnomalyInspector, pictures: list, draws: int) -> tuple[di
             chosen = np.random.default_rng([k_shot, draw]).permutation(len(pictures))
             references, rest = chosen[:k_shot], chosen[k_shot:]
             viewed = view_references(model.get_patch_features, pixel_values[references])
-            scores = scores_of(viewed, model.config.map_size, model.config.normal_distance)
+            scores = scores_of(viewed, model.config.map_size, model.config.decision["prior_normal_score"])
             bank = tuple(unit_length(layer.vectors[references].flatten(0, 1)) for layer in layers)
             queries = tuple(PatchFeatures(layer.vectors[rest], layer.grid) for layer in layers)
             normal = few_shot_anomaly_map(queries, bank, model.config.map_size).flatten(1).amax(1).numpy()

@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tower = load_mobilenet(options.weights)
     embedded = AnomalyGPTForConditionalGeneration.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
     changed = {"vision_config": tower.config.to_dict(), "out_indices": LAYERS, "reference_dims": None}
-    changed |= {"reference_pooling": POOLING, "normal_distance": NORMAL_DISTANCE}
+    changed |= {
+        "reference_pooling": POOLING,
+        "decision": embedded.config.decision | {"prior_normal_score": NORMAL_DISTANCE},
+    }
     torch.manual_seed(0)
     model = AnomalyGPTForConditionalGeneration(AnomalyGPTConfig(**(embedded.config.to_dict() | changed)))
     model.model.vision_tower.load_state_dict(tower.state_dict())

@@ -1,7 +1,7 @@
-"""Configuration of AnomalyGPT: three sub-models, how maps are computed, how they become language-model prompts.
+"""Configuration of AnomalyGPT: sub-models, how maps are computed and become prompts, how verdicts are reached."""
 
-Knows its fields and their limits; knows nothing of files, devices or data.
-"""
+import math
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -29,6 +29,37 @@ _VICUNA_7B_V0 = {
     "num_attention_heads": 32,
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
+}
+
+# Entries of `decision`: default, lowest and highest value. They belong to a checkpoint's features and language model;
+# the defaults were fitted with the embedded checkpoint (docs/decision.md).
+_DECISION = {
+    "normalised_maps": (False, None, None),
+    "match_exposure": (False, None, None),
+    "region_threshold": (0.5, 1e-3, 0.999),
+    "prior_normal_score": (0.0, 0.0, 1.0),
+    "one_reference_factor": (2.0, 0.1, 100.0),
+    "several_references_factor": (0.95, 0.0, 100.0),
+    "growth_per_doubling": (0.13, 0.0, 10.0),
+    "max_growth": (1.4, 1.0, 100.0),
+    "bank_size_exponent": (0.2, 0.0, 2.0),
+    "map_weight": (2.0, 0.0, 1000.0),
+    "language_weight": (1 / 16, 0.0, 1000.0),
+    "max_language": (4.0, 0.0, 1000.0),
+    "undecided_margin": (0.15, 0.0, 100.0),
+    "false_alarm_weight": (1.0, 1e-3, 1000.0),
+    "out_of_domain_distance": (0.07, 0.0, 2.0),
+    "out_of_domain_factor": (1.3, 1.0, 100.0),
+    "exposure_range": (0.8, 0.0, 100.0),
+    "matched_exposure_range": (1.5, 0.0, 100.0),
+    "blur_range": (0.7, 0.0, 100.0),
+}
+# Entries that were fields of their own in configuration files written before the group existed.
+_FORMER_FIELDS = {
+    "relative_maps": "normalised_maps",
+    "normal_distance": "prior_normal_score",
+    "match_exposure": "match_exposure",
+    "region_threshold": "region_threshold",
 }
 
 # Attributes that transformers itself writes beside the fields of a configuration.
@@ -69,21 +100,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Cosine similarities with the state vectors are divided by it.
         map_size (`int`, defaults to 224):
             Height and width of the anomaly map in pixels.
-        region_threshold (`float`, defaults to 0.5):
-            Map value from which a pixel belongs to a region; belongs to the checkpoint, nobody sets it by hand.
         reference_pooling (`int` or `list[int]`, defaults to 1):
             Odd side of the window over which patch features are averaged before they are compared with references.
             Of several windows the few-shot map is the mean; the memory bank holds the patches of each.
-        relative_maps (`bool`, defaults to `False`):
-            Whether few-shot maps are given relative to what is normal on the part ([`relative_map`]), so that the
-            language model sees the same evidence on every part. `False`: as they are (published).
-        normal_distance (`float`, defaults to 0.0):
-            Map value, in [0, 1], that good photographs of real parts seldom exceed beside one reference, for this
-            vision model. One reference cannot show how much good parts differ: the limit is this, and follows the
-            references the more of them there are. 0: unknown.
-        match_exposure (`bool`, defaults to `False`):
-            Whether [`AnomalyInspector`] looks at pictures that are darker or brighter than all references in the
-            references' light, where that brings them nearer. `False`: as they are (published).
         reference_dims (`list[int]`, *optional*):
             Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
             they are (published).
@@ -101,6 +120,38 @@ class AnomalyGPTConfig(PreTrainedConfig):
             Id of the placeholder that image and prompt vectors replace.
         loss_weights (`dict[str, float]`, *optional*):
             Weights of `lm`, `focal` and `dice`; 1 each, as in the paper (equation 7).
+        decision (`dict`, *optional*):
+            How maps and log-odds become a verdict; entries that are not given keep their value.
+            Maps:
+            - `normalised_maps` (`bool`, `False`): few-shot maps are given relative to what is normal on the part, so
+              that the language model sees the same evidence on every part. `False`: as they are (published).
+            - `match_exposure` (`bool`, `False`): [`AnomalyInspector`] sees pictures that are darker or brighter than
+              all references in the references' light, where that brings them nearer. `False`: as they are (published).
+            - `region_threshold` (`float`, 0.5, in [0.001, 0.999]): map value from which a pixel belongs to a region
+              where no reference says what is normal.
+
+            What is normal on a part, from the maps of its references ([`NormalScores`]):
+            - `prior_normal_score` (`float`, 0, in [0, 1]): map value that good photographs of real parts seldom exceed
+              beside one reference, for this vision model. 0: unknown.
+            - `one_reference_factor` (`float`, 2.0): times the scores of changed views, with one reference.
+            - `several_references_factor` (`float`, 0.95): the same with several; the lowest that the threshold may be.
+            - `growth_per_doubling` (`float`, 0.13) and `max_growth` (`float`, 1.4, at least 1): the mean score of each
+              reference against the others is multiplied by `1 + growth_per_doubling * log2(k)`, at most `max_growth`.
+            - `bank_size_exponent` (`float`, 0.2): `prior_normal_score` is divided by this power of their number `k`.
+
+            The verdict from `map_weight * log(score) + language_weight * log_odds`:
+            - `map_weight` (`float`, 2.0) and `language_weight` (`float`, 1/16); `max_language` (`float`, 4.0): the
+              log-odds are held within it, on both sides.
+            - `undecided_margin` (`float`, 0.15): nearer to the threshold than this nothing is decided.
+            - `false_alarm_weight` (`float`, 1.0, in [0.001, 1000]): cost of a false alarm against that of a miss.
+
+            What is not comparable with the references:
+            - `out_of_domain_distance` (`float`, 0.07, at most 2) and `out_of_domain_factor` (`float`, 1.3, at least 1):
+              a picture is another part when its mean patch vector lies farther than this cosine distance, and by this
+              factor farther than references and their views from each other.
+            - `exposure_range` (`float`, 0.8) and, where the exposure is matched, `matched_exposure_range` (`float`,
+              1.5): standard deviations of the pixels that a picture may be darker or brighter.
+            - `blur_range` (`float`, 0.7): powers of e that it may be less sharp.
         tie_word_embeddings (`bool`, defaults to `False`):
             Taken from `text_config` when that ties its embeddings.
 
@@ -129,11 +180,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     out_indices: list[int] | tuple[int, ...] = (8, 16, 24, 32)
     map_temperature: float = 0.01
     map_size: int = 224
-    region_threshold: float = 0.5
     reference_pooling: int | list[int] | tuple[int, ...] = 1
-    relative_maps: bool = False
-    normal_distance: float = 0.0
-    match_exposure: bool = False
     reference_dims: list[int] | tuple[int, ...] | None = None
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
@@ -142,10 +189,17 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_virtual_tokens: int = 0
     image_token_index: int = 32000
     loss_weights: dict[str, float] | None = None
+    decision: dict | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
 
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "decision":  # on every way in: the constructor, an override of `from_pretrained`, an assignment
+            value = _checked_decision({**(self.decision or {}), **(value or {})})
+        super().__setattr__(key, value)
+
     def __post_init__(self, **kwargs):
+        self.decision = {name: kwargs.pop(former) for former, name in _FORMER_FIELDS.items() if former in kwargs}
         for key, default in (("vision_config", _IMAGEBIND_HUGE_VISION), ("text_config", _VICUNA_7B_V0)):
             setattr(self, key, _sub_config(getattr(self, key) or default, key))
         if self.text_tower_config is not None:
@@ -187,8 +241,6 @@ class AnomalyGPTConfig(PreTrainedConfig):
         for name in ("projection_dim", "map_size", *counts):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.normal_distance <= 1:
-            raise ValueError(f"`normal_distance` must be between 0 and 1, got {self.normal_distance}. 0 is unknown.")
         if self.num_virtual_tokens < 0:
             raise ValueError(f"`num_virtual_tokens` must not be negative, got {self.num_virtual_tokens}.")
         if self.reference_dims is not None and len(self.reference_dims) != len(self.out_indices):
@@ -203,8 +255,6 @@ class AnomalyGPTConfig(PreTrainedConfig):
             )
         if not self.map_temperature > 0:
             raise ValueError(f"`map_temperature` must be above 0, got {self.map_temperature}. Published: 0.01.")
-        if not 0 < self.region_threshold < 1:
-            raise ValueError(f"`region_threshold` must be between 0 and 1, got {self.region_threshold}.")
         if not self.out_indices or min(self.out_indices) < 0:
             raise ValueError(f"`out_indices` must be one or more indices from 0 up, got {self.out_indices}.")
         depth = getattr(self.vision_config, "num_hidden_layers", None)
@@ -236,6 +286,22 @@ class AnomalyGPTConfig(PreTrainedConfig):
     def num_prompt_tokens(self) -> int:
         """Base prompts plus map prompts: 18 in the published model."""
         return self.num_base_prompts + self.num_map_prompts
+
+
+def _checked_decision(entries: dict[str, Any]) -> dict[str, bool | float]:
+    """All entries of `decision`, those that are not given with their defaults."""
+    for name, value in entries.items():
+        if name not in _DECISION:
+            raise ValueError(f"`decision` entries must be among {sorted(_DECISION)}, got {name!r}.")
+        default, lowest, highest = _DECISION[name]
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"`decision[{name!r}]` must be true or false, got {value!r}.")
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"`decision[{name!r}]` must be a number, got {value!r}.")
+        elif not lowest <= value <= highest:
+            raise ValueError(f"`decision[{name!r}]` must be between {lowest:g} and {highest:g}, got {value}.")
+    return {name: entries.get(name, default) for name, (default, _, _) in _DECISION.items()}
 
 
 def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:

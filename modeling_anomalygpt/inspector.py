@@ -177,7 +177,7 @@ class Observer:
         self.model = model
         self.processor = processor
         self.tile = tile
-        self.match_exposure = model.config.match_exposure
+        self.match_exposure = model.config.decision["match_exposure"]
         self.memory_bank: MemoryBank | None = None
         self._text_embeds: dict[str, torch.Tensor] = {}
 
@@ -217,7 +217,7 @@ class Observer:
         ]
         model, config = self.model.model, self.model.config
         viewed = view_references(model.get_patch_features, torch.cat(pixels), [group for group, _ in tiles])
-        return scores_of(viewed, config.map_size, config.normal_distance), Comparability.of(viewed)
+        return scores_of(viewed, config.map_size, config.decision["prior_normal_score"]), Comparability.of(viewed)
 
     @torch.inference_mode()
     def look(self, images: list[Image.Image], category: str, localization: str) -> Look:
@@ -865,8 +865,10 @@ class AnomalyInspector:
         return results
 
     def _judge(self, localization: str, language: str) -> Judge:
-        config = self.model.config
-        return Judge(self.memory_bank, localization, config.relative_maps, config.region_threshold, language)
+        decision = self.model.config.decision
+        return Judge(
+            self.memory_bank, localization, decision["normalised_maps"], decision["region_threshold"], language
+        )
 
     def _with_nearest_good(self, region: Region, patches: PatchFeatures | None, image: Image.Image) -> Region:
         x, y = (round(value) for value in region.centroid)

@@ -442,11 +442,11 @@ def map_by_references(
     else:
         bank = _banks(model, len(queries[0].vectors), reference_pixel_values)
     anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
-    if not model.config.relative_maps:
+    if not model.config.decision["normalised_maps"]:
         return anomaly_map
     if memory_bank is not None:
         return anomaly_map if memory_bank.limit is None else relative_map(anomaly_map, memory_bank.limit)
-    usual = model.config.normal_distance
+    usual = model.config.decision["prior_normal_score"]
     limits = [
         normal_scores(model.get_patch_features, own, map_size, normal_distance=usual).limit
         for own in reference_pixel_values

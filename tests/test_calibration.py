@@ -103,7 +103,7 @@ def test_a_relative_map_keeps_the_order_and_puts_the_limit_at_one_half():
 
 
 def test_a_bank_with_a_limit_and_references_as_pictures_give_the_same_relative_map():
-    model = lively_model(relative_maps=True).model
+    model = lively_model(decision={"normalised_maps": True}).model
     query = tiny_inputs(model.config, batch_size=2)["pixel_values"]
     references = tiny_inputs(model.config, batch_size=2, seed=1)["pixel_values"]
     limit = normal_scores(model.get_patch_features, references, model.config.map_size).limit

@@ -1,5 +1,7 @@
 """The configuration checks itself and survives the way to disk and back."""
 
+import json
+
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
@@ -17,7 +19,7 @@ def test_defaults_are_the_published_sizes():
 
 
 def test_a_saved_configuration_is_read_back_equal(tmp_path):
-    config = tiny_config(region_threshold=0.3, reference_dims=[5, 7], loss_weights={"dice": 0.5})
+    config = tiny_config(decision={"region_threshold": 0.3}, reference_dims=[5, 7], loss_weights={"dice": 0.5})
     config.save_pretrained(tmp_path)
     assert AnomalyGPTConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
@@ -47,7 +49,13 @@ def test_tied_embeddings_follow_the_language_model():
         ({"reference_pooling": [1, 4]}, r"`reference_pooling` must be odd, one window or several, got \[1, 4\]"),
         ({"reference_pooling": []}, r"`reference_pooling` must be odd, one window or several, got \[\]"),
         ({"reference_dims": [8]}, r"`reference_dims` must be None or one width for each of the 2 .*, got \[8\]"),
-        ({"region_threshold": 1.0}, "`region_threshold` must be between 0 and 1, got 1.0"),
+        ({"decision": {"region_threshold": 1.0}}, r"`decision\['region_threshold'\]` must be between .*, got 1.0"),
+        ({"decision": {"undecided_margin": -1}}, r"`decision\['undecided_margin'\]` must be between 0 and .*, got -1"),
+        ({"decision": {"map_weight": float("nan")}}, r"`decision\['map_weight'\]` must be a number, got nan"),
+        ({"decision": {"map_weight": "2"}}, r"`decision\['map_weight'\]` must be a number, got '2'"),
+        ({"decision": {"match_exposure": 1}}, r"`decision\['match_exposure'\]` must be true or false, got 1"),
+        ({"decision": {"margin": 0.1}}, r"`decision` entries must be among .*undecided_margin.*, got 'margin'"),
+        ({"normal_distance": 2.0}, r"`decision\['prior_normal_score'\]` must be between 0 and 1, got 2.0"),
         ({"out_indices": []}, r"`out_indices` must be one or more indices from 0 up, got \[\]"),
         ({"out_indices": [5]}, r"`out_indices` must be at most 4, the depth of `vision_config`, got \[5\]"),
         ({"prompt_channels": []}, r"`prompt_channels` must be one or more positive numbers, got \[\]"),
@@ -59,6 +67,29 @@ def test_tied_embeddings_follow_the_language_model():
 def test_a_wrong_field_is_refused_by_name_and_value(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes)
+
+
+def test_decision_entries_that_are_not_given_keep_their_value(tmp_path):
+    config = tiny_config(decision={"undecided_margin": 0.3})
+    assert config.decision | {"undecided_margin": 0.15} == tiny_config().decision
+    config.decision = {"region_threshold": 0.25}
+    assert (config.decision["undecided_margin"], config.decision["region_threshold"]) == (0.3, 0.25)
+    config.save_pretrained(tmp_path)
+    loaded = AnomalyGPTConfig.from_pretrained(tmp_path, decision={"map_weight": 3.0})
+    assert loaded.decision == config.decision | {"map_weight": 3.0}
+    with pytest.raises(ValueError, match=r"`decision\['map_weight'\]` must be between 0 and 1000, got -1"):
+        AnomalyGPTConfig.from_pretrained(tmp_path, decision={"map_weight": -1})
+
+
+def test_files_written_before_the_decision_group_still_load(tmp_path):
+    former = {"relative_maps": True, "normal_distance": 0.32, "match_exposure": True, "region_threshold": 0.4}
+    saved = tiny_config().to_dict()
+    del saved["decision"]
+    (tmp_path / "config.json").write_text(json.dumps(saved | former))
+    config = AnomalyGPTConfig.from_pretrained(tmp_path)
+    names = {"normalised_maps": True, "prior_normal_score": 0.32, "match_exposure": True, "region_threshold": 0.4}
+    assert config.decision == tiny_config(decision=names).decision
+    assert not former.keys() & config.to_dict().keys()
 
 
 def test_a_field_of_the_wrong_type_is_refused():

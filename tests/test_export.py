@@ -49,7 +49,7 @@ def test_the_map_path_computes_what_the_model_computes(changes):
     inspector = inspector_of(**changes)
     inspector.set_references(GOOD)
     bank = inspector.memory_bank
-    inspector.model.config.region_threshold = 0.5
+    inspector.model.config.decision = {"region_threshold": 0.5}
     with torch.no_grad():
         expected = inspector.model.get_image_features(pixels(3), memory_bank=bank, return_dict=True)
         by_text = inspector.model.get_image_features(pixels(3), return_dict=True)
@@ -64,11 +64,9 @@ def test_the_map_path_computes_what_the_model_computes(changes):
 
 
 def test_relative_maps_are_exported_as_such(taught):
-    if not hasattr(taught.model.config, "relative_maps"):
-        pytest.skip("maps relative to the references' limit are not there yet")
     from dataclasses import replace
 
-    taught.model.config.relative_maps = True
+    taught.model.config.decision = {"normalised_maps": True}
     bank = replace(taught.memory_bank, limit=0.2)
     with torch.no_grad():
         expected = taught.model.get_image_features(pixels(2), memory_bank=bank, return_dict=True)

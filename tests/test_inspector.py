@@ -147,13 +147,14 @@ def test_errors_are_tried_again_when_a_run_is_resumed(inspector, files, tmp_path
 
 
 def test_rows_are_json_and_read_back_equal(inspector, files, tmp_path):
-    inspector.model.config.region_threshold, before = 1e-3, inspector.region_threshold
+    before = inspector.model.config.decision
+    inspector.model.config.decision = {"region_threshold": 1e-3}
     try:
         inspector.set_references([picture(0)])
         options = {"use_language": False, "mm_per_pixel": 0.1, "results_file": tmp_path / "r.jsonl", "progress": False}
         results = list(inspector.inspect_many(files, **options))
     finally:
-        inspector.model.config.region_threshold = before
+        inspector.model.config.decision = before
     rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert list(rows[0])[:8] == ["image", "verdict", "pred_score", "log_odds", "answer", "regions", "seconds", "error"]
     for result, row in zip(results, read_results(tmp_path / "r.jsonl"), strict=True):

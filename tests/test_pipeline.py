@@ -65,7 +65,7 @@ def test_it_says_what_the_inspector_says_and_is_ready_for_json(pipe, folder):
 
 
 def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe):
-    pipe.model.config.region_threshold = 0.9  # from words; references bring a limit of their own
+    pipe.model.config.decision = {"region_threshold": 0.9}  # from words; references bring a limit of their own
     found = pipe(QUERY, references=[GOOD], category="bolt", localization="text")
     assert found["evidence"]["region_threshold"] == 0.9
     values = np.asarray(found["anomaly_map"])

@@ -58,7 +58,7 @@ class MapPath(nn.Module):
         if bank is not None and not bank_as_input:
             for index, layer in enumerate(bank.features):
                 self.register_buffer(f"bank_{index}", layer.clone().float())
-            self.limit = getattr(bank, "limit", None) if getattr(self.config, "relative_maps", False) else None
+            self.limit = getattr(bank, "limit", None) if self.config.decision["normalised_maps"] else None
         elif not bank_as_input:
             states = self.localizer.state_embeds[None] if text_embeds is None else text_embeds
             states = unit_length(states.detach())
@@ -274,7 +274,7 @@ def _description(inspector: Any, path: MapPath, extra: tuple[torch.Tensor, ...])
         "category": inspector.category,
         "num_references": inspector.num_references if not path.bank_as_input else None,
         "limit": path.limit,
-        "region_threshold": path.config.region_threshold,
+        "region_threshold": path.config.decision["region_threshold"],
         "memory_bank": "input" if path.bank_as_input else "inside" if kind == "reference" else None,
     }  # fmt: skip
 

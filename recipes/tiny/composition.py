@@ -33,10 +33,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         out_indices=out_indices,
         projection_dim=64,
         map_size=MAP_SIZE,
-        relative_maps=True,
-        normal_distance=0.32,  # benchmarks/README.md, Decisions
-        match_exposure=True,
-        region_threshold=0.5,
+        decision={"normalised_maps": True, "match_exposure": True, "prior_normal_score": 0.32},
         prompt_channels=[16, 40, 96],
         image_token_index=3,
         **fields,

@@ -126,7 +126,9 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict]) ->
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
     encode = model.model.get_patch_features
-    scores = normal_scores(encode, good, model.config.map_size, normal_distance=model.config.normal_distance)
+    scores = normal_scores(
+        encode, good, model.config.map_size, normal_distance=model.config.decision["prior_normal_score"]
+    )
     bank = replace(MemoryBank.build(encode(good)), limit=scores.limit)
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
@@ -154,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
-    model.config.relative_maps = True
+    model.config.decision = {"normalised_maps": True}
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     groups = [(rendered_groups(options.products, options.seed), options.products)]
     if options.photographs:
