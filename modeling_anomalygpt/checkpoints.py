@@ -24,12 +24,10 @@ _EMBEDDED = "anomalygpt_tiny"
 
 
 def adapter_base(source: str | os.PathLike) -> str | None:
-    r"""
-    Which checkpoint an adapter belongs to.
+    """Which checkpoint an adapter belongs to.
 
     Args:
-        source (`str` or `os.PathLike`):
-            Folder or Hub id.
+        source (`str` or `os.PathLike`): Folder or Hub id.
 
     Returns:
         `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
@@ -113,18 +111,14 @@ def load_checkpoint(
     dtype: str | torch.dtype | None = None,
     quantization_config: Any = None,
 ) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
-    r"""
-    Loads model and processor from a folder or a Hub id, ready to inspect.
+    """Loads model and processor from a folder or a Hub id, ready to inspect.
 
     Args:
-        model (`str`, *optional*):
-            Folder or Hub id of a checkpoint or of an adapter. `None`: the embedded checkpoint.
-        device (`str` or `torch.device`, *optional*):
-            `None`: the GPU if there is one, else the CPU.
-        dtype (`str` or `torch.dtype`, *optional*):
-            `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are float32 in any case.
-        quantization_config (*optional*):
-            Passed to `from_pretrained`; leave out `UNQUANTIZED_MODULES`.
+        model (`str`, *optional*): Folder or Hub id of a checkpoint or of an adapter. `None`: the embedded checkpoint.
+        device (`str` or `torch.device`, *optional*): `None`: the GPU if there is one, else the CPU.
+        dtype (`str` or `torch.dtype`, *optional*): `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are
+            float32 in any case.
+        quantization_config (*optional*): Passed to `from_pretrained`; leave out `UNQUANTIZED_MODULES`.
 
     Returns:
         `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`

@@ -76,53 +76,41 @@ _WRITTEN_BY_TRANSFORMERS = {
 
 @strict
 class AnomalyGPTConfig(PreTrainedConfig):
-    r"""
-    Configuration of [`AnomalyGPTModel`] and [`AnomalyGPTForConditionalGeneration`].
+    """Configuration of [`AnomalyGPTModel`] and [`AnomalyGPTForConditionalGeneration`].
 
     The defaults are the published sizes: ImageBind-Huge, Vicuna-7B v0, nine base prompts and nine map prompts.
     A misspelt field is refused.
 
     Args:
-        vision_config (`dict` or `PreTrainedConfig`, *optional*):
-            Any vision model of transformers. Its hidden states may be token sequences or feature maps.
-        text_tower_config (`dict` or `PreTrainedConfig`, *optional*):
-            The text encoder that embeds the state prompts. `None`: two state vectors are learned instead.
-        text_config (`dict` or `PreTrainedConfig`, *optional*):
-            Any causal language model of transformers.
-        projection_dim (`int`, defaults to 1024):
-            Width of the space that image, patch and state vectors share.
-        project_towers (`bool`, defaults to `True`):
-            Whether the towers' pooled outputs are projected linearly into that space (CLIP, ImageBind). `False`:
-            they lie in it already (SigLIP).
-        out_indices (`list[int]`, defaults to `[8, 16, 24, 32]`):
-            Which hidden states of the vision model are read out; `i` is the output of block `i`, 0 the embeddings.
-        map_temperature (`float`, defaults to 0.01):
-            Cosine similarities with the state vectors are divided by it.
-        map_size (`int`, defaults to 224):
-            Height and width of the anomaly map in pixels.
-        reference_pooling (`int` or `list[int]`, defaults to 1):
-            Odd side of the window over which patch features are averaged before they are compared with references.
-            Of several windows the few-shot map is the mean; the memory bank holds the patches of each.
-        reference_dims (`list[int]`, *optional*):
-            Widths of learned linear projections, one per layer, applied before that comparison. `None`: features as
-            they are (published).
-        num_base_prompts (`int`, defaults to 9):
-            Learned prompt vectors that do not depend on the picture.
-        prompt_channels (`list[int]`, defaults to `[4, 16, 64, 256, 1024]`):
-            Channels of the prompt learner's convolutions; each halves the map.
-        num_map_prompts (`int`, defaults to 9):
-            Prompt vectors made from the map; a square number.
-        num_image_tokens (`int`, defaults to 1):
-            Language-model positions filled from the picture's global vector.
-        num_virtual_tokens (`int`, defaults to 0):
-            Learned vectors before every text; a merged adapter of prompt tuning has some.
-        image_token_index (`int`, defaults to 32000):
-            Id of the placeholder that image and prompt vectors replace.
-        loss_weights (`dict[str, float]`, *optional*):
-            Weights of `lm`, `focal` and `dice`; 1 each, as in the paper (equation 7).
-        decision (`dict`, *optional*):
-            How maps and log-odds become a verdict; entries that are not given keep their value.
-            Maps:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*): Any vision model of transformers. Its hidden states
+            may be token sequences or feature maps.
+        text_tower_config (`dict` or `PreTrainedConfig`, *optional*): The text encoder that embeds the state prompts.
+            `None`: two state vectors are learned instead.
+        text_config (`dict` or `PreTrainedConfig`, *optional*): Any causal language model of transformers.
+        projection_dim (`int`, defaults to 1024): Width of the space that image, patch and state vectors share.
+        project_towers (`bool`, defaults to `True`): Whether the towers' pooled outputs are projected linearly into
+            that space (CLIP, ImageBind). `False`: they lie in it already (SigLIP).
+        out_indices (`list[int]`, defaults to `[8, 16, 24, 32]`): Which hidden states of the vision model are read out;
+            `i` is the output of block `i`, 0 the embeddings.
+        map_temperature (`float`, defaults to 0.01): Cosine similarities with the state vectors are divided by it.
+        map_size (`int`, defaults to 224): Height and width of the anomaly map in pixels.
+        reference_pooling (`int` or `list[int]`, defaults to 1): Odd side of the window over which patch features are
+            averaged before they are compared with references. Of several windows the few-shot map is the mean; the
+            memory bank holds the patches of each.
+        reference_dims (`list[int]`, *optional*): Widths of learned linear projections, one per layer, applied before
+            that comparison. `None`: features as they are (published).
+        num_base_prompts (`int`, defaults to 9): Learned prompt vectors that do not depend on the picture.
+        prompt_channels (`list[int]`, defaults to `[4, 16, 64, 256, 1024]`): Channels of the prompt learner's
+            convolutions; each halves the map.
+        num_map_prompts (`int`, defaults to 9): Prompt vectors made from the map; a square number.
+        num_image_tokens (`int`, defaults to 1): Language-model positions filled from the picture's global vector.
+        num_virtual_tokens (`int`, defaults to 0): Learned vectors before every text; a merged adapter of prompt tuning
+            has some.
+        image_token_index (`int`, defaults to 32000): Id of the placeholder that image and prompt vectors replace.
+        loss_weights (`dict[str, float]`, *optional*): Weights of `lm`, `focal` and `dice`; 1 each, as in the paper
+            (equation 7).
+        decision (`dict`, *optional*): How maps and log-odds become a verdict; entries that are not given keep their
+            value. Maps:
             - `normalised_maps` (`bool`, `False`): few-shot maps are given relative to what is normal on the part, so
               that the language model sees the same evidence on every part. `False`: as they are (published).
             - `match_exposure` (`bool`, `False`): [`AnomalyInspector`] sees pictures that are darker or brighter than
@@ -146,14 +134,13 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `false_alarm_weight` (`float`, 1.0, in [0.001, 1000]): cost of a false alarm against that of a miss.
 
             What is not comparable with the references:
-            - `out_of_domain_distance` (`float`, 0.07, at most 2) and `out_of_domain_factor` (`float`, 1.3, at least 1):
+            - `out_of_domain_distance` (`float`, 0.07, to 2) and `out_of_domain_factor` (`float`, 1.3, at least 1):
               a picture is another part when its mean patch vector lies farther than this cosine distance, and by this
               factor farther than references and their views from each other.
             - `exposure_range` (`float`, 0.8) and, where the exposure is matched, `matched_exposure_range` (`float`,
               1.5): standard deviations of the pixels that a picture may be darker or brighter.
             - `blur_range` (`float`, 0.7): powers of e that it may be less sharp.
-        tie_word_embeddings (`bool`, defaults to `False`):
-            Taken from `text_config` when that ties its embeddings.
+        tie_word_embeddings (`bool`, defaults to `False`): Taken from `text_config` when that ties its embeddings.
 
     Raises:
         ValueError: If a field is unknown **or** its value is out of range. The message names the field and the value.

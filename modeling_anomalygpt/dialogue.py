@@ -24,14 +24,11 @@ def first_turn(question: str, description: str | None, language: str) -> list[di
 
 
 class Dialogue:
-    r"""
-    Asks a model about pictures of which only the vectors are kept.
+    """Asks a model about pictures of which only the vectors are kept.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            In evaluation mode, on its device.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
+        model ([`AnomalyGPTForConditionalGeneration`]): In evaluation mode, on its device.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
     """
 
     def __init__(self, model: PreTrainedModel, processor: AnomalyGPTProcessor):
@@ -46,18 +43,14 @@ class Dialogue:
         language: str,
         max_new_tokens: int,
     ) -> tuple[list[str], list[float]]:
-        r"""
-        Answers the last question of each conversation, greedily, and weighs Yes against No at the first word.
+        """Answers the last question of each conversation, greedily, and weighs Yes against No at the first word.
 
         Args:
-            conversations (`list[list[dict]]`):
-                Turns of `role` and `content`; each ends with a user's question.
-            image_tokens (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`):
-                What [`AnomalyGPTModel.embed_evidence`] returned.
-            language (`str`):
-                `"en"` or `"zh"`: which words mean Yes and No.
-            max_new_tokens (`int`):
-                Longest answer; 1 for the evidence alone.
+            conversations (`list[list[dict]]`): Turns of `role` and `content`; each ends with a user's question.
+            image_tokens (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`): What
+                [`AnomalyGPTModel.embed_evidence`] returned.
+            language (`str`): `"en"` or `"zh"`: which words mean Yes and No.
+            max_new_tokens (`int`): Longest answer; 1 for the evidence alone.
 
         Returns:
             `tuple(list[str], list[float])`: Answers, and natural logarithms of P(yes) / P(no).

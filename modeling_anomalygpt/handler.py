@@ -19,8 +19,7 @@ MAX_BYTES = 32 * 1024 * 1024
 
 
 class EndpointHandler:
-    r"""
-    Answers requests of the form
+    """Answers requests of the form
 
     ```json
     {"inputs": {"image": "<base64>", "references": ["<base64>"], "category": "bolt"}, "parameters": {"language": "zh"}}
@@ -29,8 +28,7 @@ class EndpointHandler:
     `inputs` may be the picture alone. Paths and addresses are refused: the endpoint opens only what was sent to it.
 
     Args:
-        path (`str`, defaults to `""`):
-            Folder of the checkpoint, as the endpoint gives it.
+        path (`str`, defaults to `""`): Folder of the checkpoint, as the endpoint gives it.
     """
 
     def __init__(self, path: str = ""):
@@ -39,13 +37,11 @@ class EndpointHandler:
         self.lock = threading.Lock()  # references belong to one request at a time
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        r"""
-        Inspects one picture.
+        """Inspects one picture.
 
         Args:
-            data (`dict`):
-                `inputs`: base64 text of a picture, or a dictionary of `image`, `references` (a list) and options of
-                the pipeline; `parameters` (`dict`, *optional*): further options.
+            data (`dict`): `inputs`: base64 text of a picture, or a dictionary of `image`, `references` (a list) and
+                options of the pipeline; `parameters` (`dict`, *optional*): further options.
 
         Returns:
             `dict`: The pipeline's result; `anomaly_map` and `mask` as base64 text of PNG pictures.

@@ -85,7 +85,7 @@ def place(picture_size: Sequence[int], canvas_size: Sequence[int], geometry: str
 
 
 class AnomalyGPTImageProcessor(PilBackend):
-    r"""Turns pictures (and their masks) into `pixel_values` (and `mask_labels`), and anomaly maps back into pictures.
+    """Turns pictures (and their masks) into `pixel_values` (and `mask_labels`), and anomaly maps back into pictures.
 
     The geometry is the same for queries, references and masks. `"square"` is what the published training and demo
     use, `"center_crop"` what the published tests use, `"letterbox"` shows everything undistorted.

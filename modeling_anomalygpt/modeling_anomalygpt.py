@@ -37,22 +37,17 @@ from .vision_features import read_vision_tower, vision_tower_widths
 
 @dataclass
 class AnomalyGPTImageFeatures(ModelOutput):
-    r"""
-    What one look at a batch of pictures yields.
+    """What one look at a batch of pictures yields.
 
     Args:
         pooler_output (`torch.FloatTensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`):
             Vectors that replace the placeholders: the picture, then the base prompts, then the map prompts.
-        anomaly_map (`torch.FloatTensor` of shape `(batch_size, map_size, map_size)`):
-            float32 in [0, 1].
-        pred_score (`torch.FloatTensor` of shape `(batch_size,)`):
-            The map's maximum (paper section 4.1).
+        anomaly_map (`torch.FloatTensor` of shape `(batch_size, map_size, map_size)`): float32 in [0, 1].
+        pred_score (`torch.FloatTensor` of shape `(batch_size,)`): The map's maximum (paper section 4.1).
         layer_maps (`torch.FloatTensor` of shape `(batch_size, num_layers, 2, map_size, map_size)`, *optional*):
             Text-guided probabilities of normal and anomalous, layer by layer.
-        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
-            Global vectors of unit length.
-        patch_features (`tuple[PatchFeatures]`):
-            The read-out layers, as the vision tower made them.
+        image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): Global vectors of unit length.
+        patch_features (`tuple[PatchFeatures]`): The read-out layers, as the vision tower made them.
     """
 
     pooler_output: torch.FloatTensor | None = None
@@ -65,18 +60,15 @@ class AnomalyGPTImageFeatures(ModelOutput):
 
 @dataclass
 class AnomalyGPTOutput(ModelOutput):
-    r"""
-    Output of both models; the fields of [`AnomalyGPTImageFeatures`] are repeated where a picture was given.
+    """Output of both models; the fields of [`AnomalyGPTImageFeatures`] are repeated where a picture was given.
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            Weighted sum of the three losses that were asked for.
-        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`):
-            Scores of the next token.
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, text_width)`):
-            The language model's output before the head ([`AnomalyGPTModel`] only).
-        loss_lm, loss_focal, loss_dice (`torch.FloatTensor` of shape `(1,)`, *optional*):
-            The parts of the loss, detached; the pixel losses are summed over the layers (paper section 3.4).
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*): Weighted sum of the three losses that were asked for.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`): Scores of the next token.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, text_width)`): The language
+            model's output before the head ([`AnomalyGPTModel`] only).
+        loss_lm, loss_focal, loss_dice (`torch.FloatTensor` of shape `(1,)`, *optional*): The parts of the loss,
+            detached; the pixel losses are summed over the layers (paper section 3.4).
     """
 
     loss: torch.FloatTensor | None = None
@@ -100,20 +92,15 @@ def fill_placeholders(
     image_token_id: int,
     embeddings: nn.Module,
 ) -> torch.Tensor:
-    r"""
-    Replaces the embeddings of placeholders, row by row and from left to right.
+    """Replaces the embeddings of placeholders, row by row and from left to right.
 
     Args:
-        vectors (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`):
-            What replaces the placeholders.
-        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Token ids. `None`: placeholders are recognised by their embedding.
-        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, text_width)`):
-            Embeddings of the tokens.
-        image_token_id (`int`):
-            Id of the placeholder.
-        embeddings (`nn.Module`):
-            The language model's token embeddings.
+        vectors (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`): What replaces the placeholders.
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids. `None`:
+            placeholders are recognised by their embedding.
+        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, text_width)`): Embeddings of the tokens.
+        image_token_id (`int`): Id of the placeholder.
+        embeddings (`nn.Module`): The language model's token embeddings.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, sequence_length, text_width)`
@@ -137,15 +124,13 @@ def fill_placeholders(
 
 
 def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    r"""
-    A text tower with new weights.
+    """A text tower with new weights.
 
     `AutoModel` knows CLIP's text half; those of SigLIP and others exist as classes only, named like their
     configurations.
 
     Args:
-        config (`PreTrainedConfig`):
-            Configuration of a text encoder.
+        config (`PreTrainedConfig`): Configuration of a text encoder.
 
     Returns:
         `PreTrainedModel`
@@ -165,12 +150,10 @@ def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 class PromptLearner(nn.Module):
-    r"""
-    Turns an anomaly map into prompt vectors for the language model, beside learned ones (paper section 3.2).
+    """Turns an anomaly map into prompt vectors for the language model, beside learned ones (paper section 3.2).
 
     Args:
-        config ([`AnomalyGPTConfig`]):
-            Gives the number of prompts, the channels and the widths.
+        config ([`AnomalyGPTConfig`]): Gives the number of prompts, the channels and the widths.
     """
 
     def __init__(self, config: AnomalyGPTConfig):
@@ -194,17 +177,14 @@ class PromptLearner(nn.Module):
 
 
 class VirtualTokens(nn.Module):
-    r"""
-    Calls a language model with learned vectors before its input; the caller sees nothing of them.
+    """Calls a language model with learned vectors before its input; the caller sees nothing of them.
 
     Text positions count on after the virtual tokens, whatever padding lies between, so that a padded row gives the
     same as the row alone.
 
     Args:
-        count (`int`):
-            Number of virtual tokens.
-        width (`int`):
-            Width of the language model.
+        count (`int`): Number of virtual tokens.
+        width (`int`): Width of the language model.
     """
 
     def __init__(self, count: int, width: int):
@@ -263,14 +243,11 @@ _PROMPTS, _PREFIX = "prompt_embeddings", "base_model."
 
 
 def read_prompt_adapter(source: str | None, **download: Any) -> dict[str, torch.Tensor] | None:
-    r"""
-    Reads an adapter of prompt tuning.
+    """Reads an adapter of prompt tuning.
 
     Args:
-        source (`str`, *optional*):
-            Folder or Hub id.
-        download:
-            As in `from_pretrained`: `revision`, `token`, `local_files_only`, ...
+        source (`str`, *optional*): Folder or Hub id.
+        download: As in `from_pretrained`: `revision`, `token`, `local_files_only`, ...
 
     Returns:
         `dict[str, torch.Tensor]`: `prompt_embeddings` and the weights of own parts under the model's names; `None`
@@ -289,14 +266,11 @@ def read_prompt_adapter(source: str | None, **download: Any) -> dict[str, torch.
 
 
 def install_prompt_adapter(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    r"""
-    Gives a model the virtual tokens and the own parts of an adapter.
+    """Gives a model the virtual tokens and the own parts of an adapter.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            Changed in place, its configuration as well.
-        weights (`dict[str, torch.Tensor]`):
-            From [`read_prompt_adapter`].
+        model ([`AnomalyGPTForConditionalGeneration`]): Changed in place, its configuration as well.
+        weights (`dict[str, torch.Tensor]`): From [`read_prompt_adapter`].
 
     Raises:
         ValueError: If the model has virtual tokens already, **or** a weight has no place or another shape in it.
@@ -329,21 +303,17 @@ def install_prompt_adapter(model: torch.nn.Module, weights: dict[str, torch.Tens
 def focal_loss(
     probability: torch.Tensor, target: torch.Tensor, gamma: float = 2.0, smooth: float = 1e-5
 ) -> torch.Tensor:
-    r"""
-    Cross entropy that weighs down pixels already right, https://arxiv.org/abs/1708.02002.
+    """Cross entropy that weighs down pixels already right, https://arxiv.org/abs/1708.02002.
 
     With the target's one-hot vector `t` clamped to `[smooth, 1 - smooth]` and `p = sum(t * probability) + smooth`, a
     pixel costs `-(1 - p) ** gamma * log(p)`; this smoothing is the published training's.
 
     Args:
-        probability (`torch.Tensor` of shape `(batch_size, 2, height, width)`):
-            Probabilities of normal (channel 0) and anomalous (channel 1), in [0, 1].
-        target (`torch.Tensor` of shape `(batch_size, height, width)`):
-            1 where anomalous, 0 elsewhere.
-        gamma (`float`, defaults to 2.0):
-            Focusing exponent.
-        smooth (`float`, defaults to 1e-5):
-            Keeps the logarithm finite.
+        probability (`torch.Tensor` of shape `(batch_size, 2, height, width)`): Probabilities of normal (channel 0) and
+            anomalous (channel 1), in [0, 1].
+        target (`torch.Tensor` of shape `(batch_size, height, width)`): 1 where anomalous, 0 elsewhere.
+        gamma (`float`, defaults to 2.0): Focusing exponent.
+        smooth (`float`, defaults to 1e-5): Keeps the logarithm finite.
 
     Returns:
         `torch.Tensor` of shape `(batch_size,)`: The mean over the pixels of each sample, float32.
@@ -363,16 +333,13 @@ def focal_loss(
 
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    r"""
-    One minus the overlap of probability and target, https://arxiv.org/abs/1606.04797.
+    """One minus the overlap of probability and target, https://arxiv.org/abs/1606.04797.
 
     Args:
-        probability (`torch.Tensor` of shape `(batch_size, height, width)`):
-            Probability of anomalous, in [0, 1].
-        target (`torch.Tensor` of shape `(batch_size, height, width)`):
-            1 where anomalous, 0 elsewhere.
-        smooth (`float`, defaults to 1.0):
-            Added to both sides of the fraction, in pixels: an empty target that is met costs nothing.
+        probability (`torch.Tensor` of shape `(batch_size, height, width)`): Probability of anomalous, in [0, 1].
+        target (`torch.Tensor` of shape `(batch_size, height, width)`): 1 where anomalous, 0 elsewhere.
+        smooth (`float`, defaults to 1.0): Added to both sides of the fraction, in pixels: an empty target that is met
+            costs nothing.
 
     Returns:
         `torch.Tensor` of shape `(batch_size,)`: One loss a sample, float32.
@@ -415,18 +382,14 @@ def map_by_references(
     memory_bank: MemoryBank | None,
     reference_pixel_values: torch.Tensor | None,
 ) -> torch.Tensor:
-    r"""
-    The few-shot map; relative to what is normal on the part where the configuration says so and it is known.
+    """The few-shot map; relative to what is normal on the part where the configuration says so and it is known.
 
     Args:
-        model ([`AnomalyGPTModel`]):
-            Its encoder, localizer and configuration are used.
-        patch_features (`tuple[PatchFeatures]`):
-            The queries' layers as the vision tower gives them.
-        memory_bank ([`MemoryBank`], *optional*):
-            For all queries.
-        reference_pixel_values (`torch.Tensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*):
-            For each query its own, when there is no bank.
+        model ([`AnomalyGPTModel`]): Its encoder, localizer and configuration are used.
+        patch_features (`tuple[PatchFeatures]`): The queries' layers as the vision tower gives them.
+        memory_bank ([`MemoryBank`], *optional*): For all queries.
+        reference_pixel_values (`torch.Tensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*): For each
+            query its own, when there is no bank.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32 in [0, 1].
@@ -576,12 +539,10 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
 
 
 class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
-    r"""
-    The parts without a language-model head: pictures and token ids in, hidden states and maps out.
+    """The parts without a language-model head: pictures and token ids in, hidden states and maps out.
 
     Args:
-        config ([`AnomalyGPTConfig`]):
-            The configuration.
+        config ([`AnomalyGPTConfig`]): The configuration.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"lm_head"]
@@ -630,14 +591,13 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         return weights_fingerprint([self.vision_tower, self.localizer.reference_projections], settings)
 
     def get_text_embeds(self, state_prompt_ids: torch.Tensor, state_prompt_labels: torch.Tensor) -> torch.Tensor:
-        r"""
-        Embeds the state prompts and averages them into one vector for each state (paper section 3.1).
+        """Embeds the state prompts and averages them into one vector for each state (paper section 3.1).
 
         Args:
-            state_prompt_ids (`torch.LongTensor` of shape `(batch_size, num_prompts, length)`):
-                Token ids for the text tower.
-            state_prompt_labels (`torch.LongTensor` of shape `(batch_size, num_prompts)`):
-                0 for a prompt of a normal part, 1 of an anomalous one, -1 for padding.
+            state_prompt_ids (`torch.LongTensor` of shape `(batch_size, num_prompts, length)`): Token ids for the text
+                tower.
+            state_prompt_labels (`torch.LongTensor` of shape `(batch_size, num_prompts)`): 0 for a prompt of a normal
+                part, 1 of an anomalous one, -1 for padding.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, 2, projection_dim)`: Unit-length vectors, float32.
@@ -667,27 +627,23 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         return_layer_maps: bool = False,
         **kwargs,
     ) -> AnomalyGPTImageFeatures:
-        r"""
-        Looks at each picture once: map, score, and the vectors that tell the language model about them.
+        """Looks at each picture once: map, score, and the vectors that tell the language model about them.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
-                Normalised pictures.
-            state_prompt_ids, state_prompt_labels (*optional*):
-                See [`AnomalyGPTModel.get_text_embeds`]. Needed for the text-guided map of a model with a text tower.
-            text_embeds (`torch.FloatTensor` of shape `(batch_size, 2, projection_dim)`, *optional*):
-                State vectors computed before, instead of the prompts.
-            memory_bank ([`MemoryBank`], *optional*):
-                Good patches, for all pictures.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Normalised pictures.
+            state_prompt_ids, state_prompt_labels (*optional*): See [`AnomalyGPTModel.get_text_embeds`]. Needed for the
+                text-guided map of a model with a text tower.
+            text_embeds (`torch.FloatTensor` of shape `(batch_size, 2, projection_dim)`, *optional*): State vectors
+                computed before, instead of the prompts.
+            memory_bank ([`MemoryBank`], *optional*): Good patches, for all pictures.
             reference_pixel_values (`torch.FloatTensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*):
                 Good pictures, for each picture its own.
-            use_reference (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
-                Which pictures take the few-shot map; all by default. The others take the text-guided one.
-            localization (`str`, defaults to `"auto"`):
-                `"auto"`: few-shot where references are given (published), else text-guided. `"text"`, `"reference"`:
-                one of them. `"mean"`: their average.
-            return_layer_maps (`bool`, defaults to `False`):
-                Whether the text-guided maps of the layers are computed even when the map does not need them.
+            use_reference (`torch.BoolTensor` of shape `(batch_size,)`, *optional*): Which pictures take the few-shot
+                map; all by default. The others take the text-guided one.
+            localization (`str`, defaults to `"auto"`): `"auto"`: few-shot where references are given (published), else
+                text-guided. `"text"`, `"reference"`: one of them. `"mean"`: their average.
+            return_layer_maps (`bool`, defaults to `False`): Whether the text-guided maps of the layers are computed
+                even when the map does not need them.
 
         Returns:
             [`AnomalyGPTImageFeatures`]
@@ -730,14 +686,11 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         )
 
     def embed_evidence(self, image_embeds: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:
-        r"""
-        Puts what was seen into the language model's space: the picture first, then base and map prompts.
+        """Puts what was seen into the language model's space: the picture first, then base and map prompts.
 
         Args:
-            image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
-                Global vectors of unit length.
-            anomaly_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`):
-                Maps in [0, 1].
+            image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): Global vectors of unit length.
+            anomaly_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`): Maps in [0, 1].
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_image_tokens + num_prompt_tokens, text_width)`
@@ -782,14 +735,13 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         **kwargs,
     ) -> AnomalyGPTOutput:
-        r"""
-        Embeds the tokens, replaces the placeholders by what was seen, and runs the language model.
+        """Embeds the tokens, replaces the placeholders by what was seen, and runs the language model.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Token ids; each picture has `num_image_tokens + num_prompt_tokens` placeholders.
-            mm_encoder_outputs (`dict[str, AnomalyGPTImageFeatures]`, *optional*):
-                `{"image": ...}` from [`AnomalyGPTModel.get_image_features`], instead of pictures: no second look.
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids; each
+                picture has `num_image_tokens + num_prompt_tokens` placeholders.
+            mm_encoder_outputs (`dict[str, AnomalyGPTImageFeatures]`, *optional*): `{"image": ...}` from
+                [`AnomalyGPTModel.get_image_features`], instead of pictures: no second look.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, text_width)`, *optional*):
                 Embeddings instead of ids; placeholders are recognised by the embedding of the placeholder token.
 
@@ -832,12 +784,10 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
 
 
 class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMixin):
-    r"""
-    The whole of AnomalyGPT: a picture and a question in, a map, a score and an answer out.
+    """The whole of AnomalyGPT: a picture and a question in, a map, a score and an answer out.
 
     Args:
-        config ([`AnomalyGPTConfig`]):
-            The configuration.
+        config ([`AnomalyGPTConfig`]): The configuration.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -857,20 +807,15 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
     def from_vision_language_pretrained(
         cls, vision: str, language: str, text_tower: str | None = None, dtype: torch.dtype | str = "auto", **kwargs
     ) -> "AnomalyGPTForConditionalGeneration":
-        r"""
-        Composes pretrained parts; localizer, prompt learner and projector start from random values.
+        """Composes pretrained parts; localizer, prompt learner and projector start from random values.
 
         Args:
-            vision (`str`):
-                Folder or Hub id of a vision model, or of a model with a `vision_model` (CLIP, SigLIP).
-            language (`str`):
-                Folder or Hub id of a causal language model.
-            text_tower (`str`, *optional*):
-                Folder or Hub id of the text tower, usually the same as `vision`. `None`: two learned state vectors.
-            dtype (`torch.dtype` or `str`, defaults to `"auto"`):
-                As in `from_pretrained`.
-            kwargs:
-                Fields of [`AnomalyGPTConfig`]. `image_token_index` defaults to a new token after the vocabulary,
+            vision (`str`): Folder or Hub id of a vision model, or of a model with a `vision_model` (CLIP, SigLIP).
+            language (`str`): Folder or Hub id of a causal language model.
+            text_tower (`str`, *optional*): Folder or Hub id of the text tower, usually the same as `vision`. `None`:
+                two learned state vectors.
+            dtype (`torch.dtype` or `str`, defaults to `"auto"`): As in `from_pretrained`.
+            kwargs: Fields of [`AnomalyGPTConfig`]. `image_token_index` defaults to a new token after the vocabulary,
                 `out_indices` to the quarters of the depth.
 
         Returns:
@@ -921,16 +866,14 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> AnomalyGPTOutput:
-        r"""
-        Like [`AnomalyGPTModel.forward`], with the head and the losses.
+        """Like [`AnomalyGPTModel.forward`], with the head and the losses.
 
         Args:
-            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Answer tokens; -100 elsewhere.
-            mask_labels (`torch.Tensor` of shape `(batch_size, map_size, map_size)`, *optional*):
-                1 where anomalous, 0 elsewhere; a sample filled with -1 has no pixel target.
-            logits_to_keep (`int` or `torch.Tensor`, defaults to 0):
-                How many last positions get logits; 0 for all.
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Answer tokens; -100
+                elsewhere.
+            mask_labels (`torch.Tensor` of shape `(batch_size, map_size, map_size)`, *optional*): 1 where anomalous, 0
+                elsewhere; a sample filled with -1 has no pixel target.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): How many last positions get logits; 0 for all.
 
         Returns:
             [`AnomalyGPTOutput`]

@@ -23,16 +23,14 @@ _INSPECTION_OPTIONS = (
 
 
 class AnomalyDetectionPipeline(Pipeline):
-    r"""
-    Inspects pictures: verdict, score, regions, answer and a map of where.
+    """Inspects pictures: verdict, score, regions, answer and a map of where.
 
     Options may be given to `pipeline(...)`, for all calls, or to a call. Pictures are paths, PIL pictures, arrays,
     http(s) addresses or base64 text.
 
     Args:
-        references (`list`, *optional*):
-            Good pictures of the same part. They are looked at once and remembered until others are given; an empty
-            list forgets them.
+        references (`list`, *optional*): Good pictures of the same part. They are looked at once and remembered until
+            others are given; an empty list forgets them.
         rotations (`bool`), max_patches (`int`), *optional*:
             See [`AnomalyInspector.set_references`].
         category (`str`), description (`str`), question (`str`), language (`str`), localization (`str`),
@@ -60,14 +58,12 @@ class AnomalyDetectionPipeline(Pipeline):
         self._known: tuple[list[Any], dict[str, Any]] = ([], {})
 
     def __call__(self, images: Any, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
-        r"""
-        Inspects one picture or a list of them.
+        """Inspects one picture or a list of them.
 
         Args:
-            images (picture or `list`):
-                What to inspect.
-            kwargs:
-                Options of the class for this call; `batch_size` (`int`): pictures that go through the model together.
+            images (picture or `list`): What to inspect.
+            kwargs: Options of the class for this call; `batch_size` (`int`): pictures that go through the model
+                together.
 
         Returns:
             `dict`, or a list of them: `verdict`, `pred_score`, `log_odds`, `answer`, `regions`, `evidence` and the

@@ -332,7 +332,7 @@ _OWN_ARGUMENTS = ("category", "description", "language", "references", "masks")
 
 
 class AnomalyGPTProcessor(ProcessorMixin):
-    r"""The image processor and the tokenizers of an AnomalyGPT in one.
+    """The image processor and the tokenizers of an AnomalyGPT in one.
 
     Args:
         image_processor (`AnomalyGPTImageProcessor`): Turns pictures into `pixel_values`.

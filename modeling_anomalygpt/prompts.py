@@ -320,8 +320,7 @@ def state_prompts(category: str) -> tuple[list[str], list[str]]:
     (https://huggingface.co/papers/2303.14814).
 
     Args:
-        category (`str`):
-            Name of the object; underscores are read as spaces. An empty name becomes `"object"`.
+        category (`str`): Name of the object; underscores are read as spaces. An empty name becomes `"object"`.
 
     Returns:
         `tuple[list[str], list[str]]`: 14 prompts of a good object, 10 of an anomalous one.

@@ -18,16 +18,12 @@ from .localization import PatchFeatures
 def read_vision_tower(
     tower: nn.Module, pixel_values: torch.Tensor, out_indices: list[int]
 ) -> tuple[torch.Tensor, tuple[PatchFeatures, ...]]:
-    r"""
-    Runs the vision model once and takes out its global vector and the selected layers.
+    """Runs the vision model once and takes out its global vector and the selected layers.
 
     Args:
-        tower (`nn.Module`):
-            A vision model of transformers.
-        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-            Normalised pictures.
-        out_indices (`list[int]`):
-            Which hidden states to return.
+        tower (`nn.Module`): A vision model of transformers.
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised pictures.
+        out_indices (`list[int]`): Which hidden states to return.
 
     Returns:
         `tuple(torch.Tensor, tuple[PatchFeatures])`: The pooled output of shape `(batch_size, dim)`, and one entry for
