@@ -1,7 +1,7 @@
 """Configuration of AnomalyGPT: sub-models, how maps are computed and become prompts, how verdicts are reached."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -36,6 +36,7 @@ _VICUNA_7B_V0 = {
 _DECISION = {
     "normalised_maps": (False, None, None),
     "match_exposure": (False, None, None),
+    "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
     "prior_normal_score": (0.0, 0.0, 1.0),
     "one_reference_factor": (2.0, 0.1, 100.0),
@@ -109,12 +110,16 @@ class AnomalyGPTConfig(PreTrainedConfig):
         image_token_index (`int`, defaults to 32000): Id of the placeholder that image and prompt vectors replace.
         loss_weights (`dict[str, float]`, *optional*): Weights of `lm`, `focal` and `dice`; 1 each, as in the paper
             (equation 7).
+        answering (`str`, defaults to `"paper"`): Who answers. `"paper"`: the language model, from what it sees
+            (published). `"grounded"`: the answer says what was decided, so that verdict, places and words agree.
         decision (`dict`, *optional*): How maps and log-odds become a verdict; entries that are not given keep their
             value. Maps:
             - `normalised_maps` (`bool`, `False`): few-shot maps are given relative to what is normal on the part, so
               that the language model sees the same evidence on every part. `False`: as they are (published).
             - `match_exposure` (`bool`, `False`): [`AnomalyInspector`] sees pictures that are darker or brighter than
               all references in the references' light, where that brings them nearer. `False`: as they are (published).
+            - `needs_references` (`bool`, `False`): without references there is no verdict, since the state vectors
+              tell too little. `False`: the language model's word decides then (published).
             - `region_threshold` (`float`, 0.5, in [0.001, 0.999]): map value from which a pixel belongs to a region
               where no reference says what is normal.
 
@@ -176,6 +181,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_virtual_tokens: int = 0
     image_token_index: int = 32000
     loss_weights: dict[str, float] | None = None
+    answering: Literal["paper", "grounded"] = "paper"
     decision: dict | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False

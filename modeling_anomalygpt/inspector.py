@@ -1,6 +1,6 @@
 """Inspection as a person does it: keep good references in mind, look at a part, say what is wrong and where.
 
-Owns one model, one processor and the memory bank. Knows nothing of training, data sets or user interfaces.
+Owns one model, one processor and the references. Knows nothing of training, data sets or user interfaces.
 """
 
 import datetime
@@ -8,388 +8,87 @@ import json
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .checkpoints import CheckpointError, load_checkpoint
+from .checkpoints import load_checkpoint
 from .dialogue import Dialogue, first_turn
-from .image_processing_anomalygpt import place
+from .encoder import EncodedImage, ImageEncoder
 from .images import load_picture
-from .localization import few_shot_anomaly_map
-from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
+from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
 from .prompts import check_language, default_question, describe
-from .references import (
-    Comparability,
-    NormalScores,
-    load_bank,
-    picture_brightness,
-    picture_traits,
-    scores_of,
-    view_references,
-)
+from .references import Calibration, References, same_picture, thumbnail
 from .regions import Region
 from .results import InspectionResult, ResultsFile, inspect_in_batches
-from .scoring import CONFIDENCE, Judge, evidence_limit, normals_needed, supported_false_alarm_rate
+from .scoring import CONFIDENCE, Score, Scorer, false_alarm_threshold, normals_needed, supported_false_alarm_rate
+from .wording import answer_in_words, reason_in_words
 
-Box = tuple[int, int, int, int]
-
-
-def tile_boxes(height: int, width: int, tile: int, overlap: int | None = None) -> list[Box]:
-    """Boxes of equal size that cover a picture, evenly spread, neighbours overlapping at least by `overlap`.
-
-    All tiles have the same size, so one scale holds for all of them. A side shorter than `tile` is covered by one tile
-    of that side.
-
-    Args:
-        height (`int`): Rows of the picture.
-        width (`int`): Columns of the picture.
-        tile (`int`): Side of a tile in pixels.
-        overlap (`int`, *optional*, defaults to a quarter of `tile`): Least number of pixels that neighbours share.
-
-    Returns:
-        `list[tuple[int, int, int, int]]`: `(x0, y0, x1, y1)`, ends exclusive, row by row.
-
-    Raises:
-        ValueError: If a size is not positive, or `overlap` is not smaller than `tile`.
-
-    Example:
-    ```python
-    >>> tile_boxes(100, 220, tile=100, overlap=20)
-    [(0, 0, 100, 100), (60, 0, 160, 100), (120, 0, 220, 100)]
-
-    ```
-    """
-    overlap = tile // 4 if overlap is None else overlap
-    if min(height, width) < 1:
-        raise ValueError(f"`height` and `width` must be positive, got {height} and {width}. Give the picture's size.")
-    if tile < 1:
-        raise ValueError(f"`tile` must be a positive number of pixels, got {tile}. Try 448.")
-    if not 0 <= overlap < tile:
-        raise ValueError(f"`overlap` must be from 0 to less than `tile` = {tile}, got {overlap}. Try {tile // 4}.")
-    return [
-        (x, y, x + min(tile, width), y + min(tile, height))
-        for y in _starts(height, tile, overlap)
-        for x in _starts(width, tile, overlap)
-    ]
-
-
-def merge_tile_maps(maps: Sequence[np.ndarray], boxes: Sequence[Box], size: Sequence[int]) -> np.ndarray:
-    """One map of the whole picture from the maps of its tiles.
-
-    Each tile counts most at its middle and fades to its edges; the weights at every pixel sum to one. So a tile's edge
-    leaves no step, a value that all tiles agree on is kept, and nothing exceeds the highest tile.
-
-    Args:
-        maps (`list[np.ndarray]`): Each tile's map `(y1 - y0, x1 - x0)`, in the picture's pixels.
-        boxes (`list[tuple[int, int, int, int]]`): `(x0, y0, x1, y1)` of each tile, as `tile_boxes` gives them.
-        size (`tuple[int, int]`): `(height, width)` of the picture.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`: float32.
-
-    Raises:
-        ValueError: If maps and boxes do not fit each other, or the boxes leave a pixel uncovered.
-    """
-    if len(maps) != len(boxes):
-        raise ValueError(f"`maps` must hold one map for each of the {len(boxes)} boxes, got {len(maps)}.")
-    total = np.zeros(tuple(size), dtype=np.float32)
-    weights = np.zeros_like(total)
-    for one, (x0, y0, x1, y1) in zip(maps, boxes, strict=True):
-        if np.shape(one) != (y1 - y0, x1 - x0):
-            raise ValueError(
-                f"`maps` must have the sizes of their boxes, got {np.shape(one)} for the box {(x0, y0, x1, y1)}. "
-                "Bring each map to its tile's pixels before merging."
-            )
-        window = _fade(y1 - y0)[:, None] * _fade(x1 - x0)[None, :]
-        total[y0:y1, x0:x1] += np.asarray(one, dtype=np.float32) * window
-        weights[y0:y1, x0:x1] += window
-    if not weights.all():
-        raise ValueError(f"`boxes` must cover the whole picture of {tuple(size)}. Take those of `tile_boxes`.")
-    return total / weights
-
-
-def _starts(side: int, tile: int, overlap: int) -> list[int]:
-    if side <= tile:
-        return [0]
-    count = -(-(side - overlap) // (tile - overlap))
-    return [round(i * (side - tile) / (count - 1)) for i in range(count)]
-
-
-def _fade(side: int) -> np.ndarray:
-    """Weights that rise linearly from the edges to the middle; never zero."""
-    position = np.arange(side, dtype=np.float32) + 0.5
-    return np.minimum(position, side - position)
-
-
-_TILES_AT_A_TIME = 8
-# References from which limits are estimated; more would cost time and change little.
-_MOST_STUDIED = 24
+MAX_NEW_TOKENS = 128
+# A threshold below this would call pictures anomalous that look quite normal, on the word of a few good ones.
+_LOWEST_DECISION_THRESHOLD = -2.0
 
 
 @dataclass(frozen=True)
-class Look:
+class InspectionOptions:
     r"""
-    What one look at a batch of pictures found.
+    How pictures are inspected; the same everywhere: inspector, pipeline, command line, Space.
 
     Args:
-        maps (`list[np.ndarray]`):
-            Each `(height, width)`, float32 in [0, 1], in each picture's own pixels.
-        image_tokens (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`):
-            For the language model.
-        doubts (`list[list[str]]`):
-            Why each picture may not be comparable with the references, see [`Comparability`].
-        patches (`list[PatchFeatures]`):
-            Each picture's finest layer as it was compared, `(num_patches, dim)`; `None` for tiled pictures.
-        relit (`list[bool]`):
-            Whether each picture was seen in the references' light instead of its own.
+        question (`str`, *optional*):
+            What is asked; `None`: whether there is any anomaly.
+        language (`str`, defaults to `"en"`):
+            `"en"` or `"zh"`.
+        category, description (`str`, *optional*):
+            `None`: those of the references.
+        localization (`str`, defaults to `"auto"`):
+            `"auto"`: by the references where there are any, else by the state vectors; or `"text"`, `"reference"`,
+            `"mean"`.
+        answer (`bool`, defaults to `True`):
+            Whether there is an answer in words.
+        use_language (`bool`, defaults to `True`):
+            Whether the language model is asked at all. Without it the map decides.
+        mm_per_pixel (`float`, *optional*):
+            Scale, for sizes in millimetres.
+
+    Raises:
+        ValueError: If the language is unknown or the scale is not above 0.
     """
 
-    maps: list[np.ndarray]
-    image_tokens: torch.Tensor
-    doubts: list[list[str]]
-    patches: list[PatchFeatures | None]
-    relit: list[bool]
+    question: str | None = None
+    language: str = "en"
+    category: str | None = None
+    description: str | None = None
+    localization: str = "auto"
+    answer: bool = True
+    use_language: bool = True
+    mm_per_pixel: float | None = None
 
+    def __post_init__(self) -> None:
+        check_language(self.language)
+        if self.mm_per_pixel is not None and not self.mm_per_pixel > 0:
+            raise ValueError(f"`mm_per_pixel` must be above 0, got {self.mm_per_pixel}.")
 
-class Observer:
-    r"""
-    Compares pictures with the references of its memory bank, or with the state vectors where there are none.
-
-    Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            In evaluation mode.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
-        tile (`int`, *optional*):
-            Side in pixels of the tiles into which larger pictures (queries and references alike) are split.
-    """
-
-    def __init__(self, model: torch.nn.Module, processor: Any, tile: int | None = None):
-        if tile is not None and tile < 32:
-            raise ValueError(f"`tile` must be at least 32 pixels, got {tile}. Try 448.")
-        self.model = model
-        self.processor = processor
-        self.tile = tile
-        self.match_exposure = model.config.decision["match_exposure"]
-        self.memory_bank: MemoryBank | None = None
-        self._text_embeds: dict[str, torch.Tensor] = {}
-
-    def fingerprint(self) -> str:
-        """Names everything on which a memory bank depends: encoder, settings and geometry."""
-        images = self.processor.image_processor
-        size = f"{images.size['height']}x{images.size['width']}"
-        return f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
-
-    def build_bank(self, images: list[Image.Image], as_queries: bool = False) -> MemoryBank:
-        """Memory bank of good pictures, tile by tile; `as_queries`: as they are seen beside the present references."""
-        tiles = [image.crop(box) for image in images for box in self.boxes(image)]
-        comparability = self._comparability() if as_queries and len(tiles) == len(images) else None
-        bank = None
-        with torch.inference_mode():
-            for start in range(0, len(tiles), _TILES_AT_A_TIME):
-                pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
-                seen, _ = self._in_light(pixel_values, comparability)
-                layers = self.model.model.get_patch_features(seen)
-                part = MemoryBank.build(layers, self.fingerprint())
-                bank = part if bank is None else bank.extend(part)
-        return bank
-
-    @torch.inference_mode()
-    def study(self, references: list[list[Image.Image]]) -> tuple[NormalScores, Comparability]:
-        """What good pictures reach, and what comparable ones are like; each reference with its turned copies."""
-        kept = references[:: -(-len(references) // _MOST_STUDIED)]
-        tiles = [
-            (group, image.crop(box))
-            for group, images in enumerate(kept)
-            for image in images
-            for box in self.boxes(image)
-        ]
-        pixels = [
-            self._inputs([tile for _, tile in tiles[start : start + _TILES_AT_A_TIME]])["pixel_values"]
-            for start in range(0, len(tiles), _TILES_AT_A_TIME)
-        ]
-        model, config = self.model.model, self.model.config
-        viewed = view_references(model.get_patch_features, torch.cat(pixels), [group for group, _ in tiles])
-        return scores_of(viewed, config.map_size, config.decision["prior_normal_score"]), Comparability.of(viewed)
-
-    @torch.inference_mode()
-    def look(self, images: list[Image.Image], category: str, localization: str) -> Look:
-        r"""
-        Looks once at each picture (and once at each tile of the large ones).
-
-        Args:
-            images (`list[PIL.Image.Image]`):
-                RGB pictures of any sizes.
-            category (`str`):
-                Enters the state prompts of a text tower.
-            localization (`str`):
-                See [`AnomalyGPTModel.get_image_features`].
-
-        Returns:
-            [`Look`]
-
-        Raises:
-            CheckpointError: If a map holds NaN or infinity.
-        """
-        comparability = self._comparability()
-        features = self._features(images, category, localization, None if localization == "text" else comparability)
-        sizes = [(image.height, image.width) for image in images]
-        maps = self._to_pictures(features.anomaly_map, sizes)
-        image_tokens = features.pooler_output
-        tiled = [index for index, image in enumerate(images) if len(self.boxes(image)) > 1]
-        for index in tiled:
-            maps[index] = self._tiled_map(images[index], category, localization)
-        if tiled:
-            model = self.model.model
-            side = (model.config.map_size, model.config.map_size)
-            shrunk = [torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(one)[None], side)[0] for one in maps]
-            whole = features.anomaly_map.clone()
-            whole[tiled] = torch.stack([shrunk[index] for index in tiled]).to(whole)
-            image_tokens = model.embed_evidence(features.image_embeds, whole)
-        patches = self._patches(features, tiled)
-        relit = [one and index not in tiled for index, one in enumerate(features.relit)]
-        return Look(maps, image_tokens, self._doubts(features, tiled, comparability), patches, relit)
-
-    def nearest_good(self, patches: PatchFeatures | None, size: tuple[int, int], x: int, y: int) -> dict | None:
-        r"""
-        The good patch that is most like what lies at a point of a picture.
-
-        Args:
-            patches ([`PatchFeatures`], *optional*):
-                Of the picture, from [`Look`].
-            size (`tuple[int, int]`):
-                `(height, width)` of the picture.
-            x, y (`int`):
-                The point, in pixels.
-
-        Returns:
-            `dict`, *optional*: `reference`, its number from 0, and `box`, `[x0, y0, x1, y1]` as parts of that
-            picture's width and height, a patch and its neighbours. `None` for tiles and turned copies.
-        """
-        bank = self.memory_bank
-        if patches is None or bank is None or "copies" not in bank.notes:
-            return None
-        images = self.processor.image_processor
-        canvas = (images.size["height"], images.size["width"])
-        at = place(size, canvas, images.geometry)
-        rows, columns = patches.grid
-        row = int(((y + 0.5) / size[0] * at.height + at.top) / canvas[0] * rows)
-        column = int(((x + 0.5) / size[1] * at.width + at.left) / canvas[1] * columns)
-        if not (0 <= row < rows and 0 <= column < columns):
-            return None
-        query = unit_length(patches.vectors[row * columns + column]).unsqueeze(0)
-        _, found = best_matches(query.to(bank.features[0]), bank.features[0])
-        picture, patch = divmod(int(bank.sources[0][found]), rows * columns)
-        copies, reference_sizes = json.loads(bank.notes["copies"])
-        reference, copy = divmod(picture, copies)
-        if copy or reference >= len(reference_sizes):  # a picture that feedback has added
-            return None
-        height, width = reference_sizes[reference]
-        at = place((height, width), canvas, images.geometry)
-        edges = (patch % columns - 1, patch // columns - 1, patch % columns + 2, patch // columns + 2)
-        across = [(edge / columns * canvas[1] - at.left) / at.width for edge in edges[::2]]
-        down = [(edge / rows * canvas[0] - at.top) / at.height for edge in edges[1::2]]
-        box = [across[0], down[0], across[1], down[1]]
-        return {"reference": reference, "box": [round(min(1.0, max(0.0, edge)), 4) for edge in box]}
-
-    def _doubts(self, features: Any, tiled: list[int], comparability: Comparability | None) -> list[list[str]]:
-        """Why each picture may not be comparable; not asked of tiled ones."""
-        if comparability is None:
-            return [[] for _ in features.anomaly_map]
-        last = self.model.model.localizer.comparable(features.patch_features)[-1]
-        traits = picture_traits(features.pixel_values, last, features.brightness)
-        doubts = comparability.doubts(traits, self.match_exposure)
-        return [[] if index in tiled else own for index, own in enumerate(doubts)]
-
-    def _comparability(self) -> Comparability | None:
-        """What pictures must be like; `None` without references, or with tiled ones."""
-        notes = {} if self.memory_bank is None else self.memory_bank.notes
-        return Comparability.from_json(notes["comparability"]) if "comparability" in notes else None
-
-    def _patches(self, features: Any, tiled: list[int]) -> list[PatchFeatures | None]:
-        first = self.model.model.localizer.comparable(features.patch_features)[0]
-        return [
-            None if index in tiled else PatchFeatures(vectors.cpu(), first.grid)
-            for index, vectors in enumerate(first.vectors)
-        ]
-
-    def _tiled_map(self, image: Image.Image, category: str, localization: str) -> np.ndarray:
-        boxes = self.boxes(image)
-        maps = []
-        for start in range(0, len(boxes), _TILES_AT_A_TIME):
-            tiles = [image.crop(box) for box in boxes[start : start + _TILES_AT_A_TIME]]
-            features = self._features(tiles, category, localization)
-            maps += self._to_pictures(features.anomaly_map, [(tile.height, tile.width) for tile in tiles])
-        return merge_tile_maps(maps, boxes, (image.height, image.width))
-
-    def _in_light(
-        self, pixel_values: torch.Tensor, comparability: Comparability | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures in the references' light ([`Comparability.relit`]), where that is wanted and brings them nearer.
-
-        A lamp may have changed in more than its strength, so each is compared both ways; the lower median decides.
-        Returned as well: which pictures were changed, `(batch_size,)`.
-        """
-        none = torch.zeros(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
-        if comparability is None or not self.match_exposure:
-            return pixel_values, none
-        images = self.processor.image_processor
-        black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
-        relit = comparability.relit(pixel_values, black.to(pixel_values))
-        other = (relit != pixel_values).flatten(1).any(1)
-        if not other.any():
-            return pixel_values, none
-        model = self.model.model
-        layers = model.get_patch_features(torch.cat([pixel_values[other], relit[other]]))
-        maps = few_shot_anomaly_map(layers, self.memory_bank.features, model.config.map_size)
-        as_it_is, brought = maps.flatten(1).median(1).values.chunk(2)
-        nearer = none.masked_scatter(other, brought < as_it_is)
-        return torch.where(nearer[:, None, None, None], relit, pixel_values), nearer
-
-    def _features(
-        self, images: list[Image.Image], category: str, localization: str, comparability: Comparability | None = None
-    ) -> Any:
-        inputs = self._inputs(images, category=category)
-        if "state_prompt_ids" in inputs and category not in self._text_embeds:
-            self._text_embeds[category] = self.model.model.get_text_embeds(
-                inputs["state_prompt_ids"][:1], inputs["state_prompt_labels"][:1]
+    def completed(self, references: References | None) -> "InspectionOptions":
+        """These options with what the references know: category, description; and the usual question."""
+        if self.localization in ("reference", "mean") and references is None:
+            raise RuntimeError(
+                f"The memory bank is empty, but localization={self.localization!r} needs references. "
+                "Call `set_references` with one or more good pictures first."
             )
-        pixel_values = inputs["pixel_values"]
-        seen, relit = self._in_light(pixel_values, comparability)
-        features = self.model.get_image_features(
-            seen,
-            text_embeds=self._text_embeds.get(category),
-            memory_bank=self.memory_bank,
-            localization=localization,
-            return_dict=True,
-        )
-        features["pixel_values"], features["brightness"] = seen, picture_brightness(pixel_values)
-        features["relit"] = relit.tolist()
-        if not torch.isfinite(features.anomaly_map).all():
-            raise CheckpointError(
-                "The anomaly map must be finite, got NaN or infinity. The checkpoint is damaged, or its numbers "
-                "overflow in this dtype; try float32."
-            )
-        return features
-
-    def _inputs(self, images: list[Image.Image], **texts: str) -> Any:
-        return self.processor(images=images, return_tensors="pt", **texts).to(self.model.device)
-
-    def boxes(self, image: Image.Image) -> list[tuple[int, int, int, int]]:
-        """The tiles of a picture as `(left, top, right, bottom)`; the whole picture where it is not split."""
-        if self.tile is None or max(image.size) <= self.tile:
-            return [(0, 0, *image.size)]
-        return tile_boxes(image.height, image.width, self.tile)
-
-    def _to_pictures(self, maps: torch.Tensor, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-        return self.processor.image_processor.post_process_anomaly_map(maps, sizes)
+        category = self.category or (references.category if references else "object")
+        known = references.description if references else None
+        description = self.description
+        if description is None and (category != "object" or known is not None):
+            description = describe(category, self.language, known)
+        question = self.question or default_question(self.language)
+        return replace(self, category=category, description=description, question=question)
 
 
 # Share of a missed picture's patches, those that stand out most, whose nearest good patches are taken out.
@@ -425,7 +124,7 @@ def without_matches(bank: MemoryBank, missed: MemoryBank) -> MemoryBank:
 
 class FeedbackHistory:
     r"""
-    The banks before each piece of feedback, and the file that tells what was said.
+    The references before each piece of feedback, and the file that tells what was said.
 
     Args:
         audit_file (`str` or `os.PathLike`, *optional*):
@@ -434,19 +133,19 @@ class FeedbackHistory:
 
     def __init__(self, audit_file: str | os.PathLike | None = None):
         self.audit_file = None if audit_file is None else pathlib.Path(audit_file)
-        self._earlier: list[MemoryBank] = []
+        self._earlier: list[References] = []
 
     def __len__(self) -> int:
         return len(self._earlier)
 
-    def record(self, before: MemoryBank, after: MemoryBank, row: dict[str, Any]) -> None:
+    def record(self, before: References, after: References, row: dict[str, Any]) -> None:
         """Notes a change: writes its line first, so that no change goes unrecorded."""
-        changed = sum(map(len, after.features)) - sum(map(len, before.features))
+        changed = sum(map(len, after.bank.features)) - sum(map(len, before.bank.features))
         self._write({**row, "patches": changed})
         self._earlier.append(before)
 
-    def undo(self) -> MemoryBank:
-        """The bank before the last change.
+    def undo(self) -> References:
+        """The references before the last change.
 
         Raises:
             RuntimeError: If there is nothing to undo.
@@ -467,15 +166,11 @@ class FeedbackHistory:
             os.fsync(file.fileno())
 
 
-MAX_NEW_TOKENS = 128
-_TURNS = (0, 90, 180, 270)
-# A limit below this would call pictures anomalous that look quite normal, on the word of a few good ones.
-_LOWEST_EVIDENCE_LIMIT = -2.0
-
-
 class AnomalyInspector:
     r"""
     Inspects pictures with one checkpoint and, if given, with good references.
+
+    A call works with the references that were set when it began, whatever other threads do meanwhile.
 
     Args:
         model ([`AnomalyGPTForConditionalGeneration`]):
@@ -497,11 +192,10 @@ class AnomalyInspector:
     def __init__(self, model: torch.nn.Module, processor: Any, tile: int | None = None):
         self.model = model
         self.processor = processor
-        self.observer = Observer(model, processor, tile)
+        self.encoder = ImageEncoder(model, processor, tile)
         self.dialogue = Dialogue(model, processor)
         self.feedback_history = FeedbackHistory()
-        self.category = "object"
-        self.description: str | None = None
+        self.references: References | None = None
 
     @classmethod
     def from_pretrained(
@@ -518,38 +212,43 @@ class AnomalyInspector:
     @property
     def num_references(self) -> int:
         """Pictures (tiles, rotated copies) in the memory bank."""
-        return 0 if self.memory_bank is None else self.memory_bank.num_references
+        return 0 if self.references is None else self.references.bank.num_references
 
     @property
     def region_threshold(self) -> float:
-        """Map value from which a pixel belongs to a region: the references' limit, else the checkpoint's."""
-        return self._judge("auto", "en").threshold
+        """Map value from which a pixel belongs to a region: the references' threshold, else the checkpoint's."""
+        return Scorer(self.references, "auto", self.model.config.decision).region_threshold
 
     @property
     def memory_bank(self) -> MemoryBank | None:
         """Good patches of the references; `None` before there are any."""
-        return self.observer.memory_bank
+        return None if self.references is None else self.references.bank
+
+    @property
+    def category(self) -> str:
+        """What the references show."""
+        return "object" if self.references is None else self.references.category
 
     def set_references(
         self,
-        pictures: Sequence[Any],
+        images: Sequence[Any],
         category: str = "object",
         description: str | None = None,
         rotations: bool = False,
         max_patches: int | None = None,
     ) -> None:
         r"""
-        Learns what good looks like; replaces earlier references.
+        Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
 
         Args:
-            pictures (`list`):
-                One or more good pictures: paths, PIL pictures or arrays.
+            images (`list`):
+                One or more good pictures: paths, PIL images or arrays.
             category (`str`, defaults to `"object"`):
                 What they show, in any words.
             description (`str`, *optional*):
                 A sentence that says how a good one looks; `None`: the known one of the category, or none.
             rotations (`bool`, defaults to `False`):
-                Whether copies turned by 90, 180 and 270 degrees are added, for parts that lie in any direction.
+                Whether copies rotated by 90, 180 and 270 degrees are added, for parts that lie in any direction.
             max_patches (`int`, *optional*):
                 Keep at most so many patches a layer (greedy k-centre), to bound time and memory.
 
@@ -557,88 +256,81 @@ class AnomalyInspector:
             PictureError: If a picture cannot be used; names it.
             ValueError: If there is no picture.
         """
-        pictures = list(pictures)
-        if not pictures:
-            raise ValueError("`pictures` must hold at least one good picture, got none. One is enough to start.")
-        bank, references = None, []
-        for picture in tqdm(pictures, desc="references", disable=len(pictures) < 9, leave=False):
-            image = load_picture(picture)
-            references.append([image.rotate(angle, expand=True) for angle in _TURNS[: 4 if rotations else 1]])
-            part = self.observer.build_bank(references[-1])
-            bank = part if bank is None else bank.extend(part)
-        bank = bank if max_patches is None else bank.reduce(max_patches)
-        scores, comparability = self.observer.study(references)
-        notes = {"normal_scores": json.dumps(asdict(scores))}
-        if all(len(self.observer.boxes(image)) == 1 for turned in references for image in turned):
-            sizes = [(turned[0].height, turned[0].width) for turned in references]
-            notes |= {"comparability": comparability.to_json(), "copies": json.dumps([len(references[0]), sizes])}
-        self.observer.memory_bank = replace(bank, limit=scores.limit, notes=notes)
-        self.category, self.description = category, description
+        images = list(images)
+        if not images:
+            raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
+        copies: list[Any] = []
+        bar = tqdm(images, desc="references", disable=len(images) < 9, leave=False)
+        distinct = _distinct(bar, copies)
+        self.references = self.encoder.encode_references(
+            distinct, len(images), rotations, max_patches, category, description
+        )
+        if copies:
+            names = ", ".join(_name(image) for image in copies[:5])
+            warnings.warn(f"Copies of other references count once; left out: {names}.", stacklevel=2)
 
     def save_references(self, path: str | os.PathLike) -> None:
-        """Writes the memory bank to a safetensors file."""
-        if self.memory_bank is None:
-            raise RuntimeError("The memory bank is empty. Call `set_references` before `save_references`.")
-        self.memory_bank.save(path)
+        """Writes the references to a safetensors file."""
+        self._known_references("save_references").save(path)
 
     def load_references(
-        self, path: str | os.PathLike, category: str = "object", description: str | None = None
+        self, path: str | os.PathLike, category: str | None = None, description: str | None = None
     ) -> None:
-        """Reads a memory bank; one that another encoder or geometry made is refused."""
-        self.observer.memory_bank = load_bank(path, self.observer.fingerprint()).to(self.model.device)
-        self.category, self.description = category, description
+        """Reads saved references; those that another encoder or geometry made are refused."""
+        loaded = References.load(path, self.encoder.fingerprint()).to(self.model.device)
+        self.references = replace(
+            loaded, category=category or loaded.category, description=description or loaded.description
+        )
 
     def calibrate(
         self, normals: Sequence[Any], max_false_alarm: float = 0.02, batch_size: int = 8, progress: bool = True
     ) -> dict[str, Any]:
         r"""
-        Sets the limits by more good pictures, none of them a reference, so that a false-alarm rate is kept.
+        Sets the threshold by more good pictures, none of them a reference, so that a false-alarm rate is kept.
 
         Args:
             normals (`list`):
                 Good pictures. 29 / 59 / 149 / 299 of them support a rate of 10 / 5 / 2 / 1 % at 95 % confidence.
             max_false_alarm (`float`, defaults to 0.02):
-                The rate asked for; with too few pictures the highest of them is the limit.
+                The rate asked for; with too few pictures the highest of them is the threshold.
             batch_size (`int`, defaults to 8):
                 Pictures that go through the model together.
             progress (`bool`, defaults to `True`):
                 Whether a progress bar is shown.
 
         Returns:
-            `dict`: `num_normals`, `max_false_alarm`, `supported_false_alarm_rate` (which may be higher than asked
-            for), `confidence`, `enough` and `needed` (pictures for the rate asked for).
+            `dict`: The fields of [`Calibration`].
 
         Raises:
             RuntimeError: If there are no references.
-            ValueError: If no picture can be read, or the rate is not between 0 and 1.
+            ValueError: If no picture can be read, **or** one is a reference, **or** the rate is not between 0 and 1.
         """
-        if self.memory_bank is None:
-            raise RuntimeError("The memory bank is empty. Call `set_references` before `calibrate`.")
+        references = replace(self._known_references("calibrate"), calibration=None)
         needed = normals_needed(max_false_alarm)
-        notes = {name: text for name, text in self.memory_bank.notes.items() if name != "calibration"}
-        self.observer.memory_bank = replace(self.memory_bank, notes=notes)
-        options = {"batch_size": batch_size, "progress": progress, "answer": False}
-        scores = [row.pred_score for row in self.inspect_many(normals, use_language=False, **options) if not row.error]
-        if not scores:
-            raise ValueError("`normals` must hold at least one good picture that can be read, got none.")
-        limit = self.memory_bank.limit * max(evidence_limit(scores, max_false_alarm), 1e-3)
-        self.observer.memory_bank = replace(self.memory_bank, limit=limit)
-        judged = [row for row in self.inspect_many(normals, **options) if not row.error]
-        evidences = [row.evidence["evidence"] for row in judged]
-        learned = {
-            "num_normals": len(judged),
-            "max_false_alarm": max_false_alarm,
-            "supported_false_alarm_rate": max(supported_false_alarm_rate(len(judged)), max_false_alarm),
-            "confidence": CONFIDENCE,
-            "enough": len(judged) >= needed,
-            "needed": needed,
-            "evidence_limit": max(evidence_limit(evidences, max_false_alarm), _LOWEST_EVIDENCE_LIMIT),
-        }
-        notes = self.memory_bank.notes | {"calibration": json.dumps(learned)}
-        self.observer.memory_bank = replace(self.memory_bank, notes=notes)
-        return learned
+        images = _distinct_normals(normals, references)
+        run = partial(self._inspect_all, images, references=references, batch_size=batch_size, progress=progress)
+        alone = run(options=InspectionOptions(answer=False, use_language=False))
+        factor = max(false_alarm_threshold([row.pred_score for row in alone], max_false_alarm), 1e-3)
+        bank = replace(references.bank, threshold=references.bank.threshold * factor)
+        references = replace(references, bank=bank)
+        judged = run(options=InspectionOptions(answer=False), references=references)
+        scores = [row.evidence["decision_score"] for row in judged]
+        threshold = max(false_alarm_threshold(scores, max_false_alarm), _LOWEST_DECISION_THRESHOLD)
+        margin = self.model.config.decision["undecided_margin"]
+        calibration = Calibration(
+            num_normals=len(judged),
+            max_false_alarm=max_false_alarm,
+            supported_false_alarm_rate=max(supported_false_alarm_rate(len(judged)), max_false_alarm),
+            stopped_rate=sum(score > threshold - margin for score in scores) / len(scores),
+            confidence=CONFIDENCE,
+            enough=len(judged) >= needed,
+            needed=needed,
+            decision_threshold=threshold,
+        )
+        self.references = replace(references, calibration=calibration)
+        return asdict(calibration)
 
-    def feedback(self, result: InspectionResult, is_normal: bool, picture: Any = None) -> None:
+    def feedback(self, result: InspectionResult, is_normal: bool, image: Any = None) -> None:
         r"""
         Tells whether a verdict was right; the next ones follow. `audit_file` of [`FeedbackHistory`] keeps a record.
 
@@ -648,37 +340,44 @@ class AnomalyInspector:
             is_normal (`bool`):
                 `True`: the part is good, its patches join the bank. `False`: it has a defect; good patches that look
                 like what stands out most in it are taken out.
-            picture (*optional*):
+            image (*optional*):
                 The picture again, where the result names no file.
 
         Raises:
             RuntimeError: If there are no references.
-            ValueError: If there is no picture.
+            ValueError: If there is no picture, **or** a good one is known already.
         """
-        picture = result.image if picture is None else picture
-        if picture is None:
-            raise ValueError("`picture` must be given for a result that names no file, got None.")
-        if self.memory_bank is None:
-            raise RuntimeError("The memory bank is empty. Call `set_references` before `feedback`.")
-        before, seen = self.memory_bank, self.observer.build_bank([load_picture(picture)], as_queries=True)
-        after = before.extend(seen) if is_normal else without_matches(before, seen)
-        row = {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
-        self.feedback_history.record(before, after, row)
-        self.observer.memory_bank = after
+        image = result.image if image is None else image
+        if image is None:
+            raise ValueError("`image` must be given for a result that names no file, got None.")
+        before = self._known_references("feedback")
+        loaded = load_picture(image)
+        small = thumbnail(loaded)
+        if is_normal and any(same_picture(small, known) for known in before.thumbnails):
+            raise ValueError(f"`image` must be a new good picture, got {_name(image)}, which is known already.")
+        seen = self.encoder.encode_as_query(loaded, before)
+        bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
+        after = replace(before, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
+        self.feedback_history.record(
+            before, after, {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
+        )
+        self.references = after
 
     def undo_feedback(self) -> None:
         """Takes the last feedback back; `RuntimeError` where there is none."""
-        self.observer.memory_bank = self.feedback_history.undo()
+        self.references = self.feedback_history.undo()
 
-    def inspect(self, picture: Any, **options: Any) -> InspectionResult:
+    def inspect(self, image: Any, options: InspectionOptions | None = None, **changes: Any) -> InspectionResult:
         r"""
         Inspects one picture.
 
         Args:
-            picture (path, `PIL.Image.Image` or `np.ndarray`):
+            image (path, `PIL.Image.Image` or `np.ndarray`):
                 The picture.
-            options:
-                See [`AnomalyInspector.inspect_many`].
+            options ([`InspectionOptions`], *optional*):
+                How it is inspected.
+            changes:
+                Fields of [`InspectionOptions`] that replace those of `options`.
 
         Returns:
             [`InspectionResult`]
@@ -686,77 +385,89 @@ class AnomalyInspector:
         Raises:
             PictureError: If the picture cannot be used.
         """
-        options = self._checked(options)
-        return self._inspect_batch([(picture, load_picture(picture))], **options)[0]
+        references = self.references
+        options = replace(options or InspectionOptions(), **changes).completed(references)
+        return self._inspect_batch([(image, load_picture(image))], references, options)[0]
 
     def inspect_many(
         self,
-        pictures: Iterable[Any],
+        images: Iterable[Any],
+        options: InspectionOptions | None = None,
         batch_size: int = 1,
         progress: bool = True,
         results_file: str | os.PathLike | None = None,
         resume: bool = False,
-        **options: Any,
+        **changes: Any,
     ) -> Iterator[InspectionResult]:
         r"""
         Inspects any number of pictures, in order, one result each; a bad picture gives a row with its error.
 
         Args:
-            pictures (iterable of paths, `PIL.Image.Image` or `np.ndarray`):
+            images (iterable of paths, `PIL.Image.Image` or `np.ndarray`):
                 Read as they are needed.
+            options ([`InspectionOptions`], *optional*):
+                How they are inspected.
             batch_size (`int`, defaults to 1):
                 Pictures that go through the model together.
             progress (`bool`, defaults to `True`):
                 Whether a progress bar is shown on stderr.
             results_file (`str` or `os.PathLike`, *optional*):
-                JSON-lines file to which each result is appended at once.
+                JSON-lines file to which each result is appended at once; one process at a time.
             resume (`bool`, defaults to `False`):
-                Whether pictures already in `results_file` are taken from it; such results have no map.
-            question (`str`, *optional*):
-                What is asked; `None`: whether there is any anomaly.
-            language (`str`, defaults to `"en"`):
-                `"en"` or `"zh"`.
-            category, description (`str`, *optional*):
-                `None`: those of the references.
-            localization (`str`, defaults to `"auto"`):
-                `"auto"`: by the references where there are any, else by the state vectors; or `"text"`,
-                `"reference"`, `"mean"`.
-            answer (`bool`, defaults to `True`):
-                Whether the answer is generated; without it the language model still gives its log-odds.
-            use_language (`bool`, defaults to `True`):
-                Whether the language model is asked at all. Without it the map decides: a peak at or above the
-                checkpoint's region threshold is anomalous.
-            mm_per_pixel (`float`, *optional*):
-                Scale, for sizes in millimetres.
+                Whether pictures that `results_file` has and that have not changed since are taken from it; such
+                results have no map.
+            changes:
+                Fields of [`InspectionOptions`] that replace those of `options`.
 
         Yields:
             [`InspectionResult`]
+
+        Raises:
+            ResultsFileError: If another process writes `results_file`, **or** it was made with other references,
+                another model or other options.
         """
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        options = self._checked(options)
-        rows = ResultsFile(results_file, resume) if results_file is not None else None
-        total = len(pictures) if hasattr(pictures, "__len__") else None
-        bar = tqdm(total=total, desc="inspecting", unit="picture", disable=not progress)
+        references = self.references
+        options = replace(options or InspectionOptions(), **changes).completed(references)
+        rows = None
+        if results_file is not None:
+            rows = ResultsFile(results_file, resume, self._setup(references, options))
+        return self._inspect_stream(images, references, options, batch_size, progress, rows)
+
+    def _inspect_stream(
+        self,
+        images: Iterable[Any],
+        references: References | None,
+        options: InspectionOptions,
+        batch_size: int,
+        progress: bool,
+        rows: ResultsFile | None,
+    ) -> Iterator[InspectionResult]:
+        total = len(images) if hasattr(images, "__len__") else None
         stream = inspect_in_batches(
-            pictures,
-            partial(self._inspect_batch, **options),
+            images,
+            partial(self._inspect_batch, references=references, options=options),
             partial(_failed, options=options),
-            {} if rows is None else rows.finished,
+            None if rows is None else rows.finished,
             batch_size,
         )
-        with bar:
-            for result in stream:
-                if rows is not None and "resumed" not in result.evidence:
-                    rows.append(result)
-                bar.update()
-                yield result
+        try:
+            with tqdm(total=total, desc="inspecting", unit="picture", disable=not progress) as bar:
+                for result in stream:
+                    if rows is not None and "resumed" not in result.evidence:
+                        rows.append(result)
+                    bar.update()
+                    yield result
+        finally:
+            if rows is not None:
+                rows.close()
 
     def ask(
         self, result: InspectionResult, question: str, stream: bool = False, max_new_tokens: int = MAX_NEW_TOKENS
     ) -> str | Iterator[str]:
         r"""
-        Asks a further question about an inspected picture; the turns so far are part of it.
+        Asks a further question about an inspected picture; what was said so far is part of it.
 
         Args:
             result ([`InspectionResult`]):
@@ -769,7 +480,7 @@ class AnomalyInspector:
                 Longest answer.
 
         Returns:
-            `str`, or an iterator of its pieces when `stream`. The turn is added to `result.conversation`.
+            `str`, or an iterator of its pieces when `stream`. Both messages are added to `result.conversation`.
 
         Raises:
             ValueError: If the question is empty **or** the result holds no picture any more.
@@ -778,120 +489,180 @@ class AnomalyInspector:
             raise ValueError("`question` must hold words, got an empty text.")
         if result.image_tokens is None:
             raise ValueError("`result` must hold what the model saw, got one from a file or an error. Inspect again.")
-        turns = [*result.conversation, {"role": "user", "content": question}]
-        pieces = self._ask(result, turns, max_new_tokens)
+        messages = [*result.conversation, {"role": "user", "content": question}]
+        pieces = self._ask(result, messages, max_new_tokens)
         return pieces if stream else "".join(pieces)
 
-    def _ask(self, result: InspectionResult, turns: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
+    def _ask(self, result: InspectionResult, messages: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
         answer = ""
-        for piece in self.dialogue.stream(turns, result.image_tokens, max_new_tokens):
+        for piece in self.dialogue.stream(messages, result.image_tokens, max_new_tokens):
             answer += piece
             yield piece
-        result.conversation = [*turns, {"role": "assistant", "content": answer}]
+        result.conversation = [*messages, {"role": "assistant", "content": answer}]
 
-    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options with their defaults; refused here, before the first picture is read."""
-        defaults = {
-            "question": None, "language": "en", "category": None, "description": None, "localization": "auto",
-            "answer": True, "use_language": True, "mm_per_pixel": None,
-        }  # fmt: skip
-        unknown = sorted(set(options) - set(defaults))
-        if unknown:
-            raise TypeError(f"Options must be among {', '.join(defaults)}, got {', '.join(unknown)}.")
-        options = defaults | options
-        check_language(options["language"])
-        if options["mm_per_pixel"] is not None and not options["mm_per_pixel"] > 0:
-            raise ValueError(f"`mm_per_pixel` must be above 0, got {options['mm_per_pixel']}.")
-        if options["localization"] in ("reference", "mean") and self.memory_bank is None:
-            raise RuntimeError(
-                f"The memory bank is empty, but localization={options['localization']!r} needs references. "
-                "Call `set_references` with one or more good pictures first."
-            )
-        options["category"] = options["category"] or self.category
-        options["question"] = options["question"] or default_question(options["language"])
-        if options["description"] is None:
-            known = options["category"] != "object" or self.description is not None
-            options["description"] = (
-                describe(options["category"], options["language"], self.description) if known else None
-            )
-        return options
+    def _known_references(self, caller: str) -> References:
+        if self.references is None:
+            raise RuntimeError(f"The memory bank is empty. Call `set_references` before `{caller}`.")
+        return self.references
+
+    def _setup(self, references: References | None, options: InspectionOptions) -> dict[str, str]:
+        """Names what decides about a picture, so that results of another set-up are recognised."""
+        model = weights_fingerprint([self.model], (self.encoder.fingerprint(), str(self.model.config.decision)))
+        return {
+            "model": model,
+            "references": "none" if references is None else references.fingerprint(),
+            **{name: str(value) for name, value in asdict(options).items()},
+        }
+
+    def _inspect_all(
+        self,
+        images: list[Any],
+        references: References,
+        options: InspectionOptions,
+        batch_size: int,
+        progress: bool,
+    ) -> list[InspectionResult]:
+        """Results without maps."""
+        options, results = options.completed(references), []
+        for start in tqdm(range(0, len(images), batch_size), desc="calibrating", disable=not progress):
+            batch = [(image, load_picture(image)) for image in images[start : start + batch_size]]
+            inspected = self._inspect_batch(batch, references, options)
+            results += [replace(result, anomaly_map=None, image_tokens=None) for result in inspected]
+        return results
 
     @torch.inference_mode()
     def _inspect_batch(
-        self,
-        batch: list[tuple[Any, Image.Image]],
-        question: str,
-        language: str,
-        category: str,
-        description: str | None,
-        localization: str,
-        answer: bool,
-        use_language: bool,
-        mm_per_pixel: float | None,
+        self, batch: list[tuple[Any, Image.Image]], references: References | None, options: InspectionOptions
     ) -> list[InspectionResult]:
         start = time.perf_counter()
         images = [image for _, image in batch]
-        look = self.observer.look(images, category, localization)
-        turns = first_turn(question, description, language)
+        encoded = self.encoder.encode(images, references, options.category, options.localization)
+        messages = first_turn(options.question, options.description, options.language)
+        own_words = options.answer and self.model.config.answering == "paper"
         answers, log_odds = [""] * len(batch), [None] * len(batch)
-        if use_language:
-            longest = MAX_NEW_TOKENS if answer else 1
-            answers, log_odds = self.dialogue.answer([turns] * len(batch), look.image_tokens, language, longest)
-        seconds = (time.perf_counter() - start) / len(batch)
-        judge = self._judge(localization, language)
+        if options.use_language:
+            tokens = torch.cat([one.image_tokens for one in encoded])
+            longest = MAX_NEW_TOKENS if own_words else 1
+            answers, log_odds = self.dialogue.answer([messages] * len(batch), tokens, options.language, longest)
+        scorer = Scorer(references, options.localization, self.model.config.decision)
         results = []
-        for index, (picture, image) in enumerate(batch):
-            words, patches, doubts = answers[index] if answer else "", look.patches[index], look.doubts[index]
-            judgement = judge.judge(look.maps[index], log_odds[index], doubts, mm_per_pixel, look.relit[index])
-            regions = [self._with_nearest_good(region, patches, image) for region in judgement.regions]
+        for (source, image), seen, odds, words in zip(batch, encoded, log_odds, answers, strict=True):
+            score = scorer.score(seen.anomaly_map, odds, seen.out_of_domain_reasons, seen.exposure_matched)
+            score = self._unless_rotated(score, image, seen, references, options)
+            regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
+            if scorer.calibrated:
+                regions = [self._with_nearest_good(region, seen, references, image) for region in regions]
+            kinds = [kind for kind, _ in score.reasons]
+            if not own_words:
+                words = answer_in_words(score.verdict, regions, kinds, options.language) if options.answer else ""
+            sentences = [
+                {"kind": kind, "text": reason_in_words(kind, options.language, **numbers)}
+                for kind, numbers in score.reasons
+            ]
             results.append(
                 InspectionResult(
-                    image=str(picture) if isinstance(picture, str | os.PathLike) else None,
-                    verdict=judgement.verdict,
-                    pred_score=judgement.pred_score,
-                    log_odds=log_odds[index],
+                    image=str(source) if isinstance(source, str | os.PathLike) else None,
+                    verdict=score.verdict,
+                    pred_score=score.pred_score,
+                    log_odds=odds,
                     answer=words,
-                    regions=regions if judge.calibrated else judgement.regions,
-                    anomaly_map=look.maps[index],
-                    evidence=judgement.evidence,
-                    question=question,
-                    category=category,
-                    language=language,
-                    seconds=seconds,
-                    conversation=[*turns, {"role": "assistant", "content": words}] if words else [],
-                    image_tokens=look.image_tokens[index : index + 1].clone() if use_language else None,
+                    regions=regions,
+                    anomaly_map=seen.anomaly_map,
+                    evidence=score.evidence | {"reasons": sentences},
+                    question=options.question,
+                    category=options.category,
+                    language=options.language,
+                    conversation=[*messages, {"role": "assistant", "content": words}] if words else [],
+                    image_tokens=seen.image_tokens.clone() if options.use_language else None,
                 )
             )
-        return results
+        seconds = (time.perf_counter() - start) / len(batch)
+        return [replace(result, seconds=seconds) for result in results]
 
-    def _judge(self, localization: str, language: str) -> Judge:
-        decision = self.model.config.decision
-        return Judge(
-            self.memory_bank, localization, decision["normalised_maps"], decision["region_threshold"], language
-        )
+    def _unless_rotated(
+        self,
+        score: Score,
+        image: Image.Image,
+        seen: EncodedImage,
+        references: References | None,
+        options: InspectionOptions,
+    ) -> Score:
+        """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
+        if score.verdict != "anomalous" or references is None or references.copies > 1 or seen.patches is None:
+            return score
+        scorer = Scorer(references, options.localization, self.model.config.decision)
+        if not scorer.calibrated:
+            return score
+        angles = [90, 180, 270]
+        copies = [image.rotate(angle, expand=True) for angle in angles]
+        encoded = self.encoder.encode(copies, references, options.category, options.localization)
+        scores = [scorer.pred_score(one.anomaly_map) for one in encoded]
+        best = min(range(3), key=scores.__getitem__)
+        if scores[best] >= 1 or encoded[best].out_of_domain_reasons:
+            return score
+        reasons = [("rotated", {"degrees": 360 - angles[best]}), *score.reasons]
+        return replace(score, verdict="uncertain", reasons=reasons)
 
-    def _with_nearest_good(self, region: Region, patches: PatchFeatures | None, image: Image.Image) -> Region:
+    def _with_nearest_good(
+        self, region: Region, seen: EncodedImage, references: References, image: Image.Image
+    ) -> Region:
         x, y = (round(value) for value in region.centroid)
-        return replace(region, nearest_good=self.observer.nearest_good(patches, (image.height, image.width), x, y))
+        nearest = self.encoder.nearest_good(seen.patches, references, (image.height, image.width), x, y)
+        return replace(region, nearest_good=nearest)
 
 
-def _failed(picture: Any, line: str, options: dict[str, Any]) -> InspectionResult:
+def _distinct(images: Iterable[Any], copies: list[Any]) -> Iterator[Image.Image]:
+    """Pictures, read one by one, without copies of one another; the copies go into the list."""
+    seen: list[bytes] = []
+    for image in images:
+        loaded = load_picture(image)
+        small = thumbnail(loaded)
+        if any(same_picture(small, other) for other in seen):
+            copies.append(image)
+        else:
+            seen.append(small)
+            yield loaded
+
+
+def _distinct_normals(normals: Sequence[Any], references: References) -> list[Any]:
+    """Distinct readable pictures; one that is a reference is refused."""
+    readable = []
+    for image in normals:
+        try:
+            small = thumbnail(load_picture(image))
+        except (OSError, ValueError) as error:
+            warnings.warn(f"Left out of the calibration: {error}", stacklevel=3)
+            continue
+        if any(same_picture(small, known) for known in references.thumbnails):
+            raise ValueError(
+                f"`normals` must hold no reference, got {_name(image)}, which is one or a copy of one. "
+                "Good pictures that are compared with themselves tell nothing."
+            )
+        readable.append((image, small))
+    if not readable:
+        raise ValueError("`normals` must hold at least one good picture that can be read, got none.")
+    distinct: list[tuple[Any, bytes]] = []
+    for image, small in readable:
+        if not any(same_picture(small, known) for _, known in distinct):
+            distinct.append((image, small))
+    if left_out := len(readable) - len(distinct):
+        warnings.warn(f"{left_out} of {len(readable)} pictures are copies of others and do not count.", stacklevel=3)
+    return [image for image, _ in distinct]
+
+
+def _name(image: Any) -> str:
+    return repr(str(image)) if isinstance(image, str | os.PathLike) else f"the {type(image).__name__}"
+
+
+def _failed(image: Any, line: str, options: InspectionOptions) -> InspectionResult:
     return InspectionResult(
-        image=str(picture) if isinstance(picture, str | os.PathLike) else None,
+        image=str(image) if isinstance(image, str | os.PathLike) else None,
         verdict="error",
         error=line,
-        category=options["category"],
-        question=options["question"],
-        language=options["language"],
+        category=options.category,
+        question=options.question,
+        language=options.language,
     )
 
 
-__all__ = [
-    "AnomalyInspector",
-    "Box",
-    "FeedbackHistory",
-    "Observer",
-    "merge_tile_maps",
-    "tile_boxes",
-    "without_matches",
-]
+__all__ = ["AnomalyInspector", "FeedbackHistory", "InspectionOptions", "without_matches"]

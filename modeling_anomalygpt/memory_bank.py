@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from .files import write_atomically
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024
-_NOTE = "note."
+FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2")
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,9 @@ class MemoryBank:
             Pictures in the bank, rotated copies included.
         fingerprint (`str`):
             Names the encoder that made the features; a bank of another encoder is refused.
-        limit (`float`, *optional*):
-            What the few-shot map of a normal picture reaches at most, from the references alone; above 0. `None`:
-            not known, the map stays as it is.
-        notes (`dict[str, str]`):
-            What else is kept with the bank, each value as JSON; the bank does not read it.
+        threshold (`float`, *optional*):
+            What the few-shot map of a normal picture reaches at most, above 0; `None`: not known, the map stays as it
+            is.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -66,8 +64,7 @@ class MemoryBank:
     grids: tuple[tuple[int, int], ...]
     num_references: int
     fingerprint: str = ""
-    limit: float | None = None
-    notes: dict[str, str] = field(default_factory=dict)
+    threshold: float | None = None
 
     @classmethod
     def build(cls, patch_features: tuple[PatchFeatures, ...], fingerprint: str = "") -> "MemoryBank":
@@ -130,44 +127,54 @@ class MemoryBank:
             )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the bank as safetensors, under a temporary name first."""
-        tensors = {f"features.{i}": layer.contiguous() for i, layer in enumerate(self.features)}
-        tensors |= {f"sources.{i}": layer.contiguous() for i, layer in enumerate(self.sources)}
+        """Writes the bank as safetensors, whole or not at all."""
+        tensors, metadata = self.to_tensors()
+        write_atomically(path, save(tensors, {"format": FORMATS[0], **metadata}))
+
+    def to_tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Tensors and metadata of a file that holds this bank."""
+        tensors = {f"features.{i}": layer.contiguous().cpu() for i, layer in enumerate(self.features)}
+        tensors |= {f"sources.{i}": layer.contiguous().cpu() for i, layer in enumerate(self.sources)}
         metadata = {
-            "format": "anomalygpt-memory-bank-1",
             "fingerprint": self.fingerprint,
             "num_references": str(self.num_references),
             "grids": json.dumps(self.grids),
-            "limit": json.dumps(self.limit),
-            **{f"{_NOTE}{name}": value for name, value in self.notes.items()},
+            "threshold": json.dumps(self.threshold),
         }
-        write_atomically(path, save({name: tensor.cpu() for name, tensor in tensors.items()}, metadata))
+        return tensors, metadata
 
     @classmethod
     def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "MemoryBank":
-        """Reads a bank; refuses one of another encoder when `fingerprint` is given."""
+        """Reads a bank, also that of a references file; refuses one of another encoder when `fingerprint` is given."""
+        return cls.read(path, fingerprint)[0]
+
+    @classmethod
+    def read(
+        cls, path: str | os.PathLike, fingerprint: str | None = None
+    ) -> tuple["MemoryBank", dict[str, str], dict[str, torch.Tensor]]:
+        """The bank of a file, its metadata and its other tensors; see [`MemoryBank.load`]."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != "anomalygpt-memory-bank-1":
+                if metadata.get("format") not in FORMATS:
                     raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r}. Save one with `save`.")
-                count = sum(name.startswith("features.") for name in file.keys())  # noqa: SIM118 (no mapping)
-                bank = cls(
-                    features=tuple(file.get_tensor(f"features.{i}") for i in range(count)),
-                    sources=tuple(file.get_tensor(f"sources.{i}") for i in range(count)),
-                    grids=tuple(tuple(grid) for grid in json.loads(metadata["grids"])),
-                    num_references=json.loads(metadata["num_references"]),
-                    fingerprint=metadata["fingerprint"],
-                    limit=json.loads(metadata.get("limit", "null")),  # banks of earlier versions have none
-                    notes={name[len(_NOTE) :]: value for name, value in metadata.items() if name.startswith(_NOTE)},
-                )
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            count = sum(name.startswith("features.") for name in tensors)
+            bank = cls(
+                features=tuple(tensors.pop(f"features.{i}") for i in range(count)),
+                sources=tuple(tensors.pop(f"sources.{i}") for i in range(count)),
+                grids=tuple(tuple(grid) for grid in json.loads(metadata["grids"])),
+                num_references=json.loads(metadata["num_references"]),
+                fingerprint=metadata["fingerprint"],
+                threshold=json.loads(metadata.get("threshold", metadata.get("limit", "null"))),  # formerly `limit`
+            )
         except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}).") from error
         if wrong := _what_is_wrong(bank):
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({wrong}). Make it again.")
         if fingerprint is not None:
             bank.check(fingerprint)
-        return bank
+        return bank, metadata, tensors
 
 
 def _what_is_wrong(bank: MemoryBank) -> str | None:
@@ -175,9 +182,9 @@ def _what_is_wrong(bank: MemoryBank) -> str | None:
     sound = type(bank.num_references) is int and bank.num_references > 0
     if not sound or not 0 < len(bank.features) == len(bank.sources) == len(bank.grids):
         return "layers or references are missing"
-    limit = bank.limit
-    if limit is not None and not (type(limit) in (int, float) and 0 < limit < math.inf):
-        return f"its limit is {limit!r:.40}"
+    threshold = bank.threshold
+    if threshold is not None and not (type(threshold) in (int, float) and 0 < threshold < math.inf):
+        return f"its threshold is {threshold!r:.40}"
     for features, sources, grid in zip(bank.features, bank.sources, bank.grids, strict=True):
         if len(grid) != 2 or not all(type(side) is int and side > 0 for side in grid):
             return f"a grid is {grid!r:.40}"
@@ -244,17 +251,17 @@ def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
     return torch.tensor(picked, device=features.device)
 
 
-def relative_map(anomaly_map: torch.Tensor, limit: float | torch.Tensor) -> torch.Tensor:
+def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
     r"""
-    A map in units of what is normal on this part: 0.5 is the limit, and no score is cut off.
+    A map in units of what is normal on this part: 0.5 is the threshold, and no score is cut off.
 
-    With `q = anomaly_map / limit` it is `q / (1 + q)`: the same order of pixels and pictures, the same meaning on
+    With `q = anomaly_map / threshold` it is `q / (1 + q)`: the same order of pixels and pictures, the same meaning on
     every part.
 
     Args:
         anomaly_map (`torch.Tensor` of any shape `(batch_size, ...)`):
             Few-shot map, not negative.
-        limit (`float` or `torch.Tensor` of shape `(batch_size,)`):
+        threshold (`float` or `torch.Tensor` of shape `(batch_size,)`):
             Above 0; see [`MemoryBank`].
 
     Returns:
@@ -262,14 +269,14 @@ def relative_map(anomaly_map: torch.Tensor, limit: float | torch.Tensor) -> torc
 
     Example:
     ```python
-    >>> relative_map(torch.tensor([0.0, 0.2, 0.6]), limit=0.2)
+    >>> normalised_map(torch.tensor([0.0, 0.2, 0.6]), threshold=0.2)
     tensor([0.0000, 0.5000, 0.7500])
 
     ```
     """
-    if isinstance(limit, torch.Tensor):
-        limit = limit.to(anomaly_map).view(-1, *[1] * (anomaly_map.dim() - 1))
-    return anomaly_map / (anomaly_map + limit)
+    if isinstance(threshold, torch.Tensor):
+        threshold = threshold.to(anomaly_map).view(-1, *[1] * (anomaly_map.dim() - 1))
+    return anomaly_map / (anomaly_map + threshold)
 
 
 def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,7 +306,7 @@ __all__ = [
     "PatchFeatures",
     "best_matches",
     "k_centre_indices",
-    "relative_map",
+    "normalised_map",
     "unit_length",
     "weights_fingerprint",
 ]

@@ -30,8 +30,8 @@ from .localization import (
     state_vectors,
     text_guided_layer_maps,
 )
-from .memory_bank import MemoryBank, PatchFeatures, relative_map, unit_length, weights_fingerprint
-from .references import normal_scores
+from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length, weights_fingerprint
+from .references import study_references
 from .vision_features import read_vision_tower, vision_tower_widths
 
 
@@ -48,6 +48,8 @@ class AnomalyGPTImageFeatures(ModelOutput):
             Text-guided probabilities of normal and anomalous, layer by layer.
         image_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`): Global vectors of unit length.
         patch_features (`tuple[PatchFeatures]`): The read-out layers, as the vision tower made them.
+        matching_features (`tuple[PatchFeatures]`, *optional*): The same as they were compared with references
+            ([`AnomalyLocalizer.comparable`]).
     """
 
     pooler_output: torch.FloatTensor | None = None
@@ -56,6 +58,7 @@ class AnomalyGPTImageFeatures(ModelOutput):
     layer_maps: torch.FloatTensor | None = None
     image_embeds: torch.FloatTensor | None = None
     patch_features: tuple | None = None
+    matching_features: tuple | None = None
 
 
 @dataclass
@@ -378,15 +381,15 @@ def pixel_losses(layer_maps: torch.Tensor | None, mask_labels: torch.Tensor) -> 
 
 def map_by_references(
     model: Any,
-    patch_features: tuple[PatchFeatures, ...],
+    queries: tuple[PatchFeatures, ...],
     memory_bank: MemoryBank | None,
     reference_pixel_values: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The few-shot map; relative to what is normal on the part where the configuration says so and it is known.
+    """The few-shot map; normalised by what is normal on the part where the configuration says so and it is known.
 
     Args:
-        model ([`AnomalyGPTModel`]): Its encoder, localizer and configuration are used.
-        patch_features (`tuple[PatchFeatures]`): The queries' layers as the vision tower gives them.
+        model ([`AnomalyGPTModel`]): Its encoder and configuration are used.
+        queries (`tuple[PatchFeatures]`): Layers as they are compared, from [`AnomalyLocalizer.comparable`].
         memory_bank ([`MemoryBank`], *optional*): For all queries.
         reference_pixel_values (`torch.Tensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*): For each
             query its own, when there is no bank.
@@ -397,36 +400,33 @@ def map_by_references(
     Raises:
         ValueError: If the bank or the references do not fit the queries.
     """
-    map_size = model.config.map_size
-    queries = model.localizer.comparable(patch_features)
+    map_size, decision = model.config.map_size, model.config.decision
     if memory_bank is not None:
         memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
         bank = memory_bank.to(queries[0].vectors.device).features
-    else:
-        bank = _banks(model, len(queries[0].vectors), reference_pixel_values)
-    anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
-    if not model.config.decision["normalised_maps"]:
-        return anomaly_map
-    if memory_bank is not None:
-        return anomaly_map if memory_bank.limit is None else relative_map(anomaly_map, memory_bank.limit)
-    usual = model.config.decision["prior_normal_score"]
-    limits = [
-        normal_scores(model.get_patch_features, own, map_size, normal_distance=usual).limit
-        for own in reference_pixel_values
-    ]
-    return relative_map(anomaly_map, anomaly_map.new_tensor(limits))
-
-
-def _banks(model: Any, batch_size: int, reference_pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Unit-length good patches of each layer, `(batch_size, num_patches, dim)`."""
+        anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+        if not decision["normalised_maps"] or memory_bank.threshold is None:
+            return anomaly_map
+        return normalised_map(anomaly_map, memory_bank.threshold)
+    batch_size = len(queries[0].vectors)
     if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != batch_size:
         raise ValueError(
             "`reference_pixel_values` must have shape (batch_size, k_shot, 3, height, width) with the batch size "
             f"{batch_size}, got {tuple(reference_pixel_values.shape)}."
         )
-    layers = model.get_patch_features(reference_pixel_values.flatten(0, 1))
     shape = reference_pixel_values.shape[:2]
-    return tuple(unit_length(layer.vectors).unflatten(0, shape).flatten(1, 2) for layer in layers)
+    layers = model.get_patch_features(reference_pixel_values.flatten(0, 1))
+    layers = tuple(PatchFeatures(layer.vectors.unflatten(0, shape), layer.grid) for layer in layers)
+    bank = tuple(unit_length(layer.vectors).flatten(1, 2) for layer in layers)
+    anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+    if not decision["normalised_maps"]:
+        return anomaly_map
+    thresholds = []
+    for index, own in enumerate(reference_pixel_values):
+        features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
+        scores, _ = study_references(model.get_patch_features, own, features, map_size, decision)
+        thresholds.append(scores.threshold(decision))
+    return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds))
 
 
 @dataclass
@@ -662,7 +662,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             pooled = self.visual_projection(pooled)
         image_embeds = unit_length(pooled)
 
-        layer_maps = few_shot_map = None
+        layer_maps = few_shot_map = matching_features = None
         if by_text or return_layer_maps:
             text_embeds = self._state_embeds(len(pixel_values), state_prompt_ids, state_prompt_labels, text_embeds)
             with in_float32(pixel_values):
@@ -672,7 +672,8 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
                 )
         if by_reference:
             with in_float32(pixel_values):
-                few_shot_map = map_by_references(self, patch_features, memory_bank, reference_pixel_values)
+                matching_features = self.localizer.comparable(patch_features)
+                few_shot_map = map_by_references(self, matching_features, memory_bank, reference_pixel_values)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
 
@@ -683,6 +684,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             layer_maps=layer_maps,
             image_embeds=image_embeds,
             patch_features=patch_features,
+            matching_features=matching_features,
         )
 
     def embed_evidence(self, image_embeds: torch.Tensor, anomaly_map: torch.Tensor) -> torch.Tensor:

@@ -1,38 +1,42 @@
-"""What a memory bank keeps as notes, checked where a bank enters: later nobody can say which file was wrong.
+"""What is known of the good pictures: their patches, the scores good parts reach, what comparable pictures look like.
 
-Knows the notes of [`AnomalyInspector`]; knows no model and no pictures.
+One typed object, made from pictures that are encoded once, saved as one file. Knows patch features, normalised pixels
+and files; knows no verdict and no words.
 """
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import save
 from torch.nn import functional
 
+from .files import write_atomically
 from .localization import few_shot_anomaly_map
-from .memory_bank import MemoryBank, PatchFeatures, unit_length
+from .memory_bank import FORMATS, MemoryBank, PatchFeatures, unit_length
 
 Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 
-# Shift (parts of the side), turn (degrees), scale, contrast, brightness and noise (both in standard deviations of the
+# Shift (parts of the side), angle (degrees), contrast, brightness and noise (both in standard deviations of the
 # normalised pixels), share of the blurred picture.
 _VIEWS = (
-    ((0.03, 0.02), 0.0, 1.00, 1.00, 0.10, 0.00, 0.0),
-    ((-0.02, 0.03), 0.0, 1.00, 0.90, -0.10, 0.05, 0.0),
-    ((0.00, 0.00), 4.0, 1.00, 1.10, 0.05, 0.00, 0.5),
-    ((0.01, -0.02), -4.0, 1.00, 1.00, -0.05, 0.05, 0.0),
+    ((0.03, 0.02), 0.0, 1.00, 0.10, 0.00, 0.0),
+    ((-0.02, 0.03), 0.0, 0.90, -0.10, 0.05, 0.0),
+    ((0.00, 0.00), 4.0, 1.10, 0.05, 0.00, 0.5),
+    ((0.01, -0.02), -4.0, 1.00, -0.05, 0.05, 0.0),
 )
-# Pictures of which views are made, pictures that are compared with the others, pictures that are encoded together.
-_MOST_VIEWED, _MOST_CROSSED, _AT_A_TIME = 4, 24, 8
-# Fitted on good pictures alone, so that about one good picture in ten exceeds the limit (benchmarks/README.md).
-_ONE_REFERENCE, _SEVERAL_REFERENCES = 2.0, 0.95
-_EACH_DOUBLING, _MOST = 0.13, 1.4
-# How much nearer the nearest good patch lies in a bank of more references.
-_NEARER = 0.2
+# References that are augmented, compared with the others and kept for the domain gate; images encoded together.
+_MOST_AUGMENTED, _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 4, 24, 24, 8
+# Least and most by which the light of a picture is multiplied, and the difference of brightness (standard deviations
+# of the normalised pixels) from which on it is.
+_GAINS, _OTHER_LIGHT = (0.4, 2.5), 0.3
 
 
 @dataclass(frozen=True)
@@ -41,57 +45,399 @@ class NormalScores:
     Maxima of the few-shot maps of pictures that are known to be good.
 
     Args:
-        views (`tuple[float]`):
-            Of changed views of the references, against all references: how much a photograph of the same part varies.
-        crossed (`tuple[float]`):
+        augmented_scores (`tuple[float]`):
+            Of augmented views of the references against all references: how much photographs of one part vary.
+        leave_one_out_scores (`tuple[float]`):
             Of each reference against the others: how much good parts differ. Empty with one reference.
-        normal_distance (`float`, defaults to 0.0):
-            Field of the configuration: how far good parts are usually from one reference; 0 if unknown.
     """
 
-    views: tuple[float, ...]
-    crossed: tuple[float, ...]
-    normal_distance: float = 0.0
+    augmented_scores: tuple[float, ...]
+    leave_one_out_scores: tuple[float, ...]
 
-    @property
-    def limit(self) -> float:
-        """The highest score to be expected of a normal picture, above 0.
+    def threshold(self, decision: Mapping[str, float]) -> float:
+        r"""
+        The highest score to be expected of a normal picture.
 
         Views vary less than good parts do, and a reference that is compared with the k - 1 others finds less than a
         query finds in all k; the factors make up for both. Few references tell little: what is usual for the vision
-        model counts as much as one comparison, and decides alone where there is none.
+        model (`prior_normal_score`) counts as much as one comparison, and decides alone where there is none.
+
+        Args:
+            decision (`Mapping[str, float]`):
+                The `decision` group of the configuration.
+
+        Returns:
+            `float`: Above 0.
         """
-        by_views = _geometric_mean(self.views)
-        if self.crossed:
-            factor = min(_MOST, 1 + _EACH_DOUBLING * math.log2(len(self.crossed)))
-            found = max(factor * _geometric_mean(self.crossed), _SEVERAL_REFERENCES * by_views)
+        augmented = _geometric_mean(self.augmented_scores)
+        if self.leave_one_out_scores:
+            growth = 1 + decision["growth_per_doubling"] * math.log2(len(self.leave_one_out_scores))
+            leave_one_out = min(decision["max_growth"], growth) * _geometric_mean(self.leave_one_out_scores)
+            measured = max(leave_one_out, decision["several_references_factor"] * augmented)
         else:
-            found = _ONE_REFERENCE * by_views
-        if not self.normal_distance:
-            return found
-        references = max(1, len(self.crossed))
-        usual = self.normal_distance * references**-_NEARER
-        return (usual * found ** (references - 1)) ** (1 / references)
+            measured = decision["one_reference_factor"] * augmented
+        if not decision["prior_normal_score"]:
+            return measured
+        count = max(1, len(self.leave_one_out_scores))
+        prior = decision["prior_normal_score"] * count ** -decision["bank_size_exponent"]
+        return (prior * measured ** (count - 1)) ** (1 / count)
 
 
-def normal_views(pixel_values: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class ImageTraits:
     r"""
-    Each picture as other photographs of the same good part might show it; the same at every call.
+    What images are like as a whole.
 
     Args:
-        pixel_values (`torch.Tensor` of shape `(num_pictures, 3, height, width)`):
-            Normalised pictures.
+        features (`torch.Tensor` of shape `(batch_size, dim)`):
+            Mean patch vectors of the last layer, unit length.
+        brightness (`torch.Tensor` of shape `(batch_size,)`):
+            Mean of the normalised pixels.
+        sharpness (`torch.Tensor` of shape `(batch_size,)`):
+            Natural logarithm of the mean difference of a pixel from its surroundings.
+    """
+
+    features: torch.Tensor
+    brightness: torch.Tensor
+    sharpness: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, pixel_values: torch.Tensor, last_layer: PatchFeatures, brightness: torch.Tensor | None = None
+    ) -> "ImageTraits":
+        r"""
+        Traits of images as the vision model saw them.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
+                Normalised images.
+            last_layer ([`PatchFeatures`]):
+                Their last layer.
+            brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Theirs before [`DomainGate.match_exposure`]; of `pixel_values` by default.
+        """
+        grey = pixel_values.float().mean(1, keepdim=True)
+        around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
+        return cls(
+            features=unit_length(last_layer.vectors.mean(1)),
+            brightness=mean_brightness(pixel_values) if brightness is None else brightness,
+            sharpness=(grey - around).abs().mean((1, 2, 3)).clamp(min=1e-6).log(),
+        )
+
+
+def mean_brightness(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Mean of the normalised pixels, `(batch_size,)`."""
+    return pixel_values.float().mean((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class DomainGate:
+    r"""
+    What images must be like to be compared with these references.
+
+    Args:
+        features (`torch.Tensor` of shape `(num_references, dim)`):
+            Mean patch vectors of up to 24 references.
+        max_distance (`float`):
+            Largest cosine distance from the nearest of them.
+        brightness_range (`tuple[float, float]`):
+            Lowest and highest mean of the normalised pixels of the references and their views.
+        min_sharpness (`float`):
+            Lowest sharpness.
+    """
+
+    features: torch.Tensor
+    max_distance: float
+    brightness_range: tuple[float, float]
+    min_sharpness: float
+
+    def match_exposure(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
+        r"""
+        Images that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
+
+        As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
+                Normalised images.
+            black (`torch.Tensor` of shape `(3,)`):
+                What black is after normalisation, `-mean / std`.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, 3, height, width)`: the others are untouched.
+        """
+        brightness, level = mean_brightness(pixel_values), black.mean()
+        wanted = brightness.clamp(*self.brightness_range)
+        filled = (pixel_values.abs() > 1e-5).any(1, keepdim=True)  # around a letterboxed picture all is 0
+        part = filled.float().mean((1, 2, 3)).clamp(min=1e-3)
+        gains = ((wanted / part - level) / (brightness / part - level).clamp(min=1e-3)).clamp(*_GAINS)
+        black = black[:, None, None]
+        matched = (black + gains[:, None, None, None] * (pixel_values - black)).to(pixel_values)
+        other = (wanted - brightness).abs() > _OTHER_LIGHT
+        return torch.where(other[:, None, None, None] & filled, matched, pixel_values)
+
+    def out_of_domain_reasons(self, traits: ImageTraits, exposure_range: float) -> list[list[str]]:
+        r"""
+        Why images may not be comparable with the references.
+
+        Args:
+            traits ([`ImageTraits`]):
+                Of the images.
+            exposure_range (`float`):
+                By how much they may be darker or brighter, in standard deviations of the normalised pixels.
+
+        Returns:
+            `list[list[str]]`: For each image any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
+        """
+        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        low, high = self.brightness_range
+        reasons = {
+            "unlike": distances > self.max_distance,
+            "exposure": (traits.brightness < low - exposure_range) | (traits.brightness > high + exposure_range),
+            "blur": traits.sharpness < self.min_sharpness,
+        }
+        return [[name for name, found in reasons.items() if found[index]] for index in range(len(distances))]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    r"""
+    What [`AnomalyInspector.calibrate`] learned from further good pictures.
+
+    Args:
+        num_normals (`int`):
+            Distinct good pictures.
+        max_false_alarm (`float`):
+            Share of good pictures that may be called anomalous, as asked for.
+        supported_false_alarm_rate (`float`):
+            The share that so many pictures can promise, at `confidence`; at least `max_false_alarm`.
+        stopped_rate (`float`):
+            Share of these pictures that is not called normal (anomalous or uncertain), as counted.
+        confidence (`float`):
+            In (0, 1).
+        enough (`bool`):
+            Whether the pictures support what was asked for.
+        needed (`int`):
+            How many would.
+        decision_threshold (`float`):
+            What the decision score of good pictures reaches.
+    """
+
+    num_normals: int
+    max_false_alarm: float
+    supported_false_alarm_rate: float
+    stopped_rate: float
+    confidence: float
+    enough: bool
+    needed: int
+    decision_threshold: float
+
+
+@dataclass(frozen=True)
+class References:
+    r"""
+    Everything that was learned from good pictures of one part.
+
+    Args:
+        bank ([`MemoryBank`]):
+            Their patches and the threshold.
+        normal_scores ([`NormalScores`], *optional*):
+            What good pictures reach. `None`: a bank from elsewhere.
+        domain_gate ([`DomainGate`], *optional*):
+            What comparable pictures look like. `None`: tiled references or a bank from elsewhere.
+        calibration ([`Calibration`], *optional*):
+            Learned from further good pictures.
+        image_sizes (`tuple[tuple[int, int]]`):
+            `(height, width)` of each reference; empty for tiled ones.
+        copies (`int`):
+            Pictures in the bank for each reference: 4 with rotated copies.
+        thumbnails (`tuple[bytes]`):
+            Of each reference and each picture that feedback added, by which copies are recognised.
+        category (`str`), description (`str`, *optional*):
+            What they show, as the user wrote it.
+    """
+
+    bank: MemoryBank
+    normal_scores: NormalScores | None = None
+    domain_gate: DomainGate | None = None
+    calibration: Calibration | None = None
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    copies: int = 1
+    thumbnails: tuple[bytes, ...] = ()
+    category: str = "object"
+    description: str | None = None
+
+    @property
+    def num_compared(self) -> int:
+        """Good parts that were compared with each other; copies and tiles of one count once."""
+        return max(1, len(self.normal_scores.leave_one_out_scores)) if self.normal_scores else 1
+
+    def to(self, device: torch.device | str) -> "References":
+        """The references with their bank on another device."""
+        return replace(self, bank=self.bank.to(device))
+
+    def fingerprint(self) -> str:
+        """Digest of all that decides about a picture: patches, threshold, calibration; 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
+        digest.update(repr((self.bank.fingerprint, self.bank.threshold)).encode())
+        for layer in self.bank.features:
+            digest.update(layer.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes everything as one safetensors file, whole or not at all."""
+        tensors, metadata = self.bank.to_tensors()
+        if self.domain_gate is not None:
+            tensors["domain_features"] = self.domain_gate.features.cpu().contiguous()
+        write_atomically(
+            path, save(tensors, {"format": FORMATS[1], **metadata, "references": json.dumps(self._facts())})
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "References":
+        r"""
+        Reads what [`References.save`] or [`MemoryBank.save`] wrote, also in earlier versions.
+
+        Raises:
+            ValueError: If the file is of another kind or encoder, **or** holds values that cannot be; says which.
+        """
+        bank, metadata, tensors = MemoryBank.read(path, fingerprint)
+        try:
+            facts = json.loads(metadata["references"]) if "references" in metadata else _facts_of_notes(metadata)
+            features = facts.pop("domain_features", None) or tensors.get("domain_features")
+            return cls(bank, **_checked_facts(facts, features, bank))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            reason = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
+            raise ValueError(
+                f"`path` must hold references that an inspector wrote, got {os.fspath(path)!r} ({reason:.90}). "
+                "Make them again."
+            ) from error
+
+    def _facts(self) -> dict[str, Any]:
+        gate = self.domain_gate
+        return {
+            "normal_scores": self.normal_scores and asdict(self.normal_scores),
+            "domain_gate": gate and {name: value for name, value in vars(gate).items() if name != "features"},
+            "calibration": self.calibration and asdict(self.calibration),
+            "image_sizes": self.image_sizes,
+            "copies": self.copies,
+            "thumbnails": [thumbnail.hex() for thumbnail in self.thumbnails],
+            "category": self.category,
+            "description": self.description,
+        }
+
+
+def _facts_of_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a bank of earlier versions, which kept them as notes."""
+    notes = {name[5:]: json.loads(value) for name, value in metadata.items() if name.startswith("note.")}
+    facts: dict[str, Any] = {}
+    if scores := notes.get("normal_scores"):
+        facts["normal_scores"] = {
+            "augmented_scores": scores.get("views", []),
+            "leave_one_out_scores": scores["crossed"],
+        }
+    if gate := notes.get("comparability"):
+        facts["domain_features"] = gate["vectors"]
+        facts["domain_gate"] = {
+            "max_distance": gate["farthest"],
+            "brightness_range": gate["light"],
+            "min_sharpness": gate["sharpness"],
+        }
+    if "copies" in notes:
+        facts["copies"], facts["image_sizes"] = notes["copies"]
+    if learned := notes.get("calibration"):
+        learned["decision_threshold"] = learned.pop("evidence_limit")
+        facts["calibration"] = {
+            "stopped_rate": math.nan,
+            "max_false_alarm": 1.0,
+            "enough": False,
+            "needed": 0,
+            **learned,
+        }
+    return facts
+
+
+def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> dict[str, Any]:
+    """Typed parts from JSON that a stranger may have written: wrong values raise here, not while a part is judged."""
+    scores, gate, calibration = (facts.get(name) for name in ("normal_scores", "domain_gate", "calibration"))
+    sizes, copies = facts.get("image_sizes", ()), facts.get("copies", 1)
+    if scores is not None:
+        scores = NormalScores(**{name: tuple(_number(value) for value in row) for name, row in scores.items()})
+    if gate is not None:
+        features = unit_length(torch.as_tensor(features, dtype=torch.float32))
+        if features.dim() != 2 or not len(features) or features.shape[1] != bank.features[-1].shape[1]:
+            raise ValueError(f"features of the domain gate have the shape {tuple(features.shape)}")
+        low, high = (_number(value) for value in gate["brightness_range"])
+        distance, sharpness = _number(gate["max_distance"]), _number(gate["min_sharpness"])
+        gate = DomainGate(features, distance, (low, high), sharpness)
+    if calibration is not None:
+        for name, value in calibration.items():
+            if name != "stopped_rate":
+                _number(value)
+        calibration = Calibration(**calibration)
+    if type(copies) is not int or not 1 <= copies <= bank.num_references:
+        raise ValueError(f"`copies` is {copies!r:.40}")
+    sizes = tuple((height, width) for height, width in sizes)
+    if any(type(side) is not int or side < 1 for size in sizes for side in size):
+        raise ValueError("an image has no size")
+    if copies * len(sizes) > bank.num_references:  # feedback adds pictures, never sizes
+        raise ValueError("there are more sizes than references")
+    category, description = facts.get("category", "object"), facts.get("description")
+    if not isinstance(category, str) or not isinstance(description, str | None):
+        raise ValueError("`category` and `description` must be words")
+    thumbnails = tuple(bytes.fromhex(text) for text in facts.get("thumbnails", ()))
+    return {
+        "normal_scores": scores, "domain_gate": gate, "calibration": calibration, "image_sizes": sizes,
+        "copies": copies, "thumbnails": thumbnails, "category": category, "description": description,
+    }  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float, bool) or not math.isfinite(value):
+        raise ValueError(f"a number is {value!r:.40}")
+    return value
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A grey 32 x 32 copy of an image: what [`same_picture`] compares."""
+    return image.convert("L").resize((32, 32), Image.Resampling.BICUBIC).tobytes()
+
+
+def same_picture(first: bytes, second: bytes) -> bool:
+    r"""
+    Whether two thumbnails are of one picture, perhaps resized or saved again.
+
+    Between copies (half or a third of the size, JPEG quality 60) the root mean square difference stayed below 1.12
+    grey levels, between photographs of different good parts on the same mount it was never below 1.45 (the training
+    pictures of ten sets). Pictures that show little are held to less.
+
+    Args:
+        first, second (`bytes`):
+            From [`thumbnail`].
+    """
+    one, other = (np.frombuffer(data, dtype=np.uint8).astype(np.float32) for data in (first, second))
+    difference = float(np.sqrt(((one - other) ** 2).mean()))
+    return difference < min(1.25, 0.02 * float(one.std()) + 0.3)
+
+
+def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
+    r"""
+    Each image as other photographs of the same good part might show it; the same at every call.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`):
+            Normalised images.
 
     Returns:
-        `torch.Tensor` of shape `(num_views, num_pictures, 3, height, width)`
+        `torch.Tensor` of shape `(num_views, num_images, 3, height, width)`
     """
     pixels = pixel_values.float()
     generator = torch.Generator().manual_seed(0)
-    made = []
-    for shift, degrees, scale, contrast, brightness, noise, blur in _VIEWS:
-        cosine, sine = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
-        turn = pixels.new_tensor([[cosine, -sine, 2 * shift[0]], [sine, cosine, 2 * shift[1]]])
-        places = functional.affine_grid(turn.expand(len(pixels), 2, 3), pixels.shape, align_corners=False)
+    views = []
+    for shift, degrees, contrast, brightness, noise, blur in _VIEWS:
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        rotation = pixels.new_tensor([[cosine, -sine, 2 * shift[0]], [sine, cosine, 2 * shift[1]]])
+        places = functional.affine_grid(rotation.expand(len(pixels), 2, 3), pixels.shape, align_corners=False)
         view = functional.grid_sample(pixels, places, padding_mode="reflection", align_corners=False)
         mean = view.mean((2, 3), keepdim=True)
         view = (view - mean) * contrast + mean + brightness
@@ -100,102 +446,82 @@ def normal_views(pixel_values: torch.Tensor) -> torch.Tensor:
         if blur:
             blurred = functional.avg_pool2d(functional.pad(view, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
             view = blur * blurred + (1 - blur) * view
-        made.append(view.to(pixel_values))
-    return torch.stack(made)
+        views.append(view.to(pixel_values))
+    return torch.stack(views)
 
 
 @torch.no_grad()
-def normal_scores(
+def study_references(
     encode: Encoder,
     pixel_values: torch.Tensor,
+    features: tuple[PatchFeatures, ...],
     map_size: int,
+    decision: Mapping[str, float],
     groups: Sequence[int] | None = None,
-    normal_distance: float = 0.0,
-) -> NormalScores:
+) -> tuple[NormalScores, DomainGate]:
     r"""
-    Compares good pictures with each other and with views of themselves.
+    Compares good images with each other and with augmented views of themselves.
 
     Args:
         encode (`Callable`):
-            [`AnomalyGPTModel.get_patch_features`].
-        pixel_values (`torch.Tensor` of shape `(num_pictures, 3, height, width)`):
-            Normalised good pictures.
+            [`AnomalyGPTModel.get_patch_features`], for the views.
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`):
+            Normalised good images.
+        features (`tuple[PatchFeatures]`):
+            Theirs, from `encode`.
         map_size (`int`):
             Side of the map in pixels.
+        decision (`Mapping[str, float]`):
+            The `decision` group of the configuration.
         groups (`list[int]`, *optional*):
-            Which reference each picture belongs to (turned copies and tiles share one); each its own by default.
-        normal_distance (`float`, defaults to 0.0):
-            Field of the configuration.
+            Which reference each image belongs to (rotated copies and tiles share one); each its own by default.
 
     Returns:
-        [`NormalScores`]
+        `tuple(NormalScores, DomainGate)`
     """
-    return scores_of(view_references(encode, pixel_values, groups), map_size, normal_distance)
-
-
-@dataclass(frozen=True)
-class ViewedReferences:
-    r"""
-    Good pictures and their views, looked at once.
-
-    Args:
-        pixel_values, view_pixel_values (`torch.Tensor` of shape `(num_pictures, 3, height, width)`):
-            The pictures, and the views of some of them.
-        good, views (`tuple[PatchFeatures]`):
-            Their patch features.
-        groups (`torch.Tensor` of shape `(num_pictures,)`):
-            Which reference each picture belongs to.
-    """
-
-    pixel_values: torch.Tensor
-    view_pixel_values: torch.Tensor
-    good: tuple[PatchFeatures, ...]
-    views: tuple[PatchFeatures, ...]
-    groups: torch.Tensor
-
-    @property
-    def firsts(self) -> list[int]:
-        """The first picture of each reference."""
-        return [int((self.groups == group).nonzero()[0]) for group in self.groups.unique()]
-
-
-@torch.no_grad()
-def view_references(
-    encode: Encoder, pixel_values: torch.Tensor, groups: Sequence[int] | None = None
-) -> ViewedReferences:
-    """Looks at good pictures and at views of up to four of them; see [`normal_scores`] for the arguments."""
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
-    firsts = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
-    views = normal_views(pixel_values[_evenly(firsts, _MOST_VIEWED)]).flatten(0, 1)
-    return ViewedReferences(pixel_values, views, _encode(encode, pixel_values), _encode(encode, views), numbers)
+    originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
+    views = augmented_views(pixel_values[_evenly(originals, _MOST_AUGMENTED)]).flatten(0, 1)
+    view_features = encode_in_batches(encode, views)
+    augmented = _maxima(view_features, _rows(features, torch.ones(len(numbers), dtype=torch.bool)), map_size)
+    leave_one_out = []
+    if len(originals) > 1:
+        for index in _evenly(originals, _MOST_COMPARED):
+            others = _rows(features, numbers != numbers[index])
+            alone = tuple(PatchFeatures(layer.vectors[index : index + 1], layer.grid) for layer in features)
+            leave_one_out += _maxima(alone, others, map_size)
+    good = ImageTraits.of(pixel_values, features[-1])
+    gate = _domain_gate(good, ImageTraits.of(views, view_features[-1]), originals[:_MOST_GATED], decision)
+    return NormalScores(tuple(augmented), tuple(leave_one_out)), gate
 
 
-def scores_of(references: ViewedReferences, map_size: int, normal_distance: float = 0.0) -> NormalScores:
-    """Scores of views and of references against the others; see [`normal_scores`]."""
-    good, groups = references.good, references.groups
-    view_scores = _maxima(references.views, _rows(good, torch.ones(len(groups), dtype=torch.bool)), map_size)
-    crossed = []
-    if len(references.firsts) > 1:
-        for picture in _evenly(references.firsts, _MOST_CROSSED):
-            others = _rows(good, groups != groups[picture])
-            crossed += _maxima(_pick(good, slice(picture, picture + 1)), others, map_size)
-    return NormalScores(tuple(view_scores), tuple(crossed), normal_distance)
-
-
-def _encode(encode: Encoder, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
-    parts = [encode(batch) for batch in pixel_values.split(_AT_A_TIME)]
-    return tuple(
-        PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
-        for layers in zip(*parts, strict=True)
+def _domain_gate(
+    good: ImageTraits, views: ImageTraits, originals: list[int], decision: Mapping[str, float]
+) -> DomainGate:
+    kept = good.features[originals]
+    distances = [1 - float((views.features @ good.features.T).max(1).values.min())]
+    if len(originals) > 1:
+        distances.append(1 - float((kept @ kept.T).fill_diagonal_(-1).max(1).values.min()))
+    brightness = torch.cat([good.brightness, views.brightness])
+    return DomainGate(
+        features=kept,
+        max_distance=max(decision["out_of_domain_distance"], decision["out_of_domain_factor"] * max(distances)),
+        brightness_range=(float(brightness.min()), float(brightness.max())),
+        min_sharpness=float(torch.cat([good.sharpness, views.sharpness]).min()) - decision["blur_range"],
     )
 
 
-def _pick(layers: tuple[PatchFeatures, ...], pictures: slice | torch.Tensor) -> tuple[PatchFeatures, ...]:
-    return tuple(PatchFeatures(layer.vectors[pictures], layer.grid) for layer in layers)
+def encode_in_batches(encode: Encoder, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
+    """Patch features of any number of images, a few at a time."""
+    batches = [encode(batch) for batch in pixel_values.split(_BATCH_SIZE)]
+    return tuple(
+        PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
+        for layers in zip(*batches, strict=True)
+    )
 
 
-def _rows(layers: tuple[PatchFeatures, ...], pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return tuple(unit_length(layer.vectors[pictures.to(layer.vectors.device)].flatten(0, 1)) for layer in layers)
+def _rows(layers: tuple[PatchFeatures, ...], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(unit_length(layer.vectors[images.to(layer.vectors.device)].flatten(0, 1)) for layer in layers)
 
 
 def _maxima(queries: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...], map_size: int) -> list[float]:
@@ -208,268 +534,19 @@ def _evenly(items: list[int], most: int) -> list[int]:
 
 
 def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(math.log(max(value, 1e-6)) for value in values) / len(values))
-
-
-# A picture is unlike when it is this much farther than references and their views are from each other, and at least
-# this far: other good pictures of the same part were never farther than .051, other kinds of photographed parts hardly
-# ever nearer than .07; drawn parts come as near as .02 (python -m benchmarks.normal_limits), so not all are caught.
-_FARTHER, _FAR = 1.3, 0.07
-# Standard deviations of the normalised pixels, as they are and where the light is matched; powers of e of the mean
-# difference of a pixel from its surroundings.
-_EXPOSURE, _MATCHED_EXPOSURE, _BLUR = 0.8, 1.5, 0.7
-# From which difference on light is matched (the embedded vision model learned to bear a tenth more or less light), and
-# least and most by which it is multiplied.
-_OTHER_LIGHT, _GAINS = 0.3, (0.4, 2.5)
-_MOST_KEPT = 24
-
-
-@dataclass(frozen=True)
-class Traits:
-    r"""
-    What a picture is like as a whole.
-
-    Args:
-        vectors (`torch.Tensor` of shape `(batch_size, dim)`):
-            Mean patch vectors of the last layer, unit length.
-        brightness (`torch.Tensor` of shape `(batch_size,)`):
-            Mean of the normalised pixels.
-        sharpness (`torch.Tensor` of shape `(batch_size,)`):
-            Natural logarithm of the mean difference of a pixel from its surroundings.
-    """
-
-    vectors: torch.Tensor
-    brightness: torch.Tensor
-    sharpness: torch.Tensor
-
-
-def picture_traits(
-    pixel_values: torch.Tensor, last_layer: PatchFeatures, brightness: torch.Tensor | None = None
-) -> Traits:
-    r"""
-    Traits of pictures as the vision model saw them.
-
-    Args:
-        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-            Normalised pictures.
-        last_layer ([`PatchFeatures`]):
-            Their last layer.
-        brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*):
-            Theirs before [`Comparability.relit`]; of `pixel_values` by default.
-
-    Returns:
-        [`Traits`]
-    """
-    grey = pixel_values.float().mean(1, keepdim=True)
-    around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
-    return Traits(
-        vectors=unit_length(last_layer.vectors.mean(1)),
-        brightness=picture_brightness(pixel_values) if brightness is None else brightness,
-        sharpness=(grey - around).abs().mean((1, 2, 3)).clamp(min=1e-6).log(),
-    )
-
-
-def picture_brightness(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Mean of the normalised pixels, `(batch_size,)`."""
-    return pixel_values.float().mean((1, 2, 3))
-
-
-@dataclass(frozen=True)
-class Comparability:
-    r"""
-    What pictures must be like to be compared with these references.
-
-    Args:
-        vectors (`list[list[float]]`):
-            Mean patch vectors of up to 24 references.
-        farthest (`float`):
-            Largest cosine distance from the nearest of them.
-        light (`tuple[float, float]`):
-            Lowest and highest mean of the normalised pixels of the references and their views.
-        sharpness (`float`):
-            Lowest sharpness.
-    """
-
-    vectors: list[list[float]]
-    farthest: float
-    light: tuple[float, float]
-    sharpness: float
-
-    @classmethod
-    def of(cls, references: ViewedReferences) -> "Comparability":
-        """Limits from the references and their views."""
-        good = picture_traits(references.pixel_values, references.good[-1])
-        views = picture_traits(references.view_pixel_values, references.views[-1])
-        firsts = references.firsts[:_MOST_KEPT]
-        similar = good.vectors[firsts] @ good.vectors[firsts].T
-        apart = [1 - float((views.vectors @ good.vectors.T).max(1).values.min())]
-        if len(firsts) > 1:
-            apart.append(1 - float(similar.fill_diagonal_(-1).max(1).values.min()))
-        light = torch.cat([good.brightness, views.brightness])
-        return cls(
-            vectors=[[round(value, 5) for value in row] for row in good.vectors[firsts].tolist()],
-            farthest=max(_FAR, _FARTHER * max(apart)),
-            light=(float(light.min()), float(light.max())),
-            sharpness=float(torch.cat([good.sharpness, views.sharpness]).min()) - _BLUR,
-        )
-
-    def relit(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
-        r"""
-        Pictures that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
-
-        As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-                Normalised pictures.
-            black (`torch.Tensor` of shape `(3,)`):
-                What black is after normalisation, `-mean / std`.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, 3, height, width)`: the others are untouched.
-        """
-        brightness, level = picture_brightness(pixel_values), black.mean()
-        wanted = brightness.clamp(*self.light)
-        filled = (pixel_values.abs() > 1e-5).any(1, keepdim=True)  # around a letterboxed picture all is 0
-        part = filled.float().mean((1, 2, 3)).clamp(min=1e-3)
-        gains = ((wanted / part - level) / (brightness / part - level).clamp(min=1e-3)).clamp(*_GAINS)
-        black = black[:, None, None]
-        brought = (black + gains[:, None, None, None] * (pixel_values - black)).to(pixel_values)
-        other = (wanted - brightness).abs() > _OTHER_LIGHT
-        return torch.where(other[:, None, None, None] & filled, brought, pixel_values)
-
-    def doubts(self, traits: Traits, matched: bool = False) -> list[list[str]]:
-        r"""
-        Why pictures may not be comparable.
-
-        Args:
-            traits ([`Traits`]):
-                Of the pictures.
-            matched (`bool`, defaults to `False`):
-                Whether they were compared in the references' light; a greater difference is let pass then.
-
-        Returns:
-            `list[list[str]]`: For each picture any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
-        """
-        good = torch.tensor(self.vectors).to(traits.vectors)
-        distances = 1 - (traits.vectors @ unit_length(good).T).max(1).values
-        play = _MATCHED_EXPOSURE if matched else _EXPOSURE
-        found = []
-        for distance, brightness, sharpness in zip(
-            distances.tolist(), traits.brightness.tolist(), traits.sharpness.tolist(), strict=True
-        ):
-            doubts = ["unlike"] * (distance > self.farthest)
-            doubts += ["exposure"] * (not self.light[0] - play <= brightness <= self.light[1] + play)
-            doubts += ["blur"] * (sharpness < self.sharpness)
-            found.append(doubts)
-        return found
-
-    def to_json(self) -> str:
-        """For the notes of a memory bank."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Comparability":
-        """Reads [`Comparability.to_json`] back."""
-        row = json.loads(text)
-        return cls(row["vectors"], row["farthest"], tuple(row["light"]), row["sharpness"])
-
-
-def load_bank(path: str | os.PathLike, fingerprint: str) -> MemoryBank:
-    """Reads a memory bank of this encoder ([`MemoryBank.load`]) and checks its notes."""
-    bank = MemoryBank.load(path, fingerprint)
-    check_notes(bank)
-    return bank
-
-
-def check_notes(bank: MemoryBank) -> None:
-    r"""
-    Refuses a bank whose notes are not those that an inspector writes.
-
-    Args:
-        bank ([`MemoryBank`]):
-            From a file, perhaps of a stranger. Notes of other names are let pass; nobody reads them.
-
-    Raises:
-        ValueError: If a note is no JSON or holds something else; names the note.
-
-    Example:
-    ```python
-    >>> import torch
-    >>> bank = MemoryBank((torch.eye(4),), (torch.arange(4),), ((2, 2),), 1, notes={"calibration": "[]"})
-    >>> check_notes(bank)
-    Traceback (most recent call last):
-    ValueError: `memory_bank` must have a note 'calibration' that an inspector wrote, got '[]'. Make the bank again.
-
-    ```
-    """
-    checks = {
-        "normal_scores": _are_scores,
-        "comparability": _is_comparability,
-        "copies": _are_copies,
-        "calibration": _is_calibration,
-    }
-    for name, check in checks.items():
-        if name not in bank.notes:
-            continue
-        try:
-            sound = check(json.loads(bank.notes[name]), bank)
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-            sound = False
-        if not sound:
-            raise ValueError(
-                f"`memory_bank` must have a note {name!r} that an inspector wrote, got {bank.notes[name]!r:.60}. "
-                "Make the bank again."
-            )
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _are_scores(row: Any, bank: MemoryBank) -> bool:
-    return isinstance(row["crossed"], list) and all(map(_is_number, row["crossed"]))
-
-
-def _is_comparability(row: Any, bank: MemoryBank) -> bool:
-    vectors, width = row["vectors"], bank.features[-1].shape[1]
-    return (
-        isinstance(vectors, list)
-        and len(vectors) > 0
-        and all(isinstance(one, list) and len(one) == width and all(map(_is_number, one)) for one in vectors)
-        and isinstance(row["light"], list)
-        and len(row["light"]) == 2
-        and all(map(_is_number, (row["farthest"], row["sharpness"], *row["light"])))
-    )
-
-
-def _are_copies(row: Any, bank: MemoryBank) -> bool:
-    copies, sizes = row
-    return (
-        type(copies) is int
-        and copies >= 1
-        and isinstance(sizes, list)
-        and copies * len(sizes) <= bank.num_references  # feedback adds pictures
-        and all(len(size) == 2 and all(type(side) is int and side > 0 for side in size) for size in sizes)
-    )
-
-
-def _is_calibration(row: Any, bank: MemoryBank) -> bool:
-    names = ("num_normals", "supported_false_alarm_rate", "confidence", "evidence_limit")
-    return row == {} or all(_is_number(row[name]) for name in names)
+    return math.exp(sum(math.log(max(value, 1e-6)) for value in values) / len(values)) if values else 1e-6
 
 
 __all__ = [
-    "Comparability",
+    "Calibration",
+    "DomainGate",
+    "ImageTraits",
     "NormalScores",
-    "Traits",
-    "ViewedReferences",
-    "check_notes",
-    "load_bank",
-    "normal_scores",
-    "normal_views",
-    "picture_brightness",
-    "picture_traits",
-    "scores_of",
-    "view_references",
+    "References",
+    "augmented_views",
+    "encode_in_batches",
+    "mean_brightness",
+    "same_picture",
+    "study_references",
+    "thumbnail",
 ]

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from .checkpoints import CheckpointError, first_line
+from .files import write_atomically
 from .images import PictureError, load_picture
 from .regions import Region
 
@@ -32,22 +34,24 @@ class InspectionResult:
         image (`str`, *optional*):
             Path of the picture, as it was given; `None` for pictures from memory.
         verdict (`str`):
-            `"normal"`, `"anomalous"` or `"uncertain"`; `"error"` where the picture could not be inspected.
+            `"normal"`, `"anomalous"`, `"uncertain"`, `"unknown"` (nothing says what is normal: there is no reference)
+            or `"error"` (the picture could not be inspected).
         pred_score (`float`, *optional*):
-            Highest value of the map as a ratio to what good pictures reach (1.0 = their limit) where the evidence has
-            a `limit`; else the maximum of the map, in [0, 1].
+            Highest value of the map as a ratio to what good pictures reach (1.0 = threshold) where the evidence has
+            a `threshold`; else the maximum of the map, in [0, 1].
         log_odds (`float`, *optional*):
             Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0 means anomalous. `None`
             without a language model.
         answer (`str`):
-            What the language model says.
+            In words; agrees with verdict and regions (what the language model alone says is a reason), or, with
+            `answering="paper"` in the configuration, what the language model says.
         regions (`list[Region]`):
-            Anomalous regions in pixels of the original picture; empty when the verdict is `"normal"`.
+            Anomalous regions in pixels of the original picture; empty when the verdict is `"normal"` or `"unknown"`.
         anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
             float32 in [0, 1], in pixels of the original picture.
         evidence (`dict`):
             On what the verdict stands: kind of map, number of references, peak (on the map's scale), threshold of
-            regions, limit, probability of yes, reasons in words.
+            regions, threshold, decision score, probability of yes, reasons in words.
         question, category, language (`str`):
             What was asked, about what, in which language.
         seconds (`float`):
@@ -55,9 +59,13 @@ class InspectionResult:
         error (`str`, *optional*):
             One line that says why there is no result.
         conversation (`list[dict]`):
-            The turns so far; grows with [`AnomalyInspector.ask`].
+            The messages so far; grows with [`AnomalyInspector.ask`].
         image_tokens (`torch.Tensor`, *optional*):
             What the language model sees of the picture, kept for further questions; not written to files.
+        source (`dict`, *optional*):
+            Size and time of modification of the file when it was read, see [`source_of`].
+        setup (`dict[str, str]`):
+            Fingerprints of model, references and options, in rows of a results file.
     """
 
     image: str | None
@@ -75,6 +83,8 @@ class InspectionResult:
     error: str | None = None
     conversation: list[dict[str, str]] = field(default_factory=list, repr=False)
     image_tokens: torch.Tensor | None = field(default=None, repr=False)
+    source: dict[str, int] | None = field(default=None, repr=False)
+    setup: dict[str, str] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """One row of `results.jsonl`: everything but the map and the tensors."""
@@ -91,6 +101,8 @@ class InspectionResult:
             "question": self.question,
             "category": self.category,
             "language": self.language,
+            "source": self.source,
+            "setup": self.setup,
         }
 
     @classmethod
@@ -110,46 +122,104 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 6)
 
 
+class ResultsFileError(RuntimeError):
+    """A results file that cannot be continued; the message is one line that says why and what to do."""
+
+
 class ResultsFile:
     r"""
     Appends results to a JSON-lines file and gives back those of an earlier, interrupted run.
+
+    Every row names the file it is of (size and time of modification) and the set-up (model, references, options) that
+    made it. One process at a time writes it; [`ResultsFile.close`] lets the next one.
 
     Args:
         path (`str` or `os.PathLike`):
             The file; its folder must exist.
         resume (`bool`):
             Whether finished results in it are kept. Otherwise the file starts empty.
+        setup (`dict[str, str]`, *optional*):
+            Fingerprints by name; results that were made with another one are refused.
+
+    Raises:
+        ResultsFileError: If another process writes the file, **or** its results are of another set-up.
     """
 
-    def __init__(self, path: str | os.PathLike, resume: bool):
+    def __init__(self, path: str | os.PathLike, resume: bool, setup: Mapping[str, str] | None = None):
         self.path = pathlib.Path(path)
-        self.finished: dict[str, InspectionResult] = {}
-        if resume and self.path.exists():
-            self.finished = {row.image: row for row in read_results(self.path) if row.image and row.error is None}
-        # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(b"".join(_line(row) for row in self.finished.values()))
-        os.replace(temporary, self.path)
+        self._setup = dict(setup or {})
+        self._earlier: dict[str, InspectionResult] = {}
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ResultsFileError(
+                f"{str(path)!r} is being written by another process. Wait for it, or give another output."
+            ) from error
+        try:
+            if resume and self.path.exists():
+                self._earlier = {row.image: row for row in read_results(self.path) if row.image and row.error is None}
+                self._refuse_another_setup()
+                self._earlier = {
+                    name: row for name, row in self._earlier.items() if source_of(name) in (None, row.source)
+                }
+            # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
+            write_atomically(self.path, b"".join(map(_line, self._earlier.values())))
+        except BaseException:
+            self.close()
+            raise
+
+    def finished(self, image: Any) -> InspectionResult | None:
+        """The result of a file that is there already and has not changed since; `None` otherwise."""
+        row = self._earlier.get(str(image)) if isinstance(image, str | os.PathLike) else None
+        return row if row is not None and row.source == source_of(image) else None
 
     def append(self, result: InspectionResult) -> None:
         """Writes one finished result; it survives the end of this process."""
+        result.setup = self._setup
         with self.path.open("ab") as file:
             file.write(_line(result))
             file.flush()
             os.fsync(file.fileno())
 
+    def close(self) -> None:
+        """Lets other processes write the file."""
+        self._lock.release()
+
+    def _refuse_another_setup(self) -> None:
+        for row in self._earlier.values():
+            changed = [name for name, value in self._setup.items() if row.setup.get(name) != value]
+            if changed:
+                raise ResultsFileError(
+                    f"{str(self.path)!r} was made with another {', '.join(changed)}. "
+                    "Resume with the same, or give another output."
+                )
+
+
+def source_of(image: Any) -> dict[str, int] | None:
+    """Size in bytes and time of modification (nanoseconds) of a picture's file; `None` where there is no file."""
+    if not isinstance(image, str | os.PathLike):
+        return None
+    try:
+        status = os.stat(image)
+    except (OSError, ValueError):
+        return None
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
 
 def read_results(path: str | os.PathLike) -> list[InspectionResult]:
-    """Reads all whole lines of a results file; what was cut off or damaged is left out."""
-    results = []
-    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    """Reads all whole lines of a results file, the last of each picture; what was cut off or damaged is left out."""
+    results: dict[Any, InspectionResult] = {}
+    for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n")):  # names may hold other line ends
         try:
-            result = InspectionResult.from_dict(json.loads(line))
+            result = InspectionResult.from_dict(json.loads(line.decode("utf-8", "replace")))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         if _is_sound(result):
-            results.append(result)
-    return results
+            key = result.image if result.image is not None else number
+            results.pop(key, None)
+            results[key] = result
+    return list(results.values())
 
 
 def _is_sound(result: InspectionResult) -> bool:
@@ -161,6 +231,7 @@ def _is_sound(result: InspectionResult) -> bool:
         and all(text is None or isinstance(text, str) for text in (result.image, result.error))
         and all(value is None or isinstance(value, int | float) for value in numbers)
         and isinstance(result.evidence, dict)
+        and isinstance(result.setup, dict)
     )
 
 
@@ -216,13 +287,14 @@ def read_ahead(things: Iterable[Any], read: Callable[[Any], Any], ahead: int) ->
 
 
 Loaded = tuple[Any, Image.Image]
+_Read = tuple[Any, Image.Image, dict[str, int] | None]
 
 
 def inspect_in_batches(
     pictures: Iterable[Any],
     inspect: Callable[[list[Loaded]], list[InspectionResult]],
     failed: Callable[[Any, str], InspectionResult],
-    finished: Mapping[str, InspectionResult],
+    finished: Callable[[Any], InspectionResult | None] | None,
     batch_size: int,
 ) -> Iterator[InspectionResult]:
     r"""
@@ -238,8 +310,8 @@ def inspect_in_batches(
             Makes results of a batch of `(picture, image)`.
         failed (`Callable`):
             Makes the row of a picture that cannot be inspected, from the picture and a line.
-        finished (`Mapping[str, InspectionResult]`):
-            Results that are there already, by path; marked with `evidence["resumed"]`.
+        finished (`Callable`, *optional*):
+            Gives the result of a picture that is there already; it is marked with `evidence["resumed"]`.
         batch_size (`int`):
             At least 1.
 
@@ -248,22 +320,36 @@ def inspect_in_batches(
     """
     size = [batch_size]
 
-    def read(picture: Any) -> InspectionResult | Loaded:
-        known = finished.get(str(picture)) if isinstance(picture, str | os.PathLike) else None
+    def read(picture: Any) -> InspectionResult | _Read:
+        known = finished(picture) if finished is not None else None
         if known is not None:
             known.evidence = known.evidence | {"resumed": True}
             return known
+        source = source_of(picture)  # before it is read: what is written meanwhile is inspected again at a resume
         try:
-            return picture, load_picture(picture)
+            return picture, load_picture(picture), source
         except (PictureError, OSError) as error:
             return failed(picture, first_line(error))
 
-    slots = read_ahead(pictures, read, ahead=batch_size + 1)
+    def taken() -> Iterator[Any]:
+        """Files are read by other threads; an array may be a camera's buffer and is read before the next is taken."""
+        for picture in pictures:
+            yield picture if isinstance(picture, str | os.PathLike) else read(picture)
+
+    def read_file(taken: Any) -> InspectionResult | _Read:
+        return read(taken) if isinstance(taken, str | os.PathLike) else taken
+
+    slots = read_ahead(taken(), read_file, ahead=batch_size + 1)
     while batch := list(islice(slots, size[0])):
-        loaded = [slot for slot in batch if not isinstance(slot, InspectionResult)]
+        loaded = [slot[:2] for slot in batch if not isinstance(slot, InspectionResult)]
         inspected = iter(_inspected(loaded, inspect, failed, size) if loaded else [])
         for slot in batch:
-            yield slot if isinstance(slot, InspectionResult) else next(inspected)
+            if isinstance(slot, InspectionResult):
+                yield slot
+            else:
+                result = next(inspected)
+                result.source = slot[2]
+                yield result
 
 
 def _inspected(
@@ -293,4 +379,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-__all__ = ["InspectionResult", "ResultsFile", "inspect_in_batches", "read_ahead", "read_results"]
+__all__ = [
+    "InspectionResult",
+    "ResultsFile",
+    "ResultsFileError",
+    "inspect_in_batches",
+    "read_ahead",
+    "read_results",
+    "source_of",
+]

@@ -1,135 +1,81 @@
-"""One picture judged: its map, the language model's odds and the references' limit become verdict, regions, evidence.
+"""Calibrate, score, decide: from a map, the language model's log-odds and the references to a verdict.
 
-Knows maps in the picture's own pixels and memory banks; runs no model and reads no files.
+Numbers only: no model, no words, no files.
 """
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .memory_bank import MemoryBank
+from .references import References
 from .regions import Region, find_regions
 
 CONFIDENCE = 0.95
-# Fitted on good pictures and synthetic defects (benchmarks/README.md, Decisions): how much the logarithm of the ratio
-# and a unit of log-odds weigh, and how near to its limit their sum decides nothing.
-_RATIO_WEIGHT, _LANGUAGE_WEIGHT, _MOST_LANGUAGE = 2.0, 1 / 16, 4.0
-_UNDECIDED = 0.15
-
-_WORDS = {
-    "en": {
-        "map_above": "The map reaches {ratio:.2f} times what good pictures reach.",
-        "map_below": "The map stays at {ratio:.2f} times what good pictures reach.",
-        "language_yes": "The language model sees an anomaly (probability {probability}).",
-        "language_no": "The language model sees no anomaly (probability of one: {probability}).",
-        "close": "The evidence is too close to the limit to decide.",
-        "unlike": "The picture is unlike all references: another part, camera or distance?",
-        "exposure": "The picture is much darker or brighter than the references.",
-        "relit": "The picture is darker or brighter than the references; it was compared in their light.",
-        "blur": "The picture is much less sharp than the references.",
-        "few_normals": (
-            "{count} good pictures support a false-alarm rate of {rate:.0%} at {confidence:.0%} confidence; "
-            "{needed} would support 5%."
-        ),
-    },
-    "zh": {
-        "map_above": "异常图最高值为良品上限的 {ratio:.2f} 倍。",
-        "map_below": "异常图最高值仅为良品上限的 {ratio:.2f} 倍。",
-        "language_yes": "语言模型认为存在异常（概率 {probability}）。",
-        "language_no": "语言模型认为没有异常（异常概率 {probability}）。",
-        "close": "证据过于接近界限，无法判定。",
-        "unlike": "图片与所有参考图片都不相似：是否换了零件、相机或距离？",
-        "exposure": "图片比参考图片明显更暗或更亮。",
-        "relit": "图片比参考图片更暗或更亮，已换成参考图片的亮度进行比较。",
-        "blur": "图片明显不如参考图片清晰。",
-        "few_normals": (
-            "{count} 张良品图片在 {confidence:.0%} 置信度下只能保证 {rate:.0%} 的误报率；{needed} 张可保证 5%。"
-        ),
-    },
-}
+# Where the map of an anomalous picture stays below the threshold, its region reaches down to this part of the peak.
+_PART_OF_PEAK = 0.6
 
 
-@dataclass(frozen=True)
-class Reason:
+def decision_score(score: float | None, log_odds: float | None, decision: Mapping[str, float]) -> float:
     r"""
-    One sentence of a verdict's evidence.
+    Map and language model as one number: above 0 speaks for an anomaly.
 
     Args:
-        kind (`str`):
-            `"map_above"`, `"map_below"`, `"language_yes"`, `"language_no"`, `"close"`, `"unlike"`, `"exposure"`,
-            `"blur"`, `"relit"` or `"few_normals"`.
-        text (`str`):
-            The sentence, in the language asked for.
-    """
-
-    kind: str
-    text: str
-
-
-def reason(kind: str, language: str, **numbers: Any) -> Reason:
-    """A reason in words, English (`"en"`) or Chinese (`"zh"`)."""
-    if "probability" in numbers:  # rounded, it never claims certainty
-        share = numbers["probability"]
-        numbers["probability"] = "> 99%" if share > 0.99 else "< 1%" if share < 0.01 else f"{share:.0%}"
-    return Reason(kind, _WORDS[language][kind].format(**numbers))
-
-
-def evidence_of(ratio: float | None, log_odds: float | None) -> float:
-    r"""
-    Both pieces of evidence as one number: above 0 speaks for an anomaly.
-
-    Args:
-        ratio (`float`, *optional*):
-            Highest score over its limit; `None` without a calibrated map.
+        score (`float`, *optional*):
+            Highest value of the map over the threshold; `None` without references.
         log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within 4, so that it cannot
-            outvote a clear map.
+            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within `max_language`, so that
+            it cannot outvote a clear map.
+        decision (`Mapping[str, float]`):
+            The `decision` group of the configuration.
 
     Returns:
-        `float`: `2 log(ratio) + log_odds / 16`.
+        `float`: `map_weight * log(score) + language_weight * log_odds`, plus the logarithm of what a miss costs
+        against a false alarm.
 
     Example:
     ```python
-    >>> evidence_of(1.0, 2.0), evidence_of(1.0, -400.0), evidence_of(2.0, None) > 0.5
-    (0.125, -0.25, True)
+    >>> weights = {"map_weight": 2.0, "language_weight": 1 / 16, "max_language": 4.0, "false_alarm_weight": 1.0}
+    >>> decision_score(1.0, 2.0, weights), decision_score(1.0, -400.0, weights)
+    (0.125, -0.25)
 
     ```
     """
-    by_map = 0.0 if ratio is None else _RATIO_WEIGHT * math.log(max(ratio, 1e-3))
-    bounded = 0.0 if log_odds is None else max(-_MOST_LANGUAGE, min(_MOST_LANGUAGE, log_odds))
-    return by_map + _LANGUAGE_WEIGHT * bounded
+    by_map = 0.0 if score is None else decision["map_weight"] * math.log(max(score, 1e-3))
+    most = decision["max_language"]
+    by_language = 0.0 if log_odds is None else max(-most, min(most, log_odds))
+    return by_map + decision["language_weight"] * by_language - math.log(decision["false_alarm_weight"])
 
 
-def decide(evidence: float, limit: float = 0.0, doubts: Sequence[str] = ()) -> str:
+def decide(score: float, threshold: float = 0.0, margin: float = 0.0, out_of_domain: bool = False) -> str:
     r"""
     The verdict.
 
     Args:
-        evidence (`float`):
-            See [`evidence_of`].
-        limit (`float`, defaults to 0):
-            What the evidence of good pictures reaches, from [`evidence_limit`].
-        doubts (`list[str]`):
-            Why the picture may not be comparable with the references.
+        score (`float`):
+            See [`decision_score`].
+        threshold (`float`, defaults to 0):
+            What the decision score of good pictures reaches, see [`Calibration`].
+        margin (`float`, defaults to 0):
+            Nearer to the threshold than this nothing is decided.
+        out_of_domain (`bool`, defaults to `False`):
+            Whether the picture cannot be compared with the references.
 
     Returns:
-        `str`: `"normal"`, `"anomalous"`, or `"uncertain"` where the evidence is too near to the limit or the picture
-        is not comparable.
+        `str`: `"normal"`, `"anomalous"` or `"uncertain"`.
     """
-    if doubts or abs(evidence - limit) < _UNDECIDED:
+    if out_of_domain or abs(score - threshold) < margin:
         return "uncertain"
-    return "normal" if evidence < limit else "anomalous"
+    return "normal" if score < threshold else "anomalous"
 
 
 def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE) -> float:
     r"""
-    Which false-alarm rate holds with this confidence when the limit is the highest of so many good pictures.
+    Which false-alarm rate holds with this confidence when the threshold is the highest of so many good pictures.
 
-    The chance that all `n` stay below the limit that a share `r` of all good pictures exceeds is `(1 - r) ** n`
+    The chance that all `n` stay below the threshold that a share `r` of all good pictures exceeds is `(1 - r) ** n`
     (order statistics; Wilks 1941, https://doi.org/10.1214/aoms/1177731788).
 
     Args:
@@ -153,7 +99,7 @@ def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE)
 
 def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> int:
     r"""
-    Good pictures of which the highest is a limit for this false-alarm rate.
+    Good pictures of which the highest is a threshold for this false-alarm rate.
 
     Args:
         false_alarm_rate (`float`):
@@ -179,16 +125,16 @@ def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> i
     return math.ceil(math.log(1 - confidence) / math.log(1 - false_alarm_rate) - 1e-9)
 
 
-def evidence_limit(evidences: Sequence[float], false_alarm_rate: float, confidence: float = CONFIDENCE) -> float:
+def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float, confidence: float = CONFIDENCE) -> float:
     r"""
-    The limit that good pictures exceed at most at this rate, as far as so many can tell.
+    The threshold that good pictures exceed at most at this rate, as far as so many can tell.
 
     It is the lowest order statistic that holds with the confidence asked for; with too few pictures the highest,
     which supports [`supported_false_alarm_rate`] only.
 
     Args:
-        evidences (`list[float]`):
-            Of good pictures, see [`evidence_of`].
+        scores (`list[float]`):
+            Of independent good pictures.
         false_alarm_rate (`float`):
             In (0, 1).
         confidence (`float`, defaults to 0.95):
@@ -198,209 +144,188 @@ def evidence_limit(evidences: Sequence[float], false_alarm_rate: float, confiden
         `float`
 
     Raises:
-        ValueError: If there is no evidence, **or** a number is outside its range.
+        ValueError: If there is no score, **or** a number is outside its range.
     """
-    if not len(evidences):
-        raise ValueError("`evidences` must hold at least one good picture, got none.")
+    if not len(scores):
+        raise ValueError("`scores` must hold at least one good picture, got none.")
     normals_needed(false_alarm_rate, confidence)  # refuses what is out of range
-    ordered = sorted(evidences, reverse=True)
-    count, tail, exceeding = len(ordered), 0.0, 0
-    # The (e+1)-th highest holds while P(at most e of n exceed the true limit) stays within 1 - confidence.
-    while exceeding < count:
+    ordered = sorted(scores, reverse=True)
+    count, tail, num_above = len(ordered), 0.0, 0
+    # The (e+1)-th highest holds while P(at most e of n exceed the true threshold) stays within 1 - confidence.
+    while num_above < count:
         tail += (
-            math.comb(count, exceeding) * false_alarm_rate**exceeding * (1 - false_alarm_rate) ** (count - exceeding)
+            math.comb(count, num_above) * false_alarm_rate**num_above * (1 - false_alarm_rate) ** (count - num_above)
         )
         if tail > 1 - confidence:
             break
-        exceeding += 1
-    return ordered[max(0, exceeding - 1)]
-
-
-# The language model may see an anomaly where the map stays below the threshold: its region reaches down to this part
-# of the peak.
-_PART_OF_PEAK = 0.6
-_USUAL_RATE = 0.05
+        num_above += 1
+    return ordered[max(0, num_above - 1)]
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """Verdict, score, regions and evidence of one picture, as in [`InspectionResult`]."""
+class Score:
+    r"""
+    One picture, scored.
+
+    Args:
+        verdict (`str`):
+            `"normal"`, `"anomalous"`, `"uncertain"`, or `"unknown"` where nothing says what is normal.
+        pred_score (`float`):
+            Highest value of the map; a ratio to the threshold (1.0 = threshold) where references calibrate it.
+        evidence (`dict`):
+            The numbers behind the verdict, see [`InspectionResult`].
+        reasons (`list[tuple[str, dict]]`):
+            Kinds of reasons and the numbers in them, see [`reason_in_words`].
+    """
 
     verdict: str
     pred_score: float
-    regions: list[Region]
     evidence: dict[str, Any]
+    reasons: list[tuple[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
-class Judge:
+class Scorer:
     r"""
-    Judges pictures by one set of references.
+    Scores pictures by one set of references.
 
     Args:
-        bank ([`MemoryBank`], *optional*):
-            Its limit makes scores comparable; `None` without references.
+        references ([`References`], *optional*):
+            Their threshold makes scores comparable.
         localization (`str`):
             Kind of map, see [`AnomalyGPTModel.get_image_features`].
-        relative_maps (`bool`):
-            Whether few-shot maps are relative to the limit already.
-        region_threshold (`float`):
-            The checkpoint's, for maps that no reference calibrates.
-        language (`str`):
-            Of the reasons, `"en"` or `"zh"`.
+        decision (`Mapping[str, float]`):
+            The `decision` group of the configuration.
     """
 
-    bank: MemoryBank | None
+    references: References | None
     localization: str
-    relative_maps: bool
-    region_threshold: float
-    language: str = "en"
+    decision: Mapping[str, Any]
 
     @property
     def kind(self) -> str:
         """`"few_shot"`, `"text_guided"` or `"mean"`."""
-        by_reference = self.bank is not None and self.localization != "text"
+        by_reference = self.references is not None and self.localization != "text"
         return "text_guided" if not by_reference else "mean" if self.localization == "mean" else "few_shot"
 
     @property
     def calibrated(self) -> bool:
         """Whether scores are ratios to what is normal on this part."""
-        return self.kind == "few_shot" and self.bank.limit is not None
+        return self.kind == "few_shot" and self.references.bank.threshold is not None
 
     @property
-    def threshold(self) -> float:
+    def region_threshold(self) -> float:
         """Map value from which a pixel belongs to a region."""
         if not self.calibrated:
-            return self.region_threshold
-        return 0.5 if self.relative_maps else min(self.bank.limit, 0.999)
+            return self.decision["region_threshold"]
+        return 0.5 if self.decision["normalised_maps"] else min(self.references.bank.threshold, 0.999)
 
-    @property
-    def calibration(self) -> dict[str, Any]:
-        """What [`AnomalyInspector.calibrate`] has learned; empty before."""
-        return json.loads(self.bank.notes.get("calibration", "{}")) if self.calibrated else {}
-
-    @property
-    def num_known_good(self) -> int:
-        """Good parts that were compared with each other; copies and tiles of one count once."""
-        if not self.calibrated:
-            return 1
-        return max(1, len(json.loads(self.bank.notes.get("normal_scores", '{"crossed": []}'))["crossed"]))
-
-    def score(self, anomaly_map: np.ndarray) -> float:
-        """Highest value of the map; as a ratio to the limit (1.0 = limit) where it is calibrated."""
+    def pred_score(self, anomaly_map: np.ndarray) -> float:
+        """Highest value of the map; as a ratio to the threshold (1.0 = threshold) where it is calibrated."""
         peak = float(anomaly_map.max())
         if not self.calibrated:
             return peak
-        return peak / max(1 - peak, 1e-6) if self.relative_maps else peak / self.bank.limit
+        normalised = self.decision["normalised_maps"]
+        return peak / max(1 - peak, 1e-6) if normalised else peak / self.references.bank.threshold
 
-    def judge(
+    def score(
         self,
         anomaly_map: np.ndarray,
         log_odds: float | None = None,
-        doubts: list[str] | None = None,
-        mm_per_pixel: float | None = None,
-        relit: bool = False,
-    ) -> Judgement:
+        out_of_domain_reasons: Sequence[str] = (),
+        exposure_matched: bool = False,
+    ) -> Score:
         r"""
-        Judges one picture.
+        Scores one picture and decides.
 
         Args:
             anomaly_map (`np.ndarray` of shape `(height, width)`):
                 In [0, 1], in the picture's own pixels.
             log_odds (`float`, *optional*):
                 Of the language model.
-            doubts (`list[str]`, *optional*):
-                From [`Comparability.doubts`].
-            mm_per_pixel (`float`, *optional*):
-                Scale, for sizes in millimetres.
-            relit (`bool`, defaults to `False`):
+            out_of_domain_reasons (`list[str]`):
+                See [`DomainGate`].
+            exposure_matched (`bool`, defaults to `False`):
                 Whether the picture was seen in the references' light.
 
         Returns:
-            [`Judgement`]
+            [`Score`]
         """
-        score = self.score(anomaly_map)
-        ratio = score if self.calibrated else None
-        total = evidence_of(ratio, log_odds)
-        if ratio is not None:
-            verdict = decide(total, self.calibration.get("evidence_limit", 0.0), doubts or ())
-        else:  # nothing says what is normal here: the language model's word, or the checkpoint's threshold
-            verdict = "anomalous" if (score >= self.threshold if log_odds is None else log_odds > 0) else "normal"
+        pred_score = self.pred_score(anomaly_map)
         row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
         evidence = {
             "localization": self.kind,
-            "num_references": 0 if self.bank is None else self.bank.num_references,
+            "num_references": 0 if self.references is None else self.references.bank.num_references,
             "peak": {"x": int(column), "y": int(row), "score": round(float(anomaly_map[row, column]), 6)},
-            "region_threshold": round(self.threshold, 6),
+            "region_threshold": round(self.region_threshold, 6),
         }
         if log_odds is not None:
             evidence["yes_probability"] = round(1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))), 6)
         if self.calibrated:
-            evidence |= self._support() | {"limit": round(self.bank.limit, 6), "evidence": round(total, 4)}
-        reasons = self._reasons(verdict, ratio, log_odds, doubts or [], evidence)
-        if relit and "exposure" not in (doubts or []):
-            reasons.append(reason("relit", self.language))
-        evidence["reasons"] = [vars(one) for one in reasons]
-        regions = [] if verdict == "normal" else self._regions(anomaly_map, mm_per_pixel)
-        return Judgement(verdict, score, regions, evidence)
+            total = decision_score(pred_score, log_odds, self.decision)
+            calibration = self.references.calibration
+            threshold = 0.0 if calibration is None else calibration.decision_threshold
+            margin = self.decision["undecided_margin"]
+            verdict = decide(total, threshold, margin, bool(out_of_domain_reasons))
+            evidence |= {"threshold": round(self.references.bank.threshold, 6), "decision_score": round(total, 4)}
+            evidence |= self._support()
+        elif self.references is None and self.decision["needs_references"]:
+            verdict = "unknown"
+        else:  # the language model's word, or the checkpoint's threshold
+            above = pred_score >= self.region_threshold if log_odds is None else log_odds > 0
+            verdict = "anomalous" if above else "normal"
+        reasons = self._reasons(verdict, pred_score, log_odds, list(out_of_domain_reasons), exposure_matched)
+        return Score(verdict, pred_score, evidence, reasons)
 
-    def _support(self) -> dict[str, Any]:
-        """How many good pictures stand behind the limit, and which false-alarm rate that can promise."""
-        learned = self.calibration
-        if learned:
-            names = ("num_normals", "supported_false_alarm_rate", "confidence", "evidence_limit")
-            return {name: learned[name] for name in names}
-        count = self.num_known_good
-        rate = round(supported_false_alarm_rate(count), 4)
-        return {"num_normals": count, "supported_false_alarm_rate": rate, "confidence": CONFIDENCE}
-
-    def _reasons(
-        self,
-        verdict: str,
-        ratio: float | None,
-        log_odds: float | None,
-        doubts: list[str],
-        evidence: dict[str, Any],
-    ) -> list[Reason]:
-        found = [reason(doubt, self.language) for doubt in doubts]
-        if verdict == "uncertain" and not doubts:
-            found.append(reason("close", self.language))
-        if ratio is not None:
-            found.append(reason("map_above" if ratio >= 1 else "map_below", self.language, ratio=ratio))
-        if log_odds is not None:
-            kind = "language_yes" if log_odds > 0 else "language_no"
-            found.append(reason(kind, self.language, probability=evidence["yes_probability"]))
-        if ratio is not None and evidence["supported_false_alarm_rate"] > _USUAL_RATE:
-            found.append(
-                reason(
-                    "few_normals",
-                    self.language,
-                    count=evidence["num_normals"],
-                    rate=evidence["supported_false_alarm_rate"],
-                    confidence=evidence["confidence"],
-                    needed=normals_needed(_USUAL_RATE),
-                )
-            )
-        return found
-
-    def _regions(self, anomaly_map: np.ndarray, mm_per_pixel: float | None) -> list[Region]:
-        """Regions at the threshold; where the map stays below it, the place that stands out most."""
-        regions = find_regions(anomaly_map, self.threshold, mm_per_pixel=mm_per_pixel)
+    def regions(self, anomaly_map: np.ndarray, verdict: str, mm_per_pixel: float | None) -> list[Region]:
+        """Regions at the threshold, none of a normal picture; below it, the place that stands out most."""
+        if verdict in ("normal", "unknown"):
+            return []
+        regions = find_regions(anomaly_map, self.region_threshold, mm_per_pixel=mm_per_pixel)
         peak = float(anomaly_map.max())
         if regions or peak <= 0:
             return regions
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
 
+    def _support(self) -> dict[str, Any]:
+        """How many distinct good pictures stand behind the threshold; a rate only where it is an order statistic."""
+        calibration = self.references.calibration
+        if calibration is None:
+            return {"num_normals": self.references.num_compared}
+        names = ("num_normals", "supported_false_alarm_rate", "stopped_rate", "confidence", "decision_threshold")
+        return {name: getattr(calibration, name) for name in names}
+
+    def _reasons(
+        self, verdict: str, pred_score: float, log_odds: float | None, out_of_domain: list[str], exposure_matched: bool
+    ) -> list[tuple[str, dict[str, float]]]:
+        if verdict == "unknown":
+            return [("no_references", {})]
+        reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in out_of_domain]
+        if verdict == "uncertain" and not out_of_domain:
+            reasons.append(("close", {}))
+        if self.calibrated:
+            reasons.append(("map_above" if pred_score >= 1 else "map_below", {"ratio": pred_score}))
+        if log_odds is not None:
+            says_yes = log_odds > 0
+            differs = verdict in ("normal", "anomalous") and says_yes != (verdict == "anomalous")
+            kind = ("language_alone_yes" if differs else "language_yes") if says_yes else (
+                "language_alone_no" if differs else "language_no"
+            )  # fmt: skip
+            reasons.append((kind, {"probability": 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))}))
+        if self.calibrated and self.references.calibration is None and self.references.num_compared < 4:
+            reasons.append(("few_references", {"count": self.references.num_compared}))
+        if exposure_matched and "exposure" not in out_of_domain:
+            reasons.append(("exposure_matched", {}))
+        return reasons
+
 
 __all__ = [
     "CONFIDENCE",
-    "Judge",
-    "Judgement",
-    "Reason",
+    "Score",
+    "Scorer",
     "decide",
-    "evidence_limit",
-    "evidence_of",
+    "decision_score",
+    "false_alarm_threshold",
     "normals_needed",
-    "reason",
     "supported_false_alarm_rate",
 ]

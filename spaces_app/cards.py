@@ -8,7 +8,7 @@ from modeling_anomalygpt.results import InspectionResult
 
 from .words import words_of
 
-_SHOWN_APART = {"reasons", "peak", "localization", "num_references", "region_threshold", "yes_probability", "limit"}
+_SHOWN_APART = {"reasons", "peak", "localization", "num_references", "region_threshold", "yes_probability", "threshold"}
 MAX_LISTED_REGIONS = 12
 
 
@@ -48,7 +48,7 @@ def reason_text(reason: Any) -> str:
 
 def score_limit(result: InspectionResult) -> float:
     """The score from which a picture is suspicious: 1 where scores are ratios to the references' limit."""
-    calibrated = result.evidence.get("limit") is not None
+    calibrated = result.evidence.get("threshold") is not None
     return 1.0 if calibrated else float(result.evidence.get("region_threshold") or 0.5)
 
 

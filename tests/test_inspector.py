@@ -1,6 +1,7 @@
 """The inspector: references in, results out, in the pictures' own pixels, whatever is handed to it."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 
 from modeling_anomalygpt.checkpoints import CheckpointError
 from modeling_anomalygpt.images import PictureError
-from modeling_anomalygpt.inspector import AnomalyInspector
-from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
+from modeling_anomalygpt.inspector import AnomalyInspector, FeedbackHistory, InspectionOptions, without_matches
+from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
+from modeling_anomalygpt.results import read_results
 from tests.tiny import tiny_pair
 
 
@@ -47,6 +49,12 @@ def test_a_reference_inspected_again_has_an_empty_map(inspector):
     assert inspector.num_references == 2
 
 
+def strict(inspector: AnomalyInspector, threshold: float = 1e-4) -> None:
+    """The same references with a threshold that every other picture exceeds."""
+    known = inspector.references
+    inspector.references = replace(known, bank=replace(known.bank, threshold=threshold), domain_gate=None)
+
+
 def test_the_map_has_the_size_of_the_picture(inspector):
     for size in ((40, 52), (200, 31), (28, 28)):
         assert inspector.inspect(picture(size=size)).anomaly_map.shape == size
@@ -79,8 +87,7 @@ def test_without_the_language_model_the_map_decides(inspector):
     inspector.set_references([picture(0)])
     good = inspector.inspect(picture(0), use_language=False)
     assert (good.verdict, good.log_odds, good.answer, good.regions) == ("normal", None, "", [])
-    bank = inspector.memory_bank
-    inspector.observer.memory_bank = replace(bank, limit=1e-4, notes={})
+    strict(inspector)
     bad = inspector.inspect(picture(3), use_language=False, mm_per_pixel=0.5)
     assert bad.verdict == "anomalous"
     assert bad.pred_score == pytest.approx(float(bad.anomaly_map.max()) / 1e-4)
@@ -111,12 +118,12 @@ def test_a_bad_picture_gives_a_row_and_stops_nothing(inspector, files, tmp_path)
 def test_a_failing_batch_is_tried_picture_by_picture(inspector, files, monkeypatch):
     whole = inspector._inspect_batch
 
-    def only_single(batch, **options):
+    def only_single(batch, **rest):
         if len(batch) > 1:
             raise torch.OutOfMemoryError("no memory")
         if batch[0][0] == files[1]:
             raise MemoryError
-        return whole(batch, **options)
+        return whole(batch, **rest)
 
     monkeypatch.setattr(inspector, "_inspect_batch", only_single)
     results = list(inspector.inspect_many(files[:3], batch_size=3, progress=False, answer=False))
@@ -162,13 +169,6 @@ def test_rows_are_json_and_read_back_equal(inspector, files, tmp_path):
         assert row.regions == result.regions
 
 
-def test_a_file_name_that_is_no_utf8_survives_the_results_file(tmp_path):
-    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
-    rows.append(InspectionResult(image="teil\udcff.png", verdict="normal", answer="没有"))
-    assert "没有" in (tmp_path / "r.jsonl").read_text(encoding="utf-8")
-    assert list(ResultsFile(tmp_path / "r.jsonl", resume=True).finished) == ["teil\udcff.png"]
-
-
 def test_questions_about_a_result_keep_the_conversation(inspector):
     result = inspector.inspect(picture())
     turns = len(result.conversation)
@@ -193,14 +193,15 @@ def test_saved_references_give_the_same_maps(inspector, pair, tmp_path):
     expected = inspector.inspect(picture(2), answer=False)
     inspector.save_references(tmp_path / "bank.safetensors")
     other = AnomalyInspector(*pair)
-    other.load_references(tmp_path / "bank.safetensors", category="bolt")
+    other.load_references(tmp_path / "bank.safetensors")
+    assert other.category == "bolt"
     np.testing.assert_array_equal(other.inspect(picture(2), answer=False).anomaly_map, expected.anomaly_map)
     tiled = AnomalyInspector(*pair, tile=32)
     with pytest.raises(ValueError, match="`memory_bank` must come from this encoder"):
         tiled.load_references(tmp_path / "bank.safetensors")
 
 
-def test_rotated_references_know_the_turned_part(inspector):
+def test_rotated_references_know_the_rotated_part(inspector):
     square = picture(0, size=(28, 28))
     inspector.set_references([square], rotations=True)
     assert inspector.num_references == 4
@@ -228,14 +229,14 @@ def test_tiles_of_a_large_picture_find_themselves_in_the_reference(pair):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda i: i.set_references([]), ValueError, "`pictures` must hold at least one good picture"),
+        (lambda i: i.set_references([]), ValueError, "`images` must hold at least one good picture"),
         (lambda i: i.set_references(["none.png"]), FileNotFoundError, "none.png"),
         (lambda i: i.inspect(np.zeros((1, 1, 3), np.uint8)), PictureError, "1"),
         (lambda i: i.inspect(picture(), language="de"), ValueError, "`language` must be 'en' or 'zh', got 'de'"),
         (lambda i: i.inspect(picture(), mm_per_pixel=0.0), ValueError, "`mm_per_pixel` must be above 0, got 0.0"),
         (lambda i: i.inspect(picture(), localization="mean"), RuntimeError, "The memory bank is empty"),
-        (lambda i: i.inspect(picture(), langage="en"), TypeError, "got langage"),
-        (lambda i: next(i.inspect_many([], batch_size=0)), ValueError, "`batch_size` must be at least 1, got 0"),
+        (lambda i: i.inspect(picture(), langage="en"), TypeError, "langage"),
+        (lambda i: i.inspect_many([], batch_size=0), ValueError, "`batch_size` must be at least 1, got 0"),
         (lambda i: i.save_references("x"), RuntimeError, "Call `set_references` before"),
     ],
 )  # fmt: skip
@@ -254,3 +255,179 @@ def test_maps_that_are_not_finite_are_an_error_not_a_verdict():
     model.model.localizer.layers[0].weight.data[:] = float("nan")
     with pytest.raises(CheckpointError, match="The anomaly map must be finite, got NaN"):
         AnomalyInspector(model, processor).inspect(picture())
+
+
+# One call, one snapshot
+
+
+def test_options_and_keywords_mean_the_same_and_the_keywords_win(inspector):
+    options = InspectionOptions(language="zh", answer=False)
+    assert inspector.inspect(picture(), options).question == inspector.inspect(picture(), language="zh").question
+    assert inspector.inspect(picture(), options, language="en").language == "en"
+    inspector.set_references([picture(1)], category="bolt")
+    assert inspector.inspect(picture()).category == "bolt"
+    assert inspector.inspect(picture(), category="nut").category == "nut"
+
+
+def test_references_that_another_thread_sets_do_not_enter_a_call_that_has_begun(inspector):
+    sets = [([picture(0)], "one"), ([picture(1), picture(2)], "two")]
+    inspector.set_references(*sets[0])
+    stop = threading.Event()
+
+    def exchange():
+        while not stop.is_set():
+            for images, category in sets:
+                inspector.set_references(images, category)
+
+    other = threading.Thread(target=exchange)
+    other.start()
+    try:
+        for _ in range(12):
+            for result in inspector.inspect_many([picture(5), picture(6)], progress=False, answer=False):
+                assert (result.category, result.evidence["num_references"]) in (("one", 1), ("two", 2))
+    finally:
+        stop.set()
+        other.join()
+
+
+# Copies
+
+
+def test_copies_of_a_reference_change_nothing_and_are_named(inspector, files):
+    inspector.set_references(files[:2])
+    alone = inspector.inspect(files[2], answer=False)
+    with pytest.warns(UserWarning, match="Copies of other references count once; left out: '.*0.png'"):
+        inspector.set_references([*files[:2], files[0], picture(1)])
+    with_copies = inspector.inspect(files[2], answer=False)
+    assert inspector.num_references == 2
+    assert with_copies.pred_score == pytest.approx(alone.pred_score)
+    assert with_copies.evidence["num_normals"] == 2
+
+
+def test_only_distinct_pictures_support_a_promise_and_references_are_refused(inspector, files):
+    inspector.set_references(files[:1])
+    with pytest.warns(UserWarning, match="3 of 5 pictures are copies of others and do not count"):
+        learned = inspector.calibrate([files[1], files[2], *[files[1]] * 3], progress=False)
+    assert (learned["num_normals"], learned["needed"], learned["enough"]) == (2, 149, False)
+    before = inspector.references
+    with pytest.raises(ValueError, match="`normals` must hold no reference, got '.*0.png', which is one or a copy"):
+        inspector.calibrate(files, progress=False)
+    assert inspector.references is before
+
+
+# Calibration
+
+
+def test_more_normals_move_the_threshold_to_the_highest_of_them_and_say_what_they_support(inspector):
+    inspector.set_references([picture(0), picture(1)])
+    normals = [picture(seed) for seed in range(2, 8)]
+    learned = inspector.calibrate(normals, max_false_alarm=0.02, progress=False)
+    assert learned["supported_false_alarm_rate"] == pytest.approx(1 - 0.05 ** (1 / 6))
+    results = [inspector.inspect(normal, answer=False) for normal in normals]
+    assert max(result.pred_score for result in results) == pytest.approx(1.0, abs=1e-3)
+    assert all(result.verdict != "anomalous" for result in results)
+    assert sum(result.verdict != "normal" for result in results) / 6 == pytest.approx(learned["stopped_rate"])
+    assert results[0].evidence["num_normals"] == 6
+
+
+def test_calibrating_needs_references_and_pictures_and_a_rate(inspector, tmp_path):
+    with pytest.raises(RuntimeError, match="Call `set_references` before `calibrate`"):
+        inspector.calibrate([picture(0)])
+    inspector.set_references([picture(1)])
+    with pytest.raises(ValueError, match="`false_alarm_rate` must be between 0 and 1, got 2"):
+        inspector.calibrate([picture(0)], max_false_alarm=2)
+    with (
+        pytest.warns(UserWarning, match="Left out of the calibration"),
+        pytest.raises(ValueError, match="`normals` must hold at least one good picture that can be read, got none"),
+    ):
+        inspector.calibrate([tmp_path / "missing.png"], progress=False)
+
+
+def test_a_calibration_that_fails_leaves_everything_as_it_was(inspector, monkeypatch):
+    inspector.set_references([picture(0)])
+    inspector.calibrate([picture(1), picture(2)], progress=False)
+    before = inspector.references
+
+    def fails(batch, *rest):
+        raise MemoryError
+
+    monkeypatch.setattr(inspector, "_inspect_batch", fails)
+    with pytest.raises(MemoryError):
+        inspector.calibrate([picture(3), picture(4)], progress=False)
+    assert inspector.references is before
+
+
+# Pose and nearest good patch
+
+
+def test_a_good_part_in_another_pose_is_not_called_anomalous_without_a_word(inspector):
+    inspector.set_references([picture(0, size=(28, 28))])
+    strict(inspector, threshold=1e-3)
+    result = inspector.inspect(picture(0, size=(28, 28)).rotate(90, expand=True), answer=True, use_language=False)
+    assert result.verdict == "uncertain"
+    assert "rotated by 90 degrees" in result.evidence["reasons"][0]["text"]
+    other = inspector.inspect(picture(3, size=(28, 28)), use_language=False)
+    assert other.verdict == "anomalous"
+
+
+def test_each_region_names_the_good_patch_most_like_it(inspector):
+    inspector.set_references([picture(0), picture(1)])
+    strict(inspector)
+    nearest = inspector.inspect(picture(3), use_language=False).regions[0].nearest_good
+    assert nearest["reference"] in (0, 1)
+    x0, y0, x1, y1 = nearest["box"]
+    assert 0 <= x0 < x1 <= 1
+    assert 0 <= y0 < y1 <= 1
+
+
+# Feedback
+
+
+@pytest.fixture
+def taught(inspector, files, tmp_path):
+    inspector.set_references([files[0]])
+    inspector.feedback_history = FeedbackHistory(tmp_path / "audit.jsonl")
+    return inspector
+
+
+def test_a_picture_called_good_scores_nothing_afterwards_and_as_before_when_undone(taught, files):
+    before = taught.inspect(files[1], answer=False)
+    taught.feedback(before, is_normal=True)
+    assert taught.inspect(files[1], answer=False).pred_score < 1e-2 * before.pred_score
+    with pytest.raises(ValueError, match="`image` must be a new good picture, got '.*1.png', which is known already"):
+        taught.feedback(before, is_normal=True)
+    taught.undo_feedback()
+    assert taught.inspect(files[1], answer=False).pred_score == pytest.approx(before.pred_score)
+
+
+def test_a_missed_defect_scores_higher_afterwards(taught, files):
+    before = taught.inspect(files[1], answer=False)
+    patches = len(taught.memory_bank.features[0])
+    taught.feedback(before, is_normal=False)
+    assert taught.inspect(files[1], answer=False).pred_score > before.pred_score
+    assert len(taught.memory_bank.features[0]) < patches
+
+
+def test_everything_said_is_in_the_audit_file(taught, files, tmp_path):
+    taught.feedback(taught.inspect(files[1], answer=False), is_normal=True)
+    taught.undo_feedback()
+    rows = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [row.get("is_normal", row.get("undo")) for row in rows] == [True, True]
+    assert rows[0]["image"] == files[1]
+    assert rows[0]["patches"] == sum(map(len, taught.memory_bank.features))
+
+
+def test_nothing_to_undo_no_picture_and_no_references_are_refused(taught, pair, files):
+    with pytest.raises(RuntimeError, match="There is no feedback to undo"):
+        taught.undo_feedback()
+    result = taught.inspect(picture(1), answer=False)
+    with pytest.raises(ValueError, match="`image` must be given for a result that names no file, got None"):
+        taught.feedback(result, is_normal=True)
+    with pytest.raises(RuntimeError, match="Call `set_references` before `feedback`"):
+        AnomalyInspector(*pair).feedback(result, is_normal=True, image=files[1])
+
+
+def test_only_matches_of_what_stands_out_are_taken_out():
+    good = MemoryBank.build((PatchFeatures(torch.eye(4).unsqueeze(0), (2, 2)),))
+    bad = MemoryBank.build((PatchFeatures(torch.tensor([[[1.0, 0, 0, 0], [0.3, 0.3, 0.2, 0.9]]]), (1, 2)),))
+    assert without_matches(good, bad).sources[0].tolist() == [0, 1, 2]

@@ -84,7 +84,7 @@ class AnomalyGPTDetector:
     def __init__(self, inspector: AnomalyInspector, published: bool, answers: bool = True, batch_size: int = 8):
         self.inspector, self.published, self.answers = inspector, published, answers
         if published:
-            inspector.observer.match_exposure = False
+            inspector.model.config.decision = {"match_exposure": False}
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
@@ -101,7 +101,7 @@ class AnomalyGPTDetector:
         for result in self.inspector.inspect_many(pictures, **self.options):
             if result.error is not None:
                 raise RuntimeError(result.error)
-            calibrated = "limit" in result.evidence
+            calibrated = "threshold" in result.evidence
             yield Detection(
                 score=float(result.anomaly_map.max()) if self.published else result.pred_score,
                 anomaly_map=result.anomaly_map,
@@ -109,7 +109,7 @@ class AnomalyGPTDetector:
                 log_odds=result.log_odds,
                 answer=result.answer if self.answers else None,
                 ratio=result.pred_score if calibrated and not self.published else None,
-                evidence=result.evidence["evidence"] if calibrated and not self.published else None,
+                evidence=result.evidence["decision_score"] if calibrated and not self.published else None,
             )
 
 

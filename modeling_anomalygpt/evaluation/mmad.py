@@ -240,8 +240,9 @@ class MMADAnswerer:
         image = questions[0].image
         self._learn(image, list(templates[: self.k_shot]))
         # The object is not named: a later question asks for it.
-        look = self.inspector.observer.look([load_picture(self.folder / image)], "object", "auto")
-        return [asdict(question) | self._one(question, look.image_tokens) for question in questions]
+        encoder, references = self.inspector.encoder, self.inspector.references
+        (seen,) = encoder.encode([load_picture(self.folder / image)], references, "object", "auto")
+        return [asdict(question) | self._one(question, seen.image_tokens) for question in questions]
 
     def _learn(self, image: str, templates: list[str]) -> None:
         if len(templates) < self.k_shot:

@@ -53,12 +53,12 @@ class MapPath(nn.Module):
         self.vision_tower, self.localizer, self.config = model.vision_tower, model.localizer, model.config
         self.bank_as_input = bank_as_input
         self.num_banks = 0 if bank is None else len(bank.features)
-        self.limit = None
+        self.threshold = None
         states = None
         if bank is not None and not bank_as_input:
             for index, layer in enumerate(bank.features):
                 self.register_buffer(f"bank_{index}", layer.clone().float())
-            self.limit = getattr(bank, "limit", None) if self.config.decision["normalised_maps"] else None
+            self.threshold = bank.threshold if bank is not None and self.config.decision["normalised_maps"] else None
         elif not bank_as_input:
             states = self.localizer.state_embeds[None] if text_embeds is None else text_embeds
             states = unit_length(states.detach())
@@ -95,8 +95,8 @@ class MapPath(nn.Module):
                 for one in scores
             ]
             maps = torch.stack(larger).mean(0).clamp(0, 1)
-        if self.limit is not None:
-            maps = maps / (maps + self.limit)
+        if self.threshold is not None:
+            maps = maps / (maps + self.threshold)
         return maps, maps.flatten(1).amax(1)
 
 
@@ -151,8 +151,8 @@ def export_map_path(
     kind = output.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise ValueError(f"`output` must end in .onnx or .pt2, got {str(output)!r}.")
-    if inspector.observer.tile:
-        raise ValueError(f"`tile` must be None for an export, got {inspector.observer.tile}. Cut tiles outside.")
+    if inspector.encoder.tile:
+        raise ValueError(f"`tile` must be None for an export, got {inspector.encoder.tile}. Cut tiles outside.")
     if kind == "onnx":
         _need_onnx(check)
     path, bank = _map_path(inspector, bank_as_input)
@@ -273,7 +273,7 @@ def _description(inspector: Any, path: MapPath, extra: tuple[torch.Tensor, ...])
         "localization": kind,
         "category": inspector.category,
         "num_references": inspector.num_references if not path.bank_as_input else None,
-        "limit": path.limit,
+        "threshold": path.threshold,
         "region_threshold": path.config.decision["region_threshold"],
         "memory_bank": "input" if path.bank_as_input else "inside" if kind == "reference" else None,
     }  # fmt: skip

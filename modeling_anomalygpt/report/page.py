@@ -159,7 +159,7 @@ def _score_limit(result: InspectionResult, region_threshold: float) -> float:
 
 def _calibrated(result: InspectionResult) -> bool:
     """Whether the score is a ratio to what good pictures reach."""
-    return "limit" in result.evidence
+    return "threshold" in result.evidence
 
 
 def _sizes(region: Region, language: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from datasets_scripts.rendering.defects import SURFACE_DEFECTS, apply_defect
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
 from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.references import normal_scores
+from modeling_anomalygpt.references import study_references
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
@@ -126,10 +126,9 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict]) ->
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
     encode = model.model.get_patch_features
-    scores = normal_scores(
-        encode, good, model.config.map_size, normal_distance=model.config.decision["prior_normal_score"]
-    )
-    bank = replace(MemoryBank.build(encode(good)), limit=scores.limit)
+    features, decision = encode(good), model.config.decision
+    scores, _ = study_references(encode, good, features, model.config.map_size, decision)
+    bank = replace(MemoryBank.build(features), threshold=scores.threshold(decision))
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {

@@ -1,11 +1,14 @@
-"""Tiles cover the picture, and their maps merge without steps."""
+"""Tiles cover an image and merge without steps; a patch of a reference is its own nearest good one."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from modeling_anomalygpt.inspector import merge_tile_maps, tile_boxes
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.encoder import merge_tile_maps, tile_boxes
+from tests.tiny import tiny_pair
 
 sides = st.integers(1, 60)
 
@@ -55,7 +58,40 @@ def test_wrong_tiles_are_refused():
         tile_boxes(0, 3, 8)
     with pytest.raises(ValueError, match=r"sizes of their boxes, got \(3, 3\) for the box \(0, 0, 4, 4\)"):
         merge_tile_maps([np.zeros((3, 3))], [(0, 0, 4, 4)], (4, 4))
-    with pytest.raises(ValueError, match="must cover the whole picture"):
+    with pytest.raises(ValueError, match="must cover the whole image"):
         merge_tile_maps([np.zeros((4, 4))], [(0, 0, 4, 4)], (4, 5))
     with pytest.raises(ValueError, match="one map for each of the 1 boxes, got 0"):
         merge_tile_maps([], [(0, 0, 4, 4)], (4, 4))
+
+
+def noise(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+
+
+def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
+    inspector = AnomalyInspector(*tiny_pair())
+    inspector.set_references([noise(0), noise(1)])
+    encoder, references = inspector.encoder, inspector.references
+    (seen,) = encoder.encode([noise(1)], references, "object", "auto")
+    for x, y in ((3, 3), (24, 20), (44, 36)):
+        nearest = encoder.nearest_good(seen.patches, references, (40, 48), x, y)
+        assert nearest["reference"] == 1
+        assert nearest["box"][0] <= (x + 0.5) / 48 <= nearest["box"][2]
+        assert nearest["box"][1] <= (y + 0.5) / 40 <= nearest["box"][3]
+    inspector.feedback(inspector.inspect(noise(7), answer=False), is_normal=True, image=noise(7))
+    (seen,) = encoder.encode([noise(7)], inspector.references, "object", "auto")
+    assert encoder.nearest_good(seen.patches, inspector.references, (40, 48), 20, 20) is None
+    assert inspector.num_references == 3
+
+
+def test_references_and_queries_go_through_the_vision_model_once(monkeypatch):
+    inspector = AnomalyInspector(*tiny_pair())
+    tower, seen = inspector.model.model.vision_tower, []
+    tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    inspector.set_references([noise(0), noise(1), noise(2)])
+    assert sum(seen) == 3 + 3 * 4, "each reference and its four views"
+    seen.clear()
+    inspector.inspect(noise(1), answer=False)
+    assert seen == [1]

@@ -1,0 +1,218 @@
+"""Batches, reading ahead, results files: order is kept, no failure takes others along, rows are of what was done."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_anomalygpt import AnomalyInspector, files
+from modeling_anomalygpt.results import (
+    InspectionResult,
+    ResultsFile,
+    ResultsFileError,
+    inspect_in_batches,
+    read_ahead,
+    read_results,
+)
+from tests.tiny import tiny_pair
+
+PICTURES = [np.full((8, 8, 3), number, np.uint8) for number in range(7)]
+
+
+def failed(picture, line):
+    return InspectionResult(None, "error", error=line)
+
+
+class Inspect:
+    """Remembers the sizes of its batches; fails above a size or on a picture."""
+
+    def __init__(self, most=100, error=None, bad=None):
+        self.most, self.error, self.bad, self.sizes = most, error, bad, []
+
+    def __call__(self, batch):
+        self.sizes.append(len(batch))
+        if len(batch) > self.most:
+            raise self.error
+        if any(int(np.asarray(image)[0, 0, 0]) == self.bad for _, image in batch):
+            raise RuntimeError("odd picture")
+        return [InspectionResult(None, "normal", float(np.asarray(image)[0, 0, 0])) for _, image in batch]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory: 5 bytes")])
+def test_a_batch_that_does_not_fit_is_halved_and_the_smaller_size_kept(error):
+    inspect = Inspect(most=2, error=error)
+    with pytest.warns(UserWarning, match="Not enough memory for 4 pictures at a time; going on with 2"):
+        results = list(inspect_in_batches(PICTURES, inspect, failed, None, batch_size=4))
+    assert [result.pred_score for result in results] == list(range(7))
+    assert inspect.sizes == [4, 2, 2, 2, 1]
+
+
+def test_one_picture_that_does_not_fit_gets_a_row_that_says_so():
+    inspect = Inspect(most=0, error=MemoryError())
+    (result,) = inspect_in_batches(PICTURES[:1], inspect, failed, None, batch_size=1)
+    assert result.error == "Not enough memory for this picture. Use a smaller picture or `tile`."
+
+
+def test_a_picture_that_fails_takes_no_other_along():
+    inspect = Inspect(bad=2)
+    results = list(inspect_in_batches(PICTURES, inspect, failed, None, batch_size=4))
+    assert [result.error for result in results] == [None, None, "odd picture", None, None, None, None]
+    assert inspect.sizes == [4, 1, 1, 1, 1, 3]
+
+
+def test_finished_pictures_are_taken_as_they_are(tmp_path):
+    inspect = Inspect()
+    finished = {"a.png": InspectionResult("a.png", "anomalous", 0.9)}.get
+    results = list(inspect_in_batches(["a.png", str(tmp_path / "b.png")], inspect, failed, finished, batch_size=2))
+    assert results[0].verdict == "anomalous"
+    assert results[0].evidence == {"resumed": True}
+    assert results[1].verdict == "error"
+    assert inspect.sizes == []
+
+
+def test_a_camera_that_reuses_its_buffer_loses_no_frame(tmp_path):
+    """Frames are read before the next one is taken, also where many are decoded ahead."""
+
+    def frames():
+        buffer = np.zeros((8, 8, 3), np.uint8)
+        for number in range(30):
+            buffer[:] = number
+            yield buffer
+
+    def closed_after_use():
+        for number in range(30):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "frame.png")
+            with Image.open(tmp_path / "frame.png") as image:
+                yield image
+
+    for source in (frames, closed_after_use):
+        results = list(inspect_in_batches(source(), Inspect(), failed, None, batch_size=4))
+        assert [result.pred_score for result in results] == list(range(30))
+
+
+# Reading ahead
+
+
+def test_results_come_in_order_whichever_is_read_first():
+    def slow_first(number):
+        time.sleep(0.02 if number == 0 else 0)
+        return number
+
+    assert list(read_ahead(range(9), slow_first, ahead=4)) == list(range(9))
+
+
+def test_no_more_than_ahead_are_taken():
+    taken = []
+
+    def numbers():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = read_ahead(numbers(), lambda number: number, ahead=3)
+    assert next(results) == 0
+    assert len(taken) == 4
+
+
+def test_an_error_is_raised_in_its_place():
+    results = read_ahead([1, 0, 2], lambda number: 1 / number, ahead=2)
+    assert next(results) == 1.0
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    with pytest.raises(ValueError, match=r"`ahead` must be at least 1, got 0\. Call `read` itself"):
+        next(read_ahead([1], str, ahead=0))
+
+
+# Results files
+
+
+@pytest.fixture
+def inspector():
+    inspector = AnomalyInspector(*tiny_pair())
+    inspector.set_references([noise(100)], category="bolt")
+    return inspector
+
+
+def noise(number):
+    return np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def save(path, number):
+    Image.fromarray(noise(number)).save(path)
+    return str(path)
+
+
+def test_a_picture_that_was_overwritten_is_inspected_again(inspector, tmp_path):
+    names = [save(tmp_path / "a.png", 0), save(tmp_path / "b.png", 1)]
+    options = {"results_file": tmp_path / "r.jsonl", "progress": False, "answer": False}
+    first = list(inspector.inspect_many(names, **options))
+    save(tmp_path / "b.png", 7)
+    again = list(inspector.inspect_many(names, resume=True, **options))
+    assert [result.evidence.get("resumed", False) for result in again] == [True, False]
+    assert again[1].pred_score != pytest.approx(first[1].pred_score)
+    assert again[1].pred_score == pytest.approx(inspector.inspect(names[1], answer=False).pred_score)
+    rows = read_results(tmp_path / "r.jsonl")
+    assert [(row.image, row.pred_score) for row in rows] == [(r.image, round(r.pred_score, 6)) for r in again]
+
+
+@pytest.mark.parametrize("change", ["references", "category", "language", "model"])
+def test_rows_of_another_setup_are_refused_by_name(inspector, tmp_path, change):
+    name = save(tmp_path / "a.png", 0)
+    options = {"results_file": tmp_path / "r.jsonl", "progress": False, "answer": False}
+    list(inspector.inspect_many([name], **options))
+    before = (tmp_path / "r.jsonl").read_bytes()
+    if change == "references":
+        inspector.set_references([noise(101)], category="bolt")
+    elif change == "model":
+        inspector.model.model.vision_tower.post_layernorm.weight.data += 1
+    else:
+        options[change] = {"category": "nut", "language": "zh"}[change]
+    with pytest.raises(ResultsFileError, match=f"was made with another .*{change}.*Resume with the same"):
+        list(inspector.inspect_many([name], resume=True, **options))
+    assert (tmp_path / "r.jsonl").read_bytes() == before
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
+    rows.append(InspectionResult("a.png", "normal"))
+    source = (
+        "import sys; from modeling_anomalygpt.results import ResultsFile, ResultsFileError\n"
+        "try: ResultsFile(sys.argv[1], resume=True)\n"
+        "except ResultsFileError as error: print(error)"
+    )
+    command = [sys.executable, "-c", source, str(tmp_path / "r.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "is being written by another process" in done.stdout
+    rows.close()
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+    assert [row.image for row in read_results(tmp_path / "r.jsonl")] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["teil\udcff.png", "a\u2028b.png", "a\u0085b.png", "a\x0bb.png", "没有.png"])
+def test_every_file_name_survives_the_results_file(tmp_path, name):
+    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
+    rows.append(InspectionResult(image=name, verdict="normal", answer="没有", category="a\u2028b"))
+    rows.close()
+    for _ in range(2):
+        rows = ResultsFile(tmp_path / "r.jsonl", resume=True)
+        assert rows.finished(name).answer == "没有"
+        rows.close()
+
+
+def test_a_full_disk_leaves_the_earlier_rows_and_no_temporary_file(tmp_path, monkeypatch):
+    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
+    rows.append(InspectionResult("a.png", "normal"))
+    rows.close()
+    before = (tmp_path / "r.jsonl").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ResultsFile(tmp_path / "r.jsonl", resume=True)
+    assert (tmp_path / "r.jsonl").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []

@@ -1,0 +1,209 @@
+"""Scores, verdicts, reasons and what order statistics promise, against sums written out and drawn numbers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
+from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
+from modeling_anomalygpt.memory_bank import MemoryBank
+from modeling_anomalygpt.references import Calibration, NormalScores, References
+from modeling_anomalygpt.regions import find_regions
+from modeling_anomalygpt.scoring import (
+    Scorer,
+    decide,
+    decision_score,
+    false_alarm_threshold,
+    normals_needed,
+    supported_false_alarm_rate,
+)
+from modeling_anomalygpt.wording import answer_in_words, reason_in_words
+
+DECISION = AnomalyGPTConfig().decision
+
+
+def scorer(threshold: float | None = 0.2, normalised: bool = False, needs_references: bool = False, **facts) -> Scorer:
+    bank = MemoryBank((torch.eye(4),), (torch.arange(4),), ((2, 2),), 1, "encoder", threshold)
+    decision = DECISION | {"normalised_maps": normalised, "needs_references": needs_references}
+    return Scorer(References(bank, **facts), "auto", decision)
+
+
+def peak_of(value: float) -> np.ndarray:
+    anomaly_map = np.zeros((30, 30), np.float32)
+    anomaly_map[3:6, 24:27] = value
+    return anomaly_map
+
+
+# Order statistics
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.10, 29), (0.05, 59), (0.02, 149), (0.01, 299)])
+def test_the_known_numbers_of_normals_support_the_known_rates(rate, needed):
+    assert normals_needed(rate) == needed
+    assert supported_false_alarm_rate(needed) <= rate < supported_false_alarm_rate(needed - 1)
+    assert supported_false_alarm_rate(0) == 1.0
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5])
+def test_a_rate_outside_its_range_is_refused(rate):
+    with pytest.raises(ValueError, match=r"`false_alarm_rate` must be between 0 and 1, got .+\. 0\.02 is usual\."):
+        normals_needed(rate)
+    with pytest.raises(ValueError, match="`false_alarm_rate`"):
+        false_alarm_threshold([1.0], rate)
+    with pytest.raises(ValueError, match="`scores` must hold at least one good picture, got none"):
+        false_alarm_threshold([], 0.1)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(3, 0.02), (29, 0.1), (100, 0.1), (300, 0.05), (500, 0.1)])
+def test_the_threshold_is_the_lowest_order_statistic_that_keeps_the_confidence(count, rate):
+    numbers = np.random.default_rng(count).normal(size=count)
+    ordered = np.sort(numbers)[::-1]
+    # The (e + 1)-th highest of n is at or above the true threshold unless fewer than e + 1 exceed it.
+    good = [e for e in range(count) if stats.binom.cdf(e, count, rate) <= 0.05]
+    assert false_alarm_threshold(numbers, rate) == ordered[max(good, default=0)]
+
+
+def test_the_promise_is_kept_on_drawn_numbers():
+    rng = np.random.default_rng(0)
+    thresholds = [false_alarm_threshold(rng.normal(size=100), 0.1) for _ in range(400)]
+    assert np.mean([stats.norm.sf(threshold) <= 0.1 for threshold in thresholds]) >= 0.93
+
+
+# Decision
+
+
+def test_the_decision_score_is_that_of_the_formula_and_zero_at_the_threshold():
+    weights = {"map_weight": 3.0, "language_weight": 0.5, "max_language": 2.0, "false_alarm_weight": 1.0}
+    assert decision_score(math.e, 1.0, weights) == pytest.approx(3.5)
+    assert decision_score(math.e**2, -9.0, weights) == pytest.approx(5.0)
+    assert decision_score(1.0, None, weights) == 0.0
+    costly = weights | {"false_alarm_weight": math.e}
+    assert decision_score(math.e, 1.0, costly) == pytest.approx(2.5)
+    assert math.isfinite(decision_score(0.0, -1e9, weights))
+
+
+def test_neither_map_nor_language_model_outvotes_a_clear_other():
+    assert decision_score(4.0, -1e6, DECISION) > 0 > decision_score(0.2, 1e6, DECISION)
+
+
+def test_verdicts_are_uncertain_near_the_threshold_and_out_of_domain():
+    assert [decide(value, margin=0.5) for value in (-3.0, 0.4, 3.0)] == ["normal", "uncertain", "anomalous"]
+    assert [decide(value, out_of_domain=True) for value in (-3.0, 0.0, 3.0)] == ["uncertain"] * 3
+    assert decide(3.0, threshold=4.0) == "normal"
+
+
+def test_the_score_is_the_ratio_to_the_threshold_whether_the_map_is_normalised_or_not():
+    assert scorer().score(peak_of(0.3)).pred_score == pytest.approx(1.5)
+    assert scorer(normalised=True).score(peak_of(0.3 / 0.5)).pred_score == pytest.approx(1.5, rel=1e-5)
+
+
+def test_regions_begin_at_the_threshold():
+    assert scorer().region_threshold == 0.2
+    assert scorer(normalised=True).region_threshold == scorer(threshold=None).region_threshold == 0.5
+    (region,) = scorer().regions(peak_of(0.5), "anomalous", None)
+    assert (region.position, region.area_pixels) == ("top right", 9)
+    assert scorer().regions(peak_of(0.5), "normal", None) == []
+
+
+def test_below_is_normal_far_above_anomalous_and_at_the_threshold_uncertain():
+    assert [scorer().score(peak_of(value)).verdict for value in (0.1, 0.6, 0.2)] == [
+        "normal",
+        "anomalous",
+        "uncertain",
+    ]
+    assert scorer().score(peak_of(0.9), log_odds=-30.0).verdict == "anomalous"
+
+
+def test_a_picture_that_cannot_be_compared_is_uncertain_and_says_why():
+    found = scorer().score(peak_of(0.9), log_odds=4.0, out_of_domain_reasons=["unlike"])
+    assert (found.verdict, found.reasons[0][0]) == ("uncertain", "unlike")
+
+
+def test_without_references_the_word_decides_or_nothing_does():
+    alone = Scorer(None, "auto", DECISION)
+    verdicts = [alone.score(peak_of(p), log_odds=o).verdict for p, o in ((0.4, 0.01), (0.6, -0.01), (0.6, None))]
+    assert verdicts == ["anomalous", "normal", "anomalous"]
+    careful = Scorer(None, "auto", DECISION | {"needs_references": True})
+    found = careful.score(peak_of(0.6), log_odds=5.0)
+    assert (found.verdict, [kind for kind, _ in found.reasons]) == ("unknown", ["no_references"])
+    assert careful.regions(peak_of(0.6), "unknown", None) == []
+
+
+def test_a_peak_too_small_or_too_low_to_be_a_region_is_still_shown():
+    anomaly_map = np.full((400, 400), 0.1, np.float32)
+    anomaly_map[198:203, 198:203] = 0.45
+    anomaly_map[200, 200] = 0.55
+    (region,) = Scorer(None, "auto", DECISION).regions(anomaly_map, "anomalous", None)
+    assert region.area_pixels == 25
+
+
+def test_a_rate_is_promised_only_by_a_calibration():
+    compared = NormalScores((0.1,), (0.1, 0.12, 0.11))
+    evidence = scorer(normal_scores=compared).score(peak_of(0.1)).evidence
+    assert evidence["num_normals"] == 3
+    assert "supported_false_alarm_rate" not in evidence
+    learned = Calibration(60, 0.05, 0.05, 0.07, 0.95, True, 59, decision_threshold=3.0)
+    calibrated = scorer(normal_scores=compared, calibration=learned).score(peak_of(0.3))
+    assert 0 < calibrated.evidence["decision_score"] < 3
+    assert calibrated.verdict == "normal"
+    assert (calibrated.evidence["supported_false_alarm_rate"], calibrated.evidence["stopped_rate"]) == (0.05, 0.07)
+
+
+# Words
+
+
+def test_every_reason_has_words_in_both_languages():
+    from modeling_anomalygpt import wording
+
+    numbers = {"ratio": 2.0, "probability": 0.4, "count": 1, "degrees": 90}
+    assert set(wording._REASONS["en"]) == set(wording._REASONS["zh"])
+    for kind in wording._REASONS["en"]:
+        assert reason_in_words(kind, "en", **numbers).isascii()
+        assert not reason_in_words(kind, "zh", **numbers).isascii()
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.9996, "> 99%"), (0.874, "87%"), (0.0004, "< 1%")])
+def test_a_probability_in_words_never_claims_certainty(share, text):
+    for language in ("en", "zh"):
+        assert text in reason_in_words("language_yes", language, probability=share)
+
+
+def test_a_language_model_that_disagrees_is_a_reason_and_not_the_answer():
+    found = scorer().score(peak_of(0.9), log_odds=-0.25)
+    assert found.verdict == "anomalous"
+    kinds = dict(found.reasons)
+    assert kinds["language_alone_no"]["probability"] == pytest.approx(1 / (1 + math.exp(0.25)))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_over_hundreds_of_pictures_the_answer_never_contradicts_verdict_places_or_number(language):
+    rng = np.random.default_rng(0)
+    judge = scorer(threshold=0.3)
+    seen = set()
+    for _ in range(400):
+        anomaly_map = (0.25 * rng.random((60, 60)) * rng.choice([0.5, 1.0, 1.2])).astype(np.float32)
+        for _ in range(rng.integers(0, 4)):
+            y, x = rng.integers(0, 50, 2)
+            anomaly_map[y : y + 8, x : x + 8] += 0.6 * rng.random()
+        anomaly_map = anomaly_map.clip(0, 1)
+        found = judge.score(anomaly_map, log_odds=float(rng.normal(0, 4)))
+        regions = judge.regions(anomaly_map, found.verdict, None)
+        answer = answer_in_words(found.verdict, regions, [kind for kind, _ in found.reasons], language)
+        seen.add(found.verdict)
+        expected = {"normal": False, "anomalous": True}.get(found.verdict)
+        if expected is not None:
+            assert parse_presence(answer) == expected
+            assert parse_count(answer) == min(len(regions), 10)
+        else:
+            assert not answer.startswith(("Yes", "No", "是", "否"))
+        assert parse_positions(answer) == {region.position for region in regions}
+    assert seen == {"normal", "anomalous", "uncertain"}
+
+
+def test_another_part_is_asked_about_instead_of_called_good():
+    regions = find_regions(peak_of(0.9), 0.5)
+    assert "another part, camera or distance?" in answer_in_words("uncertain", regions, ["unlike"], "en")
+    assert "是否换了零件" in answer_in_words("uncertain", regions, ["unlike"], "zh")
