@@ -19,8 +19,8 @@ from safetensors.torch import save
 from datasets_scripts.own_metadata import read_metadata
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 from modeling_anomalygpt.images import PictureError, load_mask, load_picture
-from modeling_anomalygpt.memory_bank import MemoryBank, best_matches
-from modeling_anomalygpt.references import check_notes
+from modeling_anomalygpt.memory_bank import best_matches
+from modeling_anomalygpt.references import References
 from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
 from tests.fuzzing import PIXELS, bounded_memory, damaged, fuzz, json_values
 
@@ -81,9 +81,9 @@ def test_a_damaged_memory_bank_is_read_or_refused_as_a_value_error(tmp_path, dat
     path = tmp_path / "bank.safetensors"
     path.write_bytes(data.draw(damaged(bank_bytes())))
     try:
-        bank = MemoryBank.load(path)
+        bank = References.load(path).bank
     except ValueError as error:
-        assert "memory bank" in str(error) or "memory_bank" in str(error)
+        assert "memory bank" in str(error) or "must hold references" in str(error)
     else:
         assert all(len(rows) == len(sources) for rows, sources in zip(bank.features, bank.sources, strict=True))
 
@@ -99,11 +99,13 @@ def strange_banks(draw) -> bytes:
         if draw(st.booleans()):
             count = draw(st.integers(0, 5))
             tensors[f"sources.{number}"] = torch.arange(count) * draw(st.integers(-2, 40))
-    metadata = {"format": "anomalygpt-memory-bank-1"}
-    for name in draw(st.sets(st.sampled_from(("grids", "limit", "num_references", "fingerprint")))):
+    metadata = {"format": draw(st.sampled_from(("anomalygpt-memory-bank-1", "anomalygpt-references-2")))}
+    for name in draw(st.sets(st.sampled_from(("grids", "limit", "threshold", "num_references", "fingerprint")))):
         metadata[name] = draw(st.sampled_from(("[[2, 2]]", "1", "[[2, 2], [1, 2]]", "x", "0.5")) | texts)
     for name in draw(st.sets(st.sampled_from(("normal_scores", "comparability", "copies", "calibration")))):
         metadata[f"note.{name}"] = draw(texts)
+    if draw(st.booleans()):
+        metadata["references"] = draw(texts)
     return save(tensors, metadata)
 
 
@@ -116,10 +118,9 @@ def test_a_whole_file_that_is_no_sound_bank_is_refused_as_a_value_error(tmp_path
     path = tmp_path / "bank.safetensors"
     path.write_bytes(content)
     try:
-        bank = MemoryBank.load(path)
-        check_notes(bank)
+        bank = References.load(path).bank
     except ValueError as error:
-        assert "memory bank" in str(error) or "memory_bank" in str(error)
+        assert "memory bank" in str(error) or "must hold references" in str(error)
     else:
         assert best_matches(bank.features[0], bank.features[0])[1].max() < len(bank.features[0])
 
@@ -147,8 +148,9 @@ def test_a_results_file_of_any_lines_is_read_without_a_crash(tmp_path, rows, end
     path.write_bytes("\n".join(json.dumps(row) for row in rows).encode() + b"\n" + ending)
     results = read_results(path)
     assert all(isinstance(result, InspectionResult) for result in results)
-    again = ResultsFile(path, resume=True).finished
-    assert set(again) <= {result.image for result in results}
+    again = ResultsFile(path, resume=True)
+    again.close()
+    assert {result.image for result in read_results(path)} <= {result.image for result in results}
 
 
 def test_a_results_file_of_endless_brackets_is_read_without_a_crash(tmp_path):
