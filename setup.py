@@ -23,7 +23,13 @@ setup(
     ],
     package_dir={"spaces_app.examples": "examples"},
     package_data={
-        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training/recipes/*"],
+        "modeling_anomalygpt": [
+            "anomalygpt_tiny/*",
+            "anomalygpt_tiny/*/*",
+            "training/recipes/*",
+            "conversations/*.json",
+        ],
+        "datasets_scripts": ["rendering/*.json"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
         "spaces_app.examples": ["*/*/*.jpg"],

@@ -24,10 +24,9 @@ from tqdm import tqdm
 from benchmarks.rendered_quality import held_back_products
 from datasets_scripts import HELD_BACK_FAMILIES
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.conversations import phrases_en as english
-from modeling_anomalygpt.conversations import phrases_zh as chinese
 from modeling_anomalygpt.conversations.facts import Facts, absent_kinds
 from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker
+from modeling_anomalygpt.conversations.phrases import load_phrases
 from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import category_name
 from modeling_anomalygpt.regions import regions_of_mask
@@ -52,8 +51,8 @@ UNHEARD = {  # of forms that neither the conversations nor recipes/tiny/unknowab
         "闻起来有油味吗？",
     ),
 }
-_KINDS = {"en": english.KINDS, "zh": chinese.KINDS}
-_REFUSALS = {language: phrases.ANSWERS["unknowable"] for language, phrases in (("en", english), ("zh", chinese))}
+_KINDS = {language: load_phrases(language)["kinds"] for language in LANGUAGES}
+_REFUSALS = {language: load_phrases(language)["answers"]["unknowable"] for language in LANGUAGES}
 
 
 def named_kinds(answer: str, language: str) -> set[str]:

@@ -1,12 +1,10 @@
 """Data set builder of rendered industrial parts: nothing to download, any number of pictures, seeded.
 
-All files that draw are named here, since `datasets` 3 copies those alone beside the script; of their contents (and
-this file's) the cache takes note.
+The cache takes note of the contents of all files that draw.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +12,14 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from . import rendering
 from .anomaly_files import files_fingerprint
-from .rendering.canvas import Canvas
-from .rendering.defects import apply_defect
-from .rendering.electronics import circuit_board
-from .rendering.goods import screw
-from .rendering.mechanics import gear
-from .rendering.medicine import pills
-from .rendering.noise import illuminate
-from .rendering.products import (
-    FAMILIES,
-    HELD_BACK_FAMILIES,
-    TRAINING_FAMILIES,
-    Product,
-    RenderedPart,
-    render_pair,
-    render_part,
-    render_product,
-)
-from .rendering.shapes import blob
-from .rendering.surfaces import leather
-from .rendering.textiles import zipper
+from .rendering.products import FAMILIES, HELD_BACK_FAMILIES, TRAINING_FAMILIES, render_product
 from .schema import schema_features
 
-__all__ = [
-    "FAMILIES",
-    "HELD_BACK_FAMILIES",
-    "TRAINING_FAMILIES",
-    "Product",
-    "RenderedPart",
-    "RenderedParts",
-    "RenderedPartsConfig",
-    "render_pair",
-    "render_part",
-    "render_product",
-]
+__all__ = ["RenderedParts", "RenderedPartsConfig"]
 
-# one thing of each file that the rows depend on
-_DRAWN_WITH = (
-    Canvas,
-    apply_defect,
-    blob,
-    circuit_board,
-    gear,
-    illuminate,
-    leather,
-    pills,
-    render_product,
-    schema_features,
-    screw,
-    zipper,
-)
+_RENDERING = Path(rendering.__file__).parent
 
 
 class RenderedPartsConfig(datasets.BuilderConfig):
@@ -148,8 +103,8 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
     DEFAULT_CONFIG_NAME = "all"
 
     def __init__(self, cache_dir: str | None = None, *, hash: str | None = None, **kwargs: Any) -> None:
-        files = {sys.modules[thing.__module__].__file__ for thing in (type(self), *_DRAWN_WITH)}
-        hash = (hash or "") + files_fingerprint(None, sorted(Path(file) for file in files))
+        drawn_with = sorted(path for path in _RENDERING.iterdir() if path.suffix in (".py", ".json"))
+        hash = (hash or "") + files_fingerprint(None, [Path(__file__), *drawn_with])
         super().__init__(cache_dir=cache_dir, hash=hash, **kwargs)
         self.config.check()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import abc
+import json
+import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +16,10 @@ import numpy as np
 from .noise import View, noise_field, to_uint8
 
 Colour = Sequence[float]
+Drawing = Callable[["Canvas"], object]
+BLACK = (0.0, 0.0, 0.0)
+FAMILIES = json.loads(pathlib.Path(__file__).with_name("families.json").read_text(encoding="utf-8"))
+"""Names, colours and sentences of all families, in English and Chinese."""
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 
@@ -37,37 +45,29 @@ class Canvas:
     def _fixed(self, points: np.ndarray) -> np.ndarray:
         return np.rint(self.view.to_pixels(points) * (1 << _SHIFT)).astype(np.int32)
 
-    def polygon(self, points: np.ndarray, colour: Colour, height: int | None = None) -> None:
+    def _mark(self, fill: Callable[[np.ndarray, object, int], object], colour: Colour, height: int | None) -> None:
+        if self.image is None:
+            fill(self.height, 255, cv2.LINE_8)
+            return
+        fill(self.image, tuple(map(float, colour)), cv2.LINE_AA)
+        if height is not None:
+            fill(self.height, int(height), cv2.LINE_8)
+
+    def polygon(self, points: np.ndarray, colour: Colour = BLACK, height: int | None = None) -> None:
         """Fills a polygon `(N, 2)`; with `height=None` it is a print that leaves the height as it is."""
         fixed = [self._fixed(points)]
-        if self.image is None:
-            cv2.fillPoly(self.height, fixed, 255, cv2.LINE_8, _SHIFT)
-            return
-        cv2.fillPoly(self.image, fixed, tuple(map(float, colour)), cv2.LINE_AA, _SHIFT)
-        if height is not None:
-            cv2.fillPoly(self.height, fixed, int(height), cv2.LINE_8, _SHIFT)
+        self._mark(lambda onto, ink, line: cv2.fillPoly(onto, fixed, ink, line, _SHIFT), colour, height)
 
     def stroke(self, points: np.ndarray, width: float, colour: Colour, height: int | None = None) -> None:
         """Draws an open line through points `(N, 2)`, `width` part units wide (at least one pixel)."""
-        fixed = [self._fixed(points)]
-        thickness = max(1, round(width * self.view.scale))
-        if self.image is None:
-            cv2.polylines(self.height, fixed, False, 255, thickness, cv2.LINE_8, _SHIFT)
-            return
-        cv2.polylines(self.image, fixed, False, tuple(map(float, colour)), thickness, cv2.LINE_AA, _SHIFT)
-        if height is not None:
-            cv2.polylines(self.height, fixed, False, int(height), thickness, cv2.LINE_8, _SHIFT)
+        fixed, wide = [self._fixed(points)], max(1, round(width * self.view.scale))
+        self._mark(lambda onto, ink, line: cv2.polylines(onto, fixed, False, ink, wide, line, _SHIFT), colour, height)
 
-    def disc(self, centre: Sequence[float], radius: float, colour: Colour, height: int | None = None) -> None:
+    def disc(self, centre: Sequence[float], radius: float, colour: Colour = BLACK, height: int | None = None) -> None:
         """Fills a circle."""
-        x, y = self._fixed(np.array([centre]))[0]
-        fixed_radius = max(1, round(radius * self.view.scale * (1 << _SHIFT)))
-        if self.image is None:
-            cv2.circle(self.height, (int(x), int(y)), fixed_radius, 255, -1, cv2.LINE_8, _SHIFT)
-            return
-        cv2.circle(self.image, (int(x), int(y)), fixed_radius, tuple(map(float, colour)), -1, cv2.LINE_AA, _SHIFT)
-        if height is not None:
-            cv2.circle(self.height, (int(x), int(y)), fixed_radius, int(height), -1, cv2.LINE_8, _SHIFT)
+        at = tuple(map(int, self._fixed(np.array([centre]))[0]))
+        fixed = max(1, round(radius * self.view.scale * (1 << _SHIFT)))
+        self._mark(lambda onto, ink, line: cv2.circle(onto, at, fixed, ink, -1, line, _SHIFT), colour, height)
 
     def text(
         self,
@@ -131,9 +131,16 @@ def text_stencil(words: str, font: int = 0, weight: int = 2, layout: str | None 
     return stencil
 
 
-def changed_silhouette(
-    view: View, before: Callable[[Canvas], None] | None, after: Callable[[Canvas], None] | None
-) -> np.ndarray:
+def silhouette(view: View, *drawings: Drawing | None) -> np.ndarray:
+    """What the drawings cover together, `uint8` 0 or 255; `None` draws nothing."""
+    canvas = Canvas(view)
+    for draw in drawings:
+        if draw is not None:
+            draw(canvas)
+    return canvas.height
+
+
+def changed_silhouette(view: View, before: Drawing | None, after: Drawing | None) -> np.ndarray:
     """Where an altered element differs from the designed one.
 
     Args:
@@ -144,16 +151,28 @@ def changed_silhouette(
     Returns:
         `np.ndarray`: `bool` mask of shape `(size, size)`: the difference of the silhouettes, thin gaps closed.
     """
-    masks = []
-    for draw in (before, after):
-        canvas = Canvas(view)
-        if draw is not None:
-            draw(canvas)
-        masks.append(canvas.height)
-    difference = cv2.bitwise_xor(*masks)
-    reach = max(1, round(view.size / 112))
+    return closed(cv2.bitwise_xor(silhouette(view, before), silhouette(view, after)), max(1, round(view.size / 112)))
+
+
+def closed(mask: np.ndarray, reach: int) -> np.ndarray:
+    """Closes the gaps of a mask up to twice `reach` pixels wide; `bool`."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    return cv2.morphologyEx(difference, cv2.MORPH_CLOSE, kernel) > 0
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0
+
+
+def grown(mask: np.ndarray, side: int) -> np.ndarray:
+    """Widens a mask by a square of `side` pixels; `bool`."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+
+
+def ray(angle: float) -> np.ndarray:
+    """The unit vector `(2,)` at an angle in radians."""
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def tinted(base: Sequence[float], rng: np.random.Generator, amount: float = 10) -> np.ndarray:
+    """A colour near the given one, float64 (3,)."""
+    return np.clip(np.asarray(base) + rng.normal(0, amount * 0.25, 3) + rng.normal(0, amount), 5, 250)
 
 
 def circle(centre: Sequence[float], radius: float, count: int = 40) -> np.ndarray:
@@ -227,19 +246,48 @@ class Scene:
     words: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Design:
-    """One product of a family: how it is drawn, and what it is called.
+class Design(abc.ABC):
+    """One product of a family: its traits, how it is drawn and what it is called.
 
-    Args:
-        draw (`Callable[[View, str | None, np.random.Generator], Scene]`): Draws the product as a view sees it, with a
-            structural defect by name, whose place and kind come from the generator.
+    Each family is a subclass: `__init__` draws the traits from a generator and calls `describe`, `draw` paints a
+    piece. What can be listed (colours, words) stands in `families.json` under the name of the family.
+
+    Attributes:
         description (`str`): What the product is and how it should look.
         description_zh (`str`): The same in Chinese.
-        structural (`tuple[str, ...]`, *optional*, defaults to `()`): Structural defects that `draw` knows.
+        structural (`tuple[str, ...]`): Structural defects that `draw` knows.
     """
 
-    draw: Callable[[View, str | None, np.random.Generator], Scene]
-    description: str
-    description_zh: str
-    structural: tuple[str, ...] = ()
+    family: str
+
+    @property
+    def data(self) -> dict:
+        """What `families.json` says of the family."""
+        return FAMILIES[self.family]
+
+    def describe(self, structural: Sequence[str] = (), **fields: object) -> None:
+        """Sets the descriptions, filled in with `fields`, and the structural defects."""
+        self.description, self.description_zh = self.words("description", **fields)
+        self.structural = tuple(structural)
+
+    def words(self, key: str, **fields: object) -> tuple[str, str]:
+        """Words of the family in English and Chinese, filled in with `fields`."""
+        return tuple(words.format(**fields) for words in self.data[key])
+
+    @abc.abstractmethod
+    def draw(self, view: View, defect: str | None, choice: np.random.Generator) -> Scene:
+        """Draws a piece.
+
+        Args:
+            view ([`View`]): How the camera sees it, and the piece's own texture.
+            defect (`str`, *optional*): One of `structural`.
+            choice (`np.random.Generator`): Decides on the place and kind of the defect.
+
+        Returns:
+            [`Scene`]: The drawn part.
+        """
+
+
+def any_of(options: Sequence, rng: np.random.Generator) -> Any:
+    """One of the options, each as likely."""
+    return options[rng.integers(len(options))]

@@ -23,40 +23,19 @@ import numpy as np
 
 from .canvas import Design, Scene
 from .defects import DEFECTS, STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
-from .electronics import circuit_board, printed_label
-from .goods import biscuit, block, kernel, screw
-from .mechanics import bottle_top, cable, gear, hex_nut
-from .medicine import capsules, pills
+from .electronics import CircuitBoard, PrintedLabel
+from .goods import Biscuit, Block, Kernel, Screw
+from .mechanics import BottleTop, Cable, Gear, HexNut
+from .medicine import Capsules, Pills
 from .noise import Camera, Light, View, illuminate
-from .surfaces import ceramic_tile, granular, leather, machined_metal, wood_grain
-from .textiles import knitted_fabric, wire_grid, woven_fabric, zipper
+from .surfaces import CeramicTile, Granular, Leather, MachinedMetal, WoodGrain
+from .textiles import KnittedFabric, WireGrid, WovenFabric, Zipper
 
-_DESIGNS = {
-    design.__name__: design
-    for design in (
-        machined_metal,
-        leather,
-        wood_grain,
-        ceramic_tile,
-        granular,
-        woven_fabric,
-        knitted_fabric,
-        wire_grid,
-        zipper,
-        gear,
-        hex_nut,
-        bottle_top,
-        cable,
-        capsules,
-        pills,
-        circuit_board,
-        printed_label,
-        screw,
-        biscuit,
-        kernel,
-        block,
-    )
-}
+_SURFACES = (MachinedMetal, Leather, WoodGrain, CeramicTile, Granular, WovenFabric, KnittedFabric, WireGrid)
+_OBJECTS = (
+    Zipper, Gear, HexNut, BottleTop, Cable, Capsules, Pills, CircuitBoard, PrintedLabel, Screw, Biscuit, Kernel, Block,
+)  # fmt: skip
+_DESIGNS = {design.family: design for design in (*_SURFACES, *_OBJECTS)}
 
 FAMILIES: tuple[str, ...] = tuple(_DESIGNS)
 """All families."""
@@ -67,16 +46,7 @@ HELD_BACK_FAMILIES: tuple[str, ...] = ("ceramic_tile", "zipper", "capsules")
 TRAINING_FAMILIES: tuple[str, ...] = tuple(name for name in FAMILIES if name not in HELD_BACK_FAMILIES)
 """The families to train on."""
 
-SURFACE_FAMILIES: tuple[str, ...] = (
-    "machined_metal",
-    "leather",
-    "wood_grain",
-    "ceramic_tile",
-    "granular",
-    "woven_fabric",
-    "knitted_fabric",
-    "wire_grid",
-)
+SURFACE_FAMILIES: tuple[str, ...] = tuple(design.family for design in _SURFACES)
 """The families that fill the whole picture (their `object_mask` is `None`)."""
 
 _UNSUITED = {
@@ -92,18 +62,6 @@ _UNSUITED = {
 _SMALLEST_CHANGE = 0.001  # share of the picture that a structural defect covers at least
 _FAINTEST_CHANGE = 9.0  # mean difference in grey levels under its mask, at least
 _STRUCTURAL_SHARE = 0.4  # of the random defects of a family that has structural ones
-
-
-def category_words(family: str) -> str:
-    """The family's name as a prompt says it.
-
-    ```python
-    >>> category_words("circuit_board")
-    'circuit board'
-
-    ```
-    """
-    return family.replace("_", " ")
 
 
 @dataclass

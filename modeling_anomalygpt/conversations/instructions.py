@@ -3,30 +3,28 @@
 Knows in which order topics make sense; knows no image, no tokenizer and no model.
 """
 
+import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..conversations import phrases_en as instruction_phrases_en
-from ..conversations import phrases_zh as instruction_phrases_zh
-from ..prompts import category_name, check_language, opening_question, position_name
+from ..prompts import category_name, opening_question, position_name
 from ..regions import Region
 from .facts import CLEANABLE, GRAVE, Facts, absent_kinds, kind_words
+from .phrases import load_phrases
 
-_PHRASES: dict[str, ModuleType] = {"en": instruction_phrases_en, "zh": instruction_phrases_zh}
 _CANONICAL_SHARE = 0.5
+Topic = Callable[["Speaker"], tuple[str, str] | None]
 
 
 class Speaker:
     """Picks phrases and fills them in; without a generator always the canonical ones."""
 
     def __init__(self, facts: Facts, language: str, rng: np.random.Generator | None) -> None:
-        check_language(language)
         self.facts, self.language, self.rng = facts, language, rng
-        self.phrases = _PHRASES[language]
+        self.phrases = load_phrases(language)
         self.name = category_name(facts.category, language)
         self.count = len(facts.regions)
 
@@ -56,18 +54,19 @@ class Speaker:
 
     def ask(self, key: str, **fields: object) -> str:
         """A question."""
-        return self.say(self.phrases.QUESTIONS, key, **fields)
+        return self.say(self.phrases["questions"], key, **fields)
 
     def answer(self, key: str, **fields: object) -> str:
         """An answer; number, places and object are filled in from the facts."""
         for field, words in (("places", self.places), ("both", self.both), ("count", self.number)):
             fields.setdefault(field, words())
-        return self.say(self.phrases.ANSWERS, key, object=self.object(), **fields)
+        return self.say(self.phrases["answers"], key, object=self.object(), **fields)
 
     def number(self, count: int | None = None) -> str:
         """A number in words, by default that of the regions."""
         count = self.count if count is None else count
-        return self.phrases.NUMBERS[count] if count < len(self.phrases.NUMBERS) else self.phrases.MORE
+        numbers = self.phrases["numbers"]
+        return numbers[count] if count < len(numbers) else self.phrases["more_than_nine"]
 
     def place(self, cell: tuple[int, int]) -> str:
         """The name of a cell."""
@@ -75,25 +74,24 @@ class Speaker:
 
     def places(self) -> str:
         """The names of all cells with a region."""
-        return self.join([self.place(cell) for cell in self.facts.cells], article="the ")
+        return self.join([self.place(cell) for cell in self.facts.cells], self.phrases["article"])
 
     def both(self) -> str:
         """`both` or `all` where several regions lie in one cell."""
         if self.count < 2 or len(self.facts.cells) > 1:
             return ""
-        return self.phrases.BOTH if self.count == 2 else self.phrases.ALL
+        return self.phrases["both" if self.count == 2 else "all"]
 
     def join(self, words: Sequence[str], article: str = "") -> str:
         """The words as a list in a sentence; the article stands before all but the first."""
-        if self.language == "zh":
-            return "、".join(words[:-1]) + ("和" if len(words) > 1 else "") + "".join(words[-1:])
         words = [word if i == 0 else article + word for i, word in enumerate(words)]
-        return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + "".join(words[-1:])
+        start = self.phrases["comma"].join(words[:-1])
+        return start + (self.phrases["and"] if len(words) > 1 else "") + "".join(words[-1:])
 
     def object(self) -> str:
         """The object's name with its article."""
         plural = self.name.endswith("s") and not self.name.endswith("ss")
-        if self.language == "zh" or plural or self.name in self.phrases.NO_ARTICLE:
+        if self.language == "zh" or plural or self.name in self.phrases["without_article"]:
             return self.name
         return ("an " if self.name[0] in "aeiouAEIOU" else "a ") + self.name
 
@@ -112,6 +110,18 @@ class Speaker:
         return ("unplaced", "one", "many")[min(self.count, 2)]
 
 
+def _by_form(topic: str, only_placed: bool = True) -> Topic:
+    """A topic with an answer for each form; `only_placed` leaves anomalies without a mask out."""
+
+    def question_and_answer(speaker: Speaker) -> tuple[str, str] | None:
+        form = speaker.form()
+        if only_placed and form == "unplaced":
+            return None
+        return speaker.ask(topic), speaker.answer(f"{topic}_{form}")
+
+    return question_and_answer
+
+
 def _presence(speaker: Speaker) -> tuple[str, str]:
     form, kind = speaker.form(), speaker.only_kind() or {}
     key = f"presence_{form}"
@@ -123,31 +133,19 @@ def _presence(speaker: Speaker) -> tuple[str, str]:
     return speaker.ask("presence"), speaker.answer(key, **kind)
 
 
-def _intact(speaker: Speaker) -> tuple[str, str]:
-    form = speaker.form()
-    return speaker.ask("intact"), speaker.answer("intact_" + ("some" if form == "one" else form))
-
-
-def _count(speaker: Speaker) -> tuple[str, str] | None:
-    form = speaker.form()
-    return None if form == "unplaced" else (speaker.ask("count"), speaker.answer(f"count_{form}"))
-
-
 def _where(speaker: Speaker, question: str = "where") -> tuple[str, str] | None:
     form, cells = speaker.form(), Counter((region.row, region.column) for region in speaker.facts.regions)
     if form == "unplaced":
         return None
     if 9 >= speaker.count > len(cells) > 1 and speaker.chance(0.3):
         parts = [
-            speaker.phrases.ANSWERS["each_part"].format(count=speaker.number(cells[cell]), place=speaker.place(cell))
+            speaker.phrases["answers"]["each_part"].format(
+                count=speaker.number(cells[cell]), place=speaker.place(cell)
+            )
             for cell in sorted(cells)
         ]
         return speaker.ask(question), speaker.answer("where_each", each=speaker.join(parts))
     return speaker.ask(question), speaker.answer(f"where_{form}")
-
-
-def _where_if_any(speaker: Speaker) -> tuple[str, str] | None:
-    return _where(speaker, "where_if_any")
 
 
 def _kind(speaker: Speaker) -> tuple[str, str] | None:
@@ -200,18 +198,8 @@ def _describe(speaker: Speaker) -> tuple[str, str]:
     return speaker.ask("describe"), speaker.answer(key, **(kind or {}))
 
 
-def _highlight(speaker: Speaker) -> tuple[str, str] | None:
-    form = speaker.form()
-    return None if form == "unplaced" else (speaker.ask("highlight"), speaker.answer(f"highlight_{form}"))
-
-
 def _replace(speaker: Speaker) -> tuple[str, str]:
     return speaker.ask("replace"), speaker.answer(f"replace_{_advice(speaker.facts)}")
-
-
-def _sure(speaker: Speaker) -> tuple[str, str]:
-    form = speaker.form()
-    return speaker.ask("sure"), speaker.answer("sure_" + ("some" if form == "one" else form))
 
 
 def _biggest(speaker: Speaker) -> tuple[str, str] | None:
@@ -240,7 +228,7 @@ def _half(speaker: Speaker) -> tuple[str, str] | None:
         return None
     inside, outside = speaker.pick(sides)
     no = speaker.chance(0.5)
-    question = speaker.ask("half", half=speaker.phrases.HALVES[outside if no else inside])
+    question = speaker.ask("half", half=speaker.phrases["halves"][outside if no else inside])
     return question, speaker.answer("half_no" if no else "half_yes")
 
 
@@ -290,7 +278,7 @@ def _false_kind(speaker: Speaker) -> tuple[str, str] | None:
 
 
 def _absent_thing(speaker: Speaker) -> tuple[str, str] | None:
-    thing = speaker.pick(speaker.phrases.ABSENT_THINGS)
+    thing = speaker.pick(speaker.phrases["absent_things"])
     if thing.split()[-1] in speaker.name.casefold():
         return None
     return speaker.ask("absent_thing", thing=thing), speaker.answer("absent_thing")
@@ -300,12 +288,13 @@ def _unknowable(speaker: Speaker) -> tuple[str, str]:
     return speaker.ask("unknowable"), speaker.answer("unknowable")
 
 
-TOPICS = {
-    "presence": _presence, "intact": _intact, "count": _count, "where": _where, "where_if_any": _where_if_any,
+TOPICS: dict[str, Topic] = {
+    "presence": _presence, "intact": _by_form("intact", only_placed=False), "count": _by_form("count"),
+    "where": _where, "where_if_any": functools.partial(_where, question="where_if_any"),
     "kind": _kind, "size": _size, "share": _share, "object": _object, "describe": _describe,
-    "highlight": _highlight, "replace": _replace, "sure": _sure, "largest": _biggest, "other": _other, "half": _half,
-    "place_check": _place_check, "kind_check": _kind_check, "false_kind": _false_kind,
-    "absent_thing": _absent_thing, "unknowable": _unknowable,
+    "highlight": _by_form("highlight"), "replace": _replace, "sure": _by_form("sure", only_placed=False),
+    "largest": _biggest, "other": _other, "half": _half, "place_check": _place_check, "kind_check": _kind_check,
+    "false_kind": _false_kind, "absent_thing": _absent_thing, "unknowable": _unknowable,
 }  # fmt: skip
 """Each topic makes a question and its answer, or None where it does not fit the facts."""
 
@@ -331,9 +320,6 @@ def _two_digits(value: float, digits: int = 2) -> str:
     return np.format_float_positional(rounded, trim="-")
 
 
-TOPIC_NAMES = tuple(TOPICS)
-"""What a turn can be about."""
-
 _FIRST = {
     "presence": 74, "where_if_any": 6, "count": 4, "intact": 4, "describe": 4, "highlight": 3, "object": 3,
     "replace": 1, "unknowable": 2,
@@ -343,7 +329,7 @@ _LATER = {
     "share": 4, "object": 5, "sure": 3, "largest": 8, "other": 30, "half": 3, "place_check": 14, "kind_check": 6,
     "false_kind": 4, "absent_thing": 3, "unknowable": 9, "intact": 1,
 }  # fmt: skip
-_TELLS_OF_THEM = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}
+_MENTIONS_ANOMALIES = {"presence", "count", "where", "where_if_any", "describe", "highlight", "intact"}
 
 
 def conversation(
@@ -377,23 +363,23 @@ def conversation(
     if max_turns < 1:
         raise ValueError(f"`max_turns` must be at least 1, got {max_turns}. A turn is a question and its answer.")
     speaker = Speaker(facts, language, rng)
-    turns = int(rng.integers(1, max_turns + 1))
+    number = int(rng.integers(1, max_turns + 1))
     asked: list[str] = []
     messages: list[dict[str, str]] = []
     refused: set[str] = set()
-    while len(asked) < turns:
+    while len(asked) < number:
         weights = _LATER if asked else _FIRST
         topics = [topic for topic in weights if topic not in asked and topic not in refused and _fits(topic, asked)]
         if not topics:
             break
         chances = np.array([weights[topic] for topic in topics])
         topic = topics[int(rng.choice(len(topics), p=chances / chances.sum()))]
-        turn = TOPICS[topic](speaker)
-        if turn is None:
+        exchange = TOPICS[topic](speaker)
+        if exchange is None:
             refused.add(topic)
             continue
         refused.clear()
-        question, answer = turn
+        question, answer = exchange
         if not asked and topic != "object" and rng.random() < 0.65:
             question = opening_question(facts.category, language, speaker.description(), question)
         asked.append(topic)
@@ -406,7 +392,7 @@ def fixed_turn(facts: Facts, topic: str = "presence", language: str = "en") -> t
 
     Args:
         facts (`Facts`): What is true.
-        topic (`str`, *optional*, defaults to `"presence"`): One of `TOPIC_NAMES`.
+        topic (`str`, *optional*, defaults to `"presence"`): One of `TOPICS`.
         language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
 
     Returns:
@@ -423,30 +409,17 @@ def fixed_turn(facts: Facts, topic: str = "presence", language: str = "en") -> t
     ```
     """
     if topic not in TOPICS:
-        raise ValueError(f"`topic` must be one of {', '.join(TOPIC_NAMES)}, got {topic!r}. Choose one of them.")
+        raise ValueError(f"`topic` must be one of {', '.join(TOPICS)}, got {topic!r}. Choose one of them.")
     return TOPICS[topic](Speaker(facts, language, None))
 
 
-def fixed_answer(facts: Facts, language: str = "en") -> str:
-    """The canonical answer to the main question.
-
-    Args:
-        facts (`Facts`): What is true.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
-    Returns:
-        `str`: Such as `"Yes, there is an anomaly in the image, at the top right."`.
-    """
-    return TOPICS["presence"](Speaker(facts, language, None))[1]
-
-
 def _fits(topic: str, asked: Sequence[str]) -> bool:
-    """Whether the earlier turns allow the topic: some only make sense after others."""
+    """Whether the earlier questions allow the topic: some only make sense after others."""
     if topic == "other":
         return asked[-1:] == ["largest"]
     if topic in ("sure", "half", "largest"):
-        return bool(_TELLS_OF_THEM.intersection(asked))
+        return bool(_MENTIONS_ANOMALIES.intersection(asked))
     return not (topic == "where" and "where_if_any" in asked)
 
 
-__all__ = ["TOPIC_NAMES", "Facts", "conversation", "fixed_answer", "fixed_turn"]
+__all__ = ["TOPICS", "Facts", "Speaker", "conversation", "fixed_turn"]

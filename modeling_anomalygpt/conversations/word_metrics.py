@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..prompts import POSITION_NAMES
 from ..regions import regions_of_mask
 
 MANY = 10
@@ -17,7 +16,7 @@ MANY = 10
 _ROWS = {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
 _PLACES_EN = re.compile(
     r"\b(?:(?P<row>top|upper|bottom|lower)[\s-]+(?P<column>left|right)"
-    r"|(?P<one>top|bottom|left|right|center|centre|middle))\b(?! half)"
+    r"|(?P<single>top|bottom|left|right|center|centre|middle))\b(?! half)"
 )
 _PLACES_ZH = {
     "左上": "top left", "右上": "top right", "左下": "bottom left", "右下": "bottom right",
@@ -73,8 +72,8 @@ def parse_positions(answer: str) -> frozenset[str]:
     """
     found = {_PLACES_ZH[hit] for hit in re.findall("|".join(_PLACES_ZH), answer)}
     for hit in _PLACES_EN.finditer(answer.casefold()):
-        if hit["one"]:
-            found.add("center" if hit["one"] in ("centre", "middle") else hit["one"])
+        if hit["single"]:
+            found.add("center" if hit["single"] in ("centre", "middle") else hit["single"])
         else:
             found.add(f"{_ROWS[hit['row']]} {hit['column']}")
     return frozenset(found)
@@ -110,11 +109,6 @@ def parse_count(answer: str) -> int | None:
         if word in _NUMBERS:
             return _NUMBERS[word]
     return None
-
-
-def all_positions() -> frozenset[str]:
-    """The nine names that [`parse_positions`] can give."""
-    return frozenset(name for row in POSITION_NAMES["en"] for name in row)
 
 
 class WordMetrics:
@@ -160,9 +154,9 @@ class WordMetrics:
             regions = regions_of_mask(np.asarray(mask) != 0)
             if not regions:
                 continue
-            places, told = {region.position for region in regions}, parse_positions(answer)
-            overlap = len(places & told) / len(places | told)
-            self._rows.append((places == told, overlap, parse_count(answer) == min(len(regions), MANY)))
+            places, named = {region.position for region in regions}, parse_positions(answer)
+            overlap = len(places & named) / len(places | named)
+            self._rows.append((places == named, overlap, parse_count(answer) == min(len(regions), MANY)))
 
     def merge(self, other: "WordMetrics") -> None:
         """Adds the pictures of another object, which is unchanged."""

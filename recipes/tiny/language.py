@@ -17,10 +17,9 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt.conversations import phrases_en as english
-from modeling_anomalygpt.conversations import phrases_zh as chinese
 from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker, conversation
+from modeling_anomalygpt.conversations.phrases import load_phrases
 from modeling_anomalygpt.dialogue import with_picture
 from modeling_anomalygpt.modeling_anomalygpt import fill_placeholders
 from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
@@ -172,10 +171,11 @@ def practised(facts: Facts, rng: np.random.Generator, language: str, topics: lis
 def fact_words(processor) -> set[int]:
     """Tokens of the words that carry facts: places, numbers, kinds."""
     words = [f" {word}" for row in POSITION_NAMES["en"] for name in row for word in name.split()]
-    words += [f" {word}" for word in english.NUMBERS] + [f" {digit}" for digit in range(10)] + list("0123456789")
-    words += [f" {word}" for _, _, kind in english.KINDS.values() for word in kind.split()]
-    words += [name for row in POSITION_NAMES["zh"] for name in row] + list(chinese.NUMBERS)
-    words += [kind for _, _, kind in chinese.KINDS.values()]
+    english, chinese = load_phrases("en"), load_phrases("zh")
+    words += [f" {word}" for word in english["numbers"]] + [f" {digit}" for digit in range(10)] + list("0123456789")
+    words += [f" {word}" for _, _, kind in english["kinds"].values() for word in kind.split()]
+    words += [name for row in POSITION_NAMES["zh"] for name in row] + chinese["numbers"]
+    words += [kind for _, _, kind in chinese["kinds"].values()]
     return {token for word in words for token in processor.tokenizer(word)["input_ids"]}
 
 

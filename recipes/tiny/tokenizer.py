@@ -15,11 +15,10 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from datasets_scripts.rendered_parts import FAMILIES, render_product
-from modeling_anomalygpt.conversations import phrases_en as instruction_phrases_en
-from modeling_anomalygpt.conversations import phrases_zh as instruction_phrases_zh
+from datasets_scripts import FAMILIES, render_product
 from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.conversations.instructions import conversation
+from modeling_anomalygpt.conversations.phrases import load_phrases
 from modeling_anomalygpt.prompts import DESCRIPTIONS
 from modeling_anomalygpt.regions import regions_of_mask
 
@@ -49,7 +48,7 @@ def random_facts(category: str, rng: np.random.Generator, description: dict[str,
         for _ in range(int(rng.choice(5, p=[0.6, 0.2, 0.1, 0.06, 0.04])) + 1):
             y, x = rng.integers(0, 40, 2)
             mask[y : y + rng.integers(2, 9), x : x + rng.integers(2, 9)] = True
-        kinds = [str(rng.choice(list(instruction_phrases_en.KINDS)))] if rng.random() < 0.7 else []
+        kinds = [str(rng.choice(list(load_phrases("en")["kinds"])))] if rng.random() < 0.7 else []
     scale = float(rng.choice([0.01, 0.02, 0.05, 0.1, 0.125, 0.25, 0.5])) if rng.random() < 0.3 else None
     mask = np.repeat(np.repeat(mask, -(-height // 48), 0), -(-width // 48), 1)[:height, :width]
     return Facts(category, (height, width), regions_of_mask(mask), kinds, description, scale)
@@ -78,10 +77,10 @@ def training_texts(seed: int = 0, conversations: int = 12_000) -> Iterator[str]:
         for message in conversation(facts, rng, ("en", "zh")[index % 2], max_turns=4):
             yield from _PROMPT_PIECES
             yield message["content"]
-    for phrases in (instruction_phrases_en, instruction_phrases_zh):
-        for table in (phrases.QUESTIONS, phrases.ANSWERS):
-            for options in table.values():
-                for phrase in options if isinstance(options, tuple) else (options,):
+    for language in ("en", "zh"):
+        for table in ("questions", "answers"):
+            for options in load_phrases(language)[table].values():
+                for phrase in options if isinstance(options, list) else (options,):
                     yield re.sub(r"\{\w+\}", "", phrase)
     for _ in range(3):
         yield from (f" {word}" for word in ENGLISH.split())

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from modeling_anomalygpt.conversations import phrases_en as instruction_phrases_en
-from modeling_anomalygpt.conversations import phrases_zh as instruction_phrases_zh
 from modeling_anomalygpt.conversations.facts import kind_of
-from modeling_anomalygpt.conversations.instructions import TOPIC_NAMES, Facts, conversation, fixed_answer, fixed_turn
-from modeling_anomalygpt.conversations.word_metrics import all_positions, parse_count, parse_positions, parse_presence
+from modeling_anomalygpt.conversations.instructions import TOPICS, Facts, conversation, fixed_turn
+from modeling_anomalygpt.conversations.phrases import load_phrases
+from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import describe
 from modeling_anomalygpt.regions import regions_of_mask
 
@@ -24,8 +23,8 @@ DIGITS = {
     "zh": ["", "一", "两", "三", "四", "五", "六", "七", "八", "九"],
 }
 KIND_WORDS = {
-    language: {kind: {words[1], words[2]} for kind, words in phrases.KINDS.items()}
-    for language, phrases in (("en", instruction_phrases_en), ("zh", instruction_phrases_zh))
+    language: {kind: {words[1], words[2]} for kind, words in load_phrases(language)["kinds"].items()}
+    for language in ("en", "zh")
 }
 
 
@@ -77,7 +76,7 @@ def numbers(text: str, language: str) -> list[int]:
     return [DIGITS["en"].index(word) for word in words]
 
 
-KIND_PLURALS = "|".join(words[1] for words in instruction_phrases_en.KINDS.values())
+KIND_PLURALS = "|".join(words[1] for words in load_phrases("en")["kinds"].values())
 
 
 def contradictions(
@@ -100,8 +99,7 @@ def contradictions(
         for words in KIND_WORDS[language].values()
     )
     thing = any(
-        t.split()[-1] in question
-        for t in (*instruction_phrases_en.ABSENT_THINGS, *instruction_phrases_zh.ABSENT_THINGS)
+        t.split()[-1] in question for t in (*load_phrases("en")["absent_things"], *load_phrases("zh")["absent_things"])
     )
     half = "half" in question or re.search("半", question)
     if no and regions and not (asks_of_something or thing or half):
@@ -214,7 +212,7 @@ def test_texts_are_whole_sentences_in_their_language(language):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_first_question_is_mostly_the_main_one_and_its_answer_begins_with_yes_or_no(language):
     rng = np.random.default_rng(3)
-    phrases = (instruction_phrases_en if language == "en" else instruction_phrases_zh).QUESTIONS["presence"]
+    phrases = load_phrases(language)["questions"]["presence"]
     main = 0
     for _ in range(500):
         mask, facts = draw_case(rng)
@@ -234,7 +232,7 @@ def test_canonical_answers_read_back_give_the_facts(language):
         mask, facts = draw_case(rng)
         regions = true_regions(mask)
         places = {str(names[cell]) for _, _, cell, _ in regions}
-        answer = fixed_answer(facts, language)
+        answer = fixed_turn(facts, "presence", language)[1]
         assert parse_presence(answer) is bool(regions)
         assert parse_positions(answer) == places
         assert parse_count(answer) == min(len(regions), 10)
@@ -254,7 +252,7 @@ def test_every_topic_occurs():
     seen = set()
     questions = {
         topic: [re.sub(r"\\\{\w+\\\}", ".+", re.escape(phrase)) + "$" for phrase in phrases]
-        for topic, phrases in instruction_phrases_en.QUESTIONS.items()
+        for topic, phrases in load_phrases("en")["questions"].items()
     }
     for _ in range(1600):
         _, facts = draw_case(rng)
@@ -270,9 +268,9 @@ def test_follow_ups_refer_to_what_was_said():
         mask, facts = draw_case(rng)
         texts = [message["content"] for message in conversation(facts, rng, "en", max_turns=6)]
         for index, question in enumerate(texts):
-            if index % 2 == 0 and question in instruction_phrases_en.QUESTIONS["other"]:
+            if index % 2 == 0 and question in load_phrases("en")["questions"]["other"]:
                 others += 1
-                assert texts[index - 2] in instruction_phrases_en.QUESTIONS["largest"]
+                assert texts[index - 2] in load_phrases("en")["questions"]["largest"]
                 (_, _, first, _), (_, _, second, _) = sorted(true_regions(mask), reverse=True)
                 assert parse_positions(texts[index - 1]) == {PLACES["en"][first]}
                 assert parse_positions(texts[index + 1]) == {PLACES["en"][second]}
@@ -287,24 +285,24 @@ def test_an_anomalous_picture_without_a_mask_is_never_placed_or_counted():
             for message in conversation(facts, rng, language, max_turns=6)[1::2]:
                 assert not parse_positions(message["content"]), message
                 assert not re.search(r"%| x |two|两处", message["content"])
-    assert parse_presence(fixed_answer(Facts("cookies", (64, 64), anomalous=True))) is True
+    assert parse_presence(fixed_turn(Facts("cookies", (64, 64), anomalous=True), "presence")[1]) is True
 
 
 def test_worked_examples_of_one_several_and_none():
     mask = np.zeros((90, 90), bool)
-    assert fixed_answer(Facts("tile", mask.shape)) == "No, there is no anomaly in the image."
+    assert fixed_turn(Facts("tile", mask.shape))[1] == "No, there is no anomaly in the image."
     mask[3:9, 70:80] = True
     facts = Facts("tile", mask.shape, regions_of_mask(mask), ["crack"], mm_per_pixel=0.5)
-    assert fixed_answer(facts) == "Yes, there is an anomaly in the image, at the top right."
-    assert fixed_answer(facts, "zh") == "是，图像中有一处异常，位于右上角。"
+    assert fixed_turn(facts, "presence")[1] == "Yes, there is an anomaly in the image, at the top right."
+    assert fixed_turn(facts, "presence", "zh")[1] == "是，图像中有一处异常，位于右上角。"
     assert fixed_turn(facts, "size")[1] == "It is about 5 x 3 mm."
     assert fixed_turn(facts, "share")[1] == "Less than 1 % of the image."
     assert fixed_turn(facts, "kind")[1] == "It is a crack."
     assert "replaced" in fixed_turn(facts, "replace")[1]
     mask[15:20, 62:70] = True
     facts = Facts("tile", mask.shape, regions_of_mask(mask))
-    assert fixed_answer(facts) == "Yes, there are two anomalies in the image, both at the top right."
-    assert fixed_answer(facts, "zh") == "是，图像中有两处异常，都位于右上角。"
+    assert fixed_turn(facts, "presence")[1] == "Yes, there are two anomalies in the image, both at the top right."
+    assert fixed_turn(facts, "presence", "zh")[1] == "是，图像中有两处异常，都位于右上角。"
     mask[40:45, 40:45] = mask[80:85, 40:45] = True
     facts = Facts("tile", mask.shape, regions_of_mask(mask))
     assert fixed_turn(facts, "where")[1] == "They are at the top right, the center and the bottom."
@@ -325,18 +323,18 @@ def test_both_languages_have_the_same_phrases_with_the_same_fields():
         return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
     for english, chinese in (
-        (instruction_phrases_en.QUESTIONS, instruction_phrases_zh.QUESTIONS),
-        (instruction_phrases_en.ANSWERS, instruction_phrases_zh.ANSWERS),
+        (load_phrases("en")["questions"], load_phrases("zh")["questions"]),
+        (load_phrases("en")["answers"], load_phrases("zh")["answers"]),
     ):
         assert english.keys() == chinese.keys()
         for key in english:
             assert isinstance(english[key], type(chinese[key])), key
-            if isinstance(english[key], tuple):
+            if isinstance(english[key], list):
                 assert len(set(english[key])) == len(english[key])
                 assert len(set(chinese[key])) == len(chinese[key])
                 assert fields(english[key][0]) == fields(chinese[key][0]), key
-    assert set(instruction_phrases_en.QUESTIONS) - set(TOPIC_NAMES) == {"size_mm"}
-    assert instruction_phrases_en.KINDS.keys() == instruction_phrases_zh.KINDS.keys()
+    assert set(load_phrases("en")["questions"]) - set(TOPICS) == {"size_mm"}
+    assert load_phrases("en")["kinds"].keys() == load_phrases("zh")["kinds"].keys()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +366,7 @@ def test_free_answers_are_read(answer, presence, places, count):
     assert parse_presence(answer) is presence
     assert parse_positions(answer) == places
     assert parse_count(answer) == count
-    assert places <= all_positions()
+    assert places <= set(PLACES["en"])
 
 
 @pytest.mark.parametrize(

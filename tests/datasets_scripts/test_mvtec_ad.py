@@ -12,8 +12,8 @@ from datasets_scripts.anomaly_folder import AnomalyFolder
 from datasets_scripts.loading import DATASET_NAMES, load_anomaly_dataset, load_builder
 from datasets_scripts.mvtec_ad import MVTEC_AD_CATEGORIES, MVTecAD
 
-from .dataset_checks import facts, make_mvtec, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
-from .drawn_trees import SIZE, blob, draw_crack_forest, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
+from ..dataset_checks import facts, make_mvtec, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
+from ..drawn_trees import SIZE, blob, draw_crack_forest, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 

@@ -1,17 +1,15 @@
-"""Masks, sizes, paths and digests of files; and that every builder's file stands as a script of `datasets` 3."""
+"""Masks, sizes, paths and digests of files."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import datasets_scripts
 from datasets_scripts.anomaly_files import content_digest, picture_size, read_mask, resolve_inside
 from datasets_scripts.validation import closest
 
-from .drawn_trees import SIZE, blob, draw_mask
+from ..drawn_trees import SIZE, blob, draw_mask
 
 
 def test_masks_in_every_pixel_format_say_the_same(tmp_path):
@@ -64,24 +62,3 @@ def test_equal_files_have_equal_digests(tmp_path):
 def test_paths_inside_stay_as_they_are():
     assert resolve_inside("/data", "a\\b.png", "here") == Path("/data/a/b.png")
     assert closest("nothing like it", ["bottle"]) == ""
-
-
-SCRIPTS = ("mvtec_ad", "visa", "mvtec_loco", "crack_forest", "anomaly_folder", "conversations", "rendered_parts")
-
-
-def siblings_of(path: Path) -> set[str]:
-    """Names after `from .` at the start of a line: what `datasets` 3 copies beside a script."""
-    return set(re.findall(r"^from \.(\w+) import", path.read_text(), flags=re.MULTILINE))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_names_all_files_it_needs_since_datasets_3_does_not_look_further(name):
-    folder = Path(datasets_scripts.__file__).parent
-    named = siblings_of(folder / f"{name}.py")
-    needed, new = set(), set(named)
-    while new:
-        needed |= new
-        new = set().union(*(siblings_of(folder / f"{sibling}.py") for sibling in new)) - needed
-    assert needed == named
-    lines = re.findall(r"^from \..*$", (folder / f"{name}.py").read_text(), flags=re.MULTILINE)
-    assert not [line for line in lines if "#" in line]  # read as the address of a file

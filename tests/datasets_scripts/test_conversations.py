@@ -11,8 +11,8 @@ from datasets_scripts.conversations import PANDAGPT_FILE, Conversations, read_tu
 from datasets_scripts.loading import load_anomaly_dataset
 from datasets_scripts.publishing import data_card, save_parquet
 
-from .dataset_checks import make_private_cache, refused  # noqa: F401 (fixtures)
-from .drawn_trees import draw_conversations, draw_picture
+from ..dataset_checks import make_private_cache, refused  # noqa: F401 (fixtures)
+from ..drawn_trees import draw_conversations, draw_picture
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 

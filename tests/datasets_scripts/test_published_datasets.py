@@ -6,8 +6,8 @@ import pytest
 from datasets_scripts.loading import load_anomaly_dataset
 from datasets_scripts.mvtec_loco import SaturationRule, read_saturation_rules
 
-from .dataset_checks import make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
-from .drawn_trees import blob, draw_crack_forest, draw_loco, draw_mask, draw_picture, draw_visa
+from ..dataset_checks import make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
+from ..drawn_trees import blob, draw_crack_forest, draw_loco, draw_mask, draw_picture, draw_visa
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 

@@ -8,8 +8,8 @@ import pytest
 
 from datasets_scripts.loading import load_anomaly_dataset
 
-from .dataset_checks import make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
-from .drawn_trees import blob, draw_mask, draw_mvtec, draw_picture
+from ..dataset_checks import make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
+from ..drawn_trees import blob, draw_mask, draw_mvtec, draw_picture
 
 pytestmark = pytest.mark.usefixtures("private_cache")
 

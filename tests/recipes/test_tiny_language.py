@@ -3,12 +3,13 @@
 import numpy as np
 
 from benchmarks.followup_quality import UNHEARD
-from modeling_anomalygpt.conversations import phrases_en as english
-from modeling_anomalygpt.conversations import phrases_zh as chinese
 from modeling_anomalygpt.conversations.facts import Facts
+from modeling_anomalygpt.conversations.phrases import load_phrases
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.language import told_conversation
 from recipes.tiny.unknowable_questions import unknowable_question
+
+UNKNOWABLE = {language: load_phrases(language)["questions"]["unknowable"] for language in ("en", "zh")}
 
 
 def facts(anomalous: bool) -> Facts:
@@ -23,7 +24,7 @@ def test_questions_without_an_answer_are_many_and_none_of_them_is_measured_as_un
         made = [unknowable_question(rng, language) for _ in range(3000)]
         assert len(set(made)) > 200
         assert not set(made) & set(UNHEARD[language])
-        assert not set(english.QUESTIONS["unknowable"] + chinese.QUESTIONS["unknowable"]) & set(UNHEARD[language])
+        assert not set(UNKNOWABLE[language]) & set(UNHEARD[language])
         assert all(question.endswith("?" if language == "en" else "？") for question in made)
         assert all(question.isascii() == (language == "en") for question in made)
 
@@ -38,13 +39,13 @@ def test_the_same_generator_tells_the_same_conversation():
 
 
 def test_a_question_without_an_answer_is_always_refused():
-    refusals = {"en": english.ANSWERS["unknowable"], "zh": chinese.ANSWERS["unknowable"]}
+    refusals = {language: load_phrases(language)["answers"]["unknowable"] for language in ("en", "zh")}
     asked = 0
     for index in range(400):
         language = ("en", "zh")[index % 2]
         turns = told_conversation(facts(index % 3 == 0), np.random.default_rng(index), language)
         assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
-        known = set(english.QUESTIONS["unknowable"] + chinese.QUESTIONS["unknowable"])
+        known = {*UNKNOWABLE["en"], *UNKNOWABLE["zh"]}
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
             if question["content"] in known:
                 asked += 1
