@@ -95,7 +95,7 @@ def test_every_metric_of_a_row_is_that_of_scikit_learn(tmp_path):
         above = np.array(scores) >= 31
         balanced = (above[~good].mean() + (~above[good]).mean()) / 2
         assert float(row["balanced_accuracy_map"]) == pytest.approx(balanced, abs=1e-5)
-        assert float(row["balanced_accuracy_both"]) == pytest.approx(balanced, abs=1e-5)
+        assert float(row["balanced_accuracy_forced"]) == pytest.approx(balanced, abs=1e-5)
         assert (row["num_pictures"], row["num_anomalous"], row["num_masks"]) == ("10", "5", "10")
         words = WordMetrics()
         words.update([np.asarray(one["mask"]) for one in own], [one.answer for one in found])

@@ -22,14 +22,16 @@ def test_published_references_are_consecutive_from_four_times_the_round(dataset,
     assert protocol.references(100, 4, round_ + 1) == [first + 4, first + 5, first + 6, first + 7]
 
 
-def test_our_references_are_drawn_without_repetition_and_more_begin_with_fewer():
+@pytest.mark.parametrize(("available", "k_shot"), [(30, 1), (30, 4), (10, 3), (3, 1), (5, 5)])
+def test_seeds_share_no_reference_while_there_are_enough(available, k_shot):
     protocol = Protocol("ours", "visa", (224, 224))
     assert protocol.usual_seeds == [0, 1, 2]
-    eight = protocol.references(10, 8, 1)
-    assert sorted(set(eight)) == sorted(eight)
-    assert max(eight) < 10
-    assert protocol.references(10, 3, 1) == eight[:3]
-    assert protocol.references(10, 8, 2) != eight
+    draws = [protocol.references(available, k_shot, seed) for seed in range(available // k_shot)]
+    drawn = [one for draw in draws for one in draw]
+    assert len(set(drawn)) == len(drawn) == available // k_shot * k_shot
+    assert set(drawn) <= set(range(available))
+    beyond = protocol.references(available, k_shot, available // k_shot)  # all are used: another order begins
+    assert len(set(beyond)) == k_shot
 
 
 def test_too_few_good_pictures_are_told_in_one_line():

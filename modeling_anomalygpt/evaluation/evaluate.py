@@ -5,12 +5,15 @@ every n-th picture; what they collect is joined before a metric is computed, so 
 Knows rows of data sets and metrics; knows no layouts and no words of the command line.
 """
 
+import os
+import pathlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import datasets
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -35,6 +38,61 @@ _DECODED_AHEAD = 4
 
 class EvaluationError(ValueError):
     """An evaluation that cannot be done; the message is one line that says why and what to do."""
+
+
+def load_splits(
+    name: str,
+    folders: Sequence[str | os.PathLike | None],
+    categories: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, datasets.Dataset]:
+    r"""
+    A data set from one folder or several.
+
+    Args:
+        name (`str`):
+            As `load_anomaly_dataset` knows it.
+        folders (`list[str]`):
+            Where it lies; `None` for a data set that is made.
+        categories (`list[str]`, *optional*):
+            Only these.
+        options (`dict`, *optional*):
+            Of the data set's builder.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.
+
+    Raises:
+        EvaluationError: If a folder is missing, a category lies in two folders **or** in none.
+    """
+    from datasets_scripts import load_anomaly_dataset
+
+    for folder in folders:
+        if folder is not None and not pathlib.Path(folder).is_dir():
+            raise EvaluationError(f"`--data-dir` must be a folder that exists, got {str(folder)!r}. Check the path.")
+    # A category is in one of several folders, so these are read whole.
+    choices = [{"category": one} for one in categories or ()] if len(folders) == 1 else []
+    joined: dict[str, list[datasets.Dataset]] = {}
+    known: set[str] = set()
+    for folder in folders:
+        loaded = [load_anomaly_dataset(name, folder, **(options or {}), **choice) for choice in choices or [{}]]
+        parts = [(split, rows) for splits in loaded for split, rows in splits.items()]
+        found = {category for _, rows in parts for category in rows.unique("category")}
+        if found & known:
+            raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
+        known |= found
+        for split, rows in parts:
+            joined.setdefault(split, []).append(rows)
+    unknown = set(categories or ()) - known
+    if unknown and len(folders) > 1:
+        raise EvaluationError(f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}.")
+    splits = {split: datasets.concatenate_datasets(parts) for split, parts in joined.items()}
+    if not unknown and set(categories or known) == known:
+        return splits
+    return {
+        split: rows.select([row for row, category in enumerate(rows["category"]) if category in categories])
+        for split, rows in splits.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -137,6 +195,8 @@ def evaluate(
     ]
     found, waiting = {}, []
     for number, cell in enumerate(cells):
+        _, category, k_shot, seed = cell
+        category.references(plan, k_shot, seed)  # too few are refused before anything is measured
         row = rows.find(_key(plan, *cell))
         if row is None:
             waiting.append(number)
@@ -207,7 +267,7 @@ def _key(
         "limit": plan.limit,
         "method": detector.name,
         "backbone": getattr(detector, "backbone_name", None),
-        "protocol": protocol.name,
+        "protocol": protocol.label,
         "k_shot": k_shot,
         "seed": seed if k_shot not in (0, ALL) else None,
         "references_from": plan.references_from if k_shot != 0 else None,
@@ -319,11 +379,11 @@ class _Collected:
             found |= self.pixels.compute()
         if self.words:
             found |= self.words.compute()
-        for name, values, limit in (("map", self.ratios, 1.0), ("both", self.evidences, 0.0)):
+        for name, values, limit in (("map", self.ratios, 1.0), ("forced", self.evidences, 0.0)):
             if values[0] is not None:
                 alarms = [int(value >= limit) for value in values]
                 found[f"balanced_accuracy_{name}"] = balanced_accuracy(self.labels, alarms)
         return found
 
 
-__all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate"]
+__all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate", "load_splits"]
