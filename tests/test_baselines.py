@@ -18,8 +18,6 @@ from modeling_anomalygpt.evaluation.baselines import (
     PixelDifference,
     Spade,
     WindowTextScores,
-    harmonic_map,
-    in_batches,
     make_baselines,
     mean_map,
 )
@@ -74,14 +72,19 @@ def smoothed(distances, size):
     return cv2.GaussianBlur(enlarged, (0, 0), 28 * 4 / 224, borderType=cv2.BORDER_REPLICATE)
 
 
+def in_pixels(backbone, anomaly_map, image):
+    (found,) = backbone.image_processor.post_process_anomaly_map(anomaly_map[None], [(image.height, image.width)])
+    return found
+
+
 def test_patches_are_averaged_with_their_neighbours_and_joined(backbone):
-    _, layer = backbone.look(GOOD)
+    _, layer = backbone.features(GOOD)
     assert layer.grid == (4, 4)
     np.testing.assert_allclose(layer.vectors.numpy().reshape(3, 4, 4, -1), patches(backbone, GOOD), atol=1e-5)
 
 
 def test_patchcore_scores_by_the_farthest_patch_weighted_by_its_neighbourhood(backbone):
-    detector = PatchCore(backbone, coreset=False, batch_size=2)
+    detector = PatchCore(backbone, batch_size=2, coreset=False)
     detector.learn(GOOD, "", "")
     bank = unit(patches(backbone, GOOD)).reshape(48, -1)
     for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
@@ -113,17 +116,17 @@ def test_spade_scores_by_the_nearest_pictures_as_wholes(backbone, monkeypatch):
     monkeypatch.setattr("modeling_anomalygpt.evaluation.baselines._SPADE_NEIGHBOURS", 2)
     detector = Spade(backbone)
     detector.learn(GOOD, "", "")
-    wholes = backbone.look(GOOD)[0].numpy()
+    wholes = backbone.features(GOOD)[0].numpy()
     good = unit(patches(backbone, GOOD)).reshape(3, 16, -1)
     for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
-        whole = backbone.look([image])[0].numpy()[0]
+        whole = backbone.features([image])[0].numpy()[0]
         apart = [np.linalg.norm(whole - one) for one in wholes]
         chosen = np.argsort(apart)[:2]
         assert found.score == pytest.approx(np.mean([apart[index] for index in chosen]), rel=1e-4)
         query = unit(patches(backbone, [image])).reshape(16, -1)
         bank = good[chosen].reshape(32, -1)
         distances = np.array([min(np.linalg.norm(one - row) for row in bank) for one in query]).reshape(4, 4)
-        expected = backbone.to_pictures(smoothed(distances, image.size)[None], [image])[0]
+        expected = in_pixels(backbone, smoothed(distances, image.size), image)
         np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-3)
 
 
@@ -142,7 +145,7 @@ def test_padim_is_a_mahalanobis_distance_at_each_place(backbone):
                 distances[row, column] = math.sqrt(apart @ np.linalg.solve(spread, apart))
         expected = smoothed(distances, image.size)
         assert found.score == pytest.approx(expected.max(), rel=1e-3)
-        expected = backbone.to_pictures(expected[None], [image])[0]
+        expected = in_pixels(backbone, expected, image)
         np.testing.assert_allclose(found.anomaly_map, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -172,7 +175,7 @@ def test_a_backbone_is_loaded_with_its_own_mean_and_the_last_layers_of_strides_8
     backbone = Backbone.load(tmp_path, 64)
     assert list(backbone.image_processor.image_mean) == [0.5] * 3
     assert len(backbone.out_indices) == 2
-    _, layer = backbone.look([picture(0)])
+    _, layer = backbone.features([picture(0)])
     assert layer.grid == (8, 8)
     other = Backbone.load(tmp_path, 32).facts["checkpoint_hash"]
     assert backbone.facts["checkpoint_hash"] == Backbone.load(tmp_path, 64).facts["checkpoint_hash"] != other
@@ -212,7 +215,7 @@ def test_windows_cover_each_cell_and_are_averaged_by_loops():
                 if top <= row < top + 3 and left <= column < left + 3
             ]
             expected[row, column] = len(covering) / sum(1 / value for value in covering)
-    np.testing.assert_allclose(harmonic_map(values, 3, 1), expected)
+    np.testing.assert_allclose(1 / mean_map(1 / values, 3, 1), expected)
     assert np.allclose(mean_map(np.ones(25), 2, 1), 1)
 
 
@@ -287,7 +290,3 @@ def test_windows_are_scored_with_the_models_own_text_tower():
     with torch.inference_mode():
         (by_text,) = detector._by_text(detector._embed(GOOD[:1]))
     assert same.score == pytest.approx(float(by_text) / 2, abs=1e-4)
-
-
-def test_pictures_come_in_batches():
-    assert [len(batch) for batch in in_batches(iter(GOOD), 2)] == [2, 1]

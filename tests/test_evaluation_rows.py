@@ -40,14 +40,15 @@ def test_means_and_spreads_over_seeds_and_categories(tmp_path):
     table = EvaluationRows(tmp_path / "t.csv")
     values = {("a", 0): 0.6, ("a", 1): 0.8, ("b", 0): 0.9, ("b", 1): 1.0}
     for (category, seed), value in values.items():
-        table.add(row(category=category, seed=seed, image_auroc=value))
+        table.add(row(category=category, seed=seed, image_auroc=value, miss_rate=1 - value))
     table.add(row(category="a", seed=0, k_shot=4, image_auroc=0.7, pixel_auroc=0.25))
     one, four = summarize(table.rows)
-    mean, seeds, categories = one["image_auroc"]
-    assert mean == pytest.approx(0.825)
-    assert seeds == pytest.approx(statistics.stdev([0.75, 0.9]))
-    assert categories == pytest.approx(statistics.stdev([0.7, 0.95]))
+    auroc = one["image_auroc"]
+    assert auroc.mean == pytest.approx(0.825)
+    assert auroc.seeds == pytest.approx(statistics.stdev([0.75, 0.9]))
+    assert auroc.categories == pytest.approx(statistics.stdev([0.7, 0.95]))
+    assert (auroc.worst, one["miss_rate"].worst) == (pytest.approx(0.7), pytest.approx(0.3))
     assert one["pixel_auroc"] is None
     assert (one["categories"], one["seeds"]) == (2, 2)
-    assert four["pixel_auroc"] == (0.25, None, None)
+    assert four["pixel_auroc"] == (0.25, None, None, 0.25)
     assert len(FIELDS) == len(set(FIELDS))

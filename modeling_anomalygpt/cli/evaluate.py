@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .options import count, format_table, tile_side
@@ -122,7 +123,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     import torch
 
     state = PartialState(cpu=not torch.accelerator.is_available() or args.device == "cpu")
-    from ..evaluation.evaluate import EvaluationPlan, evaluate, load_splits
+    from ..evaluation.evaluate import EvaluationPlan, evaluate
     from ..evaluation.protocols import Protocol
 
     inspector = _inspector(args, state)
@@ -179,7 +180,7 @@ def summary_table(rows: list[dict[str, str]]) -> list[str]:
         *format_table([header[column] for column in used], shown, width=1000, numbers=range(2, len(used))),
         "",
         "Percent: mean +- spread over seeds (over sets), below it the worst set's mean. Balanced accuracy counts "
-        "`uncertain` as wrong; decided: without those; forced: by the sign of the evidence; oracle: the best threshold.",
+        "`uncertain` as wrong; decided: without those; forced: by the sign of the evidence; oracle: best threshold.",
     ]
 
 
@@ -216,6 +217,65 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
     others = [method for method in methods if method != "anomalygpt"]
     made = make_baselines(others, backbone, inspector, args.batch_size)
     return (found if "anomalygpt" in methods else []) + made
+
+
+def load_splits(
+    name: str,
+    folders: Sequence[str | None],
+    categories: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    r"""
+    A data set from one folder or several.
+
+    Args:
+        name (`str`):
+            As `load_anomaly_dataset` knows it.
+        folders (`list[str]`):
+            Where it lies; `None` for a data set that is made.
+        categories (`list[str]`, *optional*):
+            Only these.
+        options (`dict`, *optional*):
+            Of the data set's builder.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.
+
+    Raises:
+        EvaluationError: If a folder is missing, a category lies in two folders **or** in none.
+    """
+    import datasets
+
+    from datasets_scripts import load_anomaly_dataset
+
+    from ..evaluation.evaluate import EvaluationError
+
+    for folder in folders:
+        if folder is not None and not os.path.isdir(folder):
+            raise EvaluationError(f"`--data-dir` must be a folder that exists, got {folder!r}. Check the path.")
+    # A category is in one of several folders, so these are read whole.
+    choices = [{"category": one} for one in categories or ()] if len(folders) == 1 else []
+    joined: dict[str, list[Any]] = {}
+    known: set[str] = set()
+    for folder in folders:
+        loaded = [load_anomaly_dataset(name, folder, **(options or {}), **choice) for choice in choices or [{}]]
+        parts = [(split, rows) for splits in loaded for split, rows in splits.items()]
+        found = {category for _, rows in parts for category in rows.unique("category")}
+        if found & known:
+            raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
+        known |= found
+        for split, rows in parts:
+            joined.setdefault(split, []).append(rows)
+    unknown = set(categories or ()) - known
+    if unknown and len(folders) > 1:
+        raise EvaluationError(f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}.")
+    splits = {split: datasets.concatenate_datasets(parts) for split, parts in joined.items()}
+    if not unknown and set(categories or known) == known:
+        return splits
+    return {
+        split: rows.select([row for row, category in enumerate(rows["category"]) if category in categories])
+        for split, rows in splits.items()
+    }
 
 
 def _split(splits: dict[str, Any], split: str) -> Any:

@@ -5,15 +5,12 @@ every n-th picture; what they collect is joined before a metric is computed, so 
 Knows rows of data sets and metrics; knows no layouts and no words of the command line.
 """
 
-import os
-import pathlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import datasets
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -26,7 +23,7 @@ from ..data.fingerprint import split_fingerprint
 from ..data.sources import ANOMALOUS, NORMAL, SourceRows, labelled_example
 from ..results import read_ahead
 from .detectors import Detection, Detector
-from .metrics import ImageMetrics, PixelMetrics, balanced_accuracy
+from .metrics import ImageMetrics, PixelMetrics
 from .protocols import Protocol
 from .tables import METRICS, EvaluationRows
 
@@ -38,61 +35,6 @@ _DECODED_AHEAD = 4
 
 class EvaluationError(ValueError):
     """An evaluation that cannot be done; the message is one line that says why and what to do."""
-
-
-def load_splits(
-    name: str,
-    folders: Sequence[str | os.PathLike | None],
-    categories: Sequence[str] | None = None,
-    options: Mapping[str, Any] | None = None,
-) -> dict[str, datasets.Dataset]:
-    r"""
-    A data set from one folder or several.
-
-    Args:
-        name (`str`):
-            As `load_anomaly_dataset` knows it.
-        folders (`list[str]`):
-            Where it lies; `None` for a data set that is made.
-        categories (`list[str]`, *optional*):
-            Only these.
-        options (`dict`, *optional*):
-            Of the data set's builder.
-
-    Returns:
-        `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.
-
-    Raises:
-        EvaluationError: If a folder is missing, a category lies in two folders **or** in none.
-    """
-    from datasets_scripts import load_anomaly_dataset
-
-    for folder in folders:
-        if folder is not None and not pathlib.Path(folder).is_dir():
-            raise EvaluationError(f"`--data-dir` must be a folder that exists, got {str(folder)!r}. Check the path.")
-    # A category is in one of several folders, so these are read whole.
-    choices = [{"category": one} for one in categories or ()] if len(folders) == 1 else []
-    joined: dict[str, list[datasets.Dataset]] = {}
-    known: set[str] = set()
-    for folder in folders:
-        loaded = [load_anomaly_dataset(name, folder, **(options or {}), **choice) for choice in choices or [{}]]
-        parts = [(split, rows) for splits in loaded for split, rows in splits.items()]
-        found = {category for _, rows in parts for category in rows.unique("category")}
-        if found & known:
-            raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
-        known |= found
-        for split, rows in parts:
-            joined.setdefault(split, []).append(rows)
-    unknown = set(categories or ()) - known
-    if unknown and len(folders) > 1:
-        raise EvaluationError(f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}.")
-    splits = {split: datasets.concatenate_datasets(parts) for split, parts in joined.items()}
-    if not unknown and set(categories or known) == known:
-        return splits
-    return {
-        split: rows.select([row for row, category in enumerate(rows["category"]) if category in categories])
-        for split, rows in splits.items()
-    }
 
 
 @dataclass(frozen=True)
@@ -292,23 +234,21 @@ def _measure(
     ):
         collected.add(label, mask, detection)
         bar.update(state.num_processes)
-    shards = gather_object([collected])
+    first, *others = gather_object([collected])
     if not state.is_main_process:
         return None
-    for shard in shards[1:]:
-        shards[0].merge(shard)
+    for other in others:
+        first.merge(other)
+    metrics = first.compute()
+    row = {name: metrics[name] for name in METRICS if name in metrics}
     if taken:
-        told = {"references_hash": split_fingerprint(category.source.dataset.select(taken))}
         names = [category.source.image_ids[index] for index in taken]
-        told["references"] = ";".join(names) if len(names) <= 32 else f"all {len(names)} good pictures"
-    else:
-        told = {}
-    metrics = shards[0].compute()
-    return told | {
-        **{name: metrics[name] for name in METRICS if name in metrics},
+        row["references"] = ";".join(names) if len(names) <= 32 else f"all {len(names)} good pictures"
+        row["references_hash"] = split_fingerprint(category.source.dataset.select(taken))
+    return row | {
         "num_pictures": int(metrics["num_pictures"]),
         "num_anomalous": int(metrics["num_anomalous"]),
-        "num_masks": shards[0].pixels.num_maps,
+        "num_masks": first.pixels.num_maps,
         "seconds": round(time.perf_counter() - start, 2),
         "num_processes": state.num_processes,
     }
@@ -335,13 +275,10 @@ def _detections(
 
 
 class _Collected:
-    """What a process has found; joined exactly with that of others."""
+    """Metrics of what a process has measured; joined exactly with those of others."""
 
     def __init__(self) -> None:
         self.images, self.pixels, self.words = ImageMetrics(), PixelMetrics(), WordMetrics()
-        self.labels: list[int] = []
-        self.ratios: list[float | None] = []
-        self.evidences: list[float | None] = []
         self.anomalous_pixels = False
 
     def add(self, label: int, mask: np.ndarray | None, detection: Detection) -> None:
@@ -349,41 +286,28 @@ class _Collected:
             "verdicts": detection.verdict,
             "log_odds": detection.log_odds,
             "answers": detection.answer,
+            "ratios": detection.ratio,
+            "evidence": detection.evidence,
         }
-        self.images.update(
-            [label],
-            [detection.score],
-            **{name: None if value is None else [value] for name, value in optional.items()},
-        )
+        given = {name: [value] for name, value in optional.items() if value is not None}
+        self.images.update([label], [detection.score], **given)
         if mask is not None:
             self.pixels.update(mask, detection.anomaly_map)
             self.anomalous_pixels |= bool(mask.any())
             if detection.answer is not None:
                 self.words.update([mask], [detection.answer])
-        self.labels.append(label)
-        self.ratios.append(detection.ratio)
-        self.evidences.append(detection.evidence)
 
     def merge(self, other: "_Collected") -> None:
         self.images.merge(other.images)
         self.pixels.merge(other.pixels)
         self.words.merge(other.words)
-        self.labels += other.labels
-        self.ratios += other.ratios
-        self.evidences += other.evidences
         self.anomalous_pixels |= other.anomalous_pixels
 
     def compute(self) -> dict[str, float]:
-        found = self.images.compute()
+        metrics = self.images.compute()
         if self.anomalous_pixels:
-            found |= self.pixels.compute()
-        if self.words:
-            found |= self.words.compute()
-        for name, values, limit in (("map", self.ratios, 1.0), ("forced", self.evidences, 0.0)):
-            if values[0] is not None:
-                alarms = [int(value >= limit) for value in values]
-                found[f"balanced_accuracy_{name}"] = balanced_accuracy(self.labels, alarms)
-        return found
+            metrics |= self.pixels.compute()
+        return metrics | (self.words.compute() if self.words else {})
 
 
-__all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate", "load_splits"]
+__all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate"]

@@ -158,9 +158,14 @@ LOWER_IS_BETTER = ("false_alarm_rate", "miss_rate", "uncertain_rate")
 
 
 class Summary(NamedTuple):
-    """A metric over categories and seeds: the mean over categories of the means over seeds; the standard deviation
-    over seeds of the mean over categories, over those that every seed has, and that over categories (`None` of one
-    value); the worst category's mean over seeds."""
+    """One metric over categories and seeds.
+
+    Attributes:
+        mean (`float`): Over the categories, of each category's mean over seeds.
+        seeds (`float`, *optional*): Standard deviation over seeds of the mean over categories; `None` of one seed.
+        categories (`float`, *optional*): That of the categories' means; `None` of one category.
+        worst (`float`): The worst category's mean.
+    """
 
     mean: float
     seeds: float | None
