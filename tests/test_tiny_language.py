@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.followup_quality import UNHEARD
+from benchmarks.answers import UNHEARD
 from modeling_anomalygpt.conversations import phrases_en as english
 from modeling_anomalygpt.conversations import phrases_zh as chinese
 from modeling_anomalygpt.conversations.facts import Facts

@@ -34,7 +34,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         projection_dim=64,
         map_size=MAP_SIZE,
         relative_maps=True,
-        normal_distance=0.32,  # benchmarks/README.md, Decisions
+        normal_distance=0.32,  # docs/experiments.md
         match_exposure=True,
         region_threshold=0.5,
         prompt_channels=[16, 40, 96],

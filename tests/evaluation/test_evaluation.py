@@ -172,19 +172,18 @@ def test_the_published_protocol_measures_on_the_models_canvas(tmp_path):
     assert row["references"] == "nut/train/0"
 
 
-def test_a_category_of_one_class_is_refused_before_anything_is_measured(tmp_path):
-    test, detector = made_set(categories=("nut",), split="train"), Brightness()
-    with pytest.raises(
-        EvaluationError, match=re.escape("'nut' must have good and anomalous test pictures, got 10 and 0")
-    ):
-        evaluate(plan(), [detector], test, test, EvaluationRows(tmp_path / "t.csv"), progress=False)
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train", "'nut' must have good and anomalous test pictures, got 10 and 0"),
+        ("test", "'nut': `--k-shot` must be at most 2"),
+    ],
+)
+def test_one_class_and_too_few_references_are_refused_before_anything_is_measured(tmp_path, split, message):
+    test, train, detector = made_set(categories=("nut",), split=split), made_set(2, ("nut",), "train"), Brightness()
+    with pytest.raises(EvaluationError, match=re.escape(message)):
+        evaluate(plan((1, 4)), [detector], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
     assert detector.pictures == 0
-
-
-def test_too_few_references_name_the_category(tmp_path):
-    test, train = made_set(categories=("nut",)), made_set(2, ("nut",), "train")
-    with pytest.raises(EvaluationError, match=re.escape("'nut': `--k-shot` must be at most 2")):
-        evaluate(plan((4,)), [Brightness()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
 
 
 @pytest.mark.parametrize(
