@@ -1,97 +1,202 @@
-"""Writes measured numbers into the documents: the tables of both READMEs and the embedded checkpoint's model card.
+"""Writes measured numbers into the documents: README, model card, results page, reliability page.
 
     python -m benchmarks.documents [--check]
 
-Reads `quality_inspection.csv`, `rendered_quality.json` and `followup_quality.json` in `benchmarks/results`. What
-the commands of the Chinese README print is copied from README.md (blocks after `<!-- ... output -->`). With --check,
-writes nothing; the exit code is 1 when a document does not say what the results say.
+Reads `evaluation_inspection.csv` (rows of `anomalygpt evaluate`) and the other files of benchmarks/results, and
+replaces what stands between `<!-- name -->` and `<!-- end name -->`. What the commands of the Chinese README print is
+copied from README.md (blocks after `<!-- ... output -->`). With --check, writes nothing; the exit code is 1 when a
+document does not say what the results say.
 """
 
 import argparse
 import csv
 import json
-import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks import results
-from benchmarks.quality import DECISIONS, TEACHER, table
-from benchmarks.speed import SPEED, markdown
-from benchmarks.targets import soak_table, targets_table
+from benchmarks.measuring import RESULTS, ROOT
+from benchmarks.targets import targets_table
+from modeling_anomalygpt.evaluation.tables import Summary, read_rows, summarize
 from modeling_anomalygpt.hub.card import with_results
 
-ROOT = pathlib.Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+CARD = ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md"
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "README_zh.md",
-    ROOT / "benchmarks" / "README.md",
     ROOT / "docs" / "reliability.md",
     ROOT / "docs" / "results.md",
-    ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md",
+    CARD,
 )
+QUALITY = {
+    "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.3": "AUPRO .3",
+    "balanced_accuracy": "balanced accuracy, `uncertain` counted as wrong",
+    "balanced_accuracy_decided": "balanced accuracy of the decided alone", "uncertain_rate": "`uncertain`",
+    "false_alarm_rate": "false alarms", "miss_rate": "misses",
+    "balanced_accuracy_forced": "balanced accuracy, every picture forced to one of two",
+    "balanced_accuracy_map": "... by the map alone", "balanced_accuracy_log_odds": "... by the language model alone",
+    "oracle_balanced_accuracy": "... by the best threshold, chosen on these pictures (oracle)",
+    "positions_exact": "places exactly right in the answer", "count_exact": "number of defects right in the answer",
+}  # fmt: skip
+BY_SET = {
+    "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "balanced_accuracy": "balanced",
+    "balanced_accuracy_decided": "decided alone", "balanced_accuracy_forced": "forced",
+    "oracle_balanced_accuracy": "oracle", "false_alarm_rate": "false alarms", "miss_rate": "misses",
+    "uncertain_rate": "uncertain", "positions_exact": "places", "count_exact": "number",
+}  # fmt: skip
+METHODS = {
+    "image_auroc": "image AUROC", "image_average_precision": "image AP", "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC", "pixel_average_precision": "pixel AP", "aupro_0.3": "AUPRO .3",
+    "aupro_0.05": "AUPRO .05", "oracle_balanced_accuracy": "oracle",
+}  # fmt: skip
+TOPICS = {
+    "where": "place", "count": "number", "kind": "kind", "kind_alike": "kind, or one easily taken for it",
+    "size": "size", "object": "object", "place_check": "is it at ...?", "kind_check": "is there a ...?",
+    "unknowable": "refuses what it cannot know", "unheard": "the same, questions of no training conversation",
+}  # fmt: skip
 
 
 def sections() -> dict[str, str]:
-    """What stands between the markers `<!-- name -->` and `<!-- end name -->`."""
-    rows = rows_of("quality_inspection.csv", "embedded")
-    teacher = {"teacher": table(found, TEACHER)} if (found := rows_of("quality_teacher.csv")) else {}
-    rendered = json.loads((RESULTS / "rendered_quality.json").read_text())
-    speed = {"speed": markdown(json.loads(SPEED.read_text()))} if SPEED.exists() else {}
-    followup = json.loads((RESULTS / "followup_quality.json").read_text())
+    """What stands between the markers, by their names."""
+    rows = read_rows(RESULTS / "evaluation_inspection.csv")
+    ours = [row for row in rows if row["method"] == "anomalygpt"]
+    answers = json.loads((RESULTS / "answers.json").read_text())
     return {
-        "quality": table(rows),
-        "decisions": table(rows, DECISIONS),
-        "rendered": rendered_table(rendered),
-        "followup": followup_table(followup),
+        "quality": quality_table(ours),
+        "sets": set_table(ours),
+        "methods": method_table(rows),
+        "made by": provenance(rows),
+        "measured with": measured_with(ours),
+        "rendered": rendered_table(answers["families"]),
+        "followup": followup_table(answers["topics"]),
+        "evaluation memory": memory_line(),
         "targets": targets_table(),
         "soak": soak_table(),
-        **results.sections(),
-        **speed,
-        **teacher,
     }
 
 
-def rows_of(name: str, model: str | None = None) -> list[dict[str, str]]:
-    """The measured rows of a CSV, of one model alone if given; none without the file."""
-    if not (RESULTS / name).exists():
-        return []
-    with (RESULTS / name).open(newline="") as file:
-        return [row for row in csv.DictReader(file) if model in (None, row["model"])]
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    rows = [list(head), ["---"] * len(head), *map(list, lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def rendered_table(rendered: dict[str, dict]) -> str:
+def quality_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A metric a line: mean over the sets, spread over the draws, and the worst set, for each number of references."""
+    few = sorted((one for one in summarize(rows, tuple(QUALITY)) if one["k_shot"] in ("1", "4")), key=_order)
+    head = [""]
+    for one in few:
+        head += [f"{one['k_shot']} reference{'s' * (one['k_shot'] != '1')}", "worst set"]
+    lines = []
+    for metric, name in QUALITY.items():
+        values = [one[metric] for one in few]
+        lines.append([name, *(cell for value in values for cell in (_shown(value), f"{value.worst:.3f}"))])
+    return markdown(head, lines)
+
+
+def set_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A set and number of references a line: means over the draws."""
+    lines = []
+    for category in sorted({row["category"] for row in rows}):
+        members = [row for row in rows if row["category"] == category]
+        for one in sorted(summarize(members, tuple(BY_SET)), key=_order):
+            lines.append([category, one["k_shot"], *(_shown(one[metric], spread=False) for metric in BY_SET)])
+    return markdown(["set", "references", *BY_SET.values()], lines)
+
+
+def method_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A method, vision model and number of references a line: means over the sets."""
+    lines = []
+    for one in sorted(summarize(rows, tuple(METHODS)), key=_order):
+        own = one["method"] == "anomalygpt" or one["backbone"] == "own"
+        vision = "the checkpoint's" if own else one["backbone"] or "-"
+        lines.append([one["method"], vision, one["k_shot"], *(_shown(one[metric]) for metric in METHODS)])
+    return markdown(["method", "vision model", "references", *METHODS.values()], lines)
+
+
+def measured_with(rows: Sequence[Mapping[str, str]]) -> str:
+    """The checkpoint and the code behind the first table, in one line."""
+    hashes, commits = ({row[name] for row in rows} for name in ("checkpoint_hash", "commit"))
+    return f"Checkpoint hash {', '.join(sorted(hashes))}; commit {', '.join(sorted(commits))}."
+
+
+def provenance(rows: Sequence[Mapping[str, str]]) -> str:
+    """Which weights, versions and commits made the rows."""
+    groups: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        key = (row["checkpoint"], row["checkpoint_hash"], row["protocol"], row["commit"], row["versions"])
+        groups[key] = groups.get(key, 0) + 1
+    return "\n".join(
+        f"- {count} rows: {checkpoint or 'no model'} ({weights}), protocol {protocol}, commit {commit}; {versions}"
+        for (checkpoint, weights, protocol, commit, versions), count in sorted(groups.items())
+    )
+
+
+def rendered_table(families: Mapping[str, Mapping]) -> str:
     """Words against facts on the held-back families, a family a line."""
     asked = {
         "yes_no": "yes or no", "text_agrees": "text agrees with log-odds", "places": "places exactly right",
         "count": "count right",
     }  # fmt: skip
-    lines = ["| family | image AUROC | " + " | ".join(f"{name} (en / zh)" for name in asked.values()) + " |"]
-    lines.append("|" + " --- |" * (2 + len(asked)))
-    for family, row in rendered.items():
+    lines = []
+    for family, row in families.items():
         cells = [f"{row[f'{key}_en']['right']:.2f} / {row[f'{key}_zh']['right']:.2f}" for key in asked]
-        lines.append(f"| {family} | {row['image_auroc']:.3f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([family, f"{row['image_auroc']:.3f}", *cells])
+    return markdown(["family", "image AUROC", *(f"{name} (en / zh)" for name in asked.values())], lines)
 
 
-def followup_table(rows: dict[str, dict]) -> str:
+def followup_table(topics: Mapping[str, Mapping]) -> str:
     """Follow-up questions against facts, a topic a line."""
-    topics = {
-        "where": "place", "count": "number", "kind": "kind", "kind_alike": "kind, or one easily taken for it",
-        "size": "size", "object": "object", "place_check": "is it at ...?", "kind_check": "is there a ...?",
-        "unknowable": "refuses what it cannot know", "unheard": "the same, questions of no training conversation",
-    }  # fmt: skip
-    lines = ["| asked about | all pictures (en / zh) | where the verdict was right (en / zh) |", "| --- | --- | --- |"]
-    for topic, name in topics.items():
-        both = [rows[f"{topic}_{language}"] for language in ("en", "zh")]
-        cells = [" / ".join(f"{row[part]:.2f}" for row in both) for part in ("agree", "verdict_right")]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} |")
-    mean = rows["mean"]
-    return "\n".join([*lines, f"| **mean** | {mean['agree']:.2f} | {mean['verdict_right']:.2f} |"])
+    lines = []
+    for topic, name in TOPICS.items():
+        both = [topics[f"{topic}_{language}"] for language in ("en", "zh")]
+        lines.append([name, *(" / ".join(f"{row[part]:.2f}" for row in both) for part in ("agree", "verdict_right"))])
+    mean = topics["mean"]
+    lines.append(["**mean**", f"{mean['agree']:.2f}", f"{mean['verdict_right']:.2f}"])
+    return markdown(["asked about", "all pictures (en / zh)", "where the verdict was right (en / zh)"], lines)
 
 
-def filled(text: str, parts: dict[str, str]) -> str:
+def memory_line() -> str:
+    """Peak memory of an evaluation of large pictures."""
+    with (RESULTS / "evaluation_memory.csv").open(newline="") as file:
+        row = max(csv.DictReader(file), key=lambda one: int(one["pictures"]))
+    return (
+        f"An evaluation of {int(row['pictures']):,} pictures of {row['side']} x {row['side']} with one reference, "
+        f"answers and pixel metrics at full size takes at most {int(row['peak_mb']):,} MB in one process, libraries "
+        f"included ({row['seconds_per_picture']} s a picture on one core of a busy machine): "
+        "`python -m benchmarks.memory evaluation`."
+    )
+
+
+def soak_table() -> str:
+    """What the two soaks found."""
+    soak, space = (json.loads((RESULTS / name).read_text()) for name in ("soak.json", "space_soak.json"))
+    first, last = soak["resident_megabytes_first_and_last"]
+    lines = [
+        ("inspections in one process", f"{soak['inspections']:,} in {soak['minutes']:g} minutes"),
+        ("errors; marks found in another place", f"{soak['errors']}; {soak['marks_in_another_place']}"),
+        ("resident memory after a quarter, at the end", f"{first} MB, {last} MB"),
+        ("slope after a quarter", f"{soak['slope_kilobytes_per_thousand']:g} KB in a thousand inspections"),
+        ("chats of the Space", f"{space['chats']} from {space['clients']} clients in {space['minutes']:g} minutes"),
+        ("errors; marks of another client", f"{len(space['errors'])}; {len(space['cross_talk'])}"),
+        ("seconds a chat, median and slowest", f"{space['median_seconds_per_chat']}, {space['slowest_seconds']}"),
+        ("resident memory, begin and end", f"{space['megabytes_at_start']} MB, {space['megabytes_at_end']} MB"),
+        ("slope over the second half", f"{space['megabytes_per_100_chats']} MB in a hundred chats"),
+    ]
+    return markdown(["what", "found"], lines)
+
+
+def card_rows() -> list[dict[str, str]]:
+    """The rows of the embedded checkpoint as its card's front matter wants them."""
+    rows = read_rows(RESULTS / "evaluation_inspection.csv")
+    return [
+        row | {"set": row["category"], "aupro": row["aupro_0.3"]}
+        for row in rows
+        if row["method"] == "anomalygpt" and row["k_shot"] in ("1", "4")
+    ]
+
+
+def filled(text: str, parts: Mapping[str, str]) -> str:
     """The document with its marked sections replaced."""
     for name, content in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
@@ -110,6 +215,17 @@ def with_outputs(text: str, source: str) -> str:
     )
 
 
+def _order(one: Mapping[str, str]) -> tuple:
+    shots = 10**6 if one["k_shot"] == "all" else int(one["k_shot"])
+    return one["method"] != "anomalygpt", shots, one["method"], one["backbone"] not in ("", "own")
+
+
+def _shown(value: Summary | None, spread: bool = True) -> str:
+    if value is None:
+        return "-"
+    return f"{value.mean:.3f}" + (f" ± {value.seeds:.3f}" if spread and value.seeds is not None else "")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks.documents", description=__doc__, formatter_class=plain)
@@ -119,8 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for document in DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         after = with_outputs(filled(before, parts), (ROOT / "README.md").read_text(encoding="utf-8"))
-        if document.parent.name == "anomalygpt_tiny":  # the Hub reads the same rows in its front matter
-            after = with_results(after, rows_of("quality_inspection.csv", "embedded"), "AnomalyGPT tiny")
+        if document == CARD:  # the Hub reads the same rows in its front matter
+            after = with_results(after, card_rows(), "AnomalyGPT tiny")
         differ |= before != after
         if not options.check:
             document.write_text(after, encoding="utf-8")

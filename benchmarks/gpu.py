@@ -26,9 +26,6 @@ from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGene
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 
 WORDS = 60  # of the question, beside the picture's placeholders; the published one has about so many
-ANSWER = 128
-BATCHES = (1, 4, 16, 64)
-TRAINING_BATCHES = (1, 8)
 TINY = {
     "vision_config": {
         "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
@@ -50,32 +47,22 @@ class Measure:
     def __init__(self, device: torch.device, rounds: int):
         self.device, self.rounds = device, rounds
 
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def __call__(self, call: Callable[[], Any], rounds: int | None = None) -> dict[str, float]:
-        """Median milliseconds, their least and most, and the peak of the memory allocated meanwhile."""
+        """Median milliseconds, and the peak of the memory: allocated on the GPU, or held by the process."""
+        on_gpu, milliseconds = self.device.type == "cuda", []
         call()
-        if self.device.type == "cuda":
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        seconds = []
         for _ in range(rounds or self.rounds):
-            self.wait()
+            if on_gpu:
+                torch.cuda.synchronize(self.device)
             start = time.perf_counter()
             call()
-            self.wait()
-            seconds.append(1000 * (time.perf_counter() - start))
-        return {
-            "median_ms": round(statistics.median(seconds), 2),
-            "least_ms": round(min(seconds), 2),
-            "most_ms": round(max(seconds), 2),
-            "peak_gigabytes": round(self.peak() / 1e9, 3),
-        }
-
-    def peak(self) -> int:
-        """Bytes allocated at most on the GPU, or held by the process where there is none."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else peak_memory()
+            if on_gpu:
+                torch.cuda.synchronize(self.device)
+            milliseconds.append(1000 * (time.perf_counter() - start))
+        peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory()
+        return {"median_ms": round(statistics.median(milliseconds), 2), "peak_gigabytes": round(peak / 1e9, 3)}
 
 
 def build(tiny: bool, device: torch.device) -> AnomalyGPTForConditionalGeneration:
@@ -156,9 +143,8 @@ def training(model: AnomalyGPTForConditionalGeneration, measure: Measure, batche
         inputs = prompt(model, batch, 320)
         inputs["labels"] = inputs["input_ids"].where(torch.arange(320, device=model.device) > 160, -100)
         inputs["pixel_values"] = pictures(model, batch)
-        inputs["mask_labels"] = torch.randint(0, 2, (batch, model.config.map_size, model.config.map_size)).to(
-            model.device
-        )
+        size = (batch, model.config.map_size, model.config.map_size)
+        inputs["mask_labels"] = torch.randint(0, 2, size, device=model.device)
 
         def step(inputs=inputs):
             with torch.autocast(model.device.type, torch.bfloat16):
@@ -201,12 +187,11 @@ def main() -> None:
         "made_in_seconds": round(time.perf_counter() - start, 1),
     }
     measure = Measure(device, 2 if options.tiny else options.rounds)
-    batches = (1, 2) if options.tiny else BATCHES
-    tokens = 8 if options.tiny else ANSWER
+    few = (1, 2)
     parts = {
-        "inspecting": lambda: inspecting(model, measure, batches),
-        "answering": lambda: answering(model, measure, batches[:3:2] if not options.tiny else batches, tokens),
-        "training": lambda: training(model, measure, (1, 2) if options.tiny else TRAINING_BATCHES),
+        "inspecting": lambda: inspecting(model, measure, few if options.tiny else (1, 4, 16, 64)),
+        "answering": lambda: answering(model, measure, *((few, 8) if options.tiny else ((1, 16), 128))),
+        "training": lambda: training(model, measure, few if options.tiny else (1, 8)),
     }
     for name, part in parts.items():
         result[name] = part()

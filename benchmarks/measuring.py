@@ -49,6 +49,12 @@ def peak_memory() -> int:
     return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 
 
+def resident_megabytes(process: int | str = "self") -> float:
+    """What a process holds now (Linux)."""
+    status = pathlib.Path(f"/proc/{process}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+
 def forget_peak() -> None:
     """Sets the peak back to what is held now (Linux)."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -64,15 +70,6 @@ def extra_memory(call: Callable[[], Any]) -> int:
 
 def in_own_process(module: str, *arguments: str, threads: int | None = None) -> dict[str, Any]:
     """Runs `python -m module arguments`; the last line of its output is the result as JSON."""
-    return json.loads(_output(module, arguments, threads).strip().splitlines()[-1])
-
-
-def in_own_process_for_files(module: str, *arguments: str, threads: int | None = None) -> None:
-    """Runs `python -m module arguments`, whose result is in a file of its own."""
-    _output(module, arguments, threads)
-
-
-def _output(module: str, arguments: tuple[str, ...], threads: int | None) -> str:
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -80,7 +77,7 @@ def _output(module: str, arguments: tuple[str, ...], threads: int | None) -> str
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} ended with code {done.returncode}.")
-    return done.stdout
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def machine() -> dict[str, Any]:

@@ -9,23 +9,16 @@ benchmarks/results/soak.json.
 
 import argparse
 import json
-import pathlib
-import re
 import time
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, machine
+from benchmarks.measuring import RESULTS, machine, resident_megabytes
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.files import write_atomically
 
 SIDE, MARK = 240, 40
-
-
-def resident_kilobytes() -> int:
-    """Memory that the process holds now (Linux)."""
-    return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 
 
 def marked(good: np.ndarray, place: int) -> np.ndarray:
@@ -55,7 +48,7 @@ def main() -> None:
         row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
         wrong += row * 3 // SIDE * 3 + column * 3 // SIDE != place
         if number % 20 == 0:
-            samples.append((number, resident_kilobytes()))
+            samples.append((number, resident_megabytes()))
         if options.minutes and time.monotonic() - start > 60 * options.minutes:
             break
     done = number + 1
@@ -66,8 +59,8 @@ def main() -> None:
         "minutes": round((time.monotonic() - start) / 60, 1),
         "errors": errors,
         "marks_in_another_place": int(wrong),
-        "resident_megabytes_first_and_last": [round(settled[0][1] / 1024, 1), round(settled[-1][1] / 1024, 1)],
-        "slope_kilobytes_per_thousand": round(1000 * slope, 1),
+        "resident_megabytes_first_and_last": [round(settled[0][1], 1), round(settled[-1][1], 1)],
+        "slope_kilobytes_per_thousand": round(1000 * 1024 * slope, 1),
         "machine": machine(),
     }
     write_atomically(RESULTS / "soak.json", json.dumps(row, indent=1) + "\n")

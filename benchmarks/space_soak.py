@@ -1,11 +1,11 @@
 """Many visitors of the Space at once: nobody sees another one's picture, nothing fails, memory stays flat.
 
-    python -m benchmarks.space_soak --chats 500 --clients 8
+    python -m benchmarks.space_soak [--chats 500] [--clients 8]
 
-Each client owns a mark: the size and colour of its pictures, and a word in its questions. Everything that comes back
-must carry it: the overlay's proportions and colour, the category and the number of references of the result. The page
-runs in a process of its own, whose resident memory is read between chats; the slope is that of a straight line through
-the second half of the readings, after caches have filled.
+Each client has a mark: the size and colour of its pictures, a category, a number of references. Everything that comes
+back must carry it. The page runs in a process of its own, whose resident memory is read between chats; the slope is
+that of a straight line through the second half of the readings, after caches have filled. Writes
+benchmarks/results/space_soak.json.
 """
 
 import argparse
@@ -22,118 +22,62 @@ import numpy as np
 from gradio_client import Client, handle_file
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.measuring import RESULTS, ROOT, resident_megabytes
+from modeling_anomalygpt.files import write_atomically
+
 _SERVER = """
 import sys
 from spaces_app.app import launch_app
-_, address = launch_app(sys.argv[1] if len(sys.argv) > 1 else None, prevent_thread_lock=True, quiet=True)
+_, address = launch_app(prevent_thread_lock=True, quiet=True)
 print("serving", address, flush=True)
 sys.stdin.read()
 """
 QUESTIONS = ("Where is the anomaly?", "异常在哪里？", "What kind of anomaly is it?", "Highlight the anomalies")
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"GRADIO_TEMP_DIR": str(pathlib.Path(folder, "cache")), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-c", _SERVER, *([args.model] if args.model else [])]
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        try:
-            address = wait_for(server)
-            report = soak(address, server.pid, pathlib.Path(folder), args)
-        finally:
-            server.kill()
-            server.wait()
-    print(json.dumps(report, indent=1))
-    if args.output:
-        pathlib.Path(args.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 1 if report["errors"] or report["cross_talk"] else 0
+class Visitors:
+    """What the clients, a thread each, have seen together."""
 
+    def __init__(self, address: str, process: int, folder: pathlib.Path, chats: int):
+        self.address, self.process, self.folder, self.left = address, process, folder, chats
+        self.lock = threading.Lock()
+        self.errors: list[str] = []
+        self.cross_talk: list[str] = []
+        self.seconds: list[float] = []
+        self.megabytes: list[float] = []
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.space_soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--chats", type=int, default=500, help="all clients together (default: 500)")
-    parser.add_argument("--clients", type=int, default=8, help="at once (default: 8)")
-    parser.add_argument("--turns", type=int, default=4, help="questions about a picture (default: 4)")
-    parser.add_argument("--model", help="checkpoint (default: the embedded one)")
-    parser.add_argument("--output", help="JSON file for the report")
-    return parser.parse_args(argv)
-
-
-def wait_for(server: subprocess.Popen) -> str:
-    for line in server.stdout:
-        if line.startswith("serving"):
-            return line.split()[1]
-    raise RuntimeError("The page did not start; run `anomalygpt demo` to see why.")
-
-
-def soak(address: str, process: int, folder: pathlib.Path, args: argparse.Namespace) -> dict:
-    errors, cross_talk, seconds = [], [], []
-    readings: list[tuple[int, float]] = []
-    lock, left = threading.Lock(), [args.chats]
-
-    def visit(number: int) -> None:
-        picture, references, mark = marked_pictures(folder, number)
-        client = Client(address, verbose=False)
+    def visit(self, number: int) -> None:
+        """Inspections of one client with a question of each kind after it, until all chats are held."""
+        picture, references, mark = marked_pictures(self.folder, number)
+        client = Client(self.address, verbose=False)
         while True:
-            with lock:
-                turns = min(args.turns, left[0])
-                left[0] -= turns
-            if turns <= 0:
+            with self.lock:
+                questions = QUESTIONS[: self.left]
+                self.left -= len(questions)
+            if not questions:
                 return
-            try:
-                wrong = inspect_once(client, picture, references, mark)
-                with lock:
-                    cross_talk.extend(wrong)
-            except Exception as error:
-                with lock:
-                    errors.append(f"client {number}: /inspect: {error}")
-            for turn in range(turns):
+            self._noted(number, inspect_once, client, picture, references, mark)
+            for question in questions:
                 start = time.perf_counter()
-                try:
-                    answer, overlay = client.predict(QUESTIONS[turn % len(QUESTIONS)], api_name="/chat")
-                    wrong = [] if answer else ["empty answer"]
-                    wrong += differences(overlay, mark) if overlay else []
-                    with lock:
-                        cross_talk.extend(f"client {number}: {one}" for one in wrong)
-                except Exception as error:
-                    with lock:
-                        errors.append(f"client {number}: /chat: {error}")
-                with lock:
-                    seconds.append(time.perf_counter() - start)
-                    readings.append((len(seconds), resident_megabytes(process)))
+                self._noted(number, ask_once, client, question, mark)
+                with self.lock:
+                    self.seconds.append(time.perf_counter() - start)
+                    self.megabytes.append(resident_megabytes(self.process))
 
-    start = time.perf_counter()
-    threads = [threading.Thread(target=visit, args=(number,)) for number in range(args.clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {
-        "chats": len(seconds),
-        "clients": args.clients,
-        "minutes": round((time.perf_counter() - start) / 60, 2),
-        "errors": errors[:10],
-        "cross_talk": cross_talk[:10],
-        "median_seconds_per_chat": round(float(np.median(seconds)), 2),
-        "slowest_seconds": round(max(seconds), 2),
-        "megabytes_at_start": round(readings[0][1], 1),
-        "megabytes_at_end": round(readings[-1][1], 1),
-        "megabytes_per_100_chats": round(slope(readings[len(readings) // 2 :]) * 100, 2),
-        "files_left_megabytes": round(
-            sum(f.stat().st_size for f in (folder / "cache").rglob("*") if f.is_file()) / 1e6, 1
-        ),
-    }
+    def _noted(self, number: int, call, *arguments) -> None:
+        try:
+            wrong, errors = call(*arguments), []
+        except Exception as error:
+            wrong, errors = [], [f"client {number}: {call.__name__}: {error}"]
+        with self.lock:
+            self.cross_talk += [f"client {number}: {one}" for one in wrong]
+            self.errors += errors
 
 
 def marked_pictures(folder: pathlib.Path, number: int) -> tuple[str, list[str], dict]:
-    """Pictures that only this client has: a size, a colour and a number of references of its own."""
+    """Pictures that only this client has."""
     generator = np.random.default_rng(number)
-    size = (160 + 16 * number, 240)
-    colour = generator.integers(60, 200, 3)
+    size, colour = (160 + 16 * number, 240), generator.integers(60, 200, 3)
     good = np.clip(colour + generator.normal(0, 4, (*size, 3)), 0, 255).astype(np.uint8)
     bad = good.copy()
     bad[20:60, 30:90] = 255 - colour
@@ -143,11 +87,12 @@ def marked_pictures(folder: pathlib.Path, number: int) -> tuple[str, list[str], 
         Image.fromarray(np.roll(good, index, axis=1)).save(files[-1])
     query = str(folder / f"client_{number}_query.png")
     Image.fromarray(bad).save(query)
-    mark = {"category": f"part{number}", "references": len(files), "width": 240, "height": size[0]}
-    return query, files, mark | {"colour": colour}
+    mark = {"category": f"part{number}", "references": len(files), "width": 240, "height": size[0], "colour": colour}
+    return query, files, mark
 
 
 def inspect_once(client: Client, picture: str, references: list[str], mark: dict) -> list[str]:
+    """What of a result does not carry the mark."""
     result, overlay = client.predict(
         handle_file(picture), [handle_file(file) for file in references], mark["category"], api_name="/inspect"
     )
@@ -156,7 +101,13 @@ def inspect_once(client: Client, picture: str, references: list[str], mark: dict
         wrong.append(f"category {result['category']}")
     if result["evidence"]["num_references"] != mark["references"]:
         wrong.append(f"{result['evidence']['num_references']} references")
-    return [f"{mark['category']}: {one}" for one in wrong]
+    return wrong
+
+
+def ask_once(client: Client, question: str, mark: dict) -> list[str]:
+    """What of an answer does not carry the mark."""
+    answer, overlay = client.predict(question, api_name="/chat")
+    return ([] if answer else ["empty answer"]) + (differences(overlay, mark) if overlay else [])
 
 
 def differences(overlay: str, mark: dict) -> list[str]:
@@ -170,17 +121,51 @@ def differences(overlay: str, mark: dict) -> list[str]:
     return wrong
 
 
-def resident_megabytes(process: int) -> float:
-    """Resident memory from https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html."""
-    pages = int(pathlib.Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def soak(address: str, process: int, folder: pathlib.Path, chats: int, clients: int) -> dict:
+    """The report."""
+    visitors, start = Visitors(address, process, folder, chats), time.perf_counter()
+    threads = [threading.Thread(target=visitors.visit, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    settled = visitors.megabytes[len(visitors.megabytes) // 2 :]
+    slope = np.polyfit(range(len(settled)), settled, 1)[0] if len(settled) > 2 else 0.0
+    return {
+        "chats": len(visitors.seconds),
+        "clients": clients,
+        "minutes": round((time.perf_counter() - start) / 60, 2),
+        "errors": visitors.errors[:10],
+        "cross_talk": visitors.cross_talk[:10],
+        "median_seconds_per_chat": round(float(np.median(visitors.seconds)), 2),
+        "slowest_seconds": round(max(visitors.seconds), 2),
+        "megabytes_at_start": round(visitors.megabytes[0], 1),
+        "megabytes_at_end": round(visitors.megabytes[-1], 1),
+        "megabytes_per_100_chats": round(100 * float(slope), 2),
+    }
 
 
-def slope(readings: list[tuple[int, float]]) -> float:
-    if len(readings) < 3:
-        return 0.0
-    xs, ys = np.asarray(readings, dtype=float).T
-    return float(np.polyfit(xs, ys, 1)[0])
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.space_soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--chats", type=int, default=500, help="all clients together (default: 500)")
+    parser.add_argument("--clients", type=int, default=8, help="at once (default: 8)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"GRADIO_TEMP_DIR": str(pathlib.Path(folder, "cache")), "HF_HUB_OFFLINE": "1"}
+        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        server = subprocess.Popen([sys.executable, "-c", _SERVER], cwd=ROOT, env=environment, **options)
+        try:
+            address = next((line.split()[1] for line in server.stdout if line.startswith("serving")), None)
+            if address is None:
+                raise SystemExit("The page did not start; run `anomalygpt demo` to see why.")
+            report = soak(address, server.pid, pathlib.Path(folder), args.chats, args.clients)
+        finally:
+            server.kill()
+            server.wait()
+    text = json.dumps(report, indent=1) + "\n"
+    write_atomically(RESULTS / "space_soak.json", text)
+    print(text)
+    return 1 if report["errors"] or report["cross_talk"] else 0
 
 
 if __name__ == "__main__":

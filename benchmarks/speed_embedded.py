@@ -1,4 +1,4 @@
-"""The embedded checkpoint on the example pictures: map, verdict, answer; what caches save; number formats.
+"""The embedded checkpoint on the example pictures: map, verdict, answer; what caches save; bfloat16.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed_embedded [--rounds 7]
 
@@ -6,7 +6,6 @@ Pictures are decoded before, except where "end to end" is said. The last line pr
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import tempfile
@@ -14,10 +13,9 @@ import tempfile
 import numpy as np
 import torch
 from PIL import Image
-from transformers import TorchAoConfig
 
 from benchmarks.measuring import ROOT, in_turns, peak_memory, ratio, summary
-from modeling_anomalygpt import UNQUANTIZED_MODULES, AnomalyInspector, load_picture
+from modeling_anomalygpt import AnomalyInspector, load_picture
 from modeling_anomalygpt.dialogue import with_picture
 
 GOOD = sorted((ROOT / "examples" / "capsules" / "good").glob("*.jpg"))[:1]
@@ -53,105 +51,57 @@ def stages(inspector: AnomalyInspector, rounds: int) -> dict:
 
 @torch.inference_mode()
 def answering(inspector: AnomalyInspector, rounds: int) -> dict:
-    """Prefill, tokens a second, a verdict against a generated answer, and a follow-up against a second look."""
+    """Prefill, tokens a second of one answer and of eight at once, and a follow-up against a second inspection."""
     processor, model = inspector.processor, inspector.model
     image = pictures(2)[1]
-    features = model.model.get_image_features(
-        processor(images=[image], return_tensors="pt")["pixel_values"],
-        memory_bank=inspector.memory_bank,
-        return_dict=True,
-    )
-    turns = [{"role": "user", "content": "Is there any anomaly in the image?"}]
-    rendered = processor.apply_chat_template(with_picture(turns), add_generation_prompt=True)
+    messages = [{"role": "user", "content": "Is there any anomaly in the image?"}]
+    rendered = processor.apply_chat_template(with_picture(messages), add_generation_prompt=True)
     ids = torch.tensor([processor.encode_prompt(rendered)])
-    inputs = {"input_ids": ids, "mm_encoder_outputs": {"image": features}}
-    length = 64
+    length, together = 64, 8
 
-    def generate(tokens: int):
-        model.generate(**inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+    def inputs(batch: int) -> dict:
+        pixel_values = processor(images=[image] * batch, return_tensors="pt")["pixel_values"]
+        features = model.model.get_image_features(pixel_values, memory_bank=inspector.memory_bank, return_dict=True)
+        return {"input_ids": ids.repeat(batch, 1), "mm_encoder_outputs": {"image": features}}
 
-    batch = 8
-    together = {
-        "input_ids": ids.repeat(batch, 1),
-        "mm_encoder_outputs": {
-            "image": model.model.get_image_features(
-                processor(images=[image] * batch, return_tensors="pt")["pixel_values"],
-                memory_bank=inspector.memory_bank,
-                return_dict=True,
-            )
-        },
-    }
-
-    def generate_together(tokens: int):
-        model.generate(**together, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
-
-    result = inspector.inspect(image)
-    question = "Where is the anomaly?"
+    result, question = inspector.inspect(image), "Where is the anomaly?"
 
     def follow_up():
         held = list(result.conversation)
         inspector.ask(result, question)
         result.conversation = held
 
-    times = in_turns(
-        {
-            "prefill": lambda: model(**inputs, logits_to_keep=1),
-            "verdict": lambda: inspector.inspect(image, answer=False),
-            "answer": lambda: inspector.inspect(image),
-            "64 tokens": lambda: generate(length),
-            "1 token": lambda: generate(1),
-            "64 tokens, together": lambda: generate_together(length),
-            "1 token, together": lambda: generate_together(1),
-            "follow-up": follow_up,
-            "second look": lambda: inspector.inspect(image, question=question),
-        },
-        rounds,
-    )
-    per_token = (np.median(times["64 tokens"]) - np.median(times["1 token"])) / (length - 1)
-    per_step = (np.median(times["64 tokens, together"]) - np.median(times["1 token, together"])) / (length - 1)
+    calls = {"follow-up": follow_up, "second inspection": lambda: inspector.inspect(image, question=question)}
+    one = inputs(1)
+    calls["prefill"] = lambda: model(**one, logits_to_keep=1)
+    for batch, given in ((1, one), (together, inputs(together))):
+        for tokens in (1, length):
+            options = given | {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+            calls[batch, tokens] = lambda options=options: model.generate(**options)
+    times = in_turns(calls, rounds)
+    seconds = {name: np.median(values) for name, values in times.items()}
+    steps = {batch: (seconds[batch, length] - seconds[batch, 1]) / (length - 1) for batch in (1, together)}
     return {
-        "batch_generation": {
-            "batch": batch,
-            "tokens_per_second": round(batch / per_step, 1),
-            "to_one": round(batch * per_token / per_step, 2),
-        },
         "prompt_tokens": ids.shape[1],
         "prefill": summary(times["prefill"]),
-        "tokens_per_second": round(1 / per_token, 1),
-        "answer_to_verdict_ratio": ratio(times["answer"], times["verdict"]),
-        "second_look_to_follow_up_ratio": ratio(times["second look"], times["follow-up"]),
+        "tokens_per_second": {f"batch {batch}": round(batch / step, 1) for batch, step in steps.items()},
+        "second_inspection_to_follow_up_ratio": ratio(times["second inspection"], times["follow-up"]),
     }
 
 
 def variants(rounds: int) -> dict:
-    """Other ways to run the same weights against float32: time of a verdict, and how far the maps lie apart."""
-    inspectors = {"float32": AnomalyInspector.from_pretrained(dtype="float32")}
-    inspectors["bfloat16"] = AnomalyInspector.from_pretrained(dtype="bfloat16")
-    inspectors["compiled vision tower"] = compiled = AnomalyInspector.from_pretrained(dtype="float32")
-    compiled.model.model.vision_tower = torch.compile(compiled.model.model.vision_tower)
-    if importlib.util.find_spec("torchao"):
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        settings = TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=UNQUANTIZED_MODULES)
-        inspectors["int8 language model"] = AnomalyInspector.from_pretrained(quantization_config=settings)
-    shown = pictures(len(QUERIES))
-    for one in inspectors.values():
-        one.set_references(GOOD, category="capsules")
-    maps = {
-        name: [result.anomaly_map for result in one.inspect_many(shown, progress=False, use_language=False)]
-        for name, one in inspectors.items()
-    }
+    """bfloat16 against float32: time of a verdict, and how far the maps lie apart."""
+    images, inspectors, maps = pictures(len(QUERIES)), {}, {}
+    for dtype in ("float32", "bfloat16"):
+        inspectors[dtype] = inspector = AnomalyInspector.from_pretrained(dtype=dtype)
+        inspector.set_references(GOOD, category="capsules")
+        maps[dtype] = [result.anomaly_map for result in inspector.inspect_many(images, progress=False)]
     times = in_turns(
-        {name: lambda one=one: one.inspect(shown[0], answer=False) for name, one in inspectors.items()}, rounds
+        {name: lambda one=one: one.inspect(images[0], answer=False) for name, one in inspectors.items()}, rounds
     )
-    rows = {}
-    for name in list(inspectors)[1:]:
-        apart = max(float(np.abs(a - b).max()) for a, b in zip(maps["float32"], maps[name], strict=True))
-        rows[name] = {
-            "time_to_float32": ratio(times[name], times["float32"]),
-            "largest_map_difference": round(apart, 5),
-        }
-    return rows | {"avx512_bf16": "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text()}
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(maps["float32"], maps["bfloat16"], strict=True))
+    row = {"time_to_float32": ratio(times["bfloat16"], times["float32"]), "largest_map_difference": round(apart, 5)}
+    return {"bfloat16": row, "avx512_bf16": "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text()}
 
 
 def end_to_end(inspector: AnomalyInspector, number: int) -> dict:

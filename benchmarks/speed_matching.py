@@ -1,4 +1,4 @@
-"""Matching a picture's patches with a memory bank: the broadcast cosine, chunked products, reduction, growth.
+"""Matching a picture's patches with a memory bank: the broadcast cosine, chunked products, growth.
 
     python -m benchmarks.speed_matching [--rounds 5] [--width 1280]
 
@@ -10,21 +10,18 @@ import argparse
 import json
 
 import torch
+from torch.nn import functional
 
 from benchmarks.measuring import extra_memory, in_turns, ratio, summary
-from benchmarks.original_way import broadcast_scores
-from modeling_anomalygpt.memory_bank import best_matches, k_centre_indices, unit_length
+from modeling_anomalygpt.memory_bank import best_matches, unit_length
 
 PATCHES, COPIES = 256, 4
 BROADCAST_COPIES = 3  # arrays of (256, patches, width) that `cosine_similarity` holds at once, measured
 
 
-def naive_k_centre(features: torch.Tensor, num_patches: int) -> list[int]:
-    """Greedy k-centre with every distance between picked and open rows computed again in every step."""
-    picked = [int((features @ unit_length(features.mean(0))).argmin())]
-    while len(picked) < num_patches:
-        picked.append(int((features @ features[picked].T).max(dim=1).values.argmin()))
-    return picked
+def broadcast_scores(query: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+    """The original's way: best cosine of each of `(num_queries, dim)` among `(num_patches, dim)`, all pairs held."""
+    return functional.cosine_similarity(query.unsqueeze(1), good.unsqueeze(0), dim=2).max(dim=1).values
 
 
 def matching(width: int, rounds: int, memory_limit: float, generator: torch.Generator) -> list[dict]:
@@ -72,20 +69,6 @@ def growth(width: int, rounds: int, generator: torch.Generator) -> list[dict]:
     return rows
 
 
-def reduction(width: int, generator: torch.Generator) -> dict:
-    """Greedy k-centre of 4,096 rows to 256 against the naive loop; both must choose the same rows."""
-    rows = unit_length(torch.randn(4096, width, generator=generator))
-    assert k_centre_indices(rows, 64).tolist() == naive_k_centre(rows, 64)
-    calls = {"naive": lambda: naive_k_centre(rows, 256), "ours": lambda: k_centre_indices(rows, 256)}
-    times = in_turns(calls, 1, warm_up=0)
-    return {
-        "rows": 4096,
-        "kept": 256,
-        "time_ratio": ratio(times["naive"], times["ours"]),
-        "ours": summary(times["ours"]),
-    }
-
-
 @torch.inference_mode()
 def main() -> None:
     """Runs the comparisons and prints them."""
@@ -100,7 +83,6 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "matching": matching(options.width, options.rounds, options.memory_limit, generator),
         "growth": growth(options.width, options.rounds, generator),
-        "reduction": reduction(options.width, generator),
     }
     print(json.dumps(result))
 

@@ -61,7 +61,7 @@ class AnomalyFolder(AnomalyBuilder):
         names = find_categories(data_dir)
         others = [folder.name for folder in list_folders(data_dir) if folder.name not in names]
         if not names:
-            inside = ", ".join(others) or "no folder"
+            inside = ", ".join(others[:5]) + (", ..." if others[5:] else "") or "no folder"
             raise FileNotFoundError(
                 f"`data_dir` must hold pictures in a layout known here, got {inside} in {str(data_dir)!r}. "
                 f"Expected layout: {self.LAYOUT}."

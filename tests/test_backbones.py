@@ -9,6 +9,7 @@ from tests.tiny import TEXT_CONFIG, lively_model, tiny_inputs
 
 TOKENS = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 2}
 SQUARE = {"image_size": 28, "patch_size": 7}
+REGISTERS = {"num_register_tokens": 3} | TOKENS | SQUARE
 CLIP = {"model_type": "clip_vision_model"} | TOKENS | SQUARE
 
 # name: (configuration, layers, size of the picture, grids of the layers, width of the pooled output)
@@ -22,18 +23,8 @@ VISION_MODELS = {
         [(6, 4)] * 2,
     ),
     "dinov2": ({"model_type": "dinov2"} | TOKENS | SQUARE, [2, 4], (42, 28), [(6, 4)] * 2),
-    "dinov2 with registers": (
-        {"model_type": "dinov2_with_registers", "num_register_tokens": 3} | TOKENS | SQUARE,
-        [2, 4],
-        (42, 28),
-        [(6, 4)] * 2,
-    ),
-    "dinov3": (
-        {"model_type": "dinov3_vit", "num_register_tokens": 3} | TOKENS | SQUARE,
-        [2, 4],
-        (42, 28),
-        [(6, 4)] * 2,
-    ),
+    "dinov2 with registers": ({"model_type": "dinov2_with_registers"} | REGISTERS, [2, 4], (42, 28), [(6, 4)] * 2),
+    "dinov3": ({"model_type": "dinov3_vit"} | REGISTERS, [2, 4], (42, 28), [(6, 4)] * 2),
     "convnext": (
         {"model_type": "convnext", "hidden_sizes": [8, 12, 16], "depths": [1, 1, 1], "num_stages": 3},
         [1, 2, 3],
@@ -47,15 +38,8 @@ VISION_MODELS = {
         [(8, 4), (4, 2)],
     ),
     "swin": (
-        {
-            "model_type": "swin",
-            "embed_dim": 12,
-            "depths": [1, 1],
-            "num_heads": [2, 2],
-            "window_size": 2,
-            "image_size": 32,
-            "patch_size": 4,
-        },
+        {"model_type": "swin", "embed_dim": 12, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+        | {"image_size": 32, "patch_size": 4},
         [0, 1],
         (48, 32),
         [(12, 8), (6, 4)],

@@ -1,15 +1,12 @@
 """Cards are pure functions of facts; what the Hub reads in them is what was measured."""
 
-import csv
-import pathlib
-
 import pytest
 from huggingface_hub import ModelCard
 
+from benchmarks.documents import card_rows
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from modeling_anomalygpt.hub.card import SCORES, ModelFacts, evaluation_results, model_card, readdressed, with_results
 
-ROOT = pathlib.Path(__file__).parents[1]
 ROWS = [
     {"set": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
     {"set": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},
@@ -97,8 +94,7 @@ def test_results_are_put_into_a_card_and_its_text_stays():
 def test_the_embedded_card_says_in_its_front_matter_what_was_measured():
     data = ModelCard((EMBEDDED_CHECKPOINT / "README.md").read_text(encoding="utf-8")).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "image-text-to-text", "apache-2.0")
-    with (ROOT / "benchmarks" / "results" / "quality_inspection.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["model"] == "embedded"]
+    rows = card_rows()
     expected = {(one.dataset_name, one.metric_type): one.metric_value for one in evaluation_results(rows)}
     assert {(one.dataset_name, one.metric_type): one.metric_value for one in data.eval_results} == expected
     assert {metric for _, metric in expected} <= SCORES.keys()

@@ -2,8 +2,8 @@
 
 import argparse
 import os
-import pathlib
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .options import count, format_table, tile_side
@@ -39,7 +39,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         help="mvtec_ad, visa, mvtec_loco, anomaly_folder (own pictures, train/good, test/<kind>, ground_truth), "
         "rendered_parts; NAME=DIR?option=value as for `anomalygpt train` is understood as well",
     )
-    data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
+    data.add_argument("--data-dir", nargs="+", metavar="DIR", help="folder of the data set, or several")
     data.add_argument("--category", nargs="+", metavar="NAME", help="only these (default: all)")
     data.add_argument(
         "--limit", type=int, metavar="N", help="at most N test pictures a category, half of them anomalous"
@@ -110,7 +110,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from .training_data import parse_dataset
 
     named = parse_dataset(args.dataset)
-    named.folder = args.data_dir or named.folder
     from ..evaluation.tables import EvaluationRows
 
     rows = EvaluationRows(args.output)
@@ -134,11 +133,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     EvaluationPlan(protocol, args.k_shot, seeds, args.references_from, args.limit)  # refuses before data are read
     detectors = _detectors(args, inspector, protocol)
     with state.main_process_first():
-        test = _split(named, named.split or "test", args.category)
+        splits = load_splits(named.name, args.data_dir or [named.folder], args.category, named.options)
+        test = _split(splits, named.split or "test")
         needs_train = args.references_from == "train" and (
             any(shot != 0 for shot in args.k_shot) or "patchcore" in args.methods
         )
-        train = _split(named, "train", args.category) if needs_train else None
+        train = _split(splits, "train") if needs_train else None
     facts = _facts(args, inspector, named.name, test)
     plan = EvaluationPlan(protocol, args.k_shot, seeds, args.references_from, args.limit, facts)
     found = evaluate(plan, detectors, test, train, rows)
@@ -162,34 +162,35 @@ def summary_table(rows: list[dict[str, str]]) -> list[str]:
 
     columns = {
         "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_0.3": "AUPRO .3",
-        "accuracy_paper": "Yes/No text", "balanced_accuracy": "balanced acc.", "false_alarm_rate": "false alarms",
-        "miss_rate": "misses", "uncertain_rate": "uncertain", "oracle_balanced_accuracy": "oracle bal.",
+        "accuracy_paper": "Yes/No text", "balanced_accuracy": "balanced acc.", "balanced_accuracy_decided": "decided",
+        "balanced_accuracy_forced": "forced", "oracle_balanced_accuracy": "oracle", "false_alarm_rate": "false alarms",
+        "miss_rate": "misses", "uncertain_rate": "uncertain", "positions_exact": "places", "count_exact": "counts",
     }  # fmt: skip
-    lines = [
-        [
-            one["method"], one["backbone"], one["protocol"], one["k_shot"], f"{one['categories']} x {one['seeds']}",
-            *(_percent(one[name]) for name in columns),
-        ]
-        for one in summarize(rows)
-    ]  # fmt: skip
+    lines = []
+    for one in summarize(rows):
+        first = [one["method"], one["backbone"], one["protocol"], one["k_shot"]]
+        lines.append([*first, f"{one['categories']} x {one['seeds']}", *(_percent(one[name]) for name in columns)])
+        if one["categories"] > 1:
+            worst = [f"{100 * one[name].worst:.1f}" if one[name] else "-" for name in columns]
+            lines.append([*first, "worst set", *worst])
     header = ["method", "backbone", "protocol", "k", "sets x seeds", *columns.values()]
     used = [column for column in range(len(header)) if any(line[column] not in ("", "-") for line in lines)]
     shown = [[line[column] for column in used] for line in lines]
     return [
         *format_table([header[column] for column in used], shown, width=1000, numbers=range(2, len(used))),
         "",
-        "Percent: mean +- spread over seeds (over sets).",
+        "Percent: mean +- spread over seeds (over sets), below it the worst set's mean. Balanced accuracy counts "
+        "`uncertain` as wrong; decided: without those; forced: by the sign of the evidence; oracle: best threshold.",
     ]
 
 
-def _percent(value: tuple[float, float | None, float | None] | None) -> str:
+def _percent(value: Any) -> str:
     if value is None:
         return "-"
-    mean, seeds, sets = value
-    text = f"{100 * mean:.1f}"
-    if seeds is not None:
-        text += f" +-{100 * seeds:.1f}"
-    return text + (f" ({100 * sets:.1f})" if sets is not None else "")
+    text = f"{100 * value.mean:.1f}"
+    if value.seeds is not None:
+        text += f" +-{100 * value.seeds:.1f}"
+    return text + (f" ({100 * value.categories:.1f})" if value.categories is not None else "")
 
 
 def _inspector(args: argparse.Namespace, state: Any) -> Any:
@@ -218,29 +219,77 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
     return (found if "anomalygpt" in methods else []) + made
 
 
-def _split(named: Any, split: str, categories: list[str] | None) -> Any:
-    """One split, of the categories asked for."""
+def load_splits(
+    name: str,
+    folders: Sequence[str | None],
+    categories: Sequence[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    r"""
+    A data set from one folder or several.
+
+    Args:
+        name (`str`):
+            As `load_anomaly_dataset` knows it.
+        folders (`list[str]`):
+            Where it lies; `None` for a data set that is made.
+        categories (`list[str]`, *optional*):
+            Only these.
+        options (`dict`, *optional*):
+            Of the data set's builder.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.
+
+    Raises:
+        EvaluationError: If a folder is missing, a category lies in two folders **or** in none.
+    """
     import datasets
 
     from datasets_scripts import load_anomaly_dataset
 
     from ..evaluation.evaluate import EvaluationError
 
-    if named.folder is not None and not pathlib.Path(named.folder).is_dir():
-        raise EvaluationError(f"`--data-dir` must be a folder that exists, got {named.folder!r}. Check the path.")
-    parts = []
-    for category in categories or [None]:
-        options = named.options | ({} if category is None else {"category": category})
-        found = load_anomaly_dataset(named.name, named.folder, **options)
-        if split not in found:
-            raise EvaluationError(
-                f"`--dataset` {named.name} must have a {split} split, got {', '.join(found) or 'none'}"
-                f"{f' for {category}' if category else ''}. "
-                + ("Put good pictures into train/good, or use --references-from test." if split == "train" else
-                   "Put labelled pictures into test/<kind>.")
-            )  # fmt: skip
-        parts.append(found[split])
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    for folder in folders:
+        if folder is not None and not os.path.isdir(folder):
+            raise EvaluationError(f"`--data-dir` must be a folder that exists, got {folder!r}. Check the path.")
+    # A category is in one of several folders, so these are read whole.
+    choices = [{"category": one} for one in categories or ()] if len(folders) == 1 else []
+    joined: dict[str, list[Any]] = {}
+    known: set[str] = set()
+    for folder in folders:
+        loaded = [load_anomaly_dataset(name, folder, **(options or {}), **choice) for choice in choices or [{}]]
+        parts = [(split, rows) for splits in loaded for split, rows in splits.items()]
+        found = {category for _, rows in parts for category in rows.unique("category")}
+        if found & known:
+            raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
+        known |= found
+        for split, rows in parts:
+            joined.setdefault(split, []).append(rows)
+    unknown = set(categories or ()) - known
+    if unknown and len(folders) > 1:
+        raise EvaluationError(f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}.")
+    splits = {split: datasets.concatenate_datasets(parts) for split, parts in joined.items()}
+    if not unknown and set(categories or known) == known:
+        return splits
+    return {
+        split: rows.select([row for row, category in enumerate(rows["category"]) if category in categories])
+        for split, rows in splits.items()
+    }
+
+
+def _split(splits: dict[str, Any], split: str) -> Any:
+    """One split."""
+    from ..evaluation.evaluate import EvaluationError
+
+    if split in splits:
+        return splits[split]
+    advice = (
+        "Put good pictures into train/good, or use --references-from test."
+        if split == "train"
+        else "Put labelled pictures into test/<kind>."
+    )
+    raise EvaluationError(f"`--dataset` must have a {split} split, got {', '.join(splits) or 'none'}. {advice}")
 
 
 def _facts(args: argparse.Namespace, inspector: Any, dataset: str, test: Any) -> dict[str, str]:

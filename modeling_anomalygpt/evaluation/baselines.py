@@ -1,4 +1,4 @@
-"""The methods AnomalyGPT is compared with, on the patch vectors of any vision model: PatchCore, SPADE, PaDiM, pixels.
+"""The methods AnomalyGPT is compared with: PatchCore, SPADE, PaDiM, WinCLIP, differences of pixels.
 
 Reimplemented from their papers, on unit-length vectors and with the matching of [`MemoryBank`], as AnomalyGPT itself;
 so they differ in method, not in features. Each is a [`Detector`]; none gives a verdict. Known differences from the
@@ -20,124 +20,22 @@ from PIL import Image
 from torch.nn import functional
 from transformers import AutoModel
 
+from ..errors import describe_error
 from ..image_processing_anomalygpt import AnomalyGPTImageProcessor
 from ..localization import patch_scores
 from ..memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length, weights_fingerprint
 from ..vision_features import read_vision_tower
 from .detectors import Detection
 
-_CELLS = 6  # cells a side of the map
-_WINDOWS = ((3, 1), (2, 1))  # side and step of the windows, in cells: a half and a third of the picture
-
-
-class WindowTextScores:
-    r"""
-    WinCLIP-style scores of an AnomalyGPT checkpoint with a text tower.
-
-    Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            With a text tower.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
-
-    Raises:
-        ValueError: If the model has no text tower.
-    """
-
-    name, shots = "winclip", (0, "some")
-
-    def __init__(self, model: torch.nn.Module, processor: Any):
-        if model.model.text_tower is None:
-            raise ValueError(
-                "`--methods` winclip needs a checkpoint with a text tower, got one without. Leave it out, or take a "
-                "checkpoint whose vision model is the half of a dual encoder (CLIP, ImageBind)."
-            )
-        self.model, self.processor = model.model, processor
-
-    @torch.inference_mode()
-    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
-        """See [`Detector`]."""
-        blank = Image.new("RGB", (8, 8))
-        inputs = self.processor(images=[blank], category=category, return_tensors="pt").to(self.model.device)
-        self.states = self.model.get_text_embeds(inputs["state_prompt_ids"], inputs["state_prompt_labels"])[0]
-        good = [self._windows(one) for one in references]
-        self.good = [torch.cat(scale) for scale in zip(*good, strict=True)] if good else []
-
-    @torch.inference_mode()
-    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
-        """See [`Detector`]."""
-        for picture in pictures:
-            scales = self._windows(picture)
-            whole, *windows = [self._by_text(vectors) for vectors in scales]
-            maps = [harmonic_map(values, side, step) for values, (side, step) in zip(windows, _WINDOWS, strict=True)]
-            everywhere = np.full_like(maps[0], whole[0])
-            found = harmonic_mean([everywhere, *maps])
-            score = float(whole[0])
-            if self.good:
-                apart = [
-                    ((1 - (vectors @ good.T).max(1).values) / 2).cpu().numpy()
-                    for vectors, good in zip(scales, self.good, strict=True)
-                ]
-                seen = [mean_map(values, side, step) for values, (side, step) in zip(apart[1:], _WINDOWS, strict=True)]
-                by_references = np.mean([np.full_like(seen[0], apart[0][0]), *seen], axis=0)
-                found = (found + by_references) / 2
-                score = (score + float(by_references.max())) / 2
-            yield Detection(score, cv2.resize(found.astype(np.float32), picture.size, interpolation=cv2.INTER_LINEAR))
-
-    def _by_text(self, vectors: torch.Tensor) -> np.ndarray:
-        """Probability of "anomalous" for each vector."""
-        cosines = vectors @ self.states.T / self.model.config.map_temperature
-        return cosines.softmax(1)[:, 1].cpu().numpy()
-
-    def _windows(self, picture: Image.Image) -> list[torch.Tensor]:
-        """Unit-length vectors of the whole picture and of the windows of each size, rows left to right."""
-        found = [self._embed([picture])]
-        for side, step in _WINDOWS:
-            edges = range(0, _CELLS - side + 1, step)
-            boxes = [
-                tuple(
-                    round(cell / _CELLS * length)
-                    for cell, length in zip((column, row, column + side, row + side), picture.size * 2, strict=True)
-                )
-                for row in edges
-                for column in edges
-            ]
-            found.append(self._embed([picture.crop(box) for box in boxes]))
-        return found
-
-    def _embed(self, images: list[Image.Image]) -> torch.Tensor:
-        pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        pooled, _ = read_vision_tower(
-            self.model.vision_tower, pixel_values.to(self.model.device), self.model.config.out_indices
-        )
-        if self.model.visual_projection is not None:
-            pooled = self.model.visual_projection(pooled)
-        return unit_length(pooled)
-
-
-def harmonic_map(values: np.ndarray, side: int, step: int) -> np.ndarray:
-    """Harmonic mean, for each of 6 x 6 cells, of the windows that cover it (WinCLIP, equation 4)."""
-    return 1 / mean_map(1 / np.maximum(values, 1e-6), side, step)
-
-
-def harmonic_mean(maps: list[np.ndarray]) -> np.ndarray:
-    """Harmonic mean of maps of one shape."""
-    return 1 / np.mean([1 / np.maximum(one, 1e-6) for one in maps], axis=0)
-
-
-def mean_map(values: np.ndarray, side: int, step: int) -> np.ndarray:
-    """Mean, for each of 6 x 6 cells, of the windows that cover it; rows of windows left to right."""
-    total, count = np.zeros((_CELLS, _CELLS)), np.zeros((_CELLS, _CELLS))
-    edges = range(0, _CELLS - side + 1, step)
-    places = [(row, column) for row in edges for column in edges]
-    for value, (row, column) in zip(values, places, strict=True):
-        total[row : row + side, column : column + side] += value
-        count[row : row + side, column : column + side] += 1
-    return total / count
-
-
 _USUAL_SIZE = 224
 _NEIGHBOURHOOD = 3  # PatchCore and its relatives average a patch with its neighbours
+_CORESET_SHARE, _CORESET_MOST = 0.1, 4096
+_REWEIGHTED_NEIGHBOURS = 9
+_SPADE_NEIGHBOURS = 50
+_PADIM_DIMS, _PADIM_EPSILON = 100, 0.01
+_SMOOTHING = 4 / 224  # sigma of the maps, as part of the side: 4 pixels of 224
+_CELLS = 6  # cells a side of WinCLIP's map
+_WINDOWS = ((3, 1), (2, 1))  # side and step of its windows, in cells: a half and a third of the picture
 
 
 class Backbone:
@@ -199,12 +97,12 @@ class Backbone:
         try:
             whole = AutoModel.from_pretrained(source, dtype=torch.float32)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise ValueError(f"`--backbone` must be a vision model, got {os.fspath(source)!r}: {line}") from error
+            reason = describe_error(error)
+            raise ValueError(f"`--backbone` must be a vision model, got {os.fspath(source)!r}: {reason}") from error
         tower = getattr(whole, "vision_model", whole).eval().to(device)
         if size is None:
-            own = getattr(tower.config, "image_size", None)
-            size = own if isinstance(own, int) else _USUAL_SIZE
+            configured = getattr(tower.config, "image_size", None)
+            size = configured if isinstance(configured, int) else _USUAL_SIZE
         options: dict[str, Any] = {"size": {"height": size, "width": size}}
         file = pathlib.Path(source) / "preprocessor_config.json"
         if file.is_file():
@@ -212,16 +110,16 @@ class Backbone:
             options |= {name: known[name] for name in ("image_mean", "image_std") if name in known}
         if out_indices is None:
             out_indices = _usual_layers(tower, size)
-        found = cls(pathlib.PurePath(source).name, tower, AnomalyGPTImageProcessor(**options), out_indices)
-        settings = (found.out_indices, size, options.get("image_mean"), options.get("image_std"))
+        backbone = cls(pathlib.PurePath(source).name, tower, AnomalyGPTImageProcessor(**options), out_indices)
+        settings = (backbone.out_indices, size, options.get("image_mean"), options.get("image_std"))
         weights = weights_fingerprint([tower], settings)
-        found.facts = {"checkpoint": found.name, "checkpoint_hash": weights, "saw_test_pictures": "not recorded"}
-        return found
+        backbone.facts = {"checkpoint": backbone.name, "checkpoint_hash": weights, "saw_test_pictures": "not recorded"}
+        return backbone
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, PatchFeatures]:
+    def features(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, PatchFeatures]:
         r"""
-        Looks at a batch of pictures.
+        Encodes a batch of pictures.
 
         Args:
             images (`list[PIL.Image.Image]`):
@@ -238,17 +136,6 @@ class Backbone:
         finest = max((layer.grid for layer in layers), key=lambda grid: grid[0] * grid[1])
         joined = [_on_grid(layer, finest) for layer in layers]
         return pooled.float(), PatchFeatures(torch.cat(joined, dim=-1), finest)
-
-    def to_pictures(self, maps: torch.Tensor, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Maps `(batch_size, height, width)` of the input, at any resolution, in the pixels of the pictures."""
-        return self.image_processor.post_process_anomaly_map(maps, [(one.height, one.width) for one in images])
-
-
-def in_batches(pictures: Iterable[Image.Image], batch_size: int) -> Iterator[list[Image.Image]]:
-    """Pictures in lists of at most so many."""
-    stream = iter(pictures)
-    while batch := list(islice(stream, batch_size)):
-        yield batch
 
 
 def _on_grid(layer: PatchFeatures, grid: tuple[int, int]) -> torch.Tensor:
@@ -278,17 +165,51 @@ def _usual_layers(tower: torch.nn.Module, size: int) -> list[int]:
     return sorted({max(1, depth // 2), max(1, 3 * depth // 4)})
 
 
-METHODS = ("patchcore", "patchcore_few", "spade", "padim", "pixel_difference", "winclip")
-"""Names of the methods; the last is in `window_text_scores`."""
+class PatchMethod:
+    """What the methods on patches share: batches in, smoothed maps of the pictures out.
 
-_CORESET_SHARE, _CORESET_MOST = 0.1, 4096
-_REWEIGHTED_NEIGHBOURS = 9
-_SPADE_NEIGHBOURS = 50
-_PADIM_DIMS, _PADIM_EPSILON = 100, 0.01
-_SMOOTHING = 4 / 224  # sigma of the maps, as part of the side: 4 pixels of 224
+    Args:
+        backbone ([`Backbone`]): Makes the patches.
+        batch_size (`int`, defaults to 8): Pictures that go through the model together.
+    """
+
+    shots: tuple[int | str, ...] = ("some", "all")
+
+    def __init__(self, backbone: Backbone, batch_size: int = 8):
+        self.backbone, self.batch_size = backbone, batch_size
+        self.backbone_name, self.facts = backbone.name, backbone.facts
+
+    def features(
+        self, images: Iterable[Image.Image]
+    ) -> Iterator[tuple[list[Image.Image], torch.Tensor, PatchFeatures]]:
+        """Batches of pictures with their global vectors and patches."""
+        stream = iter(images)
+        while batch := list(islice(stream, self.batch_size)):
+            yield batch, *self.backbone.features(batch)
+
+    def detect(self, images: Iterable[Image.Image]) -> Iterator[Detection]:
+        """See [`Detector`]; where the method gives no score, it is the maximum of the map."""
+        image_processor = self.backbone.image_processor
+        height, width = image_processor.size["height"], image_processor.size["width"]
+        for batch, pooled, layer in self.features(images):
+            distances, scores = self.compare(pooled, layer)
+            maps = []
+            for grid in distances.view(-1, *layer.grid).cpu().numpy():
+                enlarged = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
+                maps.append(cv2.GaussianBlur(enlarged, (0, 0), _SMOOTHING * height, borderType=cv2.BORDER_REPLICATE))
+            if scores is None:
+                scores = [float(one.max()) for one in maps]
+            sizes = [(image.height, image.width) for image in batch]
+            in_pixels = image_processor.post_process_anomaly_map(np.stack(maps), sizes)
+            for score, anomaly_map in zip(scores, in_pixels, strict=True):
+                yield Detection(score, anomaly_map)
+
+    def compare(self, pooled: torch.Tensor, layer: PatchFeatures) -> tuple[torch.Tensor, list[float] | None]:
+        """Distance of each patch from what is normal, and the score of each picture."""
+        raise NotImplementedError
 
 
-class PatchCore:
+class PatchCore(PatchMethod):
     r"""
     Distance of each patch from the nearest good one (PatchCore, https://arxiv.org/abs/2106.08265).
 
@@ -296,39 +217,33 @@ class PatchCore:
     others just as near (equation 7, nine neighbours).
 
     Args:
-        backbone ([`Backbone`]):
-            Makes the patches.
-        coreset (`bool`):
+        backbone ([`Backbone`]), batch_size (`int`):
+            See [`PatchMethod`].
+        coreset (`bool`, defaults to `True`):
             Whether a tenth of the good patches is kept (at most 4,096, greedy k-centre) and all good pictures are
             taken; else every patch of a few pictures.
-        batch_size (`int`, defaults to 8):
-            Pictures that go through the model together.
     """
 
-    def __init__(self, backbone: Backbone, coreset: bool, batch_size: int = 8):
-        self.backbone, self.coreset, self.batch_size = backbone, coreset, batch_size
-        self.name = "patchcore" if coreset else "patchcore_few"
-        self.shots = ("all",) if coreset else ("some",)
-        self.backbone_name, self.facts = backbone.name, backbone.facts
+    def __init__(self, backbone: Backbone, batch_size: int = 8, coreset: bool = True):
+        super().__init__(backbone, batch_size)
+        self.coreset = coreset
+        self.name, self.shots = ("patchcore", ("all",)) if coreset else ("patchcore_few", ("some",))
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
         bank = None
-        for batch in in_batches(references, self.batch_size):
-            part = MemoryBank.build((self.backbone.look(batch)[1],))
+        for _, _, layer in self.features(references):
+            part = MemoryBank.build((layer,))
             bank = part if bank is None else bank.extend(part)
         if self.coreset:
             bank = bank.reduce(min(_CORESET_MOST, math.ceil(_CORESET_SHARE * len(bank.features[0]))))
         self.bank = bank.features[0]
 
-    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
-        """See [`Detector`]."""
-        for batch in in_batches(pictures, self.batch_size):
-            _, layer = self.backbone.look(batch)
-            distances = (2 * patch_scores(layer, self.bank).clamp(min=0)).sqrt()
-            queries = unit_length(layer.vectors)
-            scores = [self._score(one, own.flatten()) for one, own in zip(queries, distances, strict=True)]
-            yield from _detections(self.backbone, batch, distances, scores)
+    def compare(self, pooled: torch.Tensor, layer: PatchFeatures) -> tuple[torch.Tensor, list[float] | None]:
+        """See [`PatchMethod`]."""
+        distances = (2 * patch_scores(layer, self.bank).clamp(min=0)).sqrt()
+        queries = unit_length(layer.vectors)
+        return distances, [self._score(one, far.flatten()) for one, far in zip(queries, distances, strict=True)]
 
     def _score(self, query: torch.Tensor, distances: torch.Tensor) -> float:
         farthest = int(distances.argmax())
@@ -344,87 +259,57 @@ class PatchCore:
         return float(weight * distance)
 
 
-class Spade:
+class Spade(PatchMethod):
     r"""
     Nearest good pictures as wholes, then nearest patches among theirs (SPADE, https://arxiv.org/abs/2005.02357).
 
     The picture's score is the mean distance of its global vector from the 50 nearest good ones (all, where there are
-    fewer).
-
-    Args:
-        backbone ([`Backbone`]):
-            Makes the vectors.
-        batch_size (`int`, defaults to 8):
-            Pictures that go through the model together.
+    fewer). Arguments as [`PatchMethod`].
     """
 
-    name, shots = "spade", ("some", "all")
-
-    def __init__(self, backbone: Backbone, batch_size: int = 8):
-        self.backbone, self.batch_size = backbone, batch_size
-        self.backbone_name, self.facts = backbone.name, backbone.facts
+    name = "spade"
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
-        looks = [self.backbone.look(batch) for batch in in_batches(references, self.batch_size)]
-        self.wholes = torch.cat([pooled for pooled, _ in looks])
-        self.patches = unit_length(torch.cat([layer.vectors for _, layer in looks]))
+        encoded = list(self.features(references))
+        self.wholes = torch.cat([pooled for _, pooled, _ in encoded])
+        self.patches = unit_length(torch.cat([layer.vectors for _, _, layer in encoded]))
 
-    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
-        """See [`Detector`]."""
-        count = min(_SPADE_NEIGHBOURS, len(self.wholes))
-        for batch in in_batches(pictures, self.batch_size):
-            pooled, layer = self.backbone.look(batch)
-            near = torch.cdist(pooled, self.wholes).topk(count, largest=False)
-            queries = unit_length(layer.vectors)
-            best = [
-                best_matches(query, self.patches[chosen].flatten(0, 1))[0]
-                for query, chosen in zip(queries, near.indices, strict=True)
-            ]
-            distances = (2 - 2 * torch.stack(best)).clamp(min=0).sqrt().view(-1, *layer.grid)
-            yield from _detections(self.backbone, batch, distances, near.values.mean(1).tolist())
+    def compare(self, pooled: torch.Tensor, layer: PatchFeatures) -> tuple[torch.Tensor, list[float] | None]:
+        """See [`PatchMethod`]."""
+        near = torch.cdist(pooled, self.wholes).topk(min(_SPADE_NEIGHBOURS, len(self.wholes)), largest=False)
+        best = [
+            best_matches(query, self.patches[chosen].flatten(0, 1))[0]
+            for query, chosen in zip(unit_length(layer.vectors), near.indices, strict=True)
+        ]
+        return (2 - 2 * torch.stack(best)).clamp(min=0).sqrt(), near.values.mean(1).tolist()
 
 
-class Padim:
+class Padim(PatchMethod):
     r"""
     A normal distribution at each place of the picture (PaDiM, https://arxiv.org/abs/2011.08785).
 
     At most 100 features, drawn once; 0.01 is added to the variances. The score is the maximum of the smoothed map of
-    Mahalanobis distances.
-
-    Args:
-        backbone ([`Backbone`]):
-            Makes the patches.
-        batch_size (`int`, defaults to 8):
-            Pictures that go through the model together.
+    Mahalanobis distances. Arguments as [`PatchMethod`].
     """
 
-    name, shots = "padim", ("some", "all")
-
-    def __init__(self, backbone: Backbone, batch_size: int = 8):
-        self.backbone, self.batch_size = backbone, batch_size
-        self.backbone_name, self.facts = backbone.name, backbone.facts
+    name = "padim"
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
-        looks = [self.backbone.look(batch)[1].vectors for batch in in_batches(references, self.batch_size)]
-        dim = looks[0].shape[-1]
-        drawn = np.random.default_rng(0).permutation(dim)[:_PADIM_DIMS]
-        self.dims = torch.as_tensor(np.sort(drawn), device=looks[0].device)
-        vectors = torch.cat([one[..., self.dims] for one in looks])
+        vectors = torch.cat([layer.vectors for _, _, layer in self.features(references)])
+        drawn = np.random.default_rng(0).permutation(vectors.shape[-1])[:_PADIM_DIMS]
+        self.dims = torch.as_tensor(np.sort(drawn), device=vectors.device)
+        vectors = vectors[..., self.dims]
         self.mean = vectors.mean(0)
         apart = vectors - self.mean
         spread = torch.einsum("npd,npe->pde", apart, apart) / max(1, len(vectors) - 1)
-        eye = torch.eye(len(self.dims), device=vectors.device)
-        self.precision = torch.linalg.inv(spread + _PADIM_EPSILON * eye)
+        self.precision = torch.linalg.inv(spread + _PADIM_EPSILON * torch.eye(len(self.dims), device=vectors.device))
 
-    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
-        """See [`Detector`]."""
-        for batch in in_batches(pictures, self.batch_size):
-            _, layer = self.backbone.look(batch)
-            apart = layer.vectors[..., self.dims] - self.mean
-            distances = torch.einsum("npd,pde,npe->np", apart, self.precision, apart).clamp(min=0).sqrt()
-            yield from _detections(self.backbone, batch, distances.view(-1, *layer.grid), None)
+    def compare(self, pooled: torch.Tensor, layer: PatchFeatures) -> tuple[torch.Tensor, list[float] | None]:
+        """See [`PatchMethod`]."""
+        apart = layer.vectors[..., self.dims] - self.mean
+        return torch.einsum("npd,pde,npe->np", apart, self.precision, apart).clamp(min=0).sqrt(), None
 
 
 class PixelDifference:
@@ -446,19 +331,121 @@ class PixelDifference:
         """See [`Detector`]; the words are not used."""
         self.good = [self._pixels(one) for one in references]
 
-    def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:
+    def detect(self, images: Iterable[Image.Image]) -> Iterator[Detection]:
         """See [`Detector`]; the score is the maximum."""
-        for picture in pictures:
-            pixels, found = self._pixels(picture), None
-            for good in self.good:
-                apart = np.abs(pixels - good).mean(2)
-                found = apart if found is None else np.minimum(found, apart)
-            enlarged = cv2.resize(found, picture.size, interpolation=cv2.INTER_LINEAR)
-            yield Detection(float(found.max()), enlarged)
+        for image in images:
+            pixels = self._pixels(image)
+            nearest = np.min([np.abs(pixels - good).mean(2) for good in self.good], axis=0)
+            yield Detection(float(nearest.max()), cv2.resize(nearest, image.size, interpolation=cv2.INTER_LINEAR))
 
-    def _pixels(self, picture: Image.Image) -> np.ndarray:
+    def _pixels(self, image: Image.Image) -> np.ndarray:
         height, width = self.size
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
+
+
+class WindowTextScores:
+    r"""
+    WinCLIP-style scores of an AnomalyGPT checkpoint with a text tower (https://arxiv.org/abs/2303.14814).
+
+    Args:
+        model ([`AnomalyGPTForConditionalGeneration`]):
+            With a text tower.
+        processor ([`AnomalyGPTProcessor`]):
+            Its processor.
+
+    Raises:
+        ValueError: If the model has no text tower.
+    """
+
+    name, shots = "winclip", (0, "some")
+
+    def __init__(self, model: torch.nn.Module, processor: Any):
+        if model.model.text_tower is None:
+            raise ValueError(
+                "`--methods` winclip needs a checkpoint with a text tower, got one without. Leave it out, or take a "
+                "checkpoint whose vision model is the half of a dual encoder (CLIP, ImageBind)."
+            )
+        self.model, self.processor = model.model, processor
+
+    @torch.inference_mode()
+    def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
+        """See [`Detector`]."""
+        blank = Image.new("RGB", (8, 8))
+        inputs = self.processor(images=[blank], category=category, return_tensors="pt").to(self.model.device)
+        self.states = self.model.get_text_embeds(inputs["state_prompt_ids"], inputs["state_prompt_labels"])[0]
+        good = [self._windows(one) for one in references]
+        self.good = [torch.cat(scale) for scale in zip(*good, strict=True)] if good else []
+
+    @torch.inference_mode()
+    def detect(self, images: Iterable[Image.Image]) -> Iterator[Detection]:
+        """See [`Detector`]."""
+        for image in images:
+            scales = self._windows(image)
+            whole, *windows = [self._by_text(vectors) for vectors in scales]
+            inverse = [
+                mean_map(1 / np.maximum(one, 1e-6), *shape) for one, shape in zip(windows, _WINDOWS, strict=True)
+            ]
+            anomaly_map = 1 / np.mean([np.full_like(inverse[0], 1 / max(whole[0], 1e-6)), *inverse], axis=0)
+            score = float(whole[0])
+            if self.good:
+                (apart,), *others = (
+                    ((1 - (vectors @ good.T).max(1).values) / 2).cpu().numpy()
+                    for vectors, good in zip(scales, self.good, strict=True)
+                )
+                maps = [mean_map(one, *shape) for one, shape in zip(others, _WINDOWS, strict=True)]
+                by_references = np.mean([np.full_like(maps[0], apart), *maps], axis=0)
+                anomaly_map = (anomaly_map + by_references) / 2
+                score = (score + float(by_references.max())) / 2
+            anomaly_map = cv2.resize(anomaly_map.astype(np.float32), image.size, interpolation=cv2.INTER_LINEAR)
+            yield Detection(score, anomaly_map)
+
+    def _by_text(self, vectors: torch.Tensor) -> np.ndarray:
+        """Probability of "anomalous" for each vector."""
+        cosines = vectors @ self.states.T / self.model.config.map_temperature
+        return cosines.softmax(1)[:, 1].cpu().numpy()
+
+    def _windows(self, image: Image.Image) -> list[torch.Tensor]:
+        """Unit-length vectors of the whole picture and of the windows of each size, rows left to right."""
+        scales = [self._embed([image])]
+        for side, step in _WINDOWS:
+            boxes = [(left, top, left + side, top + side) for top, left in _corners(side, step)]
+            lengths = image.size * 2
+            in_pixels = [
+                tuple(round(cell / _CELLS * length) for cell, length in zip(box, lengths, strict=True))
+                for box in boxes
+            ]
+            scales.append(self._embed([image.crop(box) for box in in_pixels]))
+        return scales
+
+    def _embed(self, images: list[Image.Image]) -> torch.Tensor:
+        pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        pooled, _ = read_vision_tower(
+            self.model.vision_tower, pixel_values.to(self.model.device), self.model.config.out_indices
+        )
+        if self.model.visual_projection is not None:
+            pooled = self.model.visual_projection(pooled)
+        return unit_length(pooled)
+
+
+def _corners(side: int, step: int) -> list[tuple[int, int]]:
+    edges = range(0, _CELLS - side + 1, step)
+    return [(row, column) for row in edges for column in edges]
+
+
+def mean_map(values: np.ndarray, side: int, step: int) -> np.ndarray:
+    """Mean, for each of 6 x 6 cells, of the windows that cover it; rows of windows left to right.
+
+    Of the inverse values, its inverse is the harmonic mean of WinCLIP (equation 4).
+    """
+    total, count = np.zeros((_CELLS, _CELLS)), np.zeros((_CELLS, _CELLS))
+    for value, (row, column) in zip(values, _corners(side, step), strict=True):
+        total[row : row + side, column : column + side] += value
+        count[row : row + side, column : column + side] += 1
+    return total / count
+
+
+METHODS = ("patchcore", "patchcore_few", "spade", "padim", "pixel_difference", "winclip")
+"""Names of the methods."""
 
 
 def make_baselines(methods: Sequence[str], backbone: Backbone, inspector: Any, batch_size: int = 8) -> list[Any]:
@@ -482,35 +469,18 @@ def make_baselines(methods: Sequence[str], backbone: Backbone, inspector: Any, b
         ValueError: If a name is unknown, **or** `"winclip"` is asked of a model without a text tower.
     """
     size = backbone.image_processor.size
-    made = {
-        "patchcore": lambda: PatchCore(backbone, True, batch_size),
-        "patchcore_few": lambda: PatchCore(backbone, False, batch_size),
+    makers = {
+        "patchcore": lambda: PatchCore(backbone, batch_size),
+        "patchcore_few": lambda: PatchCore(backbone, batch_size, coreset=False),
         "spade": lambda: Spade(backbone, batch_size),
         "padim": lambda: Padim(backbone, batch_size),
         "pixel_difference": lambda: PixelDifference((size["height"], size["width"])),
         "winclip": lambda: WindowTextScores(inspector.model, inspector.processor),
     }
     for method in methods:
-        if method not in made:
+        if method not in makers:
             raise ValueError(f"`--methods` must be among anomalygpt, {', '.join(METHODS)}, got {method!r}.")
-    return [made[method]() for method in methods]
-
-
-def _detections(
-    backbone: Backbone, batch: Sequence[Image.Image], distances: torch.Tensor, scores: Sequence[float] | None
-) -> Iterator[Detection]:
-    """Patch distances as smoothed maps of the pictures; where there is no score, the maximum of the map."""
-    size = backbone.image_processor.size
-    canvas = (size["width"], size["height"])
-    maps = []
-    for one in distances.cpu().numpy():
-        enlarged = cv2.resize(one, canvas, interpolation=cv2.INTER_LINEAR)
-        sigma = _SMOOTHING * size["height"]
-        maps.append(cv2.GaussianBlur(enlarged, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE))
-    if scores is None:
-        scores = [float(one.max()) for one in maps]
-    for score, one in zip(scores, backbone.to_pictures(np.stack(maps), batch), strict=True):
-        yield Detection(score, one)
+    return [makers[method]() for method in methods]
 
 
 __all__ = [
@@ -521,9 +491,5 @@ __all__ = [
     "PixelDifference",
     "Spade",
     "WindowTextScores",
-    "harmonic_map",
-    "harmonic_mean",
-    "in_batches",
     "make_baselines",
-    "mean_map",
 ]

@@ -23,7 +23,7 @@ from ..data.fingerprint import split_fingerprint
 from ..data.sources import ANOMALOUS, NORMAL, SourceRows, labelled_example
 from ..results import read_ahead
 from .detectors import Detection, Detector
-from .metrics import ImageMetrics, PixelMetrics, balanced_accuracy
+from .metrics import ImageMetrics, PixelMetrics
 from .protocols import Protocol
 from .tables import METRICS, EvaluationRows
 
@@ -137,6 +137,8 @@ def evaluate(
     ]
     found, waiting = {}, []
     for number, cell in enumerate(cells):
+        _, category, k_shot, seed = cell
+        category.references(plan, k_shot, seed)  # too few are refused before anything is measured
         row = rows.find(_key(plan, *cell))
         if row is None:
             waiting.append(number)
@@ -207,7 +209,7 @@ def _key(
         "limit": plan.limit,
         "method": detector.name,
         "backbone": getattr(detector, "backbone_name", None),
-        "protocol": protocol.name,
+        "protocol": protocol.label,
         "k_shot": k_shot,
         "seed": seed if k_shot not in (0, ALL) else None,
         "references_from": plan.references_from if k_shot != 0 else None,
@@ -232,23 +234,21 @@ def _measure(
     ):
         collected.add(label, mask, detection)
         bar.update(state.num_processes)
-    shards = gather_object([collected])
+    first, *others = gather_object([collected])
     if not state.is_main_process:
         return None
-    for shard in shards[1:]:
-        shards[0].merge(shard)
+    for other in others:
+        first.merge(other)
+    metrics = first.compute()
+    row = {name: metrics[name] for name in METRICS if name in metrics}
     if taken:
-        told = {"references_hash": split_fingerprint(category.source.dataset.select(taken))}
         names = [category.source.image_ids[index] for index in taken]
-        told["references"] = ";".join(names) if len(names) <= 32 else f"all {len(names)} good pictures"
-    else:
-        told = {}
-    metrics = shards[0].compute()
-    return told | {
-        **{name: metrics[name] for name in METRICS if name in metrics},
+        row["references"] = ";".join(names) if len(names) <= 32 else f"all {len(names)} good pictures"
+        row["references_hash"] = split_fingerprint(category.source.dataset.select(taken))
+    return row | {
         "num_pictures": int(metrics["num_pictures"]),
         "num_anomalous": int(metrics["num_anomalous"]),
-        "num_masks": shards[0].pixels.num_maps,
+        "num_masks": first.pixels.num_maps,
         "seconds": round(time.perf_counter() - start, 2),
         "num_processes": state.num_processes,
     }
@@ -275,13 +275,10 @@ def _detections(
 
 
 class _Collected:
-    """What a process has found; joined exactly with that of others."""
+    """Metrics of what a process has measured; joined exactly with those of others."""
 
     def __init__(self) -> None:
         self.images, self.pixels, self.words = ImageMetrics(), PixelMetrics(), WordMetrics()
-        self.labels: list[int] = []
-        self.ratios: list[float | None] = []
-        self.evidences: list[float | None] = []
         self.anomalous_pixels = False
 
     def add(self, label: int, mask: np.ndarray | None, detection: Detection) -> None:
@@ -289,41 +286,28 @@ class _Collected:
             "verdicts": detection.verdict,
             "log_odds": detection.log_odds,
             "answers": detection.answer,
+            "ratios": detection.ratio,
+            "evidence": detection.evidence,
         }
-        self.images.update(
-            [label],
-            [detection.score],
-            **{name: None if value is None else [value] for name, value in optional.items()},
-        )
+        given = {name: [value] for name, value in optional.items() if value is not None}
+        self.images.update([label], [detection.score], **given)
         if mask is not None:
             self.pixels.update(mask, detection.anomaly_map)
             self.anomalous_pixels |= bool(mask.any())
             if detection.answer is not None:
                 self.words.update([mask], [detection.answer])
-        self.labels.append(label)
-        self.ratios.append(detection.ratio)
-        self.evidences.append(detection.evidence)
 
     def merge(self, other: "_Collected") -> None:
         self.images.merge(other.images)
         self.pixels.merge(other.pixels)
         self.words.merge(other.words)
-        self.labels += other.labels
-        self.ratios += other.ratios
-        self.evidences += other.evidences
         self.anomalous_pixels |= other.anomalous_pixels
 
     def compute(self) -> dict[str, float]:
-        found = self.images.compute()
+        metrics = self.images.compute()
         if self.anomalous_pixels:
-            found |= self.pixels.compute()
-        if self.words:
-            found |= self.words.compute()
-        for name, values, limit in (("map", self.ratios, 1.0), ("both", self.evidences, 0.0)):
-            if values[0] is not None:
-                alarms = [int(value >= limit) for value in values]
-                found[f"balanced_accuracy_{name}"] = balanced_accuracy(self.labels, alarms)
-        return found
+            metrics |= self.pixels.compute()
+        return metrics | (self.words.compute() if self.words else {})
 
 
 __all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate"]

@@ -4,7 +4,7 @@ Each metric is a plain function of two arrays; [`ImageMetrics`] and [`PixelMetri
 A metric that needs both classes says so instead of giving NaN.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ..regions import connected_components
 
 
-def binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+def _binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     """Classes as booleans; `name` is what an error calls them."""
     values = np.asarray(values)
     if values.ndim != 1 or not np.isin(values, (0, 1)).all():
@@ -21,7 +21,7 @@ def binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     return values.astype(bool)
 
 
-def finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     """Numbers as float64; `name` is what an error calls them."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -30,13 +30,13 @@ def finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def same_length(labels: np.ndarray, values: Sequence, name: str) -> None:
+def _same_length(labels: np.ndarray, values: Sequence, name: str) -> None:
     """An error where there are more or fewer values than labels."""
     if len(values) != len(labels):
         raise ValueError(f"`{name}` must be as many as `labels`, got {len(values)} and {len(labels)}.")
 
 
-def both_classes(metric: str, labels: np.ndarray) -> None:
+def _both_classes(metric: str, labels: np.ndarray) -> None:
     """An error where all pictures are of one class, which leaves `metric` undefined."""
     anomalous = int(labels.sum())
     if anomalous in (0, len(labels)):
@@ -74,17 +74,25 @@ class ScoreTable:
 
     @classmethod
     def of(
-        cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray | None = None
+        cls,
+        normal: np.ndarray,
+        anomalous: np.ndarray,
+        anomalous_weights: np.ndarray | None = None,
+        shorten: bool = False,
     ) -> "ScoreTable":
-        """Exact table of samples.
+        """Table of samples.
 
         Args:
             normal (`np.ndarray` of shape `(num_normal,)`): Scores of normal samples; sorted in place.
             anomalous (`np.ndarray` of shape `(num_anomalous,)`): Scores of anomalous samples, of the same dtype.
             anomalous_weights (`np.ndarray` of shape `(num_anomalous,)`, *optional*): Their weights; default 1.
+            shorten (`bool`, defaults to `False`): Whether more than `EXACT_ENTRIES` distinct scores are shortened as
+                the table is made, normal and anomalous samples each by themselves: a group holds at most 1.5 steps of
+                the samples of its own kind down to it (and of all weights), or one sample; the rest is as
+                [`ScoreTable.shortened`] says, and several times faster.
 
         Returns:
-            `ScoreTable`
+            `ScoreTable`: Exact unless shortened.
 
         Example:
         ```python
@@ -96,41 +104,19 @@ class ScoreTable:
         """
         normal.sort()  # values alone sort several times faster than values that carry a label
         order = np.argsort(anomalous, kind="stable")
-        own = np.ones(len(anomalous)) if anomalous_weights is None else anomalous_weights[order]
+        weights = np.ones(len(anomalous)) if anomalous_weights is None else anomalous_weights[order]
         anomalous = anomalous[order]
-        return cls._grouped((normal, None, _runs(normal)), (anomalous, own, _runs(anomalous)))
-
-    @classmethod
-    def shortened_of(cls, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray) -> "ScoreTable":
-        """Table of many samples, exact up to `EXACT_ENTRIES` distinct scores; beyond, it is shortened as it is made.
-
-        Normal and anomalous samples are grouped each by themselves: a group holds at most 1.5 steps of the samples of
-        its own kind down to it (and of all weights), or one sample. The rest is as [`ScoreTable.shortened`] says.
-        Grouping sorted samples is several times faster than shortening a table that has an entry for each.
-
-        Args:
-            normal, anomalous, anomalous_weights: See [`ScoreTable.of`].
-        """
-        normal.sort()
-        order = np.argsort(anomalous, kind="stable")
-        anomalous, own = anomalous[order], anomalous_weights[order]
-        runs, runs_anomalous = _runs(normal), _runs(anomalous)
-        if len(runs) + len(runs_anomalous) > EXACT_ENTRIES:
-            runs, runs_anomalous = _groups(normal), _groups(anomalous, own)
-        return cls._grouped((normal, None, runs), (anomalous, own, runs_anomalous))
-
-    @classmethod
-    def _grouped(cls, *kinds: tuple[np.ndarray, np.ndarray | None, np.ndarray]) -> "ScoreTable":
-        """Table of sorted samples of both kinds with their weights, from where each group of them begins."""
+        starts = _run_starts(normal), _run_starts(anomalous)
+        if shorten and len(starts[0]) + len(starts[1]) > EXACT_ENTRIES:
+            starts = _group_starts(normal), _group_starts(anomalous, weights)
         tables = []
-        for row, (rising, own, starts) in enumerate(kinds):
-            if not len(rising):
-                continue
-            weights, ends = np.zeros((3, len(starts))), np.append(starts[1:], len(rising))
-            weights[row] = ends - starts
-            if own is not None:
-                weights[2] = np.add.reduceat(own, starts)
-            tables.append(cls(rising[(starts + ends) // 2], weights))
+        for row, (rising, begins) in enumerate(zip((normal, anomalous), starts, strict=True)):
+            ends = np.append(begins[1:], len(rising))[: len(begins)]
+            table = cls(rising[(begins + ends) // 2], np.zeros((3, len(begins))))
+            table.weights[row] = ends - begins
+            if row and len(rising):
+                table.weights[2] = np.add.reduceat(weights, begins)
+            tables.append(table)
         return cls.merged(tables)
 
     @classmethod
@@ -144,7 +130,7 @@ class ScoreTable:
         scores = np.concatenate([table.scores for table in tables])
         order = np.argsort(scores, kind="stable")  # joins rising runs
         scores = scores[order]
-        starts = _runs(scores)
+        starts = _run_starts(scores)
         scores = scores[starts]
         weights = np.empty((3, len(scores)))
         for column in range(3):
@@ -198,21 +184,17 @@ class ScoreSketch:
     """
 
     def __init__(self) -> None:
-        self._normal: list[np.ndarray] = []
-        self._anomalous: list[np.ndarray] = []
-        self._weights: list[np.ndarray] = []
+        self._samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._waiting = 0
         self._levels: list[list[ScoreTable]] = []
 
     def add(self, normal: np.ndarray, anomalous: np.ndarray, anomalous_weights: np.ndarray) -> None:
         """Adds samples; see [`ScoreTable.of`]. The arrays must not be changed afterwards."""
-        self._normal.append(normal)
-        self._anomalous.append(anomalous)
-        self._weights.append(anomalous_weights)
+        self._samples.append((normal, anomalous, anomalous_weights))
         self._waiting += len(normal) + len(anomalous)
         if self._waiting >= BUFFERED_SAMPLES:
-            table = ScoreTable.shortened_of(*self._samples())
-            self._normal, self._anomalous, self._weights, self._waiting = [], [], [], 0
+            table = self._waiting_table(shorten=True)
+            self._samples, self._waiting = [], 0
             self._push(table, level=0)
 
     def merge(self, other: "ScoreSketch") -> None:
@@ -220,51 +202,18 @@ class ScoreSketch:
         for level, tables in enumerate(other._levels):
             for table in tables:
                 self._push(table, level)
-        for samples in zip(other._normal, other._anomalous, other._weights, strict=True):
+        for samples in other._samples:
             self.add(*samples)
 
     def table(self) -> ScoreTable:
         """The table of all samples so far; adding may go on afterwards."""
         tables = [table for level in self._levels for table in level]
-        return ScoreTable.merged([*tables, self._collected()])
+        return ScoreTable.merged([*tables, self._waiting_table()])
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything as arrays: samples that wait, and all tables one after another with their levels and lengths."""
-        normal, anomalous, anomalous_weights = self._samples()
-        tables = [(level, table) for level, tables in enumerate(self._levels) for table in tables]
-        scores = [np.zeros(0), *(table.scores for _, table in tables)]
-        weights = [np.zeros((3, 0)), *(table.weights for _, table in tables)]
-        return {
-            "normal": normal,
-            "anomalous": anomalous,
-            "anomalous_weights": anomalous_weights,
-            "levels": np.array([level for level, _ in tables], dtype=np.int64),
-            "lengths": np.array([len(table.scores) for _, table in tables], dtype=np.int64),
-            "scores": np.concatenate(scores),
-            "weights": np.concatenate(weights, axis=1),
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, np.ndarray]) -> "ScoreSketch":
-        """The sketch of which [`ScoreSketch.state`] was taken; float32 scores become float64, which is exact."""
-        sketch, start = cls(), 0
-        for level, length in zip(state["levels"].tolist(), state["lengths"].tolist(), strict=True):
-            part = slice(start, start + length)
-            sketch._push(ScoreTable(state["scores"][part], state["weights"][:, part]), level)
-            start += length
-        if len(state["normal"]) or len(state["anomalous"]):
-            sketch.add(state["normal"], state["anomalous"], state["anomalous_weights"])
-        return sketch
-
-    def _collected(self) -> ScoreTable:
+    def _waiting_table(self, shorten: bool = False) -> ScoreTable:
         if not self._waiting:
             return ScoreTable.merged([])
-        return ScoreTable.of(*self._samples())
-
-    def _samples(self) -> list[np.ndarray]:
-        if not self._waiting:
-            return [np.zeros(0) for _ in range(3)]
-        return [np.concatenate(part) for part in (self._normal, self._anomalous, self._weights)]
+        return ScoreTable.of(*(np.concatenate(part) for part in zip(*self._samples, strict=True)), shorten)
 
     def _push(self, table: ScoreTable, level: int) -> None:
         while len(self._levels) <= level:
@@ -276,15 +225,15 @@ class ScoreSketch:
             self._push(merged, level + 1)
 
 
-def _runs(rising: np.ndarray) -> np.ndarray:
+def _run_starts(rising: np.ndarray) -> np.ndarray:
     """Where each distinct value of a sorted array begins."""
     begins = np.ones(len(rising), dtype=bool)
     np.not_equal(rising[1:], rising[:-1], out=begins[1:])
     return np.flatnonzero(begins)
 
 
-def _groups(rising: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Where the groups of a sorted array begin; see [`ScoreTable.shortened_of`]."""
+def _group_starts(rising: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Where the groups of a sorted array begin; see [`ScoreTable.of`]."""
     number, alone = len(rising), 1.5 / _STEP  # so many samples from the top are groups of one
     begins = np.zeros(number + 1, dtype=bool)
     begins[max(0, number - int(alone)) :] = True
@@ -316,28 +265,13 @@ def area_under_roc(normal: np.ndarray, anomalous: np.ndarray) -> float:
 
 
 def area_under_precision(normal: np.ndarray, anomalous: np.ndarray) -> float:
-    """Average precision: the precision at each anomalous sample's own score, averaged; no interpolation.
-
-    Args:
-        normal, anomalous (`np.ndarray` of shape `(num_scores,)`): Number of samples at each score, rising.
-
-    Returns:
-        `float`: In (0, 1].
-    """
+    """Average precision, in (0, 1]: the precision at each anomalous sample's own score, averaged; no interpolation."""
     hits, alarms = _at_or_above(normal, anomalous)
     return float(anomalous @ (hits / (hits + alarms)) / anomalous.sum())
 
 
 def best_f1(scores: np.ndarray, normal: np.ndarray, anomalous: np.ndarray) -> tuple[float, float]:
-    """Largest F1 over all thresholds.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_scores,)`): Distinct, rising.
-        normal, anomalous (`np.ndarray` of shape `(num_scores,)`): Number of samples at each score.
-
-    Returns:
-        `tuple(float, float)`: F1 and the (highest) threshold at which it is reached.
-    """
+    """Largest F1 over all thresholds, and the highest threshold of `scores` (distinct, rising) that reaches it."""
     hits, alarms = _at_or_above(normal, anomalous)
     f1 = 2 * hits / (hits + alarms + anomalous.sum())
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))
@@ -463,37 +397,6 @@ class PixelMetrics:
             **{f"aupro_{limit:g}": area_under_overlap(normal, overlap, limit) for limit in self.limits},
         }
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What has been collected, as arrays: for `np.savez`, or for another process.
-
-        Returns:
-            `dict[str, np.ndarray]`: For [`PixelMetrics.from_state`].
-        """
-        counted = {"limits": np.array(self.limits, dtype=np.float64), "num_maps": np.array(self.num_maps)}
-        return counted | self._sketch.state()
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray]) -> "PixelMetrics":
-        """The object of which [`PixelMetrics.state`] was taken; more pictures can be added.
-
-        Args:
-            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
-
-        Returns:
-            `PixelMetrics`
-
-        Raises:
-            ValueError: If an array is missing.
-        """
-        metrics = cls(())
-        missing = sorted(set(metrics.state()) - set(state))
-        if missing:
-            raise ValueError(f"`state` must be what `PixelMetrics.state` gives, got none of {', '.join(missing)}.")
-        metrics = cls(state["limits"].tolist())
-        metrics.num_maps = int(state["num_maps"])
-        metrics._sketch = ScoreSketch.from_state({name: state[name] for name in metrics._sketch.state()})
-        return metrics
-
     def _add(self, mask: np.ndarray, anomaly_map: np.ndarray) -> None:
         if mask.shape != anomaly_map.shape or mask.ndim != 2:
             raise ValueError(
@@ -553,16 +456,7 @@ def auroc(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarr
 
 
 def average_precision(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> float:
-    """Mean over the anomalous samples of the precision at their score.
-
-    Args:
-        labels, scores: See [`auroc`].
-
-    Returns:
-        `float`: In (0, 1]; the share of anomalous samples for scores that say nothing.
-
-    Raises:
-        ValueError: If there is one class only, or arrays do not fit.
+    """Mean over the anomalous samples of the precision at their score, in (0, 1]; arguments and errors as [`auroc`].
 
     Example:
     ```python
@@ -575,16 +469,10 @@ def average_precision(labels: Sequence[int] | np.ndarray, scores: Sequence[float
 
 
 def f1_max(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Largest F1 that any threshold reaches.
-
-    Args:
-        labels, scores: See [`auroc`].
+    """Largest F1 that any threshold reaches; arguments and errors as [`auroc`].
 
     Returns:
         `tuple(float, float)`: F1, and the threshold: samples that score at least as much are called anomalous.
-
-    Raises:
-        ValueError: If there is one class only, or arrays do not fit.
 
     Example:
     ```python
@@ -597,87 +485,72 @@ def f1_max(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndar
     return best_f1(table.scores, *table.weights[:2])
 
 
-def accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray) -> float:
-    """Share of predictions that are right.
-
-    Args:
-        labels, predictions (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
-
-    Returns:
-        `float`: In [0, 1].
-
-    Raises:
-        ValueError: If there are no samples, or arrays do not fit.
-    """
-    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
-    same_length(labels, predictions, "predictions")
-    if not len(labels):
-        raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
-    return float((labels == predictions).mean())
-
-
-def balanced_accuracy(labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray) -> float:
-    """Mean of the shares of normal and of anomalous samples that are called so; blind to how common each is.
-
-    Args:
-        labels, predictions (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
-
-    Returns:
-        `float`: In [0, 1]; 0.5 for predictions that say nothing.
-
-    Raises:
-        ValueError: If there is one class only, or arrays do not fit.
-
-    Example:
-    ```python
-    >>> balanced_accuracy([0, 0, 0, 0, 1], [0, 0, 0, 0, 0])
-    0.5
-
-    ```
-    """
-    labels, predictions = binary(labels, "labels"), binary(predictions, "predictions")
-    same_length(labels, predictions, "predictions")
-    both_classes("Balanced accuracy", labels)
-    return float(((labels == predictions)[labels].mean() + (labels == predictions)[~labels].mean()) / 2)
-
-
-def oracle_accuracy(labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def oracle_accuracy(
+    labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray, balanced: bool = False
+) -> tuple[float, float]:
     """Accuracy at the best threshold, chosen with the labels: what no threshold on these scores can exceed.
 
     Args:
         labels, scores: See [`auroc`].
+        balanced (`bool`, defaults to `False`): Whether balanced accuracy is meant.
 
     Returns:
         `tuple(float, float)`: Accuracy and threshold (infinite where calling everything normal is best).
 
     Raises:
         ValueError: If there is one class only, or arrays do not fit.
-    """
-    return _best_threshold(_table("Oracle accuracy", labels, scores), balanced=False)
-
-
-def oracle_balanced_accuracy(
-    labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray
-) -> tuple[float, float]:
-    """Balanced accuracy at the best threshold, chosen with the labels: what no threshold on these scores can exceed.
-
-    Args:
-        labels, scores: See [`auroc`].
-
-    Returns:
-        `tuple(float, float)`: Balanced accuracy and threshold (infinite where calling everything normal is best).
-
-    Raises:
-        ValueError: If there is one class only, or arrays do not fit.
 
     Example:
     ```python
-    >>> oracle_balanced_accuracy([0, 0, 1, 1], [0.1, 0.6, 0.5, 0.9])
-    (0.75, 0.9)
+    >>> oracle_accuracy([0, 0, 0, 1, 1], [0.1, 0.2, 0.6, 0.5, 0.9], balanced=True)
+    (0.8333333333333333, 0.5)
 
     ```
     """
-    return _best_threshold(_table("Oracle balanced accuracy", labels, scores), balanced=True)
+    table = _table("Oracle accuracy", labels, scores)
+    normal, anomalous, _ = table.weights
+    missed = np.append(np.cumsum(anomalous) - anomalous, anomalous.sum())  # the last: nothing is called anomalous
+    passed = np.append(np.cumsum(normal) - normal, normal.sum())
+    hits = anomalous.sum() - missed
+    if balanced:
+        right = (hits / anomalous.sum() + passed / normal.sum()) / 2
+    else:
+        right = (hits + passed) / (normal.sum() + anomalous.sum())
+    best = len(right) - 1 - int(np.argmax(right[::-1]))
+    return float(right[best]), float(table.scores[best]) if best < len(table.scores) else float("inf")
+
+
+def accuracy(
+    labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray, balanced: bool = False
+) -> float:
+    """Share of predictions that are right.
+
+    Args:
+        labels, predictions (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
+        balanced (`bool`, defaults to `False`): Whether the mean of the shares of the two classes is meant, which is
+            blind to how common each is and 0.5 for predictions that say nothing.
+
+    Returns:
+        `float`: In [0, 1].
+
+    Raises:
+        ValueError: If there are no samples, for balanced accuracy if there is one class only, or arrays do not fit.
+
+    Example:
+    ```python
+    >>> accuracy([0, 0, 0, 0, 1], [0, 0, 0, 0, 0]), accuracy([0, 0, 0, 0, 1], [0, 0, 0, 0, 0], balanced=True)
+    (0.8, 0.5)
+
+    ```
+    """
+    labels, predictions = _binary(labels, "labels"), _binary(predictions, "predictions")
+    _same_length(labels, predictions, "predictions")
+    right = labels == predictions
+    if balanced:
+        _both_classes("Balanced accuracy", labels)
+        return float((right[labels].mean() + right[~labels].mean()) / 2)
+    _some_samples(labels)
+    return float(right.mean())
 
 
 def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -> float:
@@ -703,10 +576,9 @@ def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -
 
     ```
     """
-    labels = binary(labels, "labels")
-    same_length(labels, answers, "answers")
-    if not len(labels):
-        raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
+    labels = _binary(labels, "labels")
+    _same_length(labels, answers, "answers")
+    _some_samples(labels)
     right = [("Yes" if label else "No") in answer for label, answer in zip(labels, answers, strict=True)]
     return float(np.mean(right))
 
@@ -740,15 +612,15 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
 
     ```
     """
-    labels = binary(labels, "labels")
-    same_length(labels, verdicts, "verdicts")
+    labels = _binary(labels, "labels")
+    _same_length(labels, verdicts, "verdicts")
     verdicts = np.asarray(verdicts, dtype=object)
     unknown = sorted({str(verdict) for verdict in verdicts} - set(VERDICTS))
     if unknown:
         raise ValueError(f"`verdicts` must be among {', '.join(VERDICTS)}, got {unknown[0]!r}.")
     failed = verdicts == "error"
     labels, verdicts = labels[~failed], verdicts[~failed]
-    both_classes("The rate of false alarms or misses", labels)
+    _both_classes("The rate of false alarms or misses", labels)
     right = verdicts == np.where(labels, "anomalous", "normal")
     decided = verdicts != "uncertain"
     found = {
@@ -767,6 +639,9 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
     return {name: float(value) for name, value in found.items()}
 
 
+_OPTIONAL = ("verdicts", "log_odds", "answers", "ratios", "evidence")
+
+
 class ImageMetrics:
     """Metrics of whole pictures; each picture is one row of a few bytes, so nothing is approximated.
 
@@ -783,11 +658,7 @@ class ImageMetrics:
     """
 
     def __init__(self) -> None:
-        self._labels: list[int] = []
-        self._scores: list[float] = []
-        self._verdicts: list[str | None] = []
-        self._log_odds: list[float | None] = []
-        self._answers: list[str | None] = []
+        self._columns: dict[str, list] = {name: [] for name in ("labels", "scores", *_OPTIONAL)}
 
     def update(
         self,
@@ -796,6 +667,8 @@ class ImageMetrics:
         verdicts: Sequence[str] | None = None,
         log_odds: Sequence[float] | np.ndarray | None = None,
         answers: Sequence[str] | None = None,
+        ratios: Sequence[float] | np.ndarray | None = None,
+        evidence: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         """Adds pictures.
 
@@ -810,26 +683,30 @@ class ImageMetrics:
                 Natural logarithm of P(yes) / P(no); above 0 means anomalous.
             answers (`Sequence[str]`, *optional*):
                 In English.
+            ratios (`np.ndarray` of shape `(batch_size,)`, *optional*):
+                Scores over the threshold of the references; from 1 on the map alone says anomalous.
+            evidence (`np.ndarray` of shape `(batch_size,)`, *optional*):
+                What the verdict rests on; from 0 on the picture is more likely anomalous.
 
         Raises:
-            ValueError: If lengths differ, a label is not 0 or 1, a number is not finite, or one call brings verdicts,
-                log-odds or answers and another does not.
+            ValueError: If lengths differ, a label is not 0 or 1, a number is not finite, or one call brings something
+                optional and another does not.
         """
-        labels, scores = binary(labels, "labels"), finite(scores, "scores")
-        same_length(labels, scores, "scores")
-        optional = (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers))
-        for name, values in optional:
+        labels, scores = _binary(labels, "labels"), _finite(scores, "scores")
+        _same_length(labels, scores, "scores")
+        values_of = (verdicts, log_odds, answers, ratios, evidence)
+        given = dict(zip(_OPTIONAL, values_of, strict=True))
+        for name, values in given.items():
             if values is not None:
-                same_length(labels, values, name)
-            known = getattr(self, f"_{name}")
-            if known and len(labels) and (known[0] is None) != (values is None):
+                _same_length(labels, values, name)
+            if self._columns["labels"] and len(labels) and bool(self._columns[name]) != (values is not None):
                 raise ValueError(f"`{name}` must be given in every call or in none, got both.")
-        if log_odds is not None:
-            log_odds = finite(log_odds, "log_odds").tolist()
-        self._labels += labels.astype(int).tolist()
-        self._scores += scores.tolist()
-        for name, values in (("verdicts", verdicts), ("log_odds", log_odds), ("answers", answers)):
-            getattr(self, f"_{name}").extend([None] * len(labels) if values is None else values)
+            if values is not None and name not in ("verdicts", "answers"):
+                given[name] = _finite(values, name).tolist()
+        self._columns["labels"] += labels.astype(int).tolist()
+        self._columns["scores"] += scores.tolist()
+        for name, values in given.items():
+            self._columns[name] += [] if values is None else list(values)
 
     def merge(self, other: "ImageMetrics") -> None:
         """Adds the pictures of another object, such as that of another process.
@@ -837,48 +714,8 @@ class ImageMetrics:
         Args:
             other (`ImageMetrics`): Unchanged.
         """
-        if not other._labels:
-            return
-        optional = {
-            name: None if values[0] is None else values
-            for name in ("verdicts", "log_odds", "answers")
-            for values in [getattr(other, f"_{name}")]
-        }
-        self.update(other._labels, other._scores, **optional)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """What has been collected, as arrays: for `np.savez`, or for another process.
-
-        Returns:
-            `dict[str, np.ndarray]`: One array for each argument of [`ImageMetrics.update`] that was given.
-        """
-        state = {"labels": np.array(self._labels, dtype=np.int64), "scores": np.array(self._scores, dtype=np.float64)}
-        for name in ("verdicts", "log_odds", "answers"):
-            values = getattr(self, f"_{name}")
-            if values and values[0] is not None:
-                state[name] = np.array(values)
-        return state
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray]) -> "ImageMetrics":
-        """The object of which [`ImageMetrics.state`] was taken; more pictures can be added.
-
-        Args:
-            state (`Mapping[str, np.ndarray]`): Such as what `np.load` gives.
-
-        Returns:
-            `ImageMetrics`
-
-        Raises:
-            ValueError: If `labels` or `scores` are missing, or arrays do not fit.
-        """
-        for name in ("labels", "scores"):
-            if name not in state:
-                raise ValueError(f"`state` must be what `ImageMetrics.state` gives, got none of {name}.")
-        metrics = cls()
-        optional = {name: state[name].tolist() for name in ("verdicts", "log_odds", "answers") if name in state}
-        metrics.update(state["labels"], state["scores"], **optional)
-        return metrics
+        if other._columns["labels"]:
+            self.update(**{name: values for name, values in other._columns.items() if values})
 
     def compute(self) -> dict[str, float]:
         """The metrics of all pictures so far.
@@ -888,84 +725,60 @@ class ImageMetrics:
             `image_average_precision`, `image_f1_max`, `image_f1_threshold`, `oracle_accuracy`, `oracle_threshold`,
             `oracle_balanced_accuracy`, `oracle_balanced_threshold`; with verdicts what [`verdict_metrics`] gives; with
             log-odds `accuracy_log_odds`, `balanced_accuracy_log_odds`, `auroc_log_odds`; with answers
-            `accuracy_paper`.
+            `accuracy_paper`; with ratios `balanced_accuracy_map`; with evidence `balanced_accuracy_forced`.
 
         Raises:
             ValueError: If there is one class only.
         """
-        labels, scores = np.array(self._labels, dtype=int), np.array(self._scores)
-        both_classes("AUROC", labels == 1)
-        f1, f1_threshold = f1_max(labels, scores)
-        oracle, threshold = oracle_accuracy(labels, scores)
-        balanced, balanced_threshold = oracle_balanced_accuracy(labels, scores)
+        labels, scores = np.array(self._columns["labels"], dtype=int), np.array(self._columns["scores"])
+        _both_classes("AUROC", labels == 1)
         found = {
             "num_pictures": float(len(labels)),
             "num_normal": float((labels == 0).sum()),
             "num_anomalous": float((labels == 1).sum()),
             "image_auroc": auroc(labels, scores),
             "image_average_precision": average_precision(labels, scores),
-            "image_f1_max": f1,
-            "image_f1_threshold": f1_threshold,
-            "oracle_accuracy": oracle,
-            "oracle_threshold": threshold,
-            "oracle_balanced_accuracy": balanced,
-            "oracle_balanced_threshold": balanced_threshold,
         }
-        if self._verdicts[0] is not None:
-            found |= verdict_metrics(labels, self._verdicts)
-        if self._log_odds[0] is not None:
-            odds = np.array(self._log_odds)
+        found["image_f1_max"], found["image_f1_threshold"] = f1_max(labels, scores)
+        found["oracle_accuracy"], found["oracle_threshold"] = oracle_accuracy(labels, scores)
+        balanced = oracle_accuracy(labels, scores, balanced=True)
+        found["oracle_balanced_accuracy"], found["oracle_balanced_threshold"] = balanced
+        if self._columns["verdicts"]:
+            found |= verdict_metrics(labels, self._columns["verdicts"])
+        if self._columns["log_odds"]:
+            odds = np.array(self._columns["log_odds"])
             found["accuracy_log_odds"] = accuracy(labels, odds > 0)
-            found["balanced_accuracy_log_odds"] = balanced_accuracy(labels, odds > 0)
+            found["balanced_accuracy_log_odds"] = accuracy(labels, odds > 0, balanced=True)
             found["auroc_log_odds"] = auroc(labels, odds)
-        if self._answers[0] is not None:
-            found["accuracy_paper"] = paper_accuracy(labels, self._answers)
+        if self._columns["answers"]:
+            found["accuracy_paper"] = paper_accuracy(labels, self._columns["answers"])
+        for name, column, threshold in (("map", "ratios", 1), ("forced", "evidence", 0)):
+            if self._columns[column]:
+                alarms = np.array(self._columns[column]) >= threshold
+                found[f"balanced_accuracy_{name}"] = accuracy(labels, alarms, balanced=True)
         return found
 
 
-def _best_threshold(table: ScoreTable, balanced: bool) -> tuple[float, float]:
-    normal, anomalous, _ = table.weights
-    missed = np.append(np.cumsum(anomalous) - anomalous, anomalous.sum())  # the last: nothing is called anomalous
-    passed = np.append(np.cumsum(normal) - normal, normal.sum())
-    hits = anomalous.sum() - missed
-    if balanced:
-        right = (hits / anomalous.sum() + passed / normal.sum()) / 2
-    else:
-        right = (hits + passed) / (normal.sum() + anomalous.sum())
-    best = len(right) - 1 - int(np.argmax(right[::-1]))
-    return float(right[best]), float(table.scores[best]) if best < len(table.scores) else float("inf")
+def _some_samples(labels: np.ndarray) -> None:
+    if not len(labels):
+        raise ValueError("Accuracy is undefined: there are no samples. Evaluate a split that is not empty.")
 
 
 def _table(metric: str, labels: Sequence[int] | np.ndarray, scores: Sequence[float] | np.ndarray) -> ScoreTable:
-    labels, scores = binary(labels, "labels"), finite(scores, "scores")
-    same_length(labels, scores, "scores")
-    both_classes(metric, labels)
+    labels, scores = _binary(labels, "labels"), _finite(scores, "scores")
+    _same_length(labels, scores, "scores")
+    _both_classes(metric, labels)
     return ScoreTable.of(scores[~labels], scores[labels])
 
 
 __all__ = [
-    "BUFFERED_SAMPLES",
-    "EXACT_ENTRIES",
-    "VERDICTS",
     "ImageMetrics",
     "PixelMetrics",
-    "ScoreSketch",
-    "ScoreTable",
     "accuracy",
-    "area_under_overlap",
-    "area_under_precision",
-    "area_under_roc",
     "auroc",
     "average_precision",
-    "balanced_accuracy",
-    "best_f1",
-    "binary",
-    "both_classes",
     "f1_max",
-    "finite",
     "oracle_accuracy",
-    "oracle_balanced_accuracy",
     "paper_accuracy",
-    "same_length",
     "verdict_metrics",
 ]

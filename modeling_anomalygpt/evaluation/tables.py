@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -74,7 +74,7 @@ METRICS = (
     "image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_average_precision",
     "pixel_f1_max", "aupro_0.3", "aupro_0.05", "accuracy_paper", "accuracy_log_odds", "accuracy_verdict",
     "balanced_accuracy", "balanced_accuracy_decided", "balanced_accuracy_log_odds", "balanced_accuracy_map",
-    "balanced_accuracy_both", "oracle_balanced_accuracy", "oracle_accuracy", "false_alarm_rate", "miss_rate",
+    "balanced_accuracy_forced", "oracle_balanced_accuracy", "oracle_accuracy", "false_alarm_rate", "miss_rate",
     "uncertain_rate", "positions_exact", "positions_overlap", "count_exact",
 )  # fmt: skip
 """Columns of metrics, each in [0, 1]; empty where a method, a protocol or missing masks allow none."""
@@ -154,9 +154,28 @@ def as_text(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
+LOWER_IS_BETTER = ("false_alarm_rate", "miss_rate", "uncertain_rate")
+
+
+class Summary(NamedTuple):
+    """One metric over categories and seeds.
+
+    Attributes:
+        mean (`float`): Over the categories, of each category's mean over seeds.
+        seeds (`float`, *optional*): Standard deviation over seeds of the mean over categories; `None` of one seed.
+        categories (`float`, *optional*): That of the categories' means; `None` of one category.
+        worst (`float`): The worst category's mean.
+    """
+
+    mean: float
+    seeds: float | None
+    categories: float | None
+    worst: float
+
+
 def summarize(rows: Iterable[Mapping[str, str]], metrics: Sequence[str] = METRICS) -> list[dict[str, Any]]:
     r"""
-    Means and spreads over seeds and categories, one row a data set, protocol, method and number of references.
+    Means, spreads and the worst category, one row a data set, protocol, method and number of references.
 
     Args:
         rows (`list[dict[str, str]]`):
@@ -165,27 +184,25 @@ def summarize(rows: Iterable[Mapping[str, str]], metrics: Sequence[str] = METRIC
             Columns.
 
     Returns:
-        `list[dict]`: `dataset`, `protocol`, `method`, `backbone`, `k_shot`, `categories` and `seeds` (counts), and
-        for each metric `(mean, spread_seeds, spread_categories)`: the mean over categories of the means over seeds;
-        the standard deviation over seeds of the mean over categories, over those that every seed has; and that over
-        categories. A spread of one value is `None`, and so is a metric that no row has.
+        `list[dict]`: `dataset`, `protocol`, `method`, `backbone`, `k_shot`, `categories` and `seeds` (counts), and a
+        [`Summary`] for each metric, `None` where no row has it.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     names = ("dataset", "protocol", "method", "backbone", "k_shot")
     for row in rows:
         groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    found = []
+    summaries = []
     for group, members in groups.items():
         summary: dict[str, Any] = dict(zip(names, group, strict=True))
         summary["categories"] = len({row["category"] for row in members})
         summary["seeds"] = len({row["seed"] for row in members})
         for metric in metrics:
-            summary[metric] = _spread([row for row in members if row[metric] != ""], metric)
-        found.append(summary)
-    return found
+            summary[metric] = _summary([row for row in members if row[metric] != ""], metric)
+        summaries.append(summary)
+    return summaries
 
 
-def _spread(rows: list[Mapping[str, str]], metric: str) -> tuple[float, float | None, float | None] | None:
+def _summary(rows: list[Mapping[str, str]], metric: str) -> Summary | None:
     if not rows:
         return None
     by_category: dict[str, dict[str, float]] = {}
@@ -194,7 +211,8 @@ def _spread(rows: list[Mapping[str, str]], metric: str) -> tuple[float, float | 
     means = [statistics.fmean(values.values()) for values in by_category.values()]
     shared = set.intersection(*(set(values) for values in by_category.values()))
     seeds = [statistics.fmean(values[seed] for values in by_category.values()) for seed in sorted(shared)]
-    return statistics.fmean(means), _deviation(seeds), _deviation(means)
+    worst = max(means) if metric in LOWER_IS_BETTER else min(means)
+    return Summary(statistics.fmean(means), _deviation(seeds), _deviation(means), worst)
 
 
 def _deviation(values: list[float]) -> float | None:
@@ -204,8 +222,10 @@ def _deviation(values: list[float]) -> float | None:
 __all__ = [
     "FIELDS",
     "KEY",
+    "LOWER_IS_BETTER",
     "METRICS",
     "EvaluationRows",
+    "Summary",
     "as_text",
     "read_rows",
     "result_facts",

@@ -33,7 +33,14 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
         out_indices=out_indices,
         projection_dim=64,
         map_size=MAP_SIZE,
-        decision={"normalised_maps": True, "match_exposure": True, "prior_normal_score": 0.32},
+        # 0.32: docs/experiments.md
+        decision={
+            "normalised_maps": True,
+            "match_exposure": True,
+            "needs_references": True,
+            "prior_normal_score": 0.32,
+        },
+        answering="grounded",
         prompt_channels=[16, 40, 96],
         image_token_index=3,
         **fields,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.followup_quality import UNHEARD
+from benchmarks.answers import UNHEARD
 from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.conversations.phrases import load_phrases
 from modeling_anomalygpt.regions import regions_of_mask

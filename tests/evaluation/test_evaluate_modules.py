@@ -64,13 +64,7 @@ def test_image_metrics_of_batches_agree_with_scikit_learn(load, keep_in_memory):
     assert found["num_pictures"] == 200
 
 
-def test_an_object_computes_again_after_it_has_computed(load):
-    metric = load("anomaly_image_metrics")
-    assert metric.compute(predictions=[0.1, 0.9], references=[0, 1])["image_auroc"] == 1
-    assert metric.compute(predictions=[0.9, 0.1], references=[0, 1])["image_auroc"] == 0
-
-
-def test_configurations_take_verdicts_and_log_odds(load):
+def test_configurations_take_verdicts_and_log_odds_and_an_object_computes_again(load):
     metric = load("anomaly_image_metrics", "verdicts_and_log_odds")
     metric.add(prediction=0.1, reference=0, verdicts="normal", log_odds=-2.0)
     metric.add_batch(
@@ -82,12 +76,9 @@ def test_configurations_take_verdicts_and_log_odds(load):
     found = metric.compute()
     assert (found["false_alarm_rate"], found["miss_rate"], found["uncertain_rate"]) == (0.5, 0, 0.25)
     assert found["accuracy_log_odds"] == 1
-    scores = {"predictions": [0.1, 0.9], "references": [0, 1]}
-    assert load("anomaly_image_metrics", "verdicts").compute(**scores, verdicts=["anomalous"] * 2)["miss_rate"] == 0
-    assert load("anomaly_image_metrics", "log_odds").compute(**scores, log_odds=[1.0, 1.0])["auroc_log_odds"] == 0.5
-
-
-def test_an_unknown_configuration_is_named(load):
+    again = {"predictions": [0.9, 0.1], "references": [0, 1], "verdicts": ["anomalous"] * 2, "log_odds": [1.0, 1.0]}
+    found = metric.compute(**again)
+    assert (found["image_auroc"], found["miss_rate"], found["auroc_log_odds"]) == (0, 0, 0.5)
     with pytest.raises(ValueError, match="`config_name` must be among default, verdicts.*got 'answers'"):
         load("anomaly_image_metrics", "answers")
 
@@ -140,19 +131,6 @@ def test_two_processes_are_measured_as_one(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_folder_is_a_space(name):
-    yaml = pytest.importorskip("yaml")
-    card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
-    front = yaml.safe_load(card.split("---")[1])
-    assert (front["sdk"], front["app_file"], front["license"]) == ("gradio", "app.py", "apache-2.0")
-    assert {"evaluate", "metric"} <= set(front["tags"])
-    assert front["title"]
-    assert str(front["sdk_version"]).count(".") == 2
-    for file in ("app.py", "requirements.txt", f"{name}.py"):
-        assert (FOLDER / name / file).is_file()
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_page_of_the_space_computes_what_its_table_holds(name, monkeypatch):
     gradio = pytest.importorskip("gradio")
     pandas = pytest.importorskip("pandas")
@@ -175,16 +153,12 @@ def test_the_page_of_the_space_computes_what_its_table_holds(name, monkeypatch):
     assert "---" not in page.article[:10]
 
 
-def test_the_folder_hides_no_metric_of_others(tmp_path):
+def test_the_folders_hide_no_metric_of_others_and_are_carried_by_the_package(tmp_path):
     """`evaluate` copies what it loads into a package of this very name; one with an `__init__.py` would come first."""
     assert not (FOLDER / "__init__.py").exists()
     (tmp_path / "other.py").write_text((FOLDER / NAMES[0] / f"{NAMES[0]}.py").read_text(encoding="utf-8"))
     metric = evaluate.load(str(tmp_path / "other.py"), cache_dir=str(tmp_path))
     assert type(metric).__module__.startswith("evaluate_modules.metrics.other")
-
-
-def test_the_folders_are_named_among_the_files_of_the_package():
-    """They are copied and not imported: only `package_data` makes them travel."""
     patterns = ["README.md", "*/*.py", "*/*.md", "*/*.txt"]
     assert f'"evaluate_modules": {json.dumps(patterns)}' in (REPOSITORY / "setup.py").read_text(encoding="utf-8")
     carried = {path for pattern in patterns for path in FOLDER.glob(pattern)}

@@ -10,8 +10,8 @@ from modeling_anomalygpt.evaluation.protocols import Protocol
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 
 
-def picture(height, width, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+def picture(height, width):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(("dataset", "first"), [("mvtec_ad", 12), ("visa", 56), ("anomaly_folder", 0)])
@@ -22,49 +22,43 @@ def test_published_references_are_consecutive_from_four_times_the_round(dataset,
     assert protocol.references(100, 4, round_ + 1) == [first + 4, first + 5, first + 6, first + 7]
 
 
-def test_our_references_are_drawn_without_repetition_and_more_begin_with_fewer():
+@pytest.mark.parametrize(("available", "k_shot"), [(30, 1), (30, 4), (10, 3), (3, 1), (5, 5)])
+def test_seeds_share_no_reference_while_there_are_enough(available, k_shot):
     protocol = Protocol("ours", "visa", (224, 224))
     assert protocol.usual_seeds == [0, 1, 2]
-    eight = protocol.references(10, 8, 1)
-    assert sorted(set(eight)) == sorted(eight)
-    assert max(eight) < 10
-    assert protocol.references(10, 3, 1) == eight[:3]
-    assert protocol.references(10, 8, 2) != eight
+    draws = [protocol.references(available, k_shot, seed) for seed in range(available // k_shot)]
+    drawn = [one for draw in draws for one in draw]
+    assert len(set(drawn)) == len(drawn) == available // k_shot * k_shot
+    assert set(drawn) <= set(range(available))
+    beyond = protocol.references(available, k_shot, available // k_shot)  # all are used: another order begins
+    assert len(set(beyond)) == k_shot
 
 
-def test_too_few_good_pictures_are_told_in_one_line():
-    with pytest.raises(
-        ValueError, match=re.escape("`--k-shot` must be at most 3, the good pictures there are, got 4")
-    ):
-        Protocol("ours", "visa", (224, 224)).references(3, 4, 0)
-    with pytest.raises(
-        ValueError, match=re.escape("must be at most 1, the good pictures there are from number 12 on")
-    ):
-        Protocol("paper", "mvtec_ad", (224, 224)).references(13, 2, 3)
-
-
-def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ValueError, match="`protocol` must be one of ours, paper, got 'theirs'"):
-        Protocol("theirs", "visa", (224, 224))
+@pytest.mark.parametrize(
+    ("arguments", "references", "message"),
+    [
+        (("ours", "visa"), (3, 4, 0), "`--k-shot` must be at most 3, the good pictures there are, got 4"),
+        (("paper", "mvtec_ad"), (13, 2, 3), "must be at most 1, the good pictures there are from number 12 on"),
+        (("theirs", "visa"), (3, 1, 0), "`protocol` must be one of ours, paper, got 'theirs'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(arguments, references, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Protocol(*arguments, (224, 224)).references(*references)
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 61), (61, 40), (20, 30)])
-def test_the_published_geometry_is_the_processors_center_crop(size):
-    protocol = Protocol("paper", "visa", (28, 28))
+def test_the_published_geometry_is_the_processors_center_crop_and_ours_leaves_pictures_alone(size):
+    paper, ours = (Protocol(name, "visa", (28, 28)) for name in ("paper", "ours"))
     processor = AnomalyGPTImageProcessor(size={"height": 28, "width": 28}, geometry="center_crop")
-    image = picture(*size)
-    shown = protocol.picture(image)
-    assert shown.size == (28, 28)
+    image, mask = picture(*size), np.eye(*size, dtype=bool)
+    cropped = paper.picture(image)
+    assert cropped.size == (28, 28)
     expected = processor(image, return_tensors="np")["pixel_values"]
-    got = AnomalyGPTImageProcessor(size={"height": 28, "width": 28})(shown, return_tensors="np")["pixel_values"]
+    got = AnomalyGPTImageProcessor(size={"height": 28, "width": 28})(cropped, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-def test_our_protocol_leaves_pictures_and_masks_alone():
-    protocol = Protocol("ours", "visa", (28, 28))
-    image, mask = picture(40, 61), np.eye(40, 61, dtype=bool)
-    assert protocol.picture(image) is image
-    assert protocol.mask(mask) is mask
+    assert ours.picture(image) is image
+    assert ours.mask(mask) is mask
 
 
 def test_published_masks_keep_cells_of_which_more_than_a_tenth_is_defect():
@@ -81,8 +75,7 @@ def test_published_masks_keep_cells_of_which_more_than_a_tenth_is_defect():
 
 def test_the_original_takes_the_first_name_of_its_list_that_occurs_in_the_question():
     paper, ours = (Protocol(name, "visa", (28, 28)) for name in ("paper", "ours"))
-    assert paper.words("pipe_fryum")[0] == "fryum"
-    assert ours.words("pipe_fryum")[0] == "pipe_fryum"
+    assert (paper.words("pipe_fryum")[0], ours.words("pipe_fryum")[0]) == ("fryum", "pipe_fryum")
     assert paper.words("pipe_fryum")[1] == ours.words("pipe_fryum")[1]
     assert paper.words("hinge_pin")[0] == paper.words("chewinggum")[0] == "object"
     assert [paper.words(name)[0] for name in ("metal_nut", "capsules", "pcb3")] == ["metal nut", "capsule", "pcb"]

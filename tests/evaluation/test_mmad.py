@@ -103,7 +103,10 @@ def test_files_that_are_no_questions_are_told(tmp_path, content, message):
 def test_an_answers_likelihood_is_the_mean_over_its_tokens(inspector):
     model, processor = inspector.model, inspector.processor
     look = inspector.observer.look([Image.new("RGB", (28, 28), "grey")], "object", "auto")
-    turns = [{"role": "user", "content": "What is it?"}]
+    turns = [
+        {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A nut."},
+        {"role": "user", "content": "Sure?"},
+    ]  # fmt: skip
     answers = ["A nut.", "A rather long answer about a bolt.", "No."]
     found = answer_likelihoods(model, processor, turns, answers, look.image_tokens)
     for answer, got in zip(answers, found, strict=True):
@@ -113,23 +116,13 @@ def test_an_answers_likelihood_is_the_mean_over_its_tokens(inspector):
         embedded[ids == model.config.image_token_id] = look.image_tokens[0].clone()
         with torch.no_grad():
             logits = model(inputs_embeds=embedded).logits[0]
-        total, count = 0.0, 0
+        last = []  # of the earlier answers only the last one is weighed
         for position, label in enumerate(encoded["labels"]):
-            if label != -100:
-                total += float(logits[position - 1].log_softmax(0)[label])
-                count += 1
-        assert got == pytest.approx(total / count, abs=1e-4)
-
-
-def test_of_several_answers_only_the_last_is_weighed(inspector):
-    look = inspector.observer.look([Image.new("RGB", (28, 28), "grey")], "object", "auto")
-    turns = [
-        {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A nut."},
-        {"role": "user", "content": "Sure?"},
-    ]  # fmt: skip
-    both = answer_likelihoods(inspector.model, inspector.processor, turns, ["Yes.", "Not at all."], look.image_tokens)
-    one = answer_likelihoods(inspector.model, inspector.processor, turns, ["Yes."], look.image_tokens)
-    assert one[0] == pytest.approx(both[0], abs=1e-5)
+            if label == -100:
+                before, last = last, []
+            else:
+                last.append(float(logits[position - 1].log_softmax(0)[label]))
+        assert got == pytest.approx(np.mean(last or before), abs=1e-4)
 
 
 def test_detection_is_the_models_own_question_and_others_the_likeliest_option(place, inspector):
@@ -150,13 +143,6 @@ def test_detection_is_the_models_own_question_and_others_the_likeliest_option(pl
     assert inspector.num_references == 1
 
 
-def test_letters_are_weighed_after_the_list_of_options(place, inspector):
-    questions = read_questions(place / "mmad.json")
-    rows = MMADAnswerer(inspector, place, k_shot=0, score="letter").answer(*questions["VisA/bolt/test/bad/1.png"])
-    assert [len(row["likelihoods"]) for row in rows] == [2, 4]
-    assert {row["given"] for row in rows} <= set("ABCD")
-
-
 def test_wrong_options_are_refused(place, inspector):
     with pytest.raises(ValueError, match="`--score` must be one of text, letter, got 'luck'"):
         MMADAnswerer(inspector, place, score="luck")
@@ -164,9 +150,12 @@ def test_wrong_options_are_refused(place, inspector):
         MMADAnswerer(inspector, place, k_shot=-1)
     with pytest.raises(ValueError, match="`--templates` must be one of random, similar, got 'best'"):
         read_questions(place / "mmad.json", "best")
-    questions = read_questions(place / "mmad.json")
+    asked = read_questions(place / "mmad.json")["VisA/bolt/test/bad/1.png"]
     with pytest.raises(MMADError, match="must have 3 templates, got 2"):
-        MMADAnswerer(inspector, place, k_shot=3).answer(*questions["VisA/bolt/test/bad/1.png"])
+        MMADAnswerer(inspector, place, k_shot=3).answer(*asked)
+    rows = MMADAnswerer(inspector, place, k_shot=0, score="letter").answer(*asked)
+    assert [len(row["likelihoods"]) for row in rows] == [2, 4]
+    assert {row["given"] for row in rows} <= set("ABCD")
 
 
 def test_detection_counts_good_and_defective_pictures_alike():
@@ -187,6 +176,10 @@ def test_detection_counts_good_and_defective_pictures_alike():
     assert table["Average"]["questions"] == 9
 
 
+def MODEL(place):
+    return ("--model", place / "model", "--device", "cpu")
+
+
 def call(capfd, *words):
     code = main(["mmad", *(str(word) for word in words)])
     out, err = capfd.readouterr()
@@ -194,16 +187,7 @@ def call(capfd, *words):
 
 
 def test_the_command_prints_a_table_and_goes_on_where_it_was_cut_off(place, capfd, tmp_path):
-    words = (
-        "--data-dir",
-        place,
-        "--model",
-        place / "model",
-        "--device",
-        "cpu",
-        "--output",
-        tmp_path / "answers.jsonl",
-    )
+    words = ("--data-dir", place, *MODEL(place), "--output", tmp_path / "answers.jsonl")
     code, out, err = call(capfd, *words)
     assert code == 0, err
     assert "overkill" in out.splitlines()[0]
@@ -223,7 +207,7 @@ def test_the_command_prints_a_table_and_goes_on_where_it_was_cut_off(place, capf
 
 def test_wrong_input_is_one_line_and_exit_code_2(place, capfd, tmp_path):
     record = {"name": "visa", "split": "test", "num_rows": 3, "fingerprint": "f", "labels": "supervised"}
-    words = ("--data-dir", place, "--model", place / "model", "--device", "cpu", "--output", tmp_path / "a.jsonl")
+    words = ("--data-dir", place, *MODEL(place), "--output", tmp_path / "a.jsonl")
     (place / "model" / "training_data.json").write_text(json.dumps({"datasets": [record]}))
     try:
         code, out, err = call(capfd, *words)
@@ -231,12 +215,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(place, capfd, tmp_path):
         (place / "model" / "training_data.json").unlink()
     assert (code, out) == (2, "")
     assert "`--model` must not have seen the pictures" in err
+    output = ("--output", tmp_path / "a.jsonl")
     for wrong, message in (
-        (
-            ("--data-dir", tmp_path / "no", "--output", tmp_path / "a.jsonl"),
-            "`--data-dir` must be a folder that exists",
-        ),
-        (("--data-dir", tmp_path, "--output", tmp_path / "a.jsonl"), "There is no"),
+        (("--data-dir", tmp_path / "no", *output), "`--data-dir` must be a folder that exists"),
+        (("--data-dir", tmp_path, *output), "There is no"),
         (("--data-dir", place, "--output", tmp_path / "no" / "a.jsonl"), "`--output` must be in a folder that exists"),
     ):
         code, out, err = call(capfd, *wrong)

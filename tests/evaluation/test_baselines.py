@@ -18,8 +18,6 @@ from modeling_anomalygpt.evaluation.baselines import (
     PixelDifference,
     Spade,
     WindowTextScores,
-    harmonic_map,
-    in_batches,
     make_baselines,
     mean_map,
 )
@@ -74,14 +72,22 @@ def smoothed(distances, size):
     return cv2.GaussianBlur(enlarged, (0, 0), 28 * 4 / 224, borderType=cv2.BORDER_REPLICATE)
 
 
+def in_pixels(backbone, anomaly_map, image):
+    (found,) = backbone.image_processor.post_process_anomaly_map(anomaly_map[None], [(image.height, image.width)])
+    return found
+
+
 def test_patches_are_averaged_with_their_neighbours_and_joined(backbone):
-    _, layer = backbone.look(GOOD)
+    _, layer = backbone.features(GOOD)
     assert layer.grid == (4, 4)
     np.testing.assert_allclose(layer.vectors.numpy().reshape(3, 4, 4, -1), patches(backbone, GOOD), atol=1e-5)
 
 
 def test_patchcore_scores_by_the_farthest_patch_weighted_by_its_neighbourhood(backbone):
-    detector = PatchCore(backbone, coreset=False, batch_size=2)
+    coreset = PatchCore(backbone)
+    coreset.learn(iter(GOOD), "", "")
+    assert (coreset.shots, len(coreset.bank)) == (("all",), math.ceil(4.8))
+    detector = PatchCore(backbone, batch_size=2, coreset=False)
     detector.learn(GOOD, "", "")
     bank = unit(patches(backbone, GOOD)).reshape(48, -1)
     for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
@@ -98,32 +104,21 @@ def test_patchcore_scores_by_the_farthest_patch_weighted_by_its_neighbourhood(ba
         assert found.anomaly_map.max() == pytest.approx(expected_map.max(), rel=0.02)
 
 
-def test_patchcore_keeps_a_tenth_of_all_good_patches(backbone):
-    detector = PatchCore(backbone, coreset=True)
-    detector.learn(iter(GOOD), "", "")
-    assert len(detector.bank) == math.ceil(4.8)
-    kept = {tuple(row) for row in detector.bank.numpy().round(5).tolist()}
-    every = {tuple(row) for row in unit(patches(backbone, GOOD)).reshape(48, -1).round(5).tolist()}
-    assert len(kept) == 5
-    assert len(every) == 48
-    assert detector.shots == ("all",)
-
-
 def test_spade_scores_by_the_nearest_pictures_as_wholes(backbone, monkeypatch):
     monkeypatch.setattr("modeling_anomalygpt.evaluation.baselines._SPADE_NEIGHBOURS", 2)
     detector = Spade(backbone)
     detector.learn(GOOD, "", "")
-    wholes = backbone.look(GOOD)[0].numpy()
+    wholes = backbone.features(GOOD)[0].numpy()
     good = unit(patches(backbone, GOOD)).reshape(3, 16, -1)
     for image, found in zip(QUERIES, detector.detect(QUERIES), strict=True):
-        whole = backbone.look([image])[0].numpy()[0]
+        whole = backbone.features([image])[0].numpy()[0]
         apart = [np.linalg.norm(whole - one) for one in wholes]
         chosen = np.argsort(apart)[:2]
         assert found.score == pytest.approx(np.mean([apart[index] for index in chosen]), rel=1e-4)
         query = unit(patches(backbone, [image])).reshape(16, -1)
         bank = good[chosen].reshape(32, -1)
         distances = np.array([min(np.linalg.norm(one - row) for row in bank) for one in query]).reshape(4, 4)
-        expected = backbone.to_pictures(smoothed(distances, image.size)[None], [image])[0]
+        expected = in_pixels(backbone, smoothed(distances, image.size), image)
         np.testing.assert_allclose(found.anomaly_map, expected, atol=1e-3)
 
 
@@ -142,12 +137,8 @@ def test_padim_is_a_mahalanobis_distance_at_each_place(backbone):
                 distances[row, column] = math.sqrt(apart @ np.linalg.solve(spread, apart))
         expected = smoothed(distances, image.size)
         assert found.score == pytest.approx(expected.max(), rel=1e-3)
-        expected = backbone.to_pictures(expected[None], [image])[0]
+        expected = in_pixels(backbone, expected, image)
         np.testing.assert_allclose(found.anomaly_map, expected, rtol=1e-3, atol=1e-3)
-
-
-def test_padim_learns_from_one_picture(backbone):
-    detector = Padim(backbone)
     detector.learn(GOOD[:1], "", "")
     same, other = detector.detect([GOOD[0], QUERIES[0]])
     assert same.score == pytest.approx(0, abs=1e-2)
@@ -165,33 +156,29 @@ def test_pixel_difference_is_that_from_the_nearest_good_pixel():
     assert found.score == pytest.approx(expected.max())
 
 
-def test_a_backbone_is_loaded_with_its_own_mean_and_the_last_layers_of_strides_8_and_16(tmp_path):
+def test_a_backbone_is_loaded_with_its_own_mean_size_and_layers_in_the_middle(tmp_path, backbone):
+    transformer = backbone
     torch.manual_seed(0)
     AutoModel.from_config(MobileNetV2Config(depth_multiplier=0.1, finegrained_output=False)).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
     backbone = Backbone.load(tmp_path, 64)
     assert list(backbone.image_processor.image_mean) == [0.5] * 3
     assert len(backbone.out_indices) == 2
-    _, layer = backbone.look([picture(0)])
+    _, layer = backbone.features([picture(0)])
     assert layer.grid == (8, 8)
     other = Backbone.load(tmp_path, 32).facts["checkpoint_hash"]
     assert backbone.facts["checkpoint_hash"] == Backbone.load(tmp_path, 64).facts["checkpoint_hash"] != other
     assert layer.vectors.shape[1] == 64
-
-
-def test_a_vision_transformer_keeps_its_size_and_gives_its_middle_layers(tmp_path, backbone):
-    backbone.tower.save_pretrained(tmp_path)
+    transformer.tower.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
     loaded = Backbone.load(tmp_path)
     assert (loaded.image_processor.size["height"], loaded.out_indices) == (28, [2, 3])
 
 
-def test_what_is_no_vision_model_is_refused(tmp_path):
+def test_what_is_no_vision_model_no_method_or_has_no_text_tower_is_refused(tmp_path, backbone):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=re.escape("`--backbone` must be a vision model, got")):
         Backbone.load(tmp_path, 64)
-
-
-def test_unknown_methods_and_a_missing_text_tower_are_told(backbone):
     model, processor = tiny_pair()
     inspector = type("Pair", (), {"model": model, "processor": processor})()
     with pytest.raises(ValueError, match="`--methods` must be among anomalygpt, patchcore, .*, got 'cutpaste'"):
@@ -212,55 +199,8 @@ def test_windows_cover_each_cell_and_are_averaged_by_loops():
                 if top <= row < top + 3 and left <= column < left + 3
             ]
             expected[row, column] = len(covering) / sum(1 / value for value in covering)
-    np.testing.assert_allclose(harmonic_map(values, 3, 1), expected)
+    np.testing.assert_allclose(1 / mean_map(1 / values, 3, 1), expected)
     assert np.allclose(mean_map(np.ones(25), 2, 1), 1)
-
-
-def test_window_scores_follow_the_texts_and_the_references():
-    class Texts(torch.nn.Module):
-        """An encoder that sees brightness: bright is damaged."""
-
-        device = torch.device("cpu")
-        visual_projection = None
-
-        def __init__(self):
-            super().__init__()
-            self.text_tower = torch.nn.Identity()
-            self.config = type("Config", (), {"map_temperature": 0.1, "out_indices": [1]})()
-            self.vision_tower = None
-
-        def get_text_embeds(self, ids, labels):
-            return torch.eye(2)[None]
-
-    class Words:
-        def __call__(self, images, category, return_tensors):
-            self.category = category
-            return type("Inputs", (dict,), {"to": lambda self, device: self})(
-                state_prompt_ids=torch.zeros(1), state_prompt_labels=torch.zeros(1)
-            )
-
-    outer = type("Outer", (), {"model": Texts()})()
-    detector = WindowTextScores(outer, Words())
-
-    def embed(images):
-        bright = torch.tensor([np.asarray(one).mean() / 255 for one in images])
-        return torch.nn.functional.normalize(torch.stack([1 - bright, bright], dim=1).float(), dim=1)
-
-    detector._embed = embed
-    dark = np.zeros((60, 60, 3), np.uint8)
-    spot = dark.copy()
-    spot[:20, 40:] = 255
-    detector.learn([], "nut", "")
-    assert detector.processor.category == "nut"
-    clean, found = detector.detect([Image.fromarray(dark), Image.fromarray(spot)])
-    assert found.score > clean.score
-    row, column = np.unravel_index(found.anomaly_map.argmax(), (60, 60))
-    assert row < 20
-    assert column >= 40
-    detector.learn([Image.fromarray(dark)], "nut", "")
-    clean, again = detector.detect([Image.fromarray(dark), Image.fromarray(spot)])
-    assert clean.anomaly_map.max() < 0.01
-    assert again.score > found.score
 
 
 def test_windows_are_scored_with_the_models_own_text_tower():
@@ -287,7 +227,3 @@ def test_windows_are_scored_with_the_models_own_text_tower():
     with torch.inference_mode():
         (by_text,) = detector._by_text(detector._embed(GOOD[:1]))
     assert same.score == pytest.approx(float(by_text) / 2, abs=1e-4)
-
-
-def test_pictures_come_in_batches():
-    assert [len(batch) for batch in in_batches(iter(GOOD), 2)] == [2, 1]

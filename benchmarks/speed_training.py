@@ -1,19 +1,18 @@
 """What making defects on the fly costs a training, against the same defects made before and read from files.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.training_data_speed --output benchmarks/results/training_data_speed.json
+    OMP_NUM_THREADS=1 python -m benchmarks.speed_training
 
 Both ways go through the same collator and the same training steps of the embedded checkpoint (forward, backward and
 optimizer step of its localizer and prompt learner), in turn, block by block. All times are CPU time of one process
 that makes its data itself (`time.process_time`), so that other programs on the machine hardly matter: the loss of
 throughput, `1 - made before / on the fly`, is that of a training whose data and model share one core. Loader workers
 on cores of their own take it away, as long as they make samples as fast as the device uses them up; how many a worker
-makes in a second is told as well.
+makes in a second is said as well. The last line printed is the result as JSON.
 """
 
 import argparse
 import json
 import pathlib
-import platform
 import statistics
 import tempfile
 import time
@@ -23,16 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datasets_scripts import load_anomaly_dataset
+from datasets_scripts import load_anomaly_dataset, schema_features
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from modeling_anomalygpt.cli.made_pictures import METHODS, PHOTOGRAPH_DEFAULT
 from modeling_anomalygpt.data.sources import LabelledPictures, SyntheticPairs
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.synthesis.synthesizer import Mixture, nsa
 from modeling_anomalygpt.training.collator import InspectionCollator
 from modeling_anomalygpt.training.data import TrainingExamples
 
-CHECKPOINT = pathlib.Path(__file__).parents[1] / "modeling_anomalygpt" / "anomalygpt_tiny"
 MIXTURES = {"nsa": nsa, "mixed": Mixture([METHODS[name] for name in PHOTOGRAPH_DEFAULT])}
 
 
@@ -48,21 +46,10 @@ def made_before(pairs: SyntheticPairs, folder: pathlib.Path) -> datasets.Dataset
             if version:
                 mask = str(folder / f"{name}_mask.png")
                 Image.fromarray(example.mask).save(mask)
-            rows.append(
-                {
-                    "image": str(folder / f"{name}.png"),
-                    "mask": mask,
-                    "label": int(bool(example.anomalous)),
-                    "category": example.category,
-                    "defect_type": example.defect_types[0],
-                    "image_id": name,
-                }
-            )
-    features = datasets.Features(
-        {"image": datasets.Image(mode="RGB"), "mask": datasets.Image(mode="L"), "label": datasets.Value("int64")}
-        | {name: datasets.Value("string") for name in ("category", "defect_type", "image_id")}
-    )
-    return datasets.Dataset.from_list(rows, features=features)
+            known = {"category": example.category, "defect_type": example.defect_types[0], "image_id": name}
+            known["image"], known["mask"] = str(folder / f"{name}.png"), mask
+            rows.append(known | {"split": "train", "label": int(bool(example.anomalous))})
+    return datasets.Dataset.from_list(rows, features=schema_features())
 
 
 class Training:
@@ -72,7 +59,7 @@ class Training:
         self.examples, self.batch_size, self.epoch = examples, batch_size, 0
         self.collate = InspectionCollator(processor)
         torch.manual_seed(0)
-        self.model = AnomalyGPTForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+        self.model = AnomalyGPTForConditionalGeneration.from_pretrained(EMBEDDED_CHECKPOINT, dtype=torch.float32)
         self.model.requires_grad_(False)
         trained = [self.model.model.localizer.layers, self.model.model.prompt_learner]
         parameters = [one.requires_grad_(True) for part in trained for one in part.parameters()]
@@ -91,40 +78,6 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return data, time.process_time() - start
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the figures")
-    parser.add_argument("--mixture", nargs="+", choices=sorted(MIXTURES), default=sorted(MIXTURES))
-    parser.add_argument("--size", type=int, default=224, help="side of the drawn pictures in pixels")
-    parser.add_argument("--pictures", type=int, default=32, help="good pictures")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4, help="training steps of a block")
-    parser.add_argument("--blocks", type=int, default=6, help="blocks of each kind, in turn")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    datasets.disable_progress_bars()
-    processor = AnomalyGPTProcessor.from_pretrained(CHECKPOINT)
-    results = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary)
-        parts = load_anomaly_dataset(
-            "rendered_parts",
-            split="train",
-            families=("gear", "leather", "screw", "pills"),
-            num_train=max(2, options.pictures // 4),
-            size=options.size,
-            cache_dir=folder / "cache",
-        )
-        for name in options.mixture:
-            results[name] = compared(name, parts, processor, folder / name, options)
-    told = {name: value for name, value in vars(options).items() if name not in ("output", "mixture")}
-    machine = {"processor": platform.machine(), "torch": torch.__version__}
-    text = json.dumps({"options": told, "machine": machine, **results}, indent=2)
-    if options.output:
-        write_atomically(options.output, text + "\n")
-    print(text)
 
 
 def compared(
@@ -165,6 +118,31 @@ def compared(
             "most": round(max(losses), 4),
         },
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_training", description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=224, help="side of the drawn pictures in pixels")
+    parser.add_argument("--pictures", type=int, default=32, help="good pictures")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="training steps of a block")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks of each kind, in turn")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    processor = AnomalyGPTProcessor.from_pretrained(EMBEDDED_CHECKPOINT)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        parts = load_anomaly_dataset(
+            "rendered_parts",
+            split="train",
+            families=("gear", "leather", "screw", "pills"),
+            num_train=max(2, options.pictures // 4),
+            size=options.size,
+            cache_dir=folder / "cache",
+        )
+        results = {name: compared(name, parts, processor, folder / name, options) for name in MIXTURES}
+    print(json.dumps({"options": vars(options), **results}))
 
 
 if __name__ == "__main__":
