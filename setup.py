@@ -23,7 +23,14 @@ setup(
     ],
     package_dir={"spaces_app.examples": "examples"},
     package_data={
-        "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training/recipes/*"],
+        "modeling_anomalygpt": [
+            "anomalygpt_tiny/*",
+            "anomalygpt_tiny/*/*",
+            "cli/help/*.txt",
+            "report/page.*",
+            "report/words_*.json",
+            "training/recipes/*",
+        ],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
         "spaces_app.examples": ["*/*/*.jpg"],
@@ -39,6 +46,8 @@ setup(
         "safetensors>=0.6",
         "pillow>=11",
         "numpy>=2",
+        # The page of the report is a template; transformers and torch need it as well.
+        "jinja2>=3.1",
         # Poisson blending (anomaly synthesis), contours of regions, fast resizing: 35 MB that replace much code.
         "opencv-python-headless>=4.10",
         # Connected components with labels, gamma draws' distributions, MATLAB ground truth (CrackForest).

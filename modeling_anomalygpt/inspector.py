@@ -36,7 +36,7 @@ from .references import (
 )
 from .regions import Region
 from .results import InspectionResult, ResultsFile, inspect_in_batches
-from .scoring import CONFIDENCE, Judge, evidence_limit, normals_needed, supported_false_alarm_rate
+from .scoring import CONFIDENCE, Judge, decide, evidence_limit, normals_needed, supported_false_alarm_rate
 
 Box = tuple[int, int, int, int]
 
@@ -606,7 +606,8 @@ class AnomalyInspector:
 
         Returns:
             `dict`: `num_normals`, `max_false_alarm`, `supported_false_alarm_rate` (which may be higher than asked
-            for), `confidence`, `enough` and `needed` (pictures for the rate asked for).
+            for), `confidence`, `enough`, `needed` (pictures for the rate asked for) and `num_stopped` (of the
+            pictures, `uncertain` ones included).
 
         Raises:
             RuntimeError: If there are no references.
@@ -634,6 +635,10 @@ class AnomalyInspector:
             "needed": needed,
             "evidence_limit": max(evidence_limit(evidences, max_false_alarm), _LOWEST_EVIDENCE_LIMIT),
         }
+        # What a gate that lets only `normal` through would have stopped of them.
+        learned["num_stopped"] = sum(
+            decide(row.evidence["evidence"], learned["evidence_limit"], _doubts(row)) != "normal" for row in judged
+        )
         notes = self.memory_bank.notes | {"calibration": json.dumps(learned)}
         self.observer.memory_bank = replace(self.memory_bank, notes=notes)
         return learned
@@ -860,6 +865,7 @@ class AnomalyInspector:
                     seconds=seconds,
                     conversation=[*turns, {"role": "assistant", "content": words}] if words else [],
                     image_tokens=look.image_tokens[index : index + 1].clone() if use_language else None,
+                    judged_image=image,
                 )
             )
         return results
@@ -871,6 +877,10 @@ class AnomalyInspector:
     def _with_nearest_good(self, region: Region, patches: PatchFeatures | None, image: Image.Image) -> Region:
         x, y = (round(value) for value in region.centroid)
         return replace(region, nearest_good=self.observer.nearest_good(patches, (image.height, image.width), x, y))
+
+
+def _doubts(result: InspectionResult) -> list[str]:
+    return [one["kind"] for one in result.evidence["reasons"] if one["kind"] in ("unlike", "exposure", "blur")]
 
 
 def _failed(picture: Any, line: str, options: dict[str, Any]) -> InspectionResult:

@@ -58,6 +58,8 @@ class InspectionResult:
             The turns so far; grows with [`AnomalyInspector.ask`].
         image_tokens (`torch.Tensor`, *optional*):
             What the language model sees of the picture, kept for further questions; not written to files.
+        judged_image (`PIL.Image.Image`, *optional*):
+            The pixels that were judged, mode RGB, for the report: the file may change; not written to files.
     """
 
     image: str | None
@@ -75,6 +77,7 @@ class InspectionResult:
     error: str | None = None
     conversation: list[dict[str, str]] = field(default_factory=list, repr=False)
     image_tokens: torch.Tensor | None = field(default=None, repr=False)
+    judged_image: Image.Image | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """One row of `results.jsonl`: everything but the map and the tensors."""
