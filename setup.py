@@ -26,8 +26,11 @@ setup(
         "modeling_anomalygpt": [
             "anomalygpt_tiny/*",
             "anomalygpt_tiny/*/*",
-            "training/recipes/*",
+            "cli/help/*.txt",
             "conversations/*.json",
+            "report/page.*",
+            "report/words_*.json",
+            "training/recipes/*",
         ],
         "datasets_scripts": ["rendering/*.json"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
@@ -45,6 +48,8 @@ setup(
         "safetensors>=0.6",
         "pillow>=11",
         "numpy>=2",
+        # The page of the report is a template; transformers and torch need it as well.
+        "jinja2>=3.1",
         # Poisson blending (anomaly synthesis), contours of regions, fast resizing: 35 MB that replace much code.
         "opencv-python-headless>=4.10",
         # Connected components with labels, gamma draws' distributions, MATLAB ground truth (CrackForest).

@@ -56,7 +56,7 @@ UNHEARD = {  # of forms that neither the conversations nor recipes/tiny/unknowab
         "闻起来有油味吗？",
     ),
 }
-_KINDS = {"en": english.KINDS, "zh": chinese.KINDS}
+_KINDS = {language: load_phrases(language)["kinds"] for language in LANGUAGES}
 _REFUSALS = {language: load_phrases(language)["answers"]["unknowable"] for language in LANGUAGES}
 
 

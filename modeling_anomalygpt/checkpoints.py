@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers.utils import cached_file
 
 from .configuration_anomalygpt import AnomalyGPTConfig
-from .errors import HubError, hub_failure, needs_connection
+from .errors import HubError, first_line, hub_failure, needs_connection
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTModel
 from .processing_anomalygpt import AnomalyGPTProcessor
@@ -182,12 +182,6 @@ def load_checkpoint(
     return loaded.eval(), processor
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def _check_folder(source: str | pathlib.Path) -> None:
     """A folder must hold a checkpoint of AnomalyGPT; anything else is taken for a Hub id."""
     path = pathlib.Path(source)
@@ -243,7 +237,6 @@ __all__ = [
     "UNQUANTIZED_MODULES",
     "CheckpointError",
     "adapter_base",
-    "first_line",
     "load_checkpoint",
     "register",
     "register_for_auto_class",

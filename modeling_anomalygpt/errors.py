@@ -1,7 +1,8 @@
 """Any failure as one line for a person. Knows exceptions; imports nothing."""
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -125,15 +126,38 @@ def describe_error(error: BaseException) -> str:
     Returns:
         `str`: Its message; with the type's name where the message alone would say nothing.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
+    text = first_line(error) if str(error).strip() else ""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         return "Not enough memory. Try a smaller --batch-size, --dtype bfloat16, or --device cpu."
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, (ValueError, OSError, RuntimeError)) and text:
+        cache = str(error.filename or "").startswith(constants.HF_HOME)
+        hint = ". Set HF_HOME to a folder that you may write to." if cache else ""
+        return f"{error.strerror}: {error.filename}{hint}" if error.filename else error.strerror
+    missing_package = isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
+    if (missing_package or isinstance(error, (ValueError, OSError, RuntimeError))) and text:
         return text
     return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-__all__ = ["HubError", "describe_error", "hub_failure", "needs_connection", "needs_token", "quiet_client"]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0].strip() if text else type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` with the known word that is most like this one; empty where none is."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+__all__ = [
+    "HubError",
+    "describe_error",
+    "did_you_mean",
+    "first_line",
+    "hub_failure",
+    "needs_connection",
+    "needs_token",
+    "quiet_client",
+]

@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all: written under a temporary name in the same folder, then renamed."""
+"""Files that appear whole or not at all, and logs of JSON lines that grow and survive the end of the process."""
 
 import contextlib
+import json
 import os
 import pathlib
+from typing import Any
 
 
 def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
@@ -17,7 +19,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
     """
     path = pathlib.Path(path)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:80])}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -29,4 +31,26 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> None:
             temporary.unlink()
 
 
-__all__ = ["write_atomically"]
+def json_line(row: dict[str, Any]) -> bytes:
+    r"""One line of a file of JSON lines; damaged file names (lone surrogates) are kept as `\udc..`."""
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def append_json_line(path: str | os.PathLike, row: dict[str, Any]) -> None:
+    """Adds a line to a file of JSON lines, which is made where there is none; it survives the end of this process."""
+    with open(path, "ab") as file:
+        file.write(json_line(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; lines that a kill has cut off or that are damaged are left out."""
+    rows = []
+    for line in pathlib.Path(path).read_bytes().split(b"\n"):  # U+2028 and the like end no line here
+        with contextlib.suppress(ValueError, RecursionError):
+            rows.append(json.loads(line.decode("utf-8", "replace")))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+__all__ = ["append_json_line", "json_line", "read_json_lines", "write_atomically"]

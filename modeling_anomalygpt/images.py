@@ -28,7 +28,7 @@ class NoPictureError(ValueError):
 def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLike | None = None) -> list[str]:
     """Picture files meant by paths, folders (with all folders below) and patterns.
 
-    Hidden files and folders are passed over inside folders. Numbers in names are sorted as numbers. A file that is
+    Hidden files and folders, and folders with results of ours, are passed over inside folders. Numbers in names are sorted as numbers. A file that is
     meant twice comes once. Patterns may be quoted: `*`, `?`, `[...]`, and `**` for any folders.
 
     Args:
@@ -56,7 +56,7 @@ def distinct_names(files: Sequence[str | os.PathLike]) -> list[str]:
     """A short name for each file, none twice, also where upper and lower case are the same.
 
     It is the file's stem; for stems that occur more than once, as many folders as needed are put before it, then the
-    suffix behind it, then a number.
+    suffix behind it, then a number. Long names are cut, so that a suffix still fits the 255 bytes of a file system.
 
     Args:
         files (`Sequence[str | os.PathLike]`): Different paths.
@@ -78,6 +78,7 @@ def distinct_names(files: Sequence[str | os.PathLike]) -> list[str]:
         names = [_folded(path, attempt) if name in twice else name for name, path in zip(names, paths, strict=True)]
     twice = _repeated(names)
     names = [f"{name}_{path.suffix[1:]}" if name in twice else name for name, path in zip(names, paths, strict=True)]
+    names = [_cut(name) for name in names]
     taken: set[str] = set()
     for index, name in enumerate(names):
         number = 1
@@ -104,8 +105,9 @@ def _files(place: str) -> list[str]:
 
 def _pictures_below(folder: str) -> list[str]:
     files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+    for parent, inner, names in os.walk(folder):
+        folders = [name for name in inner if not name.startswith(".")]
+        inner[:] = sorted((name for name in folders if not _holds_results(os.path.join(parent, name))), key=_natural)
         files += [os.path.join(parent, name) for name in sorted(names, key=_natural) if _is_picture(name)]
     return files
 
@@ -113,6 +115,17 @@ def _pictures_below(folder: str) -> list[str]:
 def _is_picture(name: str) -> bool:
     name = os.path.basename(name)
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+
+
+def _cut(name: str) -> str:
+    """At most 200 bytes: letters of Chinese have three, emoji four."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    return name if len(encoded) <= 200 else encoded[:200].decode("utf-8", "ignore")
+
+
+def _holds_results(folder: str) -> bool:
+    """Whether `anomalygpt inspect` has written here: its overlays are no pictures to inspect or to compare with."""
+    return os.path.isfile(os.path.join(folder, "results.jsonl")) and os.path.isdir(os.path.join(folder, "overlays"))
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
@@ -140,7 +153,8 @@ def _reason(place: str) -> str:
     if os.path.isdir(place):
         return f"No picture in the folder {place!r}. Name files ending with .png, .jpg, .tif, .bmp, .webp or the like."
     if glob.has_magic(place):
-        return f"No picture matches {place!r}. Check the pattern; `**` stands for any folders."
+        hint = " In a name with brackets write [[] for each [." if "[" in place else ""
+        return f"No picture matches {place!r}. Check the pattern, and quote it; `**` stands for any folders.{hint}"
     return f"There is no file or folder {place!r}. Check the path."
 
 

@@ -27,7 +27,15 @@ from .prompts import check_language, default_question, describe
 from .references import Calibration, References, same_picture, thumbnail
 from .regions import Region
 from .results import InspectionResult, ResultsFile, inspect_in_batches
-from .scoring import CONFIDENCE, Score, Scorer, false_alarm_threshold, normals_needed, supported_false_alarm_rate
+from .scoring import (
+    CONFIDENCE,
+    Score,
+    Scorer,
+    decide,
+    false_alarm_threshold,
+    normals_needed,
+    supported_false_alarm_rate,
+)
 from .wording import answer_in_words, reason_in_words
 
 MAX_NEW_TOKENS = 128
@@ -321,7 +329,10 @@ class AnomalyInspector:
             num_normals=len(judged),
             max_false_alarm=max_false_alarm,
             supported_false_alarm_rate=max(supported_false_alarm_rate(len(judged)), max_false_alarm),
-            stopped_rate=sum(score > threshold - margin for score in scores) / len(scores),
+            num_stopped=sum(
+                decide(score, threshold, margin, out_of_domain=_is_out_of_domain(row)) != "normal"
+                for score, row in zip(scores, judged, strict=True)
+            ),
             confidence=CONFIDENCE,
             enough=len(judged) >= needed,
             needed=needed,
@@ -574,6 +585,7 @@ class AnomalyInspector:
                     language=options.language,
                     conversation=[*messages, {"role": "assistant", "content": words}] if words else [],
                     image_tokens=seen.image_tokens.clone() if options.use_language else None,
+                    judged_image=image,
                 )
             )
         seconds = (time.perf_counter() - start) / len(batch)
@@ -648,6 +660,10 @@ def _distinct_normals(normals: Sequence[Any], references: References) -> list[An
     if left_out := len(readable) - len(distinct):
         warnings.warn(f"{left_out} of {len(readable)} pictures are copies of others and do not count.", stacklevel=3)
     return [image for image, _ in distinct]
+
+
+def _is_out_of_domain(result: InspectionResult) -> bool:
+    return any(reason["kind"] in ("unlike", "exposure", "blur") for reason in result.evidence["reasons"])
 
 
 def _name(image: Any) -> str:

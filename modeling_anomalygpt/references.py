@@ -211,8 +211,8 @@ class Calibration:
             Share of good pictures that may be called anomalous, as asked for.
         supported_false_alarm_rate (`float`):
             The share that so many pictures can promise, at `confidence`; at least `max_false_alarm`.
-        stopped_rate (`float`):
-            Share of these pictures that is not called normal (anomalous or uncertain), as counted.
+        num_stopped (`int`):
+            How many of these pictures are not called normal: anomalous or uncertain.
         confidence (`float`):
             In (0, 1).
         enough (`bool`):
@@ -226,7 +226,7 @@ class Calibration:
     num_normals: int
     max_false_alarm: float
     supported_false_alarm_rate: float
-    stopped_rate: float
+    num_stopped: int
     confidence: float
     enough: bool
     needed: int
@@ -348,7 +348,7 @@ def _facts_of_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
     if learned := notes.get("calibration"):
         learned["decision_threshold"] = learned.pop("evidence_limit")
         facts["calibration"] = {
-            "stopped_rate": math.nan,
+            "num_stopped": 0,
             "max_false_alarm": 1.0,
             "enough": False,
             "needed": 0,
@@ -371,9 +371,8 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
         distance, sharpness = _number(gate["max_distance"]), _number(gate["min_sharpness"])
         gate = DomainGate(features, distance, (low, high), sharpness)
     if calibration is not None:
-        for name, value in calibration.items():
-            if name != "stopped_rate":
-                _number(value)
+        for value in calibration.values():
+            _number(value)
         calibration = Calibration(**calibration)
     if type(copies) is not int or not 1 <= copies <= bank.num_references:
         raise ValueError(f"`copies` is {copies!r:.40}")

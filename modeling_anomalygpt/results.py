@@ -66,6 +66,8 @@ class InspectionResult:
             Size and time of modification of the file when it was read, see [`source_of`].
         setup (`dict[str, str]`):
             Fingerprints of model, references and options, in rows of a results file.
+        judged_image (`PIL.Image.Image`, *optional*):
+            The pixels that were judged, mode RGB, for the report: the file may change; not written to files.
     """
 
     image: str | None
@@ -85,6 +87,7 @@ class InspectionResult:
     image_tokens: torch.Tensor | None = field(default=None, repr=False)
     source: dict[str, int] | None = field(default=None, repr=False)
     setup: dict[str, str] = field(default_factory=dict, repr=False)
+    judged_image: Image.Image | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """One row of `results.jsonl`: everything but the map and the tensors."""

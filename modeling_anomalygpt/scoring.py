@@ -292,7 +292,7 @@ class Scorer:
         calibration = self.references.calibration
         if calibration is None:
             return {"num_normals": self.references.num_compared}
-        names = ("num_normals", "supported_false_alarm_rate", "stopped_rate", "confidence", "decision_threshold")
+        names = ("num_normals", "supported_false_alarm_rate", "num_stopped", "confidence", "decision_threshold")
         return {name: getattr(calibration, name) for name in names}
 
     def _reasons(

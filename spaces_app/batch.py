@@ -13,8 +13,8 @@ import transformers
 from modeling_anomalygpt import __version__
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import distinct_names
+from modeling_anomalygpt.report.page import report_words
 from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
-from modeling_anomalygpt.report.words import report_words
 from modeling_anomalygpt.results import InspectionResult
 
 from .engine import Engine, learn_and_inspect, learn_references

@@ -8,7 +8,15 @@ from modeling_anomalygpt.results import InspectionResult
 
 from .words import words_of
 
-_SHOWN_APART = {"reasons", "peak", "localization", "num_references", "region_threshold", "yes_probability", "threshold"}
+_SHOWN_APART = {
+    "reasons",
+    "peak",
+    "localization",
+    "num_references",
+    "region_threshold",
+    "yes_probability",
+    "threshold",
+}
 MAX_LISTED_REGIONS = 12
 
 

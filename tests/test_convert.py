@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt.cli.convert import add_arguments as add_convert_arguments
+from modeling_anomalygpt.cli.convert import run as run_convert
 from modeling_anomalygpt.conversion import checks as conversion_selftest
 from modeling_anomalygpt.conversion import streams as published_sources
 from modeling_anomalygpt.conversion.checks import ConversionReport, compare_keys
 from modeling_anomalygpt.conversion.configuration import parameter_shapes, published_config
-from modeling_anomalygpt.conversion.convert import add_convert_arguments, run_convert
 from modeling_anomalygpt.conversion.layout import infer_sizes, lora_keys, parameter_origins
 from modeling_anomalygpt.conversion.streams import SafetensorsWriter
 from tests.golden_checkpoints import full_size_shapes

@@ -145,11 +145,11 @@ def test_a_rate_is_promised_only_by_a_calibration():
     evidence = scorer(normal_scores=compared).score(peak_of(0.1)).evidence
     assert evidence["num_normals"] == 3
     assert "supported_false_alarm_rate" not in evidence
-    learned = Calibration(60, 0.05, 0.05, 0.07, 0.95, True, 59, decision_threshold=3.0)
+    learned = Calibration(60, 0.05, 0.05, 4, 0.95, True, 59, decision_threshold=3.0)
     calibrated = scorer(normal_scores=compared, calibration=learned).score(peak_of(0.3))
     assert 0 < calibrated.evidence["decision_score"] < 3
     assert calibrated.verdict == "normal"
-    assert (calibrated.evidence["supported_false_alarm_rate"], calibrated.evidence["stopped_rate"]) == (0.05, 0.07)
+    assert (calibrated.evidence["supported_false_alarm_rate"], calibrated.evidence["num_stopped"]) == (0.05, 4)
 
 
 # Words

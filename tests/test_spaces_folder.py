@@ -78,8 +78,8 @@ def test_demo_passes_its_options_on_and_says_where_the_page_is(monkeypatch, caps
         "launch_app",
         lambda model, **options: (asked.update(options, model=model), (blocks, "http://127.0.0.1:7999/"))[1],
     )
-    assert cli.main(["demo", "--model", "folder", "--port", "7999", "--share"]) == 0
-    assert asked["model"] == "folder"
+    assert cli.main(["demo", "--model", ".", "--port", "7999", "--share"]) == 0
+    assert asked["model"] == "."
     assert (asked["server_port"], asked["share"], asked["mcp_server"]) == (7999, True, None)
     assert blocks.closed
     shown = capsys.readouterr().out

@@ -1,62 +1,48 @@
 """`anomalygpt chat`: a dialogue about one picture in the terminal."""
 
 import argparse
+import contextlib
 import sys
 from typing import Any
 
-from .options import add_model_arguments, find_references, load_inspector, uses_colour
+from .options import (
+    add_inspection_options,
+    add_model_options,
+    add_reference_options,
+    find_references,
+    inspection_options,
+    load_inspector,
+    uses_colour,
+)
 
-EPILOG = """examples:
-  anomalygpt chat photo.png --references good_1.png --category bolt
-  anomalygpt chat photo.png --references good/ --language zh
-  printf 'Where is it?\\nHow large is it?\\n' | anomalygpt chat photo.png
-
-`exit` or Ctrl-D ends the dialogue; Ctrl-C stops an answer."""
-
-_WORDS = {
-    "en": {"you": "You", "hint": "Ask about the picture; `exit` or Ctrl-D ends.", "score": "map score"},
-    "zh": {"you": "提问", "hint": "请就图片提问；输入 exit 或按 Ctrl-D 结束。", "score": "热图得分"},
-}
 _LEAVE = frozenset({"exit", "quit", "退出"})
 
 
-def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `anomalygpt chat`."""
     parser.add_argument("image", metavar="IMAGE", help="the picture to talk about")
-    add_model_arguments(parser)
-    parser.add_argument(
-        "--question", metavar="TEXT", help="the first question (default: whether there is any anomaly)"
-    )
+    add_reference_options(parser)
+    add_inspection_options(parser)
+    add_model_options(parser, tile=True)
 
 
-def run_chat(args: argparse.Namespace) -> int:
-    """Runs `anomalygpt chat`.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_chat_arguments`].
-
-    Returns:
-        `int`: The exit code.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt chat`; returns the exit code."""
     from ..images import load_picture
+    from ..report.page import report_words
 
-    load_picture(args.image)  # a wrong path is told before the model is loaded
+    load_picture(args.image)  # a wrong path is refused before the model is loaded
     inspector = load_inspector(args, find_references(args))
-    result = inspector.inspect(
-        args.image,
-        question=args.question,
-        language=args.language,
-        category=args.category,
-        description=args.description,
-    )
-    words = _WORDS[args.language]
+    result = inspector.inspect(args.image, **inspection_options(args))
+    words = report_words(args.language)
     print(summary(result, args.language))
     print(result.answer)
     interactive = sys.stdin.isatty()
     if interactive:
-        _enable_line_editing()
-        print(f"\n{words['hint']}")
-    prompt = f"\n{words['you']}: " if interactive else ""
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  its import alone gives input() history and arrow keys
+        print(f"\n{words['chat_hint']}")
+    prompt = f"\n{words['chat_you']}: " if interactive else ""
     while True:
         question = _question(prompt)
         if question is None or question.lower() in _LEAVE:
@@ -66,25 +52,18 @@ def run_chat(args: argparse.Namespace) -> int:
 
 
 def summary(result: Any, language: str) -> str:
-    """The verdict in one line.
-
-    Args:
-        result (`InspectionResult`): Of the picture.
-        language (`str`): `"en"` or `"zh"`.
-
-    Returns:
-        `str`: Such as `"Anomalous: top left · map score 0.81 · log-odds +3.20"`.
-    """
+    """The verdict of an [`InspectionResult`] in a line: `"Anomalous: top left · map score 0.81 · log-odds +3.20"`."""
+    from ..report.page import plain_reasons, report_words
     from ..report.report import regions_in_words
-    from ..report.words import report_words
 
     words = report_words(language)
     places = regions_in_words(result.regions, language, limit=3)
-    parts = [words[result.verdict] + (f": {places}" if places else "")]
-    parts.append(f"{_WORDS[language]['score']} {result.pred_score:.3f}")
+    parts = [words.get(result.verdict, result.verdict) + (f": {places}" if places else "")]
+    if result.pred_score is not None:
+        parts.append(f"{words['score'].lower()} {result.pred_score:.3f}")
     if result.log_odds is not None:
         parts.append(f"{words['log_odds'].lower()} {result.log_odds:+.2f}")
-    return " · ".join(parts)
+    return " · ".join(parts + (plain_reasons(result) if result.verdict == "uncertain" else []))
 
 
 def _question(prompt: str) -> str | None:
@@ -113,13 +92,3 @@ def _answer(inspector: Any, result: Any, question: str, interactive: bool) -> No
 
         print(f"anomalygpt chat: {describe_error(error)}", file=sys.stderr, end="")
     print(bold[1])
-
-
-def _enable_line_editing() -> None:
-    try:
-        import readline  # noqa: F401  its import alone gives input() history and arrow keys
-    except ImportError:
-        return
-
-
-__all__ = ["EPILOG", "add_chat_arguments", "run_chat", "summary"]

@@ -13,88 +13,49 @@ from collections.abc import Sequence
 from typing import Any
 
 from .options import (
-    add_model_arguments,
+    add_inspection_options,
+    add_model_options,
+    add_reference_options,
+    check_model,
     count,
     find_references,
-    format_table,
+    inspection_options,
     load_inspector,
-    positive,
-    printable,
     rate,
     uses_colour,
 )
-
-EPILOG = """examples:
-  anomalygpt inspect photo.png
-      judges one picture from the words for normal and anomalous alone
-  anomalygpt inspect photo.png --references good_1.png good_2.png --category bolt
-      compares with good pictures of the same part: much surer; one to four are enough to start
-  anomalygpt inspect line_3/ "extra/*.jpg" --references good/ --output monday --save-maps
-      folders are searched with all folders below; quoted patterns work on any system
-  anomalygpt inspect line_3/ --references good/ --output monday --resume
-      goes on where an interrupted run stopped
-  anomalygpt inspect line_3/ --references good/ --mm-per-pixel 0.05
-      gives the sizes of regions in millimetres
-  anomalygpt inspect line_3/ --references good/ --calibrate more_good/ --save-references bolt.safetensors
-      sets the limits by more good pictures (149 support 2 % false alarms) and keeps both for the next time
-  anomalygpt inspect new.png --references bolt.safetensors --fail-on-anomaly && ship
-      in scripts: exit code 1 when an anomaly is found or cannot be ruled out
-
-the score is the ratio to what good pictures reach: 1.0 is the limit. `uncertain` means that the evidence is too close
-to the limit, or that the picture is unlike the references; the report says which.
-
-files in the output folder:
-  results.jsonl   one line a picture, written as soon as it is known
-  results.csv     the same for spreadsheets
-  report.html     pictures beside maps, worst first; one file to hand on
-  overlays/       the map over each picture, with outlines and a legend
-  maps/           with --save-maps: float16 arrays in the pictures' own pixels
-
-exit codes: 0 done; 1 anomalous or uncertain (with --fail-on-anomaly); 2 wrong usage, unreadable model or pictures
-(with --fail-on-anomaly also when one picture could not be read); 130 interrupted."""
+from .tables import format_table, printable
 
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
 MAX_ERROR_LINES = 5
 _COLOURS = {"anomalous": "\033[31m", "normal": "\033[32m", "uncertain": "\033[35m", "error": "\033[33m"}
+_RESULTS = "results.jsonl"
+_FILES = (_RESULTS, "results.csv", "report.html", "pictures.jsonl", "overlays", "maps")
 
 
-def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `anomalygpt inspect`."""
-    parser.add_argument(
-        "query", nargs="+", metavar="QUERY", help="pictures to inspect: files, folders, quoted patterns"
-    )
-    add_model_arguments(parser)
-    parser.add_argument("--question", metavar="TEXT", help="what is asked (default: whether there is any anomaly)")
-    parser.add_argument("--no-language", action="store_true", help="let the map decide; no language model, no answer")
+    parser.add_argument("query", nargs="+", metavar="QUERY", help="what to inspect: files, folders, quoted patterns")
+    add_reference_options(parser)
+    inspection = add_inspection_options(parser)
+    inspection.add_argument("--no-language", action="store_true", help="let the map decide; no answer")
+    add_model_options(parser, tile=True)
     limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--calibrate", nargs="+", default=[], metavar="PATH", help="more good pictures, which set the limits"
-    )
-    limits.add_argument(
-        "--max-false-alarm", type=rate, default=0.02, metavar="RATE", help="for --calibrate (default: 0.02)"
-    )
+    limits.add_argument("--calibrate", nargs="+", default=[], metavar="PATH", help="more good pictures set the limits")
+    limits.add_argument("--max-false-alarm", type=rate, metavar="RATE", help="for --calibrate (default: 0.02)")
     limits.add_argument("--save-references", metavar="FILE", help="write references and limits, for --references")
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output", metavar="DIR", help=f"folder to write (default: {DEFAULT_OUTPUT}, or the next free number of it)"
-    )
+    where = f"folder to write (default: {DEFAULT_OUTPUT}, or the next free number of it)"
+    output.add_argument("--output", metavar="DIR", help=where)
     output.add_argument("--save-maps", action="store_true", help="also write each map as maps/NAME.npy")
-    output.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
     output.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time (default: 1)")
     output.add_argument("--resume", action="store_true", help="keep finished results of an interrupted run")
     output.add_argument("--fail-on-anomaly", action="store_true", help="exit with 1 unless all are normal")
 
 
-def run_inspect(args: argparse.Namespace) -> int:
-    """Runs `anomalygpt inspect`.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_inspect_arguments`].
-
-    Returns:
-        `int`: The exit code.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt inspect`; returns the exit code."""
     from ..images import distinct_names, find_pictures
 
     folder = choose_folder(args.output, args.resume)
@@ -103,7 +64,10 @@ def run_inspect(args: argparse.Namespace) -> int:
     normals = find_pictures(args.calibrate) if args.calibrate else []
     if (normals or args.save_references) and not references:
         raise ValueError("`--references` must be given with --calibrate and --save-references. One picture will do.")
-    prepare_folder(folder, args.resume)
+    if args.max_false_alarm and not normals:
+        raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
+    check_model(args.model)
+    _check_writable(folder)
     inspector = load_inspector(args, references)
     if args.model is None and not references:
         print(
@@ -112,22 +76,19 @@ def run_inspect(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if normals:
-        _calibrate(inspector, normals, args.max_false_alarm)
+        _calibrate(inspector, normals, args.max_false_alarm or 0.02)
     if args.save_references:
         inspector.save_references(args.save_references)
+    if not args.resume:
+        _put_aside(folder)
     report = _report(args, inspector, folder, references, len(queries))
     results = inspector.inspect_many(
         queries,
         batch_size=args.batch_size,
         progress=sys.stderr.isatty() and len(queries) > 1,
-        results_file=folder / "results.jsonl",
+        results_file=folder / _RESULTS,
         resume=args.resume,
-        question=args.question,
-        language=args.language,
-        category=args.category,
-        description=args.description,
-        use_language=not args.no_language,
-        mm_per_pixel=args.mm_per_pixel,
+        **inspection_options(args),
     )
     try:
         for name, result in zip(distinct_names(queries), results, strict=True):
@@ -145,58 +106,83 @@ def run_inspect(args: argparse.Namespace) -> int:
     return _exit_code(report.results, args.fail_on_anomaly)
 
 
-def _calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
-    learned = inspector.calibrate(normals, max_false_alarm, progress=sys.stderr.isatty())
-    supported = learned["supported_false_alarm_rate"]
-    support = f"{learned['num_normals']} good pictures support {supported:.1%} false alarms"
-    more = "" if learned["enough"] else f"; {learned['needed']} would support {max_false_alarm:.1%}"
-    print(f"Limits: {support} at {learned['confidence']:.0%} confidence{more}.")
-
-
 def choose_folder(output: str | None, resume: bool) -> pathlib.Path:
-    """The folder to write: the one named, or by default one that holds no results yet.
-
-    Args:
-        output (`str`, *optional*): As the user named it.
-        resume (`bool`): Whether to go on with the newest default folder.
-
-    Returns:
-        `pathlib.Path`: Not made yet.
-    """
+    """The folder to write: the one named; else one that holds no results yet, or the newest one to go on with."""
     if output is not None:
         return pathlib.Path(output)
     folder, number = pathlib.Path(DEFAULT_OUTPUT), 1
-    while (folder / "results.jsonl").exists():
+    while (folder / _RESULTS).exists():
         number += 1
         following = pathlib.Path(f"{DEFAULT_OUTPUT}_{number}")
-        if resume and not (following / "results.jsonl").exists():
+        if resume and not (following / _RESULTS).exists():
             break
         folder = following
     return folder
 
 
-def prepare_folder(folder: pathlib.Path, resume: bool) -> None:
-    """Makes the folder, finds out whether it can be written, and puts results of an earlier run aside.
+def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]:
+    """The table of [`InspectionResult`]s for a terminal of that width: header, rule, rows."""
+    from ..report.page import common_folder, plain_reasons, short_name
+    from ..report.report import regions_in_words
 
-    Args:
-        folder (`pathlib.Path`): The output folder.
-        resume (`bool`): Whether earlier results stay where they are.
+    def undecided(result: Any) -> str:  # why ("another part?"), not a yes or no
+        return " ".join(plain_reasons(result)) if result.verdict == "uncertain" else ""
 
-    Raises:
-        OSError: If it cannot be written; one line that names it.
-    """
+    common = common_folder([result.image for result in results])
+    rows = [
+        [
+            short_name(result.image, common),
+            result.verdict,
+            "-" if result.pred_score is None else f"{result.pred_score:.3f}",
+            "-" if result.log_odds is None else f"{result.log_odds:+.2f}",
+            regions_in_words(result.regions, language, limit=3) or "-",
+            result.error or undecided(result) or result.answer or "-",
+        ]
+        for result in results
+    ]
+    header = ["picture", "verdict", "score", "log-odds", "regions", "answer"]
+    return format_table(header, rows, width, numbers=(2, 3), stretch=(5, 4, 0))
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Makes the folder; refuses one that cannot be written in a line that names it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        earlier = folder / "results.jsonl"
-        if earlier.exists() and not resume:
-            os.replace(earlier, folder / "results.previous.jsonl")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(
-            f"Cannot write to the output folder {str(folder)!r}: {reason}. Choose another --output."
-        ) from error
+        line = f"Cannot write to the output folder {str(folder)!r}: {reason}. Choose another --output."
+        raise OSError(line) from error
+
+
+def _put_aside(folder: pathlib.Path) -> None:
+    """Moves what an earlier run left into `previous/`, which holds the run before; nothing old stands beside new."""
+    if not (folder / _RESULTS).exists():
+        return
+    previous = folder / "previous"
+    previous.mkdir(exist_ok=True)
+    for name in reversed(_FILES):  # the results last: a run killed in between puts the rest aside the next time
+        if (folder / name).exists():
+            if (previous / name).is_dir():
+                shutil.rmtree(previous / name)
+            os.replace(folder / name, previous / name)
+
+
+def _calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
+    """Sets the limits and says what they promise: of `anomalous` alone, and of all that a gate stops."""
+    learned = inspector.calibrate(normals, max_false_alarm, progress=sys.stderr.isatty())
+    supported, number = learned["supported_false_alarm_rate"], learned["num_normals"]
+    more = "" if learned["enough"] else f"; {learned['needed']} would support {max_false_alarm:.1%}"
+    print(
+        f"Limits: {number} good pictures support that at most {supported:.1%} of good parts are called anomalous, "
+        f"at {learned['confidence']:.0%} confidence{more}."
+    )
+    stopped = learned["num_stopped"]
+    print(
+        f"--fail-on-anomaly stops uncertain parts as well: {stopped} of these {number} good pictures "
+        f"({stopped / number:.1%})."
+    )
 
 
 def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, references: list[str], total: int) -> Any:
@@ -208,8 +194,8 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
     from modeling_anomalygpt import __version__
 
     from ..prompts import default_question
+    from ..report.page import report_words
     from ..report.report import InspectionReport
-    from ..report.words import report_words
 
     words = report_words(args.language)
     setup = {
@@ -220,21 +206,17 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
         words["scale"]: words["scale_value"].format(mm=f"{args.mm_per_pixel:g}") if args.mm_per_pixel else "",
         words["tile"]: str(args.tile or ""),
     }
-    versions = {
-        "anomalygpt": __version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "Python": platform.python_version(),
-    }
+    versions = {"anomalygpt": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
     return InspectionReport(
         folder,
         inspector.region_threshold,
         num_pictures=total,
         language=args.language,
         setup={label: value for label, value in setup.items() if value},
-        versions=versions,
+        versions=versions | {"Python": platform.python_version()},
         references=references,
         save_maps=args.save_maps,
+        resume=args.resume,
     )
 
 
@@ -245,7 +227,7 @@ def _print_results(results: Sequence[Any], language: str) -> None:
         shown = [result for result in results if result.verdict != "normal"][:TERMINAL_ROWS]
     colours = uses_colour()
     for index, line in enumerate(result_lines(shown, language, shutil.get_terminal_size((120, 24)).columns)):
-        colour = _COLOURS[shown[index - 2].verdict] if colours and index > 1 else ""
+        colour = _COLOURS.get(shown[index - 2].verdict, "") if colours and index > 1 else ""
         print(f"{colour}{line}\033[0m" if colour else line)
     if len(shown) < len(results):
         print(f"... and {len(results) - len(shown)} more in results.csv")
@@ -258,39 +240,9 @@ def _print_results(results: Sequence[Any], language: str) -> None:
     print(f"\n{len(results)} {noun}: {', '.join(parts)}; {seconds:.1f} s ({seconds / len(results):.2f} s each)")
 
 
-def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]:
-    """The lines of the table of results.
-
-    Args:
-        results (`Sequence[InspectionResult]`): One row each.
-        language (`str`): Of the positions.
-        width (`int`): Columns of the terminal.
-
-    Returns:
-        `list[str]`: Header, rule, rows.
-    """
-    from ..report.page import common_folder, short_name
-    from ..report.report import regions_in_words
-
-    common = common_folder([result.image for result in results])
-    rows = [
-        [
-            short_name(result.image, common),
-            result.verdict,
-            "-" if result.pred_score is None else f"{result.pred_score:.3f}",
-            "-" if result.log_odds is None else f"{result.log_odds:+.2f}",
-            regions_in_words(result.regions, language, limit=3) or "-",
-            result.error or result.answer or "-",
-        ]
-        for result in results
-    ]
-    header = ["picture", "verdict", "score", "log-odds", "regions", "answer"]
-    return format_table(header, rows, width, numbers=(2, 3), stretch=(5, 4, 0))
-
-
 def _how_to_resume(report: Any, queries: Sequence[str], folder: pathlib.Path) -> str:
     return (
-        f"{len(report.results)} of {len(queries)} pictures are finished in {folder / 'results.jsonl'}. "
+        f"{len(report.results)} of {len(queries)} pictures are finished in {folder / _RESULTS}. "
         "Run the same command with --resume to go on."
     )
 
@@ -306,6 +258,3 @@ def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
         return 1
     # A gate must not open for pictures that nobody has seen.
     return 2 if len(unread) == len(results) or (unread and fail_on_anomaly) else 0
-
-
-__all__ = ["EPILOG", "add_inspect_arguments", "choose_folder", "prepare_folder", "result_lines", "run_inspect"]

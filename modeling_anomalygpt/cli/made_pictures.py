@@ -48,14 +48,10 @@ ALL_METHODS = (*METHODS, *STRUCTURAL_DEFECTS)
 
 @dataclass(frozen=True, eq=False)
 class MadePicture:
-    """One picture and what was made on it.
+    """One picture, uint8 `(height, width, 3)`, with the mask of its defect, bool `(height, width)`.
 
-    Attributes:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
-        mask (`np.ndarray` of shape `(height, width)`, `bool`): the defect; all false where there is none.
-        defect_type (`str`): `"good"` where there is none.
-        category (`str`, *optional*): the family of a rendered product.
-        origin (`str`): the good picture's file, or the family.
+    `defect_type` is `"good"` where there is none; `category` is the family of a rendered product, `origin` the good
+    picture's file or the family.
     """
 
     image: np.ndarray
@@ -66,15 +62,10 @@ class MadePicture:
 
 
 class Photographs:
-    """Good photographs, on which defects are made.
+    """Good photographs, on which the methods of `weights` make defects, as often as their weights say.
 
-    Args:
-        files (`Sequence[str]`): the good photographs.
-        sources (`Sequence[str]`): photographs to take patches and textures from; without any the other good ones.
-        weights (`Mapping[str, float]`): names of `METHODS` and how often each is drawn.
-        category (`str`, *optional*): chooses the settings of NSA and the background.
-        short_side (`int`, *optional*): longer pictures are shrunk to it, in pixels.
-        seed (`int`): from 0.
+    Patches and textures come from `sources`, without any from the other good photographs. `category` chooses the
+    settings of NSA and the background; longer pictures are shrunk to `short_side` pixels.
     """
 
     categories: tuple[str | None, ...] = (None,)
@@ -119,16 +110,9 @@ class Photographs:
 
 
 class Renderings:
-    """Rendered products, one of each family; picture `index` shows the family that is its turn.
+    """Rendered products of `size` x `size` pixels, one of each family, which take turns; each seed shows others.
 
-    Args:
-        families (`Sequence[str]`): names of families.
-        weights (`Mapping[str, float]`): methods and how often each is drawn; empty: each family's own defects.
-        size (`int`): width and height in pixels.
-        seed (`int`): from 0; each shows other products.
-
-    Raises:
-        ValueError: if a family is unknown or can have none of the defects.
+    Without weights each family gets its own defects; `ValueError` where a family can have none of those named.
     """
 
     def __init__(self, families: Sequence[str], weights: Mapping[str, float], size: int, seed: int):
@@ -141,10 +125,9 @@ class Renderings:
 
     @staticmethod
     def _fitting(product: Product, weights: Mapping[str, float]) -> dict[str, float]:
+        suited = {*product.defects, *(METHODS.keys() - set(SURFACE_DEFECTS))}
         wanted = weights or dict.fromkeys(product.defects, 1.0)
-        fitting = {name: weight for name, weight in wanted.items() if name in product.defects or name in METHODS}
-        unsuited = {name for name in fitting if name in SURFACE_DEFECTS and name not in product.defects}
-        fitting = {name: weight for name, weight in fitting.items() if name not in unsuited and weight > 0}
+        fitting = {name: weight for name, weight in wanted.items() if name in suited}
         if not fitting:
             raise ValueError(
                 f"`--methods` must hold something that a {product.family} can have ({', '.join(product.defects)}), "
@@ -153,16 +136,14 @@ class Renderings:
         return fitting
 
     def good(self, index: int) -> MadePicture:
-        """Another good picture of the family whose turn `index` is."""
-        product, turn = self._turn(index)
-        part = product.photograph(self._generator(_GOOD, product, turn))
+        """Another good picture of the family of `index`."""
+        product, rng, _ = self._drawn(_GOOD, index)
+        part = product.photograph(rng)
         return MadePicture(part.image, part.mask, "good", product.family, product.family)
 
     def make(self, index: int) -> MadePicture:
-        """Picture `index`, of the family whose turn it is, with a defect."""
-        product, turn = self._turn(index)
-        weights = self._weights[index % len(self._products)]
-        rng = self._generator(_BAD, product, turn)
+        """Picture `index`, of its family, with a defect."""
+        product, rng, weights = self._drawn(_BAD, index)
         share = np.array(list(weights.values()))
         method = list(weights)[rng.choice(len(weights), p=share / share.sum())]
         if method in product.defects:
@@ -173,25 +154,16 @@ class Renderings:
         kind = made.defect_type if made.is_anomalous else "good"
         return MadePicture(made.image, made.mask, kind, product.family, product.family)
 
-    def _turn(self, index: int) -> tuple[Product, int]:
-        turn, number = divmod(index, len(self._products))
-        return self._products[number], turn
-
-    def _generator(self, kind: int, product: Product, turn: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, kind, FAMILIES.index(product.family), turn])
+    def _drawn(self, kind: int, index: int) -> tuple[Product, np.random.Generator, Mapping[str, float]]:
+        """Product, random numbers and weights of a picture."""
+        number, family = divmod(index, len(self._products))
+        product = self._products[family]
+        rng = np.random.default_rng([self._seed, kind, FAMILIES.index(product.family), number])
+        return product, rng, self._weights[family]
 
 
 def parse_methods(words: Sequence[str]) -> dict[str, float]:
-    """Reads `NAME` or `NAME=WEIGHT`.
-
-    Args:
-        words (`Sequence[str]`): as the user wrote them.
-
-    Returns:
-        `dict[str, float]`: weight of each method.
-
-    Raises:
-        ValueError: if a name is unknown or twice, a weight is no positive number.
+    """Reads `NAME` or `NAME=WEIGHT`; `ValueError` where a name is unknown or twice or a weight is not above 0.
 
     Example:
         >>> parse_methods(["nsa=2", "scratch"])
@@ -225,6 +197,3 @@ def _read(file: str, short_side: int | None) -> np.ndarray:
         width, height = (max(round(side * factor), short_side) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(image)
-
-
-__all__ = ["ALL_METHODS", "METHODS", "PHOTOGRAPH_DEFAULT", "MadePicture", "Photographs", "Renderings", "parse_methods"]

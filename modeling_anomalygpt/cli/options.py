@@ -1,4 +1,4 @@
-"""What `anomalygpt inspect` and `anomalygpt chat` share: the options of model and references, and loading them.
+"""Options that several subcommands share, one group a concern, and what is made of them.
 
 Imports nothing heavy before a model is loaded.
 """
@@ -8,184 +8,135 @@ import math
 import os
 import pathlib
 import sys
-import unicodedata
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
-_GAP = "  "
 
-
-def format_table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    width: int = 120,
-    numbers: Sequence[int] = (),
-    stretch: Sequence[int] = (),
-) -> list[str]:
-    r"""Lines of a table.
-
-    Args:
-        header (`Sequence[str]`): Names of the columns.
-        rows (`Sequence[Sequence[str]]`): Cells.
-        width (`int`, *optional*, defaults to 120): Columns of the terminal; the table is at most so wide, unless the
-            columns that may not be cut are wider.
-        numbers (`Sequence[int]`, *optional*): Columns aligned to the right.
-        stretch (`Sequence[int]`, *optional*): Columns that may be cut, the most willing first. The first one of all
-            columns loses its beginning (paths), others their end.
-
-    Returns:
-        `list[str]`: Header, a rule, and one line a row, without spaces at the end.
-
-    Example:
-    ```python
-    >>> print("\n".join(format_table(["part", "score"], [["nut", "0.91"], ["bolt", "0.1"]], numbers=[1])))
-    part  score
-    ----  -----
-    nut    0.91
-    bolt    0.1
-
-    ```
-    """
-    cells = [[printable(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(text_width(row[column]) for row in cells) for column in range(len(header))]
-    for column in stretch:
-        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-        widths[column] = max(
-            min(widths[column], max(12, text_width(cells[0][column]))), widths[column] - max(0, excess)
-        )
-    lines = [
-        _GAP.join(_fit(cell, widths[c], c in numbers, c == 0) for c, cell in enumerate(row)).rstrip() for row in cells
-    ]
-    return [lines[0], _GAP.join("-" * width for width in widths), *lines[1:]]
-
-
-def text_width(text: str) -> int:
-    """Columns that a text takes on a terminal: East Asian letters two, combining marks none."""
-    return sum(
-        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        for letter in text
-    )
-
-
-def printable(text: str) -> str:
-    """In one line and without control characters, which could steer the terminal (file names may hold them)."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
-
-
-def _fit(text: str, width: int, to_the_right: bool, keep_end: bool) -> str:
-    if text_width(text) > width:
-        while text and text_width(text) > width - 3:
-            text = text[1:] if keep_end else text[:-1]
-        text = f"...{text}" if keep_end else f"{text}..."
-    padding = " " * (width - text_width(text))
-    return padding + text if to_the_right else text + padding
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--references` to `--dtype`.
-
-    Args:
-        parser (`argparse.ArgumentParser`): Of a subcommand.
-    """
-    about = parser.add_argument_group("what is inspected")
-    about.add_argument(
+def add_reference_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--references`, `--category` and `--description`."""
+    group = parser.add_argument_group("good pictures")
+    group.add_argument(
         "--references",
         nargs="+",
         default=[],
         metavar="PATH",
         help="good pictures of the same part: files, folders, quoted patterns, or one .safetensors memory bank",
     )
-    about.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
-    about.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
-    about.add_argument("--language", choices=("en", "zh"), default="en", help="of answers and report (default: en)")
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
-    model.add_argument(
-        "--tile", type=tile_side, metavar="PIXELS", help="split larger pictures into tiles of this side"
-    )
-    model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)")
-    model.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: auto"
-    )
+    group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
+    group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
+
+
+def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
+    """Adds what says how a picture is inspected; [`inspection_options`] reads it. Returns the group."""
+    group = parser.add_argument_group("inspection")
+    group.add_argument("--question", metavar="TEXT", help="what is asked (default: whether there is any anomaly)")
+    group.add_argument("--language", choices=("en", "zh"), default="en", help="of answers and report (default: en)")
+    group.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
+    parser.set_defaults(no_language=False)
+    return group
+
+
+def inspection_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of [`AnomalyInspector.inspect`] and `inspect_many`."""
+    return {
+        "question": args.question,
+        "language": args.language,
+        "category": args.category,
+        "description": args.description,
+        "use_language": not args.no_language,
+        "mm_per_pixel": args.mm_per_pixel,
+    }
+
+
+def add_model_options(parser: argparse.ArgumentParser, tile: bool = False) -> Any:
+    """Adds `--model`, `--device` and `--dtype`, and `--tile` where pictures may be split. Returns the group."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
+    if tile:
+        group.add_argument("--tile", type=tile_side, metavar="PIXELS", help="split larger pictures into such tiles")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)")
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    group.add_argument("--dtype", choices=dtypes, default="auto", help="default: auto")
+    return group
+
+
+def load_model(args: argparse.Namespace, **options: Any) -> Any:
+    """The [`AnomalyInspector`] of `--model`, `--device` and `--dtype`; other packages' remarks are silenced."""
+    be_quiet()
+    check_model(args.model)
+    from ..inspector import AnomalyInspector
+
+    dtype = None if args.dtype == "auto" else args.dtype
+    return AnomalyInspector.from_pretrained(args.model, **({"device": args.device, "dtype": dtype} | options))
 
 
 def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
-    """The inspector, with its references.
+    """The [`AnomalyInspector`] with its references: picture files, or one memory bank."""
+    inspector = load_model(args, tile=args.tile)
+    words = {"category": args.category or "object", "description": args.description}
+    if _is_memory_bank(references):
+        inspector.load_references(references[0], **words)
+    elif references:
+        inspector.set_references(references, **words)
+    return inspector
 
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_model_arguments`].
-        references (`list[str]`): Picture files, or one memory bank.
 
-    Returns:
-        [`AnomalyInspector`]
-
-    Raises:
-        ValueError, OSError, RuntimeError: If model or references cannot be used; one line each.
-    """
+def be_quiet() -> None:
+    """No warnings, log lines and bars of other packages between a command and its lines, unless debugging."""
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         warnings.simplefilter("ignore")
     from transformers.utils import logging
 
+    from ..errors import quiet_client
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    from ..errors import quiet_client
-    from ..inspector import AnomalyInspector
-
     quiet_client()
 
-    dtype = None if args.dtype == "auto" else args.dtype
-    inspector = AnomalyInspector.from_pretrained(args.model, device=args.device, dtype=dtype, tile=args.tile)
-    category = args.category or "object"
-    if is_memory_bank(references):
-        inspector.load_references(references[0], category=category, description=args.description)
-    elif references:
-        inspector.set_references(references, category=category, description=args.description)
-    return inspector
+
+def check_model(name: str | None, option: str = "--model") -> None:
+    """Refuses a folder that does not exist before anything is loaded; asks the Hub once for what looks like an id."""
+    if name is None or os.path.exists(name):
+        return
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ValueError(f"`{option}` must be a folder or a Hub id (user/name), got {name!r}, which does not exist.")
+    from ..errors import needs_connection
+
+    needs_connection(name)
 
 
 def find_references(args: argparse.Namespace) -> list[str]:
-    """The files meant by `--references`.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_model_arguments`].
-
-    Returns:
-        `list[str]`: Picture files, or one memory bank; empty when none were given.
-
-    Raises:
-        NoPictureError: If one of them is missing.
-    """
+    """The files meant by `--references`: pictures, or one memory bank; `NoPictureError` where one is missing."""
     from ..images import NoPictureError, find_pictures
 
-    if is_memory_bank(args.references):
+    if _is_memory_bank(args.references):
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
         return list(args.references)
     return find_pictures(args.references) if args.references else []
 
 
-def is_memory_bank(references: list[str]) -> bool:
-    """Whether the references are one file that `AnomalyInspector.save_references` wrote."""
+def _is_memory_bank(references: list[str]) -> bool:
     return len(references) == 1 and pathlib.Path(references[0]).suffix == ".safetensors"
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
+def whole(least: int, hint: str = "", most: int | None = None) -> Any:
+    """A type for argparse: a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {limits}, got {text!r}{hint}")
+        return int(text)
+
+    return read
 
 
-def tile_side(text: str) -> int:
-    """A side of tiles in pixels, for argparse."""
-    if not text.isdecimal() or int(text) < 32:
-        raise argparse.ArgumentTypeError(f"must be at least 32 pixels, got {text!r}; try 448")
-    return int(text)
+count, tile_side = whole(1), whole(32, "; tiles of 448 pixels are usual")
 
 
 def positive(text: str) -> float:
-    """A finite number above 0, for argparse."""
+    """A type for argparse: a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -196,7 +147,7 @@ def positive(text: str) -> float:
 
 
 def rate(text: str) -> float:
-    """A part between 0 and 1, for argparse."""
+    """A type for argparse: a part between 0 and 1."""
     value = positive(text)
     if not value < 1:
         raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text!r}; 0.02 means 2 %")
@@ -207,19 +158,3 @@ def uses_colour(stream: Any = None) -> bool:
     """Whether a terminal that shows colours reads the stream (https://no-color.org)."""
     stream = sys.stdout if stream is None else stream
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-__all__ = [
-    "add_model_arguments",
-    "count",
-    "find_references",
-    "format_table",
-    "is_memory_bank",
-    "load_inspector",
-    "positive",
-    "printable",
-    "rate",
-    "text_width",
-    "tile_side",
-    "uses_colour",
-]

@@ -1,17 +1,14 @@
 """`anomalygpt push-space`: the page for a model, as a Space on the Hugging Face Hub."""
 
 import argparse
+import pathlib
+import shutil
+import tempfile
 
-EPILOG = """examples:
-  anomalygpt push-space me/inspect-bolts --model me/my-parts          # a model that is on the Hub
-  anomalygpt push-space me/inspect-bolts --model runs/bolts           # a folder: its weights travel inside
-  anomalygpt push-space me/inspect-bolts --output space/              # write the folder, push nothing
-
-A token with write access is needed: `hf auth login`, or HF_TOKEN. The Hub builds the Space after the push; a model
-that is private must be readable by the Space (its settings: secret HF_TOKEN)."""
+from .options import be_quiet
 
 
-def add_push_space_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `anomalygpt push-space`."""
     parser.add_argument("id", metavar="ID", help="name of the Space: user/name")
     parser.add_argument("--model", metavar="ID_OR_FOLDER", help="what it shows (default: the embedded checkpoint)")
@@ -20,22 +17,11 @@ def add_push_space_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FOLDER", help="write the Space there and push nothing")
 
 
-def run_push_space(args: argparse.Namespace) -> int:
-    """Runs `anomalygpt push-space`.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_push_space_arguments`].
-
-    Returns:
-        `int`: The exit code.
-    """
-    import pathlib
-    import tempfile
-
-    from ..errors import quiet_client
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt push-space`; returns the exit code."""
+    be_quiet()
     from ..hub.publishing import push_folder
 
-    quiet_client()
     if args.output:
         write_space(args.output, args.model, args.title)
         print(f"{args.output}: try it with `cd {args.output} && python app.py`")
@@ -43,29 +29,16 @@ def run_push_space(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary) / "space"
         write_space(folder, args.model, args.title)
-        address = push_folder(folder, args.id, "space", args.private, "AnomalyGPT Space")
-    print(address)
+        print(push_folder(folder, args.id, "space", args.private, "AnomalyGPT Space"))
     return 0
 
 
 def write_space(folder: str, model: str | None = None, title: str | None = None) -> None:
-    r"""
-    Writes a Space; a model that is a folder travels inside, in the place of the embedded checkpoint.
-
-    Args:
-        folder (`str`):
-            Where to.
-        model (`str`, *optional*):
-            Hub id or folder. `None`: the embedded checkpoint.
-        title (`str`, *optional*):
-            Of the Space.
+    """Writes a Space for a Hub id; a model that is a folder travels inside, in the embedded checkpoint's place.
 
     Raises:
         ValueError: If the folder holds no whole model, or the Space cannot be written there.
     """
-    import pathlib
-    import shutil
-
     from spaces_app.assemble import assemble_space
 
     from ..hub.files import code_files, is_adapter
@@ -91,6 +64,3 @@ def write_space(folder: str, model: str | None = None, title: str | None = None)
             target.write_bytes(content)
         else:
             shutil.copyfile(content, target)
-
-
-__all__ = ["add_push_space_arguments", "run_push_space", "write_space"]

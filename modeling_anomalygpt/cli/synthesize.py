@@ -6,86 +6,35 @@ Imports nothing heavy before the arguments are known to be good.
 import argparse
 import io
 import json
-import os
 import pathlib
 import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .options import count
-
-EPILOG = """examples:
-  anomalygpt synthesize good/ --sheet look.png
-      one row a method, one column a picture: look which methods suit your product
-  anomalygpt synthesize good/ --methods nsa=2 scratch stain --number 200 --good 50 --output made
-      200 pictures with defects, half of them patches, and 50 good ones
-  anomalygpt synthesize good/ --sources textures/ --methods perlin --output made
-      foreign textures come from other pictures
-  anomalygpt synthesize --family all --sheet families.png --number 6
-      rendered products with their own defects; no picture is needed
-  anomalygpt synthesize --family gear zipper --number 500 --output rendered --seed 3
-      goes on with --resume where it was interrupted
-
-methods on any picture:
-  nsa            a patch of another good picture, blended in without seams
-  nsa_mixed      the same, keeping the stronger gradients of both
-  nsa_original   as the published AnomalyGPT was trained, with its faults (targets may be empty)
-  cut_paste      a rectangle of the picture at another place
-  scar           a thin strip of the picture at another place
-  perlin         clouds of a foreign texture
-  scratch dent crack hole stain colour_change contamination thread
-                 drawn on the surface
-on rendered products (--family) also: print_error missing_part misplaced_part bent_part
-
-files in the output folder (read them with load_anomaly_dataset("anomaly_folder", data_dir=...)):
-  test/KIND/00000.png                 pictures with a defect, by kind; test/good those without
-  ground_truth/KIND/00000_mask.png    white on the defect
-  synthesis.jsonl                     what was made from what
-with --family each family has its own folder.
-
-The same arguments and seed give the same pictures."""
+from .options import count, whole
 
 _LOG = "synthesis.jsonl"
 _DEFAULT_NUMBER, _DEFAULT_COLUMNS = 100, 8
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, got {text!r}")
-    return int(text)
-
-
-def _side(text: str) -> int:
-    if not text.isdecimal() or int(text) < 64:
-        raise argparse.ArgumentTypeError(f"must be at least 64 pixels, got {text!r}; 224 is what most models see")
-    return int(text)
-
-
-def add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `anomalygpt synthesize`."""
     parser.add_argument("pictures", nargs="*", metavar="GOOD", help="good pictures: files, folders, quoted patterns")
-    parser.add_argument(
-        "--family", nargs="+", metavar="NAME", help="rendered products instead of pictures, such as gear; all for all"
-    )
-    parser.add_argument("--sources", nargs="+", metavar="PLACE", help="pictures to take patches and textures from")
-    parser.add_argument(
-        "--methods", nargs="+", metavar="NAME[=WEIGHT]", help="what to make, drawn by weight (default: one of each)"
-    )
-    parser.add_argument(
-        "--category", metavar="NAME", help="what the pictures show; MVTec AD's names have own settings"
-    )
-    parser.add_argument(
-        "--number",
-        type=count,
-        metavar="N",
-        help=f"pictures with a defect (default: {_DEFAULT_NUMBER}); columns of a sheet (default: {_DEFAULT_COLUMNS})",
-    )
-    parser.add_argument("--good", type=_whole, default=0, metavar="N", help="good pictures in test/good (default: 0)")
-    parser.add_argument(
-        "--size", type=_side, metavar="PIXELS", help="shrink the short side to it first; of rendered pictures: 224"
-    )
-    parser.add_argument("--seed", type=_whole, default=0, metavar="N", help="another seed, other defects (default: 0)")
+    family = "rendered products instead of pictures, such as gear; all for all"
+    parser.add_argument("--family", nargs="+", metavar="NAME", help=family)
+    parser.add_argument("--sources", nargs="+", metavar="PATH", help="pictures to take patches and textures from")
+    methods = "what to make, drawn by weight (default: one of each)"
+    parser.add_argument("--methods", nargs="+", metavar="NAME[=WEIGHT]", help=methods)
+    category = "what the pictures show; MVTec AD's names have own settings"
+    parser.add_argument("--category", metavar="NAME", help=category)
+    number = f"pictures with a defect (default: {_DEFAULT_NUMBER}); columns of a sheet (default: {_DEFAULT_COLUMNS})"
+    parser.add_argument("--number", type=count, metavar="N", help=number)
+    parser.add_argument("--good", type=whole(0), default=0, metavar="N", help="pictures in test/good (default: 0)")
+    size = whole(64, "; 224 is what most models see")
+    size_help = "shrink the short side to it first; of rendered pictures: 224"
+    parser.add_argument("--size", type=size, metavar="PIXELS", help=size_help)
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="another seed, other defects")
     output = parser.add_argument_group("output")
     where = output.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", metavar="DIR", help="folder to write, in the layout of MVTec AD")
@@ -93,19 +42,8 @@ def add_synthesize_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--resume", action="store_true", help="keep the finished pictures of an interrupted run")
 
 
-def run_synthesize(args: argparse.Namespace) -> int:
-    """Runs `anomalygpt synthesize`.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_synthesize_arguments`].
-
-    Returns:
-        `int`: The exit code.
-
-    Raises:
-        ValueError: If options contradict each other or cannot be met; one line that says what to do.
-        OSError: If something cannot be read or written.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt synthesize`; returns the exit code."""
     if bool(args.pictures) == bool(args.family):
         raise ValueError(
             "Name good pictures, or --family (not both). Try `anomalygpt synthesize good/ --sheet look.png`."
@@ -134,16 +72,15 @@ def _maker(args: argparse.Namespace) -> Any:
 
 
 def _families(names: list[str]) -> list[str]:
-    import difflib
-
     from datasets_scripts.rendering.products import FAMILIES
+
+    from ..errors import did_you_mean
 
     if names == ["all"]:
         return list(FAMILIES)
     for name in names:
         if name not in FAMILIES:
-            close = difflib.get_close_matches(name, FAMILIES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, FAMILIES)
             raise ValueError(f"`--family` must be all or among {', '.join(FAMILIES)}, got {name!r}.{hint}")
     return list(dict.fromkeys(names))
 
@@ -161,26 +98,18 @@ def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
     def cell(made: Any) -> SheetCell:
         return SheetCell(made.image, made.defect_type, made.mask)
 
-    columns = args.number or _DEFAULT_COLUMNS
+    columns, families = args.number or _DEFAULT_COLUMNS, len(maker.categories)
+    rows: list[tuple[str, list[SheetCell]]] = []
     if args.family:
-        plan = [
-            (name, None, range(row, row + columns * len(maker.categories), len(maker.categories)))
-            for row, name in enumerate(maker.categories)
-        ]
+        jobs = [(maker.categories[at % families], maker.make, (at,)) for at in range(columns * families)]
+        rows = [(name, [cell(maker.good(at))]) for at, name in enumerate(maker.categories)]
     else:
-        plan = [(name, name, range(columns)) for name in maker.methods]
-    jobs = [(row, method, index) for row, (_, method, indices) in enumerate(plan) for index in indices]
-    cells: list[list[SheetCell]] = [[] for _ in plan]
-    for row, method, index in _progress(jobs, "sheet"):
-        made = maker.make(index) if method is None else maker.make(index, method)
-        cells[row].append(cell(made))
-    if args.family:
-        rows = [
-            (name, [cell(maker.good(indices[0])), *made]) for (name, _, indices), made in zip(plan, cells, strict=True)
-        ]
-    else:
-        rows = [("good pictures", [cell(maker.good(index)) for index in range(columns)])]
-        rows += [(name, made) for (name, _, _), made in zip(plan, cells, strict=True)]
+        jobs = [(name, maker.make, (at, name)) for name in maker.methods for at in range(columns)]
+        rows = [("good pictures", [cell(maker.good(at)) for at in range(columns)])]
+        rows += [(name, []) for name in maker.methods]
+    cells = dict(rows)
+    for name, make, where in _progress(jobs, "sheet"):
+        cells[name].append(cell(make(*where)))
     path = pathlib.Path(args.sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(rows)
@@ -192,8 +121,8 @@ def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
 def _write_folder(args: argparse.Namespace, maker: Any) -> int:
     folder = pathlib.Path(args.output)
     number = args.number or _DEFAULT_NUMBER
-    free = ("output", "sheet", "resume", "number", "good")  # none of them changes what a picture shows
-    settings = {name: value for name, value in sorted(vars(args).items()) if name not in free}
+    deciding = ("category", "family", "methods", "pictures", "seed", "size", "sources")  # what a picture shows
+    settings = {name: getattr(args, name) for name in deciding}
     log = _Log(folder, settings, args.resume)
     jobs = [("defect", index, maker.make) for index in range(number)]
     jobs += [("good", index, maker.good) for index in range(args.good * len(maker.categories))]
@@ -247,16 +176,17 @@ class _Log:
     """One line of settings, then one a finished picture; readable after a kill."""
 
     def __init__(self, folder: pathlib.Path, settings: dict[str, Any], resume: bool):
-        from ..files import write_atomically
+        from ..files import json_line, read_json_lines, write_atomically
 
         self.path = folder / _LOG
         self.finished: dict[tuple[str, int], dict[str, Any]] = {}
-        if folder.is_dir() and any(folder.iterdir()) and not (resume and self.path.is_file()):
+        resume = resume and self.path.is_file()
+        if folder.is_dir() and any(folder.iterdir()) and not resume:
             raise FileExistsError(
                 f"`--output` must be a new or empty folder, got {str(folder)!r}. "
                 "Choose another, or add --resume to go on with an interrupted run."
             )
-        rows = self._rows() if resume and self.path.is_file() else []
+        rows = read_json_lines(self.path) if resume else []
         if rows and rows[0].get("settings") != json.loads(json.dumps(settings)):
             before = rows[0].get("settings") or {}
             changed = [f"--{name}" for name in settings if before.get(name) != settings[name]]
@@ -268,24 +198,10 @@ class _Log:
             if all(row[name] is None or (folder / row[name]).is_file() for name in ("image", "mask")):
                 self.finished[row["job"], row["index"]] = row
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [{"settings": settings}, *self.finished.values()]
-        write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines))
-
-    def _rows(self) -> list[dict[str, Any]]:
-        rows = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:  # cut off by a kill
-                break
-        return rows
+        write_atomically(self.path, b"".join(map(json_line, [{"settings": settings}, *self.finished.values()])))
 
     def append(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        from ..files import append_json_line
+
+        append_json_line(self.path, row)
         self.finished[row["job"], row["index"]] = row
-
-
-__all__ = ["EPILOG", "add_synthesize_arguments", "run_synthesize"]

@@ -4,20 +4,14 @@ import argparse
 import dataclasses
 import logging
 import os
+import pathlib
 import re
 import sys
 import time
 import warnings
 from typing import Any
 
-EPILOG = """examples:
-  anomalygpt train --recipe own_parts --good photos/good --category bolt --output_dir bolt
-  anomalygpt train --recipe own_parts --good photos/good --output_dir bolt --resume
-  anomalygpt train --tuning lora --dataset mvtec_ad=/data/mvtec_ad --conversations chat.json --output_dir mvtec
-  anomalygpt train --dataset 'rendered_parts?families=screw,gear&num_train=16' --num_train_epochs 2
-  torchrun --nproc_per_node 2 -m modeling_anomalygpt.cli train --recipe paper_mvtec ...
-
-The folder --output_dir then works like any checkpoint: anomalygpt inspect photo.png --model bolt --references good/"""
+from . import OneLineParser
 
 # Other packages' remarks that are true of every run of a mode and ask for nothing.
 _KNOWN = (
@@ -26,34 +20,30 @@ _KNOWN = (
     "`use_cache=True` is incompatible with gradient checkpointing",
     "There were missing keys in the checkpoint model loaded: ['lm_head.weight']",  # tied to the embeddings
 )
+_REPEATABLE = ("good", "dataset", "eval_dataset")
+_NOT_GIVEN = object()
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `--recipe` and the fields of all dataclasses; what is not given stays out of the namespace.
-
-    Args:
-        parser (`argparse.ArgumentParser`): Of the subcommand.
-    """
-    parser.add_argument("--recipe", metavar="NAME_OR_FILE", help="settings from a YAML or JSON file; options override")
-    fields = _fields_parser()
-    for action in fields._actions:
-        action.default = argparse.SUPPRESS
-    parser._add_container_actions(fields)  # what `parents=[fields]` does
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--recipe` and `--help-all`; all other words are read by transformers' parser, which is slow to import."""
+    parser.usage = "anomalygpt train [--recipe NAME_OR_FILE] [--good DIR ... | --dataset NAME=DIR ...] [option ...]"
+    folder = pathlib.Path(__file__).parents[1] / "training" / "recipes"
+    recipes = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    settings = f"settings from a YAML or JSON file, or one of {recipes}; options override"
+    parser.add_argument("--recipe", metavar="NAME_OR_FILE", help=settings)
+    parser.add_argument("--help-all", action="store_true", help="show every option with its default, and exit")
+    parser.set_defaults(further_words=[])
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """Trains, saves and says how the result is used.
-
-    Args:
-        args (`argparse.Namespace`): Of a parser with [`add_train_arguments`].
-
-    Returns:
-        `int`: 0.
-
-    Raises:
-        ValueError, OSError, RuntimeError: One line each.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt train`; returns the exit code."""
+    parser = _fields_parser()
+    if args.help_all:
+        parser.print_help()
+        return 0
+    given = _read_words(parser, args.further_words)
     from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
     from transformers.utils.logging import disable_progress_bar
 
     if not os.environ.get("ANOMALYGPT_DEBUG"):
@@ -65,8 +55,7 @@ def run_train(args: argparse.Namespace) -> int:
     from ..training.tuning import describe_tuning, prepare_for_tuning
     from .training_data import evaluation_sets, training_examples
 
-    given = vars(args)
-    model_args, tuning_args, data_args, training_args = parse_settings(given.pop("recipe", None), given)
+    model_args, tuning_args, data_args, training_args = parse_settings(args.recipe, given)
     checkpoint = _start(training_args)
     with training_args.main_process_first(desc="data sets"):
         model, processor = load_for_training(model_args)
@@ -76,14 +65,11 @@ def run_train(args: argparse.Namespace) -> int:
     set_seed(training_args.seed)
     model = prepare_for_tuning(model, tuning_args)
     say = print if training_args.process_index == 0 else lambda *_: None
-    trained = describe_tuning(model, tuning_args.tuning)
-    say(trained)
+    say(describe_tuning(model, tuning_args.tuning))
     say(examples.summary())
     if checkpoint:
         say(f"going on from {checkpoint}")
-    recipe = dataclasses.asdict(tuning_args) | {
-        name: getattr(model_args, name) for name in ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
-    }
+    weights = ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
     trainer = AnomalyTrainer(
         model,
         training_args,
@@ -91,9 +77,9 @@ def run_train(args: argparse.Namespace) -> int:
         eval_dataset=measured,
         processing_class=processor,
         callbacks=[_lines(say)],
-        recipe=recipe,
+        recipe=dataclasses.asdict(tuning_args) | {name: getattr(model_args, name) for name in weights},
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     if measured is not None:
         trainer.add_callback(SamplePictures(trainer))
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -108,17 +94,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    r"""
-    Puts defaults, recipe and command line together.
-
-    Args:
-        recipe (`str`, *optional*):
-            File or name.
-        given (`dict[str, Any]`):
-            What the command line sets.
-
-    Returns:
-        `tuple`: [`ModelArguments`], [`TuningArguments`], [`DataArguments`], [`AnomalyTrainingArguments`]
+    """Defaults, then a recipe (file or name), then what the command line sets, as the four dataclasses.
 
     Raises:
         TrainingError: If a field of the recipe is unknown.
@@ -129,18 +105,22 @@ def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any,
     classes = _classes()
     settings = dict(read_recipe(recipe)) if recipe else {}
     check_recipe(settings, classes)
-    kinds = {action.dest: action for action in _fields_parser()._actions}
+    parser = _fields_parser()
     for name, value in settings.items():
-        settings[name] = _converted(name, value, kinds[name])
-    settings = _usual(settings | given)
+        if isinstance(value, str):  # as the command line would read it: YAML takes 1e-4 for a word
+            try:
+                settings[name] = _read_words(parser, [f"--{name}={value}"])[name]
+            except ValueError as error:
+                raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}.") from error
+    settings = _with_usual(settings | given)
     found = []
     for cls in classes:
-        names = {one.name for one in dataclasses.fields(cls) if one.init}
+        names = {field.name for field in dataclasses.fields(cls) if field.init}
         found.append(cls(**{name: value for name, value in settings.items() if name in names}))
     return tuple(found)
 
 
-def _usual(settings: dict[str, Any]) -> dict[str, Any]:
+def _with_usual(settings: dict[str, Any]) -> dict[str, Any]:
     """What nobody wants to say each time: measure where there is something to measure on, show it where one can."""
     from ..training.trainer import tensorboard_is_installed
 
@@ -152,7 +132,7 @@ def _usual(settings: dict[str, Any]) -> dict[str, Any]:
         if settings.get("metric_for_best_model"):
             usual["load_best_model_at_end"] = True
     elif settings.get("metric_for_best_model"):
-        raise ValueError("`metric_for_best_model` needs labelled pictures, got none. Add --eval_dataset NAME=DIR.")
+        raise ValueError("`metric_for_best_model` needs labelled pictures, got none. Add --eval-dataset NAME=DIR.")
     return usual | settings
 
 
@@ -163,24 +143,33 @@ def _classes() -> tuple[type, ...]:
     return (ModelArguments, TuningArguments, DataArguments, AnomalyTrainingArguments)
 
 
-def _fields_parser() -> argparse.ArgumentParser:
+def _fields_parser() -> OneLineParser:
+    """Reads the fields of all dataclasses."""
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(_classes(), add_help=False, conflict_handler="resolve")
-    for action in parser._actions:
-        if action.dest in ("good", "dataset", "eval_dataset"):
-            action.__class__ = argparse._ExtendAction  # may be given several times
+    class Parser(OneLineParser, HfArgumentParser):
+        """Transformers' options with errors in one line."""
+
+    options = {"prog": "anomalygpt train", "usage": "anomalygpt train [option ...]", "add_help": False}
+    parser = Parser(dataclass_types=_classes(), conflict_handler="resolve", exit_on_error=False, **options)
+    for name in _REPEATABLE:
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        parser.add_argument(*spellings, dest=name, action="extend", nargs="+", default=argparse.SUPPRESS)
+    parser.add_argument("--output_dir", "--output-dir", "--output", metavar="DIR", help="checkpoints and result")
     return parser
 
 
-def _converted(name: str, value: Any, action: argparse.Action) -> Any:
-    """A recipe's value as the command line would read it: YAML takes 1e-4 for a word."""
-    if not isinstance(value, str) or action.type is None:
-        return value
+def _read_words(parser: OneLineParser, words: list[str]) -> dict[str, Any]:
+    """What the words set, without defaults; `ValueError` where a value is refused."""
+    names = {field.name for cls in _classes() for field in dataclasses.fields(cls) if field.init} - set(_REPEATABLE)
     try:
-        return action.type(value)
-    except (ValueError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}.") from error
+        found, unknown = parser.parse_known_args(words, argparse.Namespace(**dict.fromkeys(names, _NOT_GIVEN)))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        parser.usage = None  # it is searched for what may have been meant
+        parser.refuse(unknown)
+    return {name: value for name, value in vars(found).items() if value is not _NOT_GIVEN}
 
 
 def _leave_out_the_known() -> None:
@@ -191,7 +180,7 @@ def _leave_out_the_known() -> None:
         warnings.filterwarnings("ignore", message=f".*{re.escape(text)}")
     warnings.showwarning = _one_line
     for handler in logging.getLogger("transformers").handlers:
-        handler.addFilter(_is_news)
+        handler.addFilter(lambda record: not any(text in record.getMessage() for text in _KNOWN))
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -199,37 +188,22 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"anomalygpt train: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in _KNOWN)
-
-
 def _start(training_args: Any) -> str | None:
     """The checkpoint to go on from; refuses a folder that holds another run."""
     from ..training.checkpoints import TrainingError, last_whole_checkpoint
 
-    last = last_whole_checkpoint(training_args.output_dir)
+    folder = training_args.output_dir
+    last = last_whole_checkpoint(folder)
     if training_args.resume_from_checkpoint:
         return training_args.resume_from_checkpoint
     if training_args.resume:
         return last
+    hint = "which holds a model. Choose another folder."
     if last:
-        raise TrainingError(
-            f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds "
-            f"{os.path.basename(last)}. Add --resume to go on from it, or choose another folder."
-        )
-    for name in ("adapter_config.json", "config.json"):
-        if os.path.isfile(os.path.join(training_args.output_dir, name)):
-            raise TrainingError(
-                f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds a model. "
-                "Choose another folder."
-            )
+        hint = f"which holds {os.path.basename(last)}. Add --resume to go on from it, or choose another folder."
+    if last or any(os.path.isfile(f"{folder}/{name}") for name in ("adapter_config.json", "config.json")):
+        raise TrainingError(f"`--output` must be a new folder, got {folder!r}, {hint}")
     return None
-
-
-def _printer() -> type:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
 
 
 def _lines(say: Any) -> Any:
@@ -245,23 +219,15 @@ def _lines(say: Any) -> Any:
             if "loss" in logs:
                 done = max(state.global_step - self.first, 1)
                 left = (time.monotonic() - self.begin) / done * (state.max_steps - state.global_step)
-                parts = ", ".join(
-                    f"{name.removeprefix('loss_')} {logs[name]:.3f}"
-                    for name in ("loss_lm", "loss_focal", "loss_dice")
-                    if name in logs
-                )
+                names = [name for name in ("loss_lm", "loss_focal", "loss_dice") if name in logs]
+                parts = ", ".join(f"{name.removeprefix('loss_')} {logs[name]:.3f}" for name in names)
                 words = f", words right {logs['token_accuracy']:.1%}" if "token_accuracy" in logs else ""
-                say(
-                    f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.3f} ({parts}){words}, "
-                    f"{left / 60:.0f} min left"
-                )
-            elif any(name.startswith("eval_") for name in logs):
-                shown = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
-                names = [name for name in shown if not name.endswith(("runtime", "per_second"))]
-                say("measured: " + ", ".join(f"{name} {shown[name]:.3f}" for name in names))
+                where = f"step {state.global_step}/{state.max_steps}"
+                say(f"{where}: loss {logs['loss']:.3f} ({parts}){words}, {left / 60:.0f} min left")
+            measured = {name: value for name, value in logs.items() if name.startswith("eval_")}
+            names = [name for name in measured if not name.endswith(("runtime", "per_second"))]
+            if names:
+                say("measured: " + ", ".join(f"{name.removeprefix('eval_')} {measured[name]:.3f}" for name in names))
             sys.stdout.flush()
 
     return Lines()
-
-
-__all__ = ["EPILOG", "add_train_arguments", "parse_settings", "run_train"]

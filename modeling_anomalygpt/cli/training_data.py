@@ -5,6 +5,7 @@ The only place where training and `datasets_scripts` meet.
 
 import pathlib
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,20 +24,43 @@ class NamedDataset:
     labels: str = "synthetic"
     options: dict[str, Any] = field(default_factory=dict)
 
+    def load(self, split: str, categories: Sequence[str] | None = None, option: str = "--dataset") -> Any:
+        """Opens a split, of all categories or of these; `TrainingError` where there is no such folder or split."""
+        import datasets
+
+        parts = []
+        for category in categories or [None]:
+            builder = self._builder(category, option)
+            if split.isidentifier() and split not in builder.info.splits:
+                raise TrainingError(
+                    f"`{option}` {self.name} must have a {split} split, got {', '.join(builder.info.splits) or 'none'}"
+                    f"{f' for {category}' if category else ''}. Good pictures belong into train/good, labelled ones "
+                    "into test/<kind>; `anomalygpt evaluate` can take --references-from test."
+                )
+            parts.append(builder.as_dataset(split=split))
+        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+    def good_rows(self) -> Any:
+        """The split that references are drawn from when a set is inspected; `None` where it has no such split."""
+        builder = self._builder()
+        return builder.as_dataset(split="train") if "train" in builder.info.splits else None
+
+    def _builder(self, category: str | None = None, option: str = "--dataset") -> Any:
+        from datasets_scripts import load_builder
+
+        if self.folder is not None and not pathlib.Path(self.folder).is_dir():
+            raise TrainingError(
+                f"`{option}` {self.name} must name a folder, got {self.folder!r}, which does not exist."
+            )
+        options = self.options | ({} if category is None else {"category": category})
+        builder = load_builder(self.name, self.folder, **options)
+        builder.download_and_prepare()
+        return builder
+
 
 def parse_dataset(text: str) -> NamedDataset:
     r"""
-    Reads the name of a data set.
-
-    Args:
-        text (`str`):
-            Such as `"mvtec_ad=/data/mvtec?category=bottle&weight=2"`.
-
-    Returns:
-        [`NamedDataset`]
-
-    Raises:
-        TrainingError: If the name is unknown or an option is malformed.
+    Reads the name of a data set; `TrainingError` where it is unknown or an option is malformed.
 
     Example:
     ```python
@@ -72,19 +96,7 @@ def parse_dataset(text: str) -> NamedDataset:
 
 
 def training_sources(arguments: DataArguments) -> list[Any]:
-    r"""
-    Opens everything that is trained on.
-
-    Args:
-        arguments ([`DataArguments`]):
-            At least one of `good`, `dataset`, `conversations`.
-
-    Returns:
-        `list`: Sources for [`TrainingExamples`].
-
-    Raises:
-        TrainingError, ValueError, FileNotFoundError: If there is nothing, **or** something is missing.
-    """
+    """Opens everything that is trained on, as sources for [`TrainingExamples`]; `TrainingError` where it cannot be."""
     from ..data.sources import LabelledPictures, PlainConversations, SyntheticPairs
 
     if not (arguments.good or arguments.dataset or arguments.conversations):
@@ -100,18 +112,18 @@ def training_sources(arguments: DataArguments) -> list[Any]:
         named = parse_dataset(text)
         if named.labels == "real":
             split = named.split or "test"
-            rows = _load(named, split)
-            references = _good_rows_of_train(named) if split != "train" and arguments.reference_share > 0 else None
+            rows = named.load(split)
+            references = named.good_rows() if split != "train" and arguments.reference_share > 0 else None
             sources.append(LabelledPictures(rows, named.name, split, named.weight, references))
         else:
             split = named.split or "train"
-            sources.append(SyntheticPairs(_load(named, split), named.name, split, named.weight, **pairs))
+            sources.append(SyntheticPairs(named.load(split), named.name, split, named.weight, **pairs))
     if arguments.conversations:
         path = pathlib.Path(arguments.conversations)
         if not path.is_file():
             raise TrainingError(f"`--conversations` must be a JSON file, got {str(path)!r}, which does not exist.")
         named = NamedDataset("conversations", str(path.parent), options={"json_file": path.name})
-        sources.append(PlainConversations(_load(named, "train"), weight=arguments.conversation_weight))
+        sources.append(PlainConversations(named.load("train"), weight=arguments.conversation_weight))
     return sources
 
 
@@ -135,22 +147,7 @@ def training_examples(arguments: DataArguments, processor: Any, map_size: int, s
 
 
 def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, seed: int) -> Any:
-    r"""
-    The labelled pictures to measure on.
-
-    Args:
-        arguments ([`DataArguments`]):
-            With `eval_dataset`.
-        processor ([`AnomalyGPTProcessor`]):
-            Of the model.
-        map_size (`int`):
-            Of the model.
-        seed (`int`):
-            Draws the references, and the pictures where not all are taken.
-
-    Returns:
-        `torch.utils.data.Dataset`: `None` when there is no set.
-    """
+    """The labelled pictures of `eval_dataset`, `None` without; the seed draws references and pictures."""
     from torch.utils.data import ConcatDataset
 
     from ..data.examples import evaluation_examples
@@ -159,29 +156,15 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
     for text in arguments.eval_dataset:
         named = parse_dataset(text)
         shots = arguments.eval_references
-        options = {"references": _load(named, "train", "--eval_dataset"), "shots": shots} if shots > 0 else {}
-        rows = _load(named, named.split or "test", "--eval_dataset")
+        options = {"references": named.load("train", option="--eval_dataset"), "shots": shots} if shots > 0 else {}
+        rows = named.load(named.split or "test", option="--eval_dataset")
         options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
         sets.append(evaluation_examples(rows, processor, language=arguments.languages.split(",")[0], **options))
     return ConcatDataset(sets) if sets else None
 
 
 def good_pictures(folder: str, category: str) -> Any:
-    r"""
-    A folder of good photographs as a data set.
-
-    Args:
-        folder (`str`):
-            Read with its sub-folders.
-        category (`str`):
-            What they show.
-
-    Returns:
-        `datasets.Dataset`: Columns `image`, `label` (0), `category`, `image_id`.
-
-    Raises:
-        TrainingError: If the folder is missing or empty.
-    """
+    """A folder of good photographs, with all below, as a data set: `image`, `label` (0), `category`, `image_id`."""
     import datasets
 
     from ..images import find_pictures
@@ -201,25 +184,8 @@ def good_pictures(folder: str, category: str) -> Any:
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
-def _good_rows_of_train(named: NamedDataset) -> Any:
-    """The split that references are drawn from when a set is inspected; `None` where the set has no such split."""
-    from datasets_scripts import load_builder
-
-    builder = load_builder(named.name, named.folder, **named.options)
-    builder.download_and_prepare()
-    return builder.as_dataset(split="train") if "train" in builder.info.splits else None
-
-
 def _name_of(folder: str, category: str) -> str:
     return category if category != "object" else pathlib.Path(folder).resolve().name
-
-
-def _load(named: NamedDataset, split: str, option: str = "--dataset") -> Any:
-    from datasets_scripts import load_anomaly_dataset
-
-    if named.folder is not None and not pathlib.Path(named.folder).is_dir():
-        raise TrainingError(f"`{option}` {named.name} must name a folder, got {named.folder!r}, which does not exist.")
-    return load_anomaly_dataset(named.name, named.folder, split=split, **named.options)
 
 
 def _mixture(name: str) -> Any:
@@ -242,13 +208,3 @@ def _value(text: str) -> Any:
         except ValueError:
             pass
     return tuple(text.split(",")) if "," in text else text
-
-
-__all__ = [
-    "NamedDataset",
-    "evaluation_sets",
-    "good_pictures",
-    "parse_dataset",
-    "training_examples",
-    "training_sources",
-]

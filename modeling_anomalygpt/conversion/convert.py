@@ -5,12 +5,10 @@ are in published_layout, sizes in published_configuration, refusals in conversio
 checkpoint_streams, folders and Hub ids in published_sources.
 """
 
-import argparse
 import json
 import math
 import os
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -168,57 +166,6 @@ def convert(
     return report
 
 
-def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `anomalygpt convert`."""
-    parser.add_argument("--imagebind", required=True, metavar="FILE", help="imagebind_huge.pth")
-    parser.add_argument("--vicuna", metavar="DIR_OR_ID", help="Vicuna version 0 (vocabulary 32001)")
-    parser.add_argument("--llama", metavar="DIR_OR_ID", help="the first LLaMA, when only Vicuna's delta is at hand")
-    parser.add_argument("--vicuna-delta", metavar="DIR_OR_ID", help="Vicuna's delta version 0, added to --llama")
-    parser.add_argument("--pandagpt", required=True, metavar="FILE", help="PandaGPT's pytorch_model.pt")
-    parser.add_argument("--anomalygpt", required=True, metavar="FILE", help="AnomalyGPT's pytorch_model.pt")
-    parser.add_argument(
-        "--clip-bpe",
-        default=DEFAULT_CLIP_BPE,
-        metavar="FILE_OR_ID",
-        help="bpe_simple_vocab_16e6.txt.gz, or the Hub id of a CLIP model (default: %(default)s)",
-    )
-    parser.add_argument("--keep-lora", action="store_true", help="write the LoRA to OUTPUT/lora instead of merging it")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bfloat16", help="default: %(default)s")
-    parser.add_argument("--max-shard-size", default="2GB", metavar="SIZE", help="default: %(default)s")
-    parser.add_argument("--verify", action="store_true", help="load the result and test it in three stages")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
-
-
-def run_convert(args: argparse.Namespace) -> int:
-    """Run `anomalygpt convert`; 0 when all went well, 1 when `--verify` found a stage that fails."""
-    try:
-        report = convert(
-            imagebind=args.imagebind,
-            vicuna=args.vicuna,
-            llama=args.llama,
-            vicuna_delta=args.vicuna_delta,
-            pandagpt=args.pandagpt,
-            anomalygpt=args.anomalygpt,
-            clip_bpe=args.clip_bpe,
-            keep_lora=args.keep_lora,
-            dtype=args.dtype,
-            max_shard_size=args.max_shard_size,
-            output=args.output,
-        )
-    except ValueError as error:
-        # The command shows the first line of an error; the report of all keys goes before it.
-        sys.stderr.write("".join(f"{line}\n" for line in str(error).splitlines()[1:]))
-        raise
-    sys.stdout.write(f"{report}\n")
-    if not args.verify:
-        return 0
-    from .checks import verify
-
-    stages = verify(Path(args.output) / "lora" if args.keep_lora else args.output)
-    sys.stdout.writelines(f"{stage}\n" for stage in stages)
-    return 0 if all(stage.passed for stage in stages) else 1
-
-
 def _configuration(language_model: LanguageModelFiles, published: dict[str, Shapes], heads: int, out_indices):
     """Configuration, sizes and tokenizer; whatever does not fit is refused on the way."""
     sizes = infer_sizes(published["imagebind"], published["pandagpt"], published["anomalygpt"])
@@ -343,4 +290,4 @@ def _atomic_folder(output: Path):
         raise
 
 
-__all__ = ["add_convert_arguments", "convert", "run_convert"]
+__all__ = ["convert"]

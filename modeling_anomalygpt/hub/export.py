@@ -154,7 +154,7 @@ def export_map_path(
     if inspector.encoder.tile:
         raise ValueError(f"`tile` must be None for an export, got {inspector.encoder.tile}. Cut tiles outside.")
     if kind == "onnx":
-        _need_onnx(check)
+        check_packages(check)
     path, bank = _map_path(inspector, bank_as_input)
     pictures, extra = _example(inspector, path, bank)
     batch = torch.export.Dim("batch", min=1, max=1024)
@@ -279,7 +279,8 @@ def _description(inspector: Any, path: MapPath, extra: tuple[torch.Tensor, ...])
     }  # fmt: skip
 
 
-def _need_onnx(check: bool) -> None:
+def check_packages(check: bool) -> None:
+    """Refuses to go on without the packages that an export to ONNX needs; `check` needs onnxruntime as well."""
     import importlib.util
 
     missing = [name for name in ("onnx", "onnxscript", *(["onnxruntime"] if check else []))
@@ -291,4 +292,4 @@ def _need_onnx(check: bool) -> None:
         )
 
 
-__all__ = ["FORMATS", "TOLERANCE", "ExportedMapPath", "MapPath", "export_map_path", "run_exported"]
+__all__ = ["FORMATS", "TOLERANCE", "ExportedMapPath", "MapPath", "check_packages", "export_map_path", "run_exported"]

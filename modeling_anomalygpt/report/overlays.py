@@ -29,47 +29,23 @@ _LEGEND_COLOURS = {"paper": (255, 255, 255), "ink": (32, 36, 42), "tick": (90, 9
 
 
 def scale_maximum(region_threshold: float) -> float:
-    """The score at the upper end of the colour scale, the same for all pictures: twice the region threshold.
-
-    Args:
-        region_threshold (`float`): Score from which a pixel belongs to a region, in (0, 1].
-
-    Returns:
-        `float`: So that the threshold lies in the middle of the scale.
-
-    Raises:
-        ValueError: If the threshold is not in (0, 1].
-    """
+    """The score at the upper end of the colour scale: twice the region threshold, which must be in (0, 1]."""
     if not 0 < region_threshold <= 1:
         raise ValueError(f"`region_threshold` must be in (0, 1], got {region_threshold}. Maps are on that scale.")
     return 2.0 * float(region_threshold)
 
 
 def scale_labels(region_threshold: float) -> tuple[str, str, str]:
-    """What stands below the colour scale: at its beginning, middle and end.
-
-    Args:
-        region_threshold (`float`): See [`scale_maximum`].
-
-    Returns:
-        `tuple[str, str, str]`: Such as `("0", "0.30", "0.60+")`; no plus where no score can be higher.
-    """
+    """What stands below the colour scale, such as `("0", "0.30", "0.60+")`; no plus where no score can be higher."""
     end = scale_maximum(region_threshold)
     return "0", f"{region_threshold:.2f}", f"{end:.2f}" + ("+" if end < 1 else "")
 
 
 def colour_levels(anomaly_map: np.ndarray, region_threshold: float) -> np.ndarray:
-    """Scores as levels of the fixed colour scale.
-
-    Args:
-        anomaly_map (`np.ndarray` of shape `(height, width)`): Scores in [0, 1].
-        region_threshold (`float`): Score that gets the middle level.
+    """Scores in [0, 1] as levels of the fixed colour scale.
 
     Returns:
         `np.ndarray` of shape `(height, width)`: uint8; 0 for score 0, 255 for twice the threshold and above.
-
-    Raises:
-        ValueError: If the map does not have two axes, or the threshold is not in (0, 1].
 
     Example:
     ```python
@@ -86,14 +62,7 @@ def colour_levels(anomaly_map: np.ndarray, region_threshold: float) -> np.ndarra
 
 
 def colour_table() -> np.ndarray:
-    """Colour and opacity of each level.
-
-    From yellow to dark red, lightness falling with the score. Low levels are transparent, so an unsuspicious picture
-    looks as photographed.
-
-    Returns:
-        `np.ndarray` of shape `(256, 4)`: uint8, red, green, blue, opacity.
-    """
+    """Red, green, blue and opacity of each level, uint8 `(256, 4)`; low levels are transparent."""
     shares = np.arange(256) / 255
     positions, stops = zip(*_COLOUR_STOPS, strict=True)
     colours = [np.interp(shares, positions, channel) for channel in zip(*stops, strict=True)]
@@ -103,16 +72,7 @@ def colour_table() -> np.ndarray:
 
 
 def map_layer(anomaly_map: np.ndarray, region_threshold: float, max_side: int = 192) -> Image.Image:
-    """The map alone as a small, partly transparent picture to lay over the photograph.
-
-    Args:
-        anomaly_map (`np.ndarray` of shape `(height, width)`): Scores in [0, 1].
-        region_threshold (`float`): See [`colour_levels`].
-        max_side (`int`, *optional*, defaults to 192): Longest side in pixels.
-
-    Returns:
-        `PIL.Image.Image`: Mode `"P"` with the opacity of each colour in `info["transparency"]`.
-    """
+    """The map alone as a small, partly transparent picture (mode `"P"`) to lay over the photograph."""
     levels = colour_levels(anomaly_map, region_threshold)
     height, width = levels.shape
     factor = min(1.0, max_side / max(height, width))
@@ -128,15 +88,7 @@ def map_layer(anomaly_map: np.ndarray, region_threshold: float, max_side: int = 
 
 
 def blend(picture: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Colours of the levels over a picture.
-
-    Args:
-        picture (`np.ndarray` of shape `(height, width, 3)`): uint8, RGB.
-        levels (`np.ndarray` of shape `(height, width)`): uint8, see [`colour_levels`].
-
-    Returns:
-        `np.ndarray` of shape `(height, width, 3)`: uint8, RGB.
-    """
+    """Colours of the levels `(height, width)` over a picture `(height, width, 3)`, both uint8."""
     table = colour_table().astype(np.float32)
     opacity = table[levels, 3:] / 255
     return np.round(picture * (1 - opacity) + table[levels, :3] * opacity).astype(np.uint8)
@@ -181,7 +133,7 @@ def draw_overlay(
     canvas = blend(np.asarray(picture.convert("RGB")), levels)
     line = max(1, round(max(size) / 500))
     for region in regions:
-        points = np.float32(region.outline or _corners(region)) * factor
+        points = np.float32(region.outline or corners(region)) * factor
         for colour, thickness in (((20, 20, 20), 3 * line), ((255, 255, 255), line)):
             cv2.polylines(canvas, [np.round(points).astype(np.int32)], True, colour, thickness, cv2.LINE_AA)
     drawn = Image.fromarray(canvas)
@@ -189,7 +141,8 @@ def draw_overlay(
     return _with_legend(drawn, region_threshold) if legend else drawn
 
 
-def _corners(region: Region) -> list[tuple[int, int]]:
+def corners(region: Region) -> list[tuple[int, int]]:
+    """The corners of a region's box, for one without an outline."""
     x0, y0, x1, y1 = region.box
     return [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)]
 
@@ -242,6 +195,7 @@ __all__ = [
     "blend",
     "colour_levels",
     "colour_table",
+    "corners",
     "draw_overlay",
     "map_layer",
     "scale_labels",

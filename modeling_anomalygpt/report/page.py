@@ -1,35 +1,60 @@
 """Results as one HTML page that needs nothing else: summary, setup, and data for the script that shows the pictures.
 
-Knows results and HTML; reads and writes no file. Every text from outside passes through `html.escape` or arrives in
-the page as JSON and is set as text by the script, so no file name and no answer can act as markup.
+Layout, style and script are `page.html`, `page.css` and `page.js`; the words are `words_en.json` and `words_zh.json`.
+Every text from outside is escaped by the template or arrives as JSON and is set as text by the script, so no file name
+and no answer can act as markup.
 """
 
 import base64
+import functools
 import hashlib
-import html
 import json
 import math
 import os
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+import markupsafe
+
+from ..prompts import check_language, default_question
 from ..regions import Region, position_words
 from ..results import InspectionResult
 from .overlays import colour_table, scale_labels, scale_maximum
-from .script import SCRIPT
-from .style import STYLE
-from .words import report_words
 
 HISTOGRAM_BINS = 24
 KINDS = ("anomalous", "uncertain", "normal", "error")
 MAX_FOLDERS = 40
+_FOLDER = pathlib.Path(__file__).parent
+# Sentences with numbers that say how far to trust a verdict: behind a click. The first is about the good pictures,
+# the same for every picture, and stands once, beside them.
+_ABOUT_REFERENCES = "few_normals"
+_STATISTICS = ("map_above", "map_below", "language_yes", "language_no")
+_DENIALS, _CONFIRMATIONS = ("no", "不", "没", "否"), ("yes", "是", "有")
+
+
+@functools.cache
+def report_words(language: str = "en") -> dict[str, str]:
+    """All words of the report and of the dialogue in the terminal.
+
+    Args:
+        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
+
+    Returns:
+        `dict[str, str]`: The same keys in both languages; names in braces are filled in.
+
+    Raises:
+        ValueError: If the language is neither.
+    """
+    check_language(language)
+    return json.loads((_FOLDER / f"words_{language}.json").read_text(encoding="utf-8"))
 
 
 def render_page(
     results: Sequence[InspectionResult],
     entries: Sequence[Mapping[str, Any]],
-    region_threshold: float,
     language: str = "en",
     setup: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
@@ -40,11 +65,10 @@ def render_page(
 
     Args:
         results (`Sequence[InspectionResult]`): In the order given.
-        entries (`Sequence[Mapping]`): For each result `picture`, `map`, `blended` (data addresses or `None`), `file`
-            (address of the overlay or `None`), `size` (width, height), `lines` (outlines of the regions shown, as
-            points of SVG polygons) and `pairs` (for regions, addresses of a detail and of the good patch most like it,
-            or `None`).
-        region_threshold (`float`): Middle of the colour scale.
+        entries (`Sequence[Mapping]`): For each result `picture` and `map` (data addresses or `None`), `file` (address
+            of the overlay or `None`), `size` (width, height), `threshold` (score from which a pixel belongs to a
+            region), `lines` (outlines of the regions shown, as points of SVG polygons) and `pairs` (for regions,
+            addresses of a detail and of the good patch most like it, or `None`).
         language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
         setup, versions (`Mapping[str, str]`, *optional*): Label to value.
         references (`Sequence[tuple[str, str]]`, *optional*): Path and data address of the good pictures shown.
@@ -56,34 +80,37 @@ def render_page(
     words = report_words(language)
     common = common_folder([result.image for result in results if result.image])
     rows = [
-        _row(index, result, entry, region_threshold, words, language)
-        | {"name": _clean(short_name(result.image, common) if result.image else f"#{index + 1}")}
+        _row(result, entry, words, language)
+        | {"index": index, "name": _clean(short_name(result.image, common) if result.image else f"#{index + 1}")}
         for index, (result, entry) in enumerate(zip(results, entries, strict=True))
     ]
     category = next((result.category for result in results if result.category != "object"), "")
-    setup = ({words["folder"]: common} if len(common) > 1 else {}) | dict(setup or {})
-    title = words["title"] + (f" · {category}" if category else "")
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode("utf-8")).digest()).decode("ascii")
-    body = [
-        _header(title, results, words),
-        _tiles(results, rows, words),
-        f'<div class="columns">{_histogram(results, region_threshold, words)}',
-        _setup(setup, versions or {}, region_threshold, any(map(_calibrated, results)), words),
-        f"{_references(references, num_references, results, words)}{_folders(results, words)}</div>",
-        f"<noscript><p class=note>{_text(words['no_script'])}</p></noscript>",
-        '<div id="controls"></div><div id="results"></div><nav id="pages"></nav><dialog id="large"></dialog>',
-        f"<footer>{_text(words['footer'])}</footer>",
-    ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="{"zh-CN" if language == "zh" else "en"}">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing is fetched from anywhere, and only this one script may run.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'\">\n"
-        f'<meta name="generator" content="anomalygpt">\n<title>{_text(title)}</title>\n<style>{STYLE}</style>\n'
-        f"</head>\n<body>\n{chr(10).join(body)}\n"
-        f'<script type="application/json" id="data">{_json({"words": words, "rows": rows})}</script>\n'
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    seconds = sum(result.seconds for result in results)
+    thresholds = sorted({entry["threshold"] for entry in entries}) or [0.5]
+    calibrated = any(map(_is_calibrated, results))
+    script = (_FOLDER / "page.js").read_text(encoding="utf-8")
+    reasons = (reason for result in results for reason in result.evidence.get("reasons", []))
+    return _template().render(
+        language=language,
+        digest=base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii"),
+        script=script,
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        words=words,
+        rows=rows,
+        title=words["title"] + (f" · {category}" if category else ""),
+        made=time.strftime("%Y-%m-%d %H:%M"),
+        duration=f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min",
+        tiles=_tiles(results, rows, words),
+        histogram=_histogram(results, thresholds[-1], words),
+        setup=({words["folder"]: common} if len(common) > 1 else {}) | dict(setup or {}),
+        versions=dict(versions or {}),
+        calibrated=calibrated,
+        stops=_colour_stops(),
+        scale=_joined_scales(thresholds),
+        references=[(os.path.basename(path), address) for path, address in references],
+        num_references=num_references,
+        notes=list(dict.fromkeys(one["text"] for one in reasons if one.get("kind") == _ABOUT_REFERENCES)),
+        folders=_folders(results, common),
     )
 
 
@@ -112,32 +139,38 @@ def short_name(path: str, common: str) -> str:
     return path[len(common) :] if common and path.startswith(common) else path
 
 
+def plain_reasons(result: InspectionResult) -> list[str]:
+    """The reasons of a verdict that need no statistics, as sentences."""
+    behind_a_click = (_ABOUT_REFERENCES, *_STATISTICS)
+    return [one["text"] for one in result.evidence.get("reasons", []) if one.get("kind") not in behind_a_click]
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: _clean(value) if type(value) is str else value,
+    )
+    environment.filters["breakable"] = lambda text: markupsafe.Markup("/<wbr>").join(_clean(text).split("/"))
+    return environment.get_template("page.html")
+
+
 def _row(
-    index: int,
-    result: InspectionResult,
-    entry: Mapping[str, Any],
-    region_threshold: float,
-    words: Mapping[str, str],
-    language: str,
+    result: InspectionResult, entry: Mapping[str, Any], words: Mapping[str, str], language: str
 ) -> dict[str, Any]:
     """What the script shows of one picture; texts are in the page's language already."""
     regions = [
         {"place": position_words(region, language), "box": list(region.box), **_sizes(region, language)}
-        | {"peak": _number(region.peak_score), "mean": _number(region.mean_score), "line": line}
+        | {"peak": f"{region.peak_score:.3f}", "mean": f"{region.mean_score:.3f}", "line": line}
         for region, line in zip(result.regions, entry["lines"], strict=False)
     ]
-    score = result.pred_score
-    limit = _score_limit(result, region_threshold)
-    differs = ""
-    if score is not None and result.verdict == "normal" and score >= limit:
-        differs = words["differs_normal"]
-    elif score is not None and result.verdict == "anomalous" and score < limit:
-        differs = words["differs_anomalous"]
+    plain, statistics = _evidence(result, entry["threshold"], words)
     return {
-        "index": index,
         "path": _clean(result.image or ""),
         "verdict": result.verdict,
-        "score": _finite(score),
+        "score": _finite(result.pred_score),
         "odds": _finite(result.log_odds),
         "probability": _percent(result.evidence.get("yes_probability")),
         "answer": _clean(result.answer),
@@ -145,21 +178,33 @@ def _row(
         "area": sum(region.area_pixels for region in result.regions),
         "regions": regions,
         "more": len(result.regions) - len(regions),
-        "calibrated": _calibrated(result),
-        "evidence": _evidence(result, words),
-        "differs": differs,
+        "calibrated": _is_calibrated(result),
+        "evidence": plain,
+        "statistics": statistics,
+        "differs": _contradiction(result, entry["threshold"], words),
         "pairs": [{"region": number, "details": pair} for number, pair in enumerate(entry["pairs"], 1) if pair],
-    } | {key: entry[key] for key in ("picture", "map", "blended", "file", "size")}
+    } | {key: entry[key] for key in ("picture", "map", "file", "size")}
 
 
-def _score_limit(result: InspectionResult, region_threshold: float) -> float:
-    """Where a score begins to speak for an anomaly: 1.0 where it is a ratio to what good pictures reach."""
-    return 1.0 if _calibrated(result) else region_threshold
-
-
-def _calibrated(result: InspectionResult) -> bool:
+def _is_calibrated(result: InspectionResult) -> bool:
     """Whether the score is a ratio to what good pictures reach."""
     return "threshold" in result.evidence
+
+
+def _contradiction(result: InspectionResult, threshold: float, words: Mapping[str, str]) -> str:
+    """Where the map or the first word of the answer speaks against the verdict, in words; else nothing."""
+    if result.verdict not in ("normal", "anomalous"):
+        return ""
+    anomalous, answer = result.verdict == "anomalous", result.answer.strip().lower()
+    if result.question not in ("", default_question(result.language)):
+        answer = ""  # its yes may well mean "it is good"
+    said = [words["differs_answer_no"]] if anomalous and answer.startswith(_DENIALS) else []
+    said += [words["differs_answer_yes"]] if not anomalous and answer.startswith(_CONFIRMATIONS) else []
+    if result.pred_score is not None:
+        reached = result.pred_score >= (1.0 if _is_calibrated(result) else threshold)
+        if reached != anomalous:
+            said.append(words["differs_anomalous" if anomalous else "differs_normal"])
+    return (" " if words["title"].isascii() else "").join(said)
 
 
 def _sizes(region: Region, language: str) -> dict[str, str]:
@@ -169,185 +214,115 @@ def _sizes(region: Region, language: str) -> dict[str, str]:
     return {"extent": f"{region.width_mm:.3g} × {region.height_mm:.3g} mm", "area": f"{region.area_mm2:.3g} mm²"}
 
 
-def _evidence(result: InspectionResult, words: Mapping[str, str]) -> list[str]:
+def _evidence(result: InspectionResult, threshold: float, words: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Sentences for everybody, and those with numbers that stand behind a click."""
     evidence = result.evidence
-    sentences = [
-        reason["text"].rstrip(".。") for reason in evidence.get("reasons", []) if not _is_of_references(reason)
-    ]
+    plain = [_clean(text.rstrip(".。")) for text in plain_reasons(result)]
+    reasons = evidence.get("reasons", [])
+    statistics = [_clean(one["text"].rstrip(".。")) for one in reasons if one.get("kind") in _STATISTICS]
     kind, count = evidence.get("localization"), evidence.get("num_references", 0)
     if kind == "few_shot":
-        sentences.append(words["few_shot_one"] if count == 1 else words["few_shot"].format(n=count))
+        plain.append(words["few_shot_one"] if count == 1 else words["few_shot"].format(n=count))
     elif kind == "mean":
-        sentences.append(words["mean_of_both"].format(n=count))
+        plain.append(words["mean_of_both"].format(n=count))
     elif kind == "text_guided":
-        sentences.append(words["text_guided"])
+        plain.append(words["text_guided"])
     if peak := evidence.get("peak"):
-        score = result.pred_score if _calibrated(result) and result.pred_score is not None else peak["score"]
-        sentences.append(words["peak_at"].format(score=_number(score), x=peak["x"], y=peak["y"]))
+        use_ratio = _is_calibrated(result) and result.pred_score is not None
+        score = f"{result.pred_score if use_ratio else peak['score']:.3f}"
+        statistics.append(words["peak_at"].format(score=score, x=peak["x"], y=peak["y"]))
+    if result.verdict != "error":
+        statistics.append(words["regions_from"].format(threshold=f"{threshold:.2f}"))
     if evidence.get("resumed"):
-        sentences.append(words["resumed"])
-    return sentences
+        plain.append(words["resumed"])
+    return plain, statistics
 
 
-def _is_of_references(reason: Mapping[str, str]) -> bool:
-    """Whether a reason is about the good pictures, the same for every picture: said once, beside them."""
-    return reason.get("kind") == "few_normals"
-
-
-def _header(title: str, results: Sequence[InspectionResult], words: Mapping[str, str]) -> str:
-    seconds = sum(result.seconds for result in results)
-    duration = f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-    made = time.strftime("%Y-%m-%d %H:%M")
-    return (
-        f"<header><h1>{_text(title)}</h1><p>{_text(words['time'])} {made} · {_text(words['duration'])} {duration}</p>"
-        f"<div class=buttons><button id=theme type=button>{_text(words['theme'])}</button>"
-        f"<button id=print type=button>{_text(words['print'])}</button></div></header>"
-    )
-
-
-def _tiles(results: Sequence[InspectionResult], rows: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:
+def _tiles(
+    results: Sequence[InspectionResult], rows: Sequence[Mapping[str, Any]], words: Mapping[str, str]
+) -> list[tuple[str, str, int, str]]:
+    """Kind, label, count and note of each button above."""
     counts = {kind: sum(result.verdict == kind for result in results) for kind in KINDS}
     inspected = len(results) - counts["error"]
     seconds = sum(result.seconds for result in results) / max(1, inspected)
     tiles = [("all", words["pictures"], len(results), f"{seconds:.2f} {words['seconds_each']}")]
     for kind in ("anomalous", "uncertain", "normal"):
-        if kind == "uncertain" and not counts[kind]:
-            continue
-        share = f"{100 * counts[kind] / inspected:.1f} % {words['of_inspected']}" if inspected else ""
-        tiles.append((kind, words[kind], counts[kind], share))
+        if kind != "uncertain" or counts[kind]:
+            share = f"{100 * counts[kind] / inspected:.1f} % {words['of_inspected']}" if inspected else ""
+            tiles.append((kind, words[kind], counts[kind], share))
     tiles.append(("differs", words["differs"], sum(bool(row["differs"]) for row in rows), words["differs_help"]))
-    if counts["error"]:
-        tiles.append(("error", words["error"], counts["error"], ""))
-    cells = "".join(
-        f'<button type=button class="tile {kind}" data-filter="{kind}"><span>{_text(label)}</span>'
-        f"<strong>{count:,}</strong><small>{_text(note)}</small></button>"
-        for kind, label, count, note in tiles
-    )
-    return f"<section class=tiles>{cells}</section>"
+    return tiles + ([("error", words["error"], counts["error"], "")] if counts["error"] else [])
 
 
-def _histogram(results: Sequence[InspectionResult], region_threshold: float, words: Mapping[str, str]) -> str:
+def _histogram(results: Sequence[InspectionResult], threshold: float, words: Mapping[str, str]) -> dict[str, Any]:
     """Bars of the pictures' scores, one verdict upon the other, over the range of the colour scale."""
-    calibrated = any(map(_calibrated, results))
-    mark_at = 1.0 if calibrated else region_threshold
-    scores = [result.pred_score for result in results if result.verdict in KINDS and result.pred_score is not None]
-    ratios = 2.0 if max(scores, default=0.0) <= 2 else 3.0
-    limit = ratios if calibrated else min(1.0, scale_maximum(region_threshold))
+    calibrated = any(map(_is_calibrated, results))
+    shown = [one for one in results if one.pred_score is not None and math.isfinite(one.pred_score)]
+    most = 2.0 if max((result.pred_score for result in shown), default=0.0) <= 2 else 3.0
+    mark_at, end = (1.0, most) if calibrated else (threshold, min(1.0, scale_maximum(threshold)))
     bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "uncertain", "anomalous")}
-    for result in results:
-        if result.verdict in bins and result.pred_score is not None and math.isfinite(result.pred_score):
-            place = min(HISTOGRAM_BINS - 1, max(0, int(result.pred_score / limit * HISTOGRAM_BINS)))
+    for result in shown:
+        if result.verdict in bins:
+            place = min(HISTOGRAM_BINS - 1, max(0, int(result.pred_score / end * HISTOGRAM_BINS)))
             bins[result.verdict][place] += 1
     highest = max(1, *(sum(stack) for stack in zip(*bins.values(), strict=True)))
     width, height = 480, 120
-    step = width / HISTOGRAM_BINS
-    bars = []
+    step, bars = width / HISTOGRAM_BINS, []
     for place in range(HISTOGRAM_BINS):
         base = float(height)
         for kind, counts in bins.items():
-            if counts[place]:
-                tall = counts[place] / highest * (height - 14)
-                base -= tall
-                x = place * step + 1
-                box = f'x="{x:.1f}" y="{base:.1f}" width="{step - 2:.1f}" height="{tall:.1f}"'
-                bars.append(f"<rect class={kind} {box}/>")
-    mark = mark_at / limit * width
-    labels = "".join(
-        f'<text x="{x:.1f}" y="{height + 15}" text-anchor="{anchor}">{label}</text>'
-        for x, anchor, label in (
-            (0, "start", "0"),
-            (mark, "middle" if mark < 0.9 * width else "end", f"{mark_at:.2f}"),
-            *([(width, "end", f"{limit:.2f}+" if limit != 1 else "1")] if mark < 0.9 * width else []),
-        )
-    )
-    keys = " ".join(f"<i class={kind}></i>{_text(words[kind])}" for kind, counts in bins.items() if any(counts))
-    help_text = words["ratios_help"] if calibrated else words["scores_help"]
-    return (
-        f"<section class=panel><h2>{_text(words['scores'])}</h2>"
-        f'<svg class=histogram viewBox="-4 -14 {width + 8} {height + 34}" role="img">{"".join(bars)}'
-        f'<text x="0" y="-3">{highest}</text><path d="M0 {height}H{width}"/>'
-        f'<path class=mark d="M{mark:.1f} 0V{height}"/>{labels}</svg>'
-        f"<p class=key>{keys}</p><p class=help>{_text(help_text)}</p></section>"
-    )
+            tall = counts[place] / highest * (height - 14)
+            base -= tall
+            if tall:
+                bars.append((kind, *(f"{value:.1f}" for value in (place * step + 1, base, step - 2, tall))))
+    mark = mark_at / end * width
+    at_end = mark >= 0.9 * width
+    labels = [("0", "start", "0"), (f"{mark:.1f}", "end" if at_end else "middle", f"{mark_at:.2f}")]
+    labels += [] if at_end else [(f"{width}", "end", f"{end:.2f}+" if end != 1 else "1")]
+    return {
+        "width": width,
+        "height": height,
+        "bars": bars,
+        "highest": highest,
+        "mark": f"{mark:.1f}",
+        "labels": labels,
+        "kinds": [kind for kind, counts in bins.items() if any(counts)],
+        "help": words["ratios_help" if calibrated else "scores_help"],
+    }
 
 
-def _folders(results: Sequence[InspectionResult], words: Mapping[str, str]) -> str:
-    """Counts for each folder, where there are several; the worst first."""
+def _folders(results: Sequence[InspectionResult], common: str) -> list[tuple[str, int, int, str, str]]:
+    """Name, count, anomalous ones, rate and mean score of each folder, where there are several; the worst first."""
     folders: dict[str, list[InspectionResult]] = {}
     for result in results:
         folders.setdefault(os.path.dirname(result.image or ""), []).append(result)
     if not 1 < len(folders) <= MAX_FOLDERS:
-        return ""
-    common = common_folder([result.image for result in results if result.image])
+        return []
     lines = []
     for folder, group in folders.items():
-        seen = [result for result in group if result.verdict != "error"]
-        anomalous = sum(result.verdict == "anomalous" for result in seen)
-        scores = [result.pred_score for result in seen if result.pred_score is not None]
-        rate = anomalous / len(seen) if seen else 0.0
+        inspected = [result for result in group if result.verdict != "error"]
+        anomalous = sum(result.verdict == "anomalous" for result in inspected)
+        scores = [result.pred_score for result in inspected if result.pred_score is not None]
+        rate = anomalous / len(inspected) if inspected else 0.0
         mean = f"{sum(scores) / len(scores):.3f}" if scores else "–"
         name = short_name(folder, common) if folder + os.sep != common else os.path.basename(folder)
-        cell = _text(name).replace("/", "/<wbr>")
-        lines.append(
-            (-rate, len(lines), f"<tr><td>{cell}<td>{len(group)}<td>{anomalous}<td>{100 * rate:.0f} %<td>{mean}")
-        )
-    heads = (words["folder"], words["pictures"], words["anomalous"], words["rate"], words["mean_score"])
-    return (
-        f"<section class=panel><h2>{_text(words['folders'])}</h2><div class=scroll><table class=folders>"
-        "<thead><tr>"
-        + "".join(f"<th>{_text(head)}" for head in heads)
-        + f"</thead><tbody>{''.join(line for _, _, line in sorted(lines))}</tbody></table></div></section>"
-    )
+        lines.append((-rate, len(lines), (name, len(group), anomalous, f"{100 * rate:.0f} %", mean)))
+    return [line for _, _, line in sorted(lines)]
 
 
-def _setup(
-    setup: Mapping[str, str],
-    versions: Mapping[str, str],
-    region_threshold: float,
-    calibrated: bool,
-    words: Mapping[str, str],
-) -> str:
-    """How it was inspected: settings, versions and the colour scale."""
-    facts = "".join(f"<dt>{_text(label)}<dd>{_text(value)}" for label, value in setup.items())
-    used = " · ".join(_text(f"{name} {version}") for name, version in versions.items())
-    facts += f"<dt>{_text(words['versions'])}<dd>{used}" if used else ""
-    stops = ", ".join(
+def _colour_stops() -> str:
+    """The colour scale as the stops of a CSS gradient."""
+    return ", ".join(
         f"rgba({r},{g},{b},{a / 255:.2f}) {100 * level / 255:.0f}%"
         for level, (r, g, b, a) in enumerate(colour_table().tolist())
         if level % 15 == 0
     )
-    legend = (
-        f'<div class=legend><div style="background-image:linear-gradient(90deg, {stops})"></div>'
-        f"<p>{''.join(f'<span>{label}</span>' for label in scale_labels(region_threshold))}</p>"
-        f"<small>{_text(words['legend_limit' if calibrated else 'legend'])}</small></div>"
-    )
-    return f"<section class=panel><h2>{_text(words['setup'])}</h2><dl>{facts}</dl>{legend}</section>"
 
 
-def _references(
-    references: Sequence[tuple[str, str]],
-    num_references: int,
-    results: Sequence[InspectionResult],
-    words: Mapping[str, str],
-) -> str:
-    """The good pictures, and what so many of them can promise."""
-    shown = "".join(
-        f'<figure><img src="{_text(address)}" alt=""><figcaption>{_text(os.path.basename(path))}</figcaption></figure>'
-        for path, address in references
-    )
-    more = num_references - len(references)
-    shown += f"<p>{_text(words['more'].format(n=more))}</p>" if more > 0 and references else ""
-    shown = shown or f"<p>{_text(words['no_references'] if not num_references else str(num_references))}</p>"
-    count = f" ({num_references})" if num_references else ""
-    title = f"<h2>{_text(words['references'])}{count}</h2>"
-    reasons = (reason for result in results for reason in result.evidence.get("reasons", []))
-    notes = dict.fromkeys(reason["text"] for reason in reasons if _is_of_references(reason))
-    said = "".join(f"<p class=help>{_text(note)}</p>" for note in notes)
-    return f"<section class=panel>{title}<div class=references>{shown}</div>{said}</section>"
-
-
-def _text(text: str) -> str:
-    return html.escape(_clean(text), quote=True)
+def _joined_scales(thresholds: Sequence[float]) -> list[str]:
+    """What stands below the colour scale; a range where the pictures' thresholds differ."""
+    both = zip(scale_labels(thresholds[0]), scale_labels(thresholds[-1]), strict=True)
+    return [low if low == high else f"{low}–{high}" for low, high in both]
 
 
 def _clean(text: str) -> str:
@@ -356,20 +331,8 @@ def _clean(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
-def _json(data: Any) -> str:
-    """JSON that can stand inside a script element."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
-
-
 def _finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 4)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
 
 
 def _percent(value: float | None) -> str:
@@ -381,4 +344,4 @@ def _percent(value: float | None) -> str:
     return "> 99.9 %" if value > 0.5 else "< 0.1 %"
 
 
-__all__ = ["render_page"]
+__all__ = ["common_folder", "plain_reasons", "render_page", "report_words", "short_name"]

@@ -1,11 +1,14 @@
 """What an inspection leaves on disk: overlays, maps, `results.csv` and a self-contained `report.html`.
 
-Knows results and files; knows no model. (`results.jsonl` is written by the inspector, line by line, as results come.)
+Everything that is shown of a picture is made when it is judged, from the pixels that were judged; no picture is opened
+again. (`results.jsonl` is written by the inspector, line by line, as results come.)
 """
 
 import base64
 import csv
+import hashlib
 import io
+import json
 import os
 import pathlib
 import sys
@@ -16,12 +19,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..files import write_atomically
+from ..files import append_json_line, json_line, read_json_lines, write_atomically
 from ..images import PictureError, load_picture
 from ..prompts import check_language
 from ..regions import Region, position_words
 from ..results import InspectionResult
-from .overlays import draw_overlay, map_layer
+from .overlays import corners, draw_overlay, map_layer
 from .page import render_page
 
 CSV_COLUMNS = (
@@ -34,6 +37,8 @@ MAX_LISTED_REGIONS = 12
 """Regions drawn and listed for each picture in the report; all of them are in `results.jsonl`."""
 
 MAX_SHOWN_REFERENCES = 12
+SHOWN_FILE = "pictures.jsonl"
+"""What the report shows of each picture, kept for `--resume`."""
 
 # Side in pixels of a region's detail beside the good patch most like it.
 _PAIR_SIDE = 96
@@ -56,9 +61,9 @@ class InspectionReport:
     Args:
         folder (`str` or `os.PathLike`):
             Where to; must exist. Files: `overlays/<name>.png`, `maps/<name>.npy` (float16, in the original picture's
-            pixels, with `save_maps`), `results.csv`, `report.html`.
+            pixels, with `save_maps`), `pictures.jsonl`, `results.csv`, `report.html`.
         region_threshold (`float`):
-            Middle of the colour scale, the same for all pictures, where the evidence of results names none.
+            Middle of the colour scale where the evidence of a result names none.
         num_pictures (`int`):
             How many are expected; the more, the smaller they are shown.
         language (`str`, *optional*, defaults to `"en"`):
@@ -71,6 +76,8 @@ class InspectionReport:
             Paths of the good pictures.
         save_maps (`bool`, *optional*, defaults to `False`):
             Whether the maps are written.
+        resume (`bool`, *optional*, defaults to `False`):
+            Whether results taken over from an earlier run are shown as they were then.
 
     Example:
     ```python
@@ -91,6 +98,7 @@ class InspectionReport:
         versions: Mapping[str, str] | None = None,
         references: Sequence[str] = (),
         save_maps: bool = False,
+        resume: bool = False,
     ):
         check_language(language)
         self.folder = pathlib.Path(folder)
@@ -104,49 +112,82 @@ class InspectionReport:
         self.side, self.map_side, self.max_pairs = sizes
         self.results: list[InspectionResult] = []
         self._entries: list[dict[str, Any]] = []
-        self._good: dict[int, Image.Image | None] = {}
+        self._reference: tuple[int, Image.Image | None] = (-1, None)  # the one opened last: they may be large
+        self._reference_states = [_state(path) for path in self.references]
+        first = [(path, _opened(path)) for path in self.references[:MAX_SHOWN_REFERENCES]]
+        self._references = [(path, _jpeg(picture, 160)) for path, picture in first if picture is not None]
+        self._shown_file = self.folder / SHOWN_FILE
+        self._earlier = _kept(self._shown_file) if resume else {}
+        # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
+        write_atomically(self._shown_file, b"".join(map(json_line, self._earlier.values())))
 
     def add(self, result: InspectionResult, name: str, picture: Image.Image | None = None) -> None:
         """Writes a result's overlay (and map) and keeps what the report needs of it; map and tensors are let go.
 
         Args:
-            result (`InspectionResult`): Of one picture. Without a map (an error, or taken over from an earlier run)
-                the overlay and map of the earlier run are used, where they exist.
+            result (`InspectionResult`): Of one picture. What was kept of it is shown when it is taken over from an
+                earlier run.
             name (`str`): Names its files; different for each picture (see `distinct_names`).
-            picture (`PIL.Image.Image`, *optional*): The picture, where it is no file or already open.
+            picture (`PIL.Image.Image`, *optional*): The picture that was judged; default: that of the result.
 
         Raises:
             OSError: If a file cannot be written.
         """
-        overlay_file = self.folder / "overlays" / f"{name}.png"
-        map_file = self.folder / "maps" / f"{name}.npy"
-        entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "blended", "size"))
+        picture = result.judged_image if picture is None else picture
+        digest = _digest(result)
+        entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "size"))
+        entry |= {"threshold": result.evidence.get("region_threshold", self.region_threshold)}
         entry |= {"lines": [], "pairs": []}
-        self.region_threshold = result.evidence.get("region_threshold", self.region_threshold)
-        if result.error is None:
-            picture = picture if picture is not None else _opened(result.image)
-        anomaly_map = result.anomaly_map if result.anomaly_map is not None else _kept_map(map_file, result, picture)
-        if picture is not None:
-            entry |= {"size": list(picture.size), "picture": _jpeg(picture, self.side)}
-            entry["lines"] = [_line(region, max(picture.size)) for region in result.regions[:MAX_LISTED_REGIONS]]
-            entry["pairs"] = [self._pair(picture, region) for region in result.regions[: self.max_pairs]]
-            if anomaly_map is not None:
-                overlay = draw_overlay(picture, anomaly_map, result.regions, self.region_threshold)
-                _write(overlay_file, _encoded(overlay, "PNG", compress_level=4))
-                entry["map"] = _data_uri(
-                    map_layer(anomaly_map, self.region_threshold, self.map_side), "PNG", optimize=True
-                )
-            elif overlay_file.exists() and (kept := _opened(overlay_file)) is not None:
-                height = round(kept.width * picture.height / picture.width)  # without the legend below
-                entry["blended"] = _jpeg(kept.crop((0, 0, kept.width, min(height, kept.height))), self.side)
-            entry["file"] = f"overlays/{name}.png" if entry["map"] or entry["blended"] else None
-        if self.save_maps and result.anomaly_map is not None:
-            buffer = io.BytesIO()
-            np.save(buffer, result.anomaly_map.astype(np.float16))
-            _write(map_file, buffer.getvalue())
+        earlier = self._earlier.get(result.image or "", {})
+        if result.evidence.get("resumed") and earlier.get("row") == digest and entry.keys() <= earlier.keys():
+            entry = {key: earlier[key] for key in entry}
+        elif picture is not None and result.error is None:
+            entry |= self._shown(result, name, picture)
+            if result.image:
+                append_json_line(self._shown_file, {"image": result.image, "row": digest} | entry)
         self._entries.append(entry)
         # A copy without the map and the tensors: thousands of results must fit into memory.
         self.results.append(InspectionResult.from_dict(result.to_dict()))
+
+    def write(self) -> pathlib.Path:
+        """Writes `results.csv` and `report.html`.
+
+        Returns:
+            `pathlib.Path`: Of the report.
+        """
+        write_csv(self.results, self.folder / "results.csv", self.language)
+        page = render_page(
+            results=self.results,
+            entries=self._entries,
+            language=self.language,
+            setup=self.setup,
+            versions=self.versions,
+            references=self._references,
+            num_references=len(self.references),
+        )
+        path = self.folder / "report.html"
+        write_atomically(path, page)
+        return path
+
+    def _shown(self, result: InspectionResult, name: str, picture: Image.Image) -> dict[str, Any]:
+        """What the page shows of a picture; writes its overlay and map."""
+        threshold = result.evidence.get("region_threshold", self.region_threshold)
+        found = {
+            "size": list(picture.size),
+            "picture": _jpeg(picture, self.side),
+            "lines": [_line(region, max(picture.size)) for region in result.regions[:MAX_LISTED_REGIONS]],
+            "pairs": [self._pair(picture, region) for region in result.regions[: self.max_pairs]],
+        }
+        if result.anomaly_map is None:
+            return found
+        overlay = draw_overlay(picture, result.anomaly_map, result.regions, threshold)
+        _write(self.folder / "overlays" / f"{name}.png", _encoded(overlay, "PNG", compress_level=4))
+        if self.save_maps:
+            buffer = io.BytesIO()
+            np.save(buffer, result.anomaly_map.astype(np.float16))
+            _write(self.folder / "maps" / f"{name}.npy", buffer.getvalue())
+        layer = map_layer(result.anomaly_map, threshold, self.map_side)
+        return found | {"file": f"overlays/{name}.png", "map": _data_uri(layer, "PNG", optimize=True)}
 
     def _pair(self, picture: Image.Image, region: Region) -> list[str] | None:
         """A region and the good patch most like it, at one scale, as addresses of small pictures."""
@@ -154,9 +195,11 @@ class InspectionReport:
         if nearest is None or nearest["reference"] >= len(self.references):
             return None
         number = nearest["reference"]
-        if number not in self._good:
-            self._good = {number: _opened(self.references[number])}  # one at a time: references may be large
-        good = self._good[number]
+        if self._reference[0] != number:
+            path = self.references[number]
+            unchanged = _state(path) == self._reference_states[number]
+            self._reference = number, _opened(path) if unchanged else None
+        good = self._reference[1]
         if good is None:
             return None
         x0, y0, x1, y1 = nearest["box"]
@@ -168,32 +211,11 @@ class InspectionReport:
         )
         return [_jpeg(_detail(*detail), _PAIR_SIDE) for detail in details]
 
-    def write(self) -> pathlib.Path:
-        """Writes `results.csv` and `report.html`.
-
-        Returns:
-            `pathlib.Path`: Of the report.
-        """
-        write_csv(self.results, self.folder / "results.csv", self.language)
-        pictures = [(path, _opened(path)) for path in self.references[:MAX_SHOWN_REFERENCES]]
-        page = render_page(
-            results=self.results,
-            entries=self._entries,
-            region_threshold=self.region_threshold,
-            language=self.language,
-            setup=self.setup,
-            versions=self.versions,
-            references=[(path, _jpeg(picture, 160)) for path, picture in pictures if picture is not None],
-            num_references=len(self.references),
-        )
-        path = self.folder / "report.html"
-        write_atomically(path, page)
-        return path
-
 
 def write_csv(results: Sequence[InspectionResult], path: str | os.PathLike, language: str = "en") -> None:
-    """Writes results as a table that spreadsheets open: UTF-8 with a mark, one row a picture.
+    """Writes results as a table that spreadsheets open: one row a picture, UTF-8 with a byte-order mark.
 
+    Without the mark Excel reads Chinese as garbage; Python reads it with `encoding="utf-8-sig"`, pandas as it is.
     Texts that a spreadsheet would take for a formula get an apostrophe before them.
 
     Args:
@@ -234,8 +256,9 @@ def regions_in_words(regions: Sequence[Region], language: str = "en", limit: int
         place = position_words(region, language)
         counts[place] = counts.get(place, 0) + 1
     places = [place if count == 1 else f"{place} ({count})" for place, count in counts.items()]
-    shown = places[:limit]
-    return ("、" if language == "zh" else ", ").join(shown) + (" ..." if len(shown) < len(places) else "")
+    return ("、" if language == "zh" else ", ").join(places[:limit]) + (
+        " ..." if len(places[:limit]) < len(places) else ""
+    )
 
 
 def _cell(value: Any) -> Any:
@@ -245,29 +268,42 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-def _opened(path: str | os.PathLike | None) -> Image.Image | None:
-    """The picture, or nothing where it is gone or no picture (a memory bank among the references)."""
+def _digest(result: InspectionResult) -> str:
+    """Names a row of `results.jsonl`, so that what is shown belongs to it."""
+    row = result.to_dict()
+    row["evidence"] = {key: value for key, value in row["evidence"].items() if key != "resumed"}
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _kept(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What an earlier run has kept of each picture; an overlay belongs to the picture that was written last."""
+    rows = read_json_lines(path) if path.exists() else []
+    owners = {row.get("file"): row.get("image") for row in rows}
+    return {
+        row.get("image"): row | ({} if owners[row.get("file")] == row.get("image") else {"file": None}) for row in rows
+    }
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Size and time of a file, to see whether it was replaced."""
     try:
-        return None if path is None else load_picture(path)
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _opened(path: str) -> Image.Image | None:
+    """The picture, or nothing where it is no picture (a memory bank among the references)."""
+    try:
+        return load_picture(path)
     except (PictureError, OSError):
         return None
 
 
-def _kept_map(path: pathlib.Path, result: InspectionResult, picture: Image.Image | None) -> np.ndarray | None:
-    """The map that an earlier run wrote for a result taken over from it."""
-    if picture is None or not result.evidence.get("resumed"):
-        return None
-    try:
-        kept = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return kept.astype(np.float32) if kept.shape == (picture.height, picture.width) else None
-
-
 def _line(region: Region, longest_side: int) -> str:
     """The outline as points of an SVG polygon, without corners that cannot be seen."""
-    x0, y0, x1, y1 = region.box
-    points = np.int32(region.outline or [(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)])
+    points = np.int32(region.outline or corners(region))
     simple = cv2.approxPolyDP(points, longest_side / 800, True).reshape(-1, 2)
     return " ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in simple.tolist())
 
@@ -301,4 +337,4 @@ def _write(path: pathlib.Path, content: bytes) -> None:
     write_atomically(path, content)
 
 
-__all__ = ["CSV_COLUMNS", "InspectionReport", "regions_in_words", "write_csv"]
+__all__ = ["CSV_COLUMNS", "SHOWN_FILE", "InspectionReport", "regions_in_words", "write_csv"]

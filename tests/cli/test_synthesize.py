@@ -1,8 +1,6 @@
 """`anomalygpt synthesize`: what stands in the folder against what the methods give, sheets, resuming, refusals."""
 
 import json
-import subprocess
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -186,7 +184,10 @@ def test_a_renderer_that_draws_nothing_leaves_the_picture_normal():
         (["GOOD", "--methods", "nsa", "nsa", "--sheet", "x.png"], "each once, got 'nsa'"),
         (["GOOD", "--methods", "bent_part", "--sheet", "x.png"], "It needs a rendered product: name --family"),
         (["--family", "leather", "--methods", "bent_part", "--sheet", "x.png"], "something that a leather can have"),
-        (["GOOD", "--size", "10", "--sheet", "x.png"], "argument --size: must be at least 64 pixels, got '10'"),
+        (
+            ["GOOD", "--size", "10", "--sheet", "x.png"],
+            "argument --size: must be a whole number of at least 64, got '10'",
+        ),
         (["GOOD", "--seed", "-1", "--sheet", "x.png"], "--seed"),
         (["GOOD", "--number", "200", "--sheet", "x.png"], "A sheet must be at most 16000 pixels a side"),
     ],
@@ -218,10 +219,7 @@ def test_a_picture_too_small_is_named(tmp_path, capsys):
     assert "sides of at least 32 pixels, got 20 x 40 in" in capsys.readouterr().err
 
 
-def test_help_names_every_method_and_loads_neither_torch_nor_pictures():
-    code = (
-        "import sys; from modeling_anomalygpt import cli; cli.main(['synthesize', '--help']);"
-        "assert not {'torch', 'cv2', 'datasets_scripts'} & set(sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def test_the_help_names_every_method(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
     assert all(name in shown for name in (*cli_made_pictures.ALL_METHODS, "--resume", "ground_truth"))

@@ -1,46 +1,51 @@
 """The command: run as a user runs it, with a stand-in for the inspector; once with a real random checkpoint."""
 
+import argparse
+import importlib
 import io
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import modeling_anomalygpt
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.cli import chat as cli_chat
 from modeling_anomalygpt.cli import inspect as cli_inspect
-from modeling_anomalygpt.cli import options as cli_model_options
-from modeling_anomalygpt.cli.options import format_table, text_width
+from modeling_anomalygpt.cli.tables import format_table, text_width
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.images import PictureError, load_picture
 from modeling_anomalygpt.regions import find_regions
 from modeling_anomalygpt.results import InspectionResult, ResultsFile
 
-from .tiny import tiny_pair
-
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
+HELP = ROOT / "modeling_anomalygpt" / "cli" / "help"
 
 
 class StandIn:
     """Calls a picture anomalous when its middle is bright; stops where a test wants it to."""
 
     region_threshold = 0.5
-    stop_at, stop_with = None, None
+    stop_at, stop_with, reasons = None, None, ()
 
     def __init__(self):
-        self.calls, self.references = [], None
+        self.calls, self.references, self.calibrated = [], None, None
 
     def set_references(self, pictures, **options):
         self.references = [load_picture(picture).size for picture in pictures], options
 
     def load_references(self, path, **options):
         self.references = path, options
+
+    def calibrate(self, normals, max_false_alarm, progress):
+        self.calibrated = normals, max_false_alarm
+        learned = {"num_normals": 20, "supported_false_alarm_rate": 0.139, "confidence": 0.95, "enough": False}
+        return learned | {"needed": 149, "num_stopped": 3}
 
     def inspect(self, picture, **options):
         self.calls.append(options)
@@ -75,9 +80,10 @@ class StandIn:
         regions = find_regions(anomaly_map, mm_per_pixel=options.get("mm_per_pixel")) if anomalous else []
         odds = None if not options.get("use_language", True) else 3.0 if anomalous else -3.0
         answer = "" if odds is None else "Yes, it is bright." if anomalous else "No."
-        return InspectionResult(
-            path, "anomalous" if anomalous else "normal", score, odds, answer, regions, anomaly_map
-        )
+        verdict = "uncertain" if self.reasons else "anomalous" if anomalous else "normal"
+        evidence = {"reasons": [{"kind": kind, "text": text} for kind, text in self.reasons]} if self.reasons else {}
+        options = {"evidence": evidence, "judged_image": picture}
+        return InspectionResult(path, verdict, score, odds, answer, regions, anomaly_map, **options)
 
 
 @pytest.fixture
@@ -87,16 +93,19 @@ def inspector(monkeypatch):
     return stand_in
 
 
+def draw(path, bright=False):
+    pixels = np.full((20, 30), 20, dtype=np.uint8)
+    pixels[8:12, 13:18] = 250 if bright else 20
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(pixels).save(path)
+
+
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     for name, bright in (("line/good.png", False), ("line/bad.png", True), ("reference/1.png", False)):
-        pixels = np.full((20, 30), 20, dtype=np.uint8)
-        pixels[8:12, 13:18] = 250 if bright else 20
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        draw(tmp_path / name, bright)
     return tmp_path
 
 
@@ -118,9 +127,7 @@ def test_inspecting_a_folder_prints_a_table_and_writes_everything(photos, inspec
     assert lines[3].split(maxsplit=5) == ["good.png", "normal", "0.078", "-3.00", "-", "No."]
     assert "2 pictures: 1 anomalous, 1 normal" in out
     assert f"Report: {pathlib.Path('out', 'report.html')}" in out
-    assert list(rows_of("out")[0])[:8] == [
-        "image", "verdict", "pred_score", "log_odds", "answer", "regions", "seconds", "error",
-    ]  # fmt: skip
+    assert list(rows_of("out")[0])[:5] == ["image", "verdict", "pred_score", "log_odds", "answer"]
     for name in ("results.csv", "report.html", "overlays/bad.png", "overlays/good.png"):
         assert (photos / "out" / name).stat().st_size > 100, name
     assert not (photos / "out" / "maps").exists()
@@ -136,12 +143,12 @@ def test_options_reach_the_inspector(photos, inspector, monkeypatch):
 
     monkeypatch.setattr("modeling_anomalygpt.inspector.AnomalyInspector.from_pretrained", from_pretrained)
     code = run(
-        "inspect", "line/*.png", "--model", "folder", "--tile", 64, "--device", "cpu", "--dtype", "bfloat16",
+        "inspect", "line/*.png", "--model", "line", "--tile", 64, "--device", "cpu", "--dtype", "bfloat16",
         "--language", "zh", "--question", "有吗？", "--description", "圆的", "--no-language", "--mm-per-pixel", "0.5",
-        "--batch-size", 3, "--output", "out",
+        "--batch-size", 3, "--output", "out", "--save-maps",
     )  # fmt: skip
     assert code == 0
-    assert loaded == {"model": "folder", "device": "cpu", "dtype": "bfloat16", "tile": 64}
+    assert loaded == {"model": "line", "device": "cpu", "dtype": "bfloat16", "tile": 64}
     assert inspector.calls == [
         {
             "batch_size": 3, "question": "有吗？", "language": "zh", "category": None, "description": "圆的",
@@ -150,35 +157,36 @@ def test_options_reach_the_inspector(photos, inspector, monkeypatch):
     ]  # fmt: skip
     assert rows_of("out")[0]["regions"][0]["width_mm"] == 2.5
     assert rows_of("out")[0]["log_odds"] is None
-
-
-def test_maps_are_written_on_request(photos, inspector):
-    assert run("inspect", "line", "--save-maps", "--output", "out") == 0
     assert np.load("out/maps/bad.npy").shape == (20, 30)
 
 
 def test_without_an_output_folder_a_new_one_is_taken_each_time(photos, inspector):
-    assert run("inspect", "line/good.png") == 0
-    assert run("inspect", "line/bad.png") == 0
+    assert [run("inspect", "line/good.png"), run("inspect", "line/bad.png")] == [0, 0]
     assert [rows_of(name)[0]["image"] for name in ("anomalygpt_results", "anomalygpt_results_2")] == [
-        "line/good.png",
-        "line/bad.png",
-    ]
+        "line/good.png", "line/bad.png",
+    ]  # fmt: skip
     assert cli_inspect.choose_folder(None, resume=True).name == "anomalygpt_results_2"
     assert cli_inspect.choose_folder(None, resume=False).name == "anomalygpt_results_3"
 
 
-def test_results_of_an_earlier_run_are_put_aside_and_never_lost(photos, inspector):
-    assert run("inspect", "line/good.png", "--output", "out") == 0
-    assert run("inspect", "line/bad.png", "--output", "out") == 0
-    assert [row["image"] for row in rows_of("out")] == ["line/bad.png"]
-    assert "line/good.png" in pathlib.Path("out/results.previous.jsonl").read_text()
+def test_results_of_an_earlier_run_are_put_aside_whole_and_nothing_old_stands_beside_the_new(photos, inspector):
+    for query in ("line", "line/bad.png", "line/good.png"):
+        assert run("inspect", query, "--output", "out", "--save-maps") == 0
+    assert [row["image"] for row in rows_of("out")] == ["line/good.png"]
+    assert [path.name for path in pathlib.Path("out/overlays").iterdir()] == ["good.png"]
+    assert [row["image"] for row in rows_of("out/previous")] == ["line/bad.png"]
+    for name in ("overlays/bad.png", "maps/bad.npy", "report.html", "results.csv"):
+        assert pathlib.Path("out/previous", name).exists(), name
+    assert not pathlib.Path("out/previous/overlays/good.png").exists()
 
 
-def test_an_output_folder_among_the_pictures_is_not_inspected(photos, inspector):
-    assert run("inspect", "line", "--output", "line/out") == 0
-    assert run("inspect", "line", "--output", "line/out") == 0
-    assert len(rows_of("line/out")) == 2
+def test_results_among_the_pictures_are_neither_inspected_nor_compared_with(photos, inspector):
+    for _ in range(2):
+        assert run("inspect", "line", "--output", "line/out") == 0
+        assert len(rows_of("line/out")) == 2
+    assert run("inspect", "line", "--references", "line", "--output", "other") == 0
+    assert len(rows_of("other")) == len(inspector.references[0]) == 2
+    assert run("inspect", "line/out/overlays/bad.png", "--output", "named") == 0, "a file that is named is taken"
 
 
 @pytest.mark.parametrize(
@@ -189,31 +197,25 @@ def test_a_gate_fails_on_anomalies_and_on_pictures_that_nobody_saw(photos, inspe
     assert run("inspect", *extra, "--fail-on-anomaly", "--output", "out") == code
 
 
-def test_a_bad_picture_gets_a_row_and_a_line_and_the_others_are_inspected(photos, inspector, capsys):
-    (photos / "line" / "broken.png").write_bytes(b"")
+def test_bad_pictures_get_rows_and_lines_and_the_others_are_inspected(photos, inspector, capsys):
+    for number in range(8):
+        draw(photos / "line" / f"{number}.png")
+        (photos / "line" / f"{number}.png").write_bytes(b"")
     assert run("inspect", "line", "--references", "reference", "--output", "out") == 0
-    assert [row["verdict"] for row in rows_of("out")] == ["anomalous", "error", "normal"]
+    assert [row["verdict"] for row in rows_of("out")] == ["error"] * 8 + ["anomalous", "normal"]
     out, err = capsys.readouterr()
-    assert err.startswith("anomalygpt inspect: cannot inspect line/broken.png: ")
-    assert len(err.splitlines()) == 1
-    assert "1 unreadable" in out
+    assert err.startswith("anomalygpt inspect: cannot inspect line/0.png: ")
+    assert len(err.splitlines()) == 6
+    assert "and 3 more" in err
+    assert "8 unreadable" in out
+    assert run("inspect", "line/0.png", "--references", "reference", "--output", "out") == 2, "nothing was seen"
 
 
 def test_the_embedded_checkpoint_without_references_says_what_it_lacks(photos, inspector, capsys):
     assert run("inspect", "line", "--output", "out") == 0
-    assert "without --references it calls most photographs normal" in capsys.readouterr().err
-    assert run("inspect", "line", "--model", "other", "--output", "out") == 0
+    assert "without --references" in capsys.readouterr().err
+    assert run("inspect", "line", "--model", "line", "--output", "out") == 0
     assert capsys.readouterr().err == ""
-
-
-def test_when_no_picture_can_be_read_the_code_is_2(photos, inspector, capsys):
-    (photos / "broken").mkdir()
-    for number in range(8):
-        (photos / "broken" / f"{number}.png").write_bytes(b"")
-    assert run("inspect", "broken", "--references", "reference", "--output", "out") == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 6
-    assert "and 3 more" in lines[-1]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device"), MemoryError()])
@@ -226,8 +228,40 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert "--resume" in err
     assert "Traceback" not in err
     inspector.stop_at = None
+    (photos / "line" / "bad.png").write_bytes(b"overwritten since it was judged")
     assert run("inspect", "line", "--output", "out", "--resume") == 0
     assert [row["image"] for row in rows_of("out")] == ["line/bad.png", "line/good.png"]
+    assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
+
+
+def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, capsys):
+    words = ("inspect", "line/good.png", "--references", "reference", "--output", "out", "--max-false-alarm", "0.05")
+    assert run(*words) == 2
+    assert "`--max-false-alarm` must be given with --calibrate" in capsys.readouterr().err
+    assert not pathlib.Path("out").exists()
+    assert run(*words, "--calibrate", "line/good.png") == 0
+    assert inspector.calibrated == (["line/good.png"], 0.05)
+    out = capsys.readouterr().out
+    assert "at most 13.9% of good parts are called anomalous, at 95% confidence; 149 would support 5.0%" in out
+    assert "--fail-on-anomaly stops uncertain parts as well: 3 of these 20 good pictures (15.0%)" in out
+
+
+@pytest.mark.parametrize("name", ["😀" * 62, "螺栓" * 41, "a" * 251])
+def test_names_of_any_length_get_their_files(photos, inspector, name):
+    folder = photos / ("零件" * 40)
+    draw(folder / f"{name}.png", True)
+    draw(folder / "b" / f"{name}.png", True)
+    assert run("inspect", folder, "--output", "out", "--save-maps") == 0
+    assert len({path.stem for path in pathlib.Path("out/overlays").iterdir()}) == 2
+
+
+def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector, capsys):
+    inspector.reasons = (("unlike", "Another part?"), ("few_normals", "Four support 53 %."))
+    assert run("inspect", "line/bad.png", "--output", "out") == 0
+    out = capsys.readouterr().out
+    assert "Another part?" in out
+    assert "Yes, it is" not in out
+    assert "53 %" not in out
 
 
 @pytest.mark.parametrize(
@@ -235,17 +269,29 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     [
         (["inspect"], "the following arguments are required: QUERY"),
         (["inspect", "missing.png"], "There is no file or folder 'missing.png'"),
-        (["inspect", "reference/*.bmp"], "No picture matches 'reference/*.bmp'"),
+        (["inspect", "reference/*.bmp"], "No picture matches 'reference/*.bmp'. Check the pattern, and quote it"),
+        (["inspect", "reference/part [1].png"], "In a name with brackets write [[] for each [."),
         (["inspect", "line", "--references", "gone"], "There is no file or folder 'gone'"),
         (["inspect", "line", "--references", "gone.safetensors"], "There is no memory bank 'gone.safetensors'"),
         (["inspect", "line", "--output", "line/good.png"], "Cannot write to the output folder 'line/good.png'"),
         (["inspect", "line", "--output", "line/good.png/x"], "Cannot write to the output folder 'line/good.png/x'"),
         (["inspect", "line", "--batch-size", "0"], "must be a whole number of at least 1, got '0'"),
         (["inspect", "line", "--mm-per-pixel", "nan"], "must be a number above 0, got 'nan'"),
-        (["inspect", "line", "--tile", "8"], "must be at least 32 pixels, got '8'"),
+        (["inspect", "line", "--max-false-alarm", "5"], "must be between 0 and 1, got '5'; 0.02 means 2 %"),
+        (["inspect", "line", "--tile", "8"], "must be a whole number of at least 32, got '8'"),
         (["inspect", "line", "--language", "fr"], "invalid choice: 'fr'"),
-        (["inspect", "line", "--model", "line"], "Cannot load the checkpoint|config.json"),
-        (["inspekt", "line"], "there is no command 'inspekt' (did you mean 'inspect'?)"),
+        (["inspect", "line", "--model", "line"], "config.json"),
+        (["inspect", "line", "--model", "nomodel"], "must be a folder or a Hub id (user/name), got 'nomodel', which"),
+        (
+            ["inspect", "line", "--referense", "x"],
+            "unrecognized arguments: --referense x. Did you mean '--references'?",
+        ),
+        (["inspekt", "line"], "there is no command 'inspekt'. Did you mean 'inspect'?"),
+        (["merge", "nofolder", "--output", "x"], "`ADAPTER` must be a folder or a Hub id (user/name), got 'nofolder'"),
+        (["demo", "--port", "99999"], "must be a whole number from 1 to 65535, got '99999'"),
+        (["demo", "--model", "nomodel"], "got 'nomodel', which does not exist"),
+        (["evaluate", "--dataset", "rendered_parts", "--output", "x", "--model", "no"], "got 'no', which does not"),
+        (["export", "--output", "x.txt"], "`--output` must end in .onnx or .pt2, got 'x.txt'"),
         (["chat"], "the following arguments are required: IMAGE"),
         (["chat", "missing.png"], "missing.png"),
         (["--model", "x"], "unrecognized arguments: --model x"),
@@ -255,8 +301,15 @@ def test_wrong_usage_gives_one_line_and_code_2(photos, capsys, arguments, messag
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert any(part in err for part in message.split("|")), err
+    assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_export_looks_for_its_packages_before_it_loads_a_model(photos, capsys, monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.inspector.AnomalyInspector.from_pretrained", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run("export", "x.onnx") == 2
+    assert "error: An export to ONNX needs onnx, onnxscript, onnxruntime. Run: pip" in capsys.readouterr().err
 
 
 def test_unexpected_failures_are_one_line_unless_debugging(photos, inspector, capsys, monkeypatch):
@@ -271,11 +324,19 @@ def test_unexpected_failures_are_one_line_unless_debugging(photos, inspector, ca
         run("inspect", "line", "--references", "reference", "--output", "out")
 
 
-def test_failures_are_described_for_people():
-    assert describe_error(PermissionError(13, "Permission denied", "/x")) == "Permission denied: /x"
+def test_failures_are_described_for_people(monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.errors.constants.HF_HOME", "/nobody/cache")
+    for error, line in (
+        (PermissionError(13, "Permission denied", "/x"), "Permission denied: /x"),
+        (PermissionError(13, "Permission denied", "/nobody/cache/hub"),
+         "Permission denied: /nobody/cache/hub. Set HF_HOME to a folder that you may write to."),
+        (RuntimeError("CUDA error\nstack"), "CUDA error"),
+        (ImportError("An export needs onnx."), "An export needs onnx."),
+        (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError: No module named 'x'"),
+        (AssertionError(), "AssertionError"),
+    ):  # fmt: skip
+        assert describe_error(error) == line
     assert describe_error(MemoryError()).startswith("Not enough memory.")
-    assert describe_error(RuntimeError("CUDA error\nstack")) == "CUDA error"
-    assert describe_error(AssertionError()) == "AssertionError"
 
 
 def test_a_memory_bank_may_stand_for_the_references(photos, inspector):
@@ -304,12 +365,8 @@ def test_tables_are_aligned_also_with_chinese_and_cut_to_the_width():
     assert lines[2].split("  ")[0].endswith("picture_1.png")
     assert lines[2].endswith("...")
     column = text_width(lines[0][: lines[0].index("answer")])
-    assert text_width(lines[2][: lines[2].index("是")]) == column
-    assert lines[3].index("No.") == column
-
-
-def test_a_table_holds_no_control_characters():
-    assert format_table(["x"], [["\x1b[31mred\nline"]])[2] == "?[31mred line"
+    assert text_width(lines[2][: lines[2].index("是")]) == column == lines[3].index("No.")
+    assert format_table(["x"], [["\x1b[31mred\nline"]])[2] == "?[31mred line", "no control characters"
 
 
 def test_a_chat_answers_each_line_until_it_ends(photos, inspector, capsys, monkeypatch):
@@ -317,112 +374,72 @@ def test_a_chat_answers_each_line_until_it_ends(photos, inspector, capsys, monke
     assert run("chat", "line/bad.png", "--references", "reference", "--language", "zh") == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[:3] == [
-        "异常: 中央 · 热图得分 0.980 · 对数几率 +3.00",
-        "Yes, it is bright.",
-        "It is in the middle.",
-    ]
+        "异常: 中央 · 热图得分 0.980 · 对数几率 +3.00", "Yes, it is bright.", "It is in the middle.",
+    ]  # fmt: skip
     assert out.count("It is in the middle.") == 1
     assert "`question` must end with a question mark." in err
     assert inspector.calls[0]["language"] == "zh"
-
-
-def test_a_chat_ends_with_the_input(photos, inspector, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run("chat", "line/good.png") == 0
 
 
-def test_every_command_that_is_listed_exists_and_explains_itself(capsys):
+def test_every_command_explains_itself_and_its_examples_can_be_parsed(capsys):
+    assert run("--help") == 0
+    listed = capsys.readouterr().out
     for name in cli.COMMANDS:
+        assert f"\n    {name}" in listed
         assert run(name, "--help") == 0
         assert capsys.readouterr().out.startswith(f"usage: anomalygpt {name}")
-    assert run("--help") == 0
-    out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
-    for module in (cli_inspect, cli_chat):
-        assert "examples:" in module.EPILOG
-
-
-def test_the_examples_in_the_help_can_be_parsed():
-    import argparse
-    import shlex
-
-    for name, module in (("inspect", cli_inspect), ("chat", cli_chat)):
         parser = argparse.ArgumentParser()
-        getattr(module, f"add_{name}_arguments")(parser)
-        lines = [line for line in module.EPILOG.splitlines() if f"anomalygpt {name} " in line]
-        assert len(lines) >= 3
+        importlib.import_module(f"modeling_anomalygpt.cli.{name.replace('-', '_')}").add_arguments(parser)
+        text = (HELP / f"{name}.txt").read_text(encoding="utf-8").replace("\\\n", "")
+        lines = [line.split(f"anomalygpt {name}")[1] for line in text.splitlines() if f"  anomalygpt {name}" in line]
+        assert lines
         for line in lines:
-            parser.parse_args(shlex.split(line.split(f"anomalygpt {name} ")[1].split("&&")[0]))
+            words = shlex.split(line.split("&&")[0], comments=True)
+            (parser.parse_known_args if name == "train" else parser.parse_args)(words)
 
 
-def test_no_command_shows_the_help_and_is_wrong_usage(capsys):
+def test_no_command_shows_the_help_and_the_version_is_printed(capsys):
     assert run() == 2
     assert "commands:" in capsys.readouterr().err
-
-
-def test_the_version_is_printed(capsys):
-    from modeling_anomalygpt import __version__
-
     assert run("--version") == 0
-    assert capsys.readouterr().out == f"anomalygpt {__version__}\n"
+    assert capsys.readouterr().out == f"anomalygpt {modeling_anomalygpt.__version__}\n"
 
 
 def test_help_is_answered_at_once_without_heavy_imports():
     code = (
-        "import sys; from modeling_anomalygpt.cli import main; "
-        "assert main(['--help']) == 0 and main(['inspect', '--help']) == 0; "
-        "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'cv2', 'datasets'} & set(sys.modules); "
+        "import sys; from modeling_anomalygpt.cli import COMMANDS, main; "
+        "assert main(['--help']) == 0 and not any(main([name, '--help']) for name in COMMANDS); "
+        "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'cv2', 'datasets', 'datasets_scripts'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    start = time.process_time() + sum(os.times()[2:4])
+    start = sum(os.times()[2:4])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # Processor time, so that a busy machine does not fail the test.
-    assert time.process_time() + sum(os.times()[2:4]) - start < 0.5
+    assert sum(os.times()[2:4]) - start < 0.7
 
 
 def test_a_closed_pipe_is_no_failure():
-    done = subprocess.run(
-        f"{sys.executable} -m modeling_anomalygpt.cli inspect --help | head -1",
-        shell=True, cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    command = f"{sys.executable} -m modeling_anomalygpt.cli inspect --help | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("usage:")
     assert done.stderr == ""
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in tiny_pair():
-        part.save_pretrained(folder)
-    return folder
-
-
-def test_a_real_checkpoint_inspects_and_resumes(photos, checkpoint, capsys):
-    arguments = ["inspect", "line", "--references", "reference", "--model", checkpoint, "--device", "cpu"]
+def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, monkeypatch):
+    arguments = ["inspect", "line", "--references", "reference", "--model", place / "model", "--device", "cpu"]
     assert run(*arguments, "--output", "out", "--tile", 32, "--batch-size", 2) == 0, capsys.readouterr().err
     first = rows_of("out")
-    assert {row["verdict"] for row in first} <= {"normal", "anomalous"}
+    assert {row["verdict"] for row in first} <= {"normal", "anomalous", "uncertain"}
     assert run(*arguments, "--output", "out", "--resume") == 0
     assert rows_of("out") == first
     assert capsys.readouterr().err == ""
-
-
-def test_a_real_checkpoint_holds_a_chat(photos, checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where?\n"))
-    assert run("chat", "line/bad.png", "--model", checkpoint, "--device", "cpu") == 0
+    assert run("chat", "line/bad.png", *arguments[4:]) == 0
     assert "map score" in capsys.readouterr().out
-
-
-def test_a_wrong_device_or_bank_of_another_encoder_is_one_line(photos, checkpoint, capsys):
     (photos / "bank.safetensors").write_bytes(b"junk")
     for extra in (["--device", "nowhere"], ["--references", "bank.safetensors"]):
-        assert run("inspect", "line", "--model", checkpoint, "--output", "out", *extra) == 2
-        err = capsys.readouterr().err
-        assert len(err.strip().splitlines()) == 1, err
-
-
-def test_options_for_numbers_are_checked():
-    assert cli_model_options.count("3") == 3
-    assert cli_model_options.positive("0.25") == 0.25
-    assert cli_model_options.tile_side("448") == 448
+        assert run(*arguments, "--output", "out", *extra) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -1,6 +1,3 @@
-"""The script of the report: filters, sorts, pages and draws the rows that the page holds as JSON."""
-
-SCRIPT = """
 "use strict";
 const {words, rows} = JSON.parse(document.getElementById("data").textContent);
 const state = {filter: "all", sort: "worst", up: false, search: "", view: "cards", page: 0};
@@ -8,7 +5,7 @@ const sizes = {cards: 20, table: 50, print: 200};
 const kinds = {anomalous: 0, uncertain: 1, error: 2, normal: 3};
 const missing = -Infinity;
 const orders = {
-  worst: (a, b) => kinds[a.verdict] - kinds[b.verdict] || by("odds")(b, a) || by("score")(b, a),
+  worst: (a, b) => kinds[a.verdict] - kinds[b.verdict] || by("score")(b, a) || by("odds")(b, a),
   score: (a, b) => by("score")(b, a),
   log_odds: (a, b) => by("odds")(b, a),
   area: (a, b) => b.area - a.area,
@@ -35,12 +32,12 @@ function draw(tag, options, text) {
   if (text != null) node.textContent = text;
   return node;
 }
-function fill(sentence, values) { return sentence.replace(/\\{(\\w+)\\}/g, (_, key) => values[key]); }
+function fill(sentence, values) { return sentence.replace(/\{(\w+)\}/g, (_, key) => values[key]); }
 function path(row, tag) {  // a long path may break after a slash
-  const parts = row.name.split(/(?<=[\\/\\\\])/).flatMap((part) => [part, make("wbr")]);
+  const parts = row.name.split(/(?<=[\/\\])/).flatMap((part) => [part, make("wbr")]);
   return make(tag, {title: row.path}, ...parts);
 }
-function fixed(value, digits) { return value == null ? "\\u2013" : value.toFixed(digits); }
+function fixed(value, digits) { return value == null ? "\u2013" : value.toFixed(digits); }
 
 function outlines(row) {
   const [width, height] = row.size, unit = Math.max(width, height) / 100;
@@ -59,7 +56,7 @@ function outlines(row) {
 function frame(row, withMap, height, wide) {
   const ratio = row.size[0] / row.size[1];
   const image = (address, kind) => make("img", {src: address, alt: kind === "heat" ? "" : row.name, class: kind});
-  const parts = [image(withMap && row.blended ? row.blended : row.picture, "photo")];
+  const parts = [image(row.picture, "photo")];
   if (withMap && row.map) parts.push(image(row.map, "heat"), outlines(row));
   const node = make("button", {class: "frame", type: "button", "aria-label": row.name}, ...parts);
   node.style.aspectRatio = ratio;
@@ -76,7 +73,7 @@ function enlarge(row, withMap) {
   dialog.replaceChildren(frame(row, withMap, 0, true),
     make("p", {}, make("strong", {text: row.name}), link,
       make("button", {type: "button", text: words.close, onclick: () => dialog.close()})));
-  const other = !withMap && Boolean(row.map || row.blended);
+  const other = !withMap && Boolean(row.map);
   dialog.querySelector(".frame").addEventListener("click", () => enlarge(row, other));
   if (!dialog.open) dialog.showModal();
 }
@@ -97,23 +94,27 @@ function pairs(row) {
     make("div", {class: "pairs"}, ...row.pairs.map(({region, details}) => make("div", {},
       detail(details[0], fill(words.region_detail, {n: region})), detail(details[1], words.good_detail)))));
 }
+function sentences(texts, label) {
+  return make("ul", {class: "evidence", "aria-label": label}, ...texts.map((text) => make("li", {text})));
+}
 function card(row) {
   const measure = (label, value) => make("span", {}, make("span", {text: label}), make("b", {text: value}));
-  const hasMap = row.map || row.blended;
   const facts = make("div", {class: "facts"}, path(row, "h2"),
     make("div", {class: "measures"}, badge(row), ...(row.verdict === "error" ? [] : [
-      measure(row.calibrated ? words.ratio : words.score, fixed(row.score, 3)),
-      row.odds == null ? null : measure(words.log_odds, (row.odds > 0 ? "+" : "") + fixed(row.odds, 2)),
-      row.probability ? measure(words.probability, row.probability) : null].filter(Boolean))),
+      measure(row.calibrated ? words.ratio : words.score, fixed(row.score, 3))])),
     row.error ? make("p", {class: "warning", text: row.error}) : null,
     row.differs ? make("p", {class: "warning", text: row.differs}) : null,
     row.answer ? make("blockquote", {text: row.answer}) : null,
     row.regions.length ? make("div", {class: "wide"}, regionTable(row)) : null,
-    row.evidence.length ? make("ul", {class: "evidence", "aria-label": words.evidence},
-      ...row.evidence.map((text) => make("li", {text}))) : null);
+    row.evidence.length ? sentences(row.evidence, words.evidence) : null,
+    row.statistics.length ? make("details", {class: "evidence"}, make("summary", {text: words.numbers}),
+      row.odds == null && !row.probability ? null : make("div", {class: "measures"},
+        row.odds == null ? null : measure(words.log_odds, (row.odds > 0 ? "+" : "") + fixed(row.odds, 2)),
+        row.probability ? measure(words.probability, row.probability) : null),
+      sentences(row.statistics, words.numbers)) : null);
   return make("article", {class: `card ${row.verdict}`},
     row.picture ? caption(frame(row, false, 300), words.photograph) : make("figure"),
-    hasMap ? caption(frame(row, true, 300), words.map)
+    row.map ? caption(frame(row, true, 300), words.map)
       : make("p", {class: "evidence", text: row.picture ? words.no_map : ""}),
     facts, row.pairs.length ? pairs(row) : null);
 }
@@ -123,14 +124,14 @@ function table(list) {
     ["log_odds", words.log_odds], ["area", words.region_list], ["", words.answer]];
   const head = ([key, text]) => {
     if (!key) return make("th", {text});
-    const chosen = state.sort === key, arrow = chosen ? (state.up ? " \\u25b4" : " \\u25be") : "";
+    const chosen = state.sort === key, arrow = chosen ? (state.up ? " \u25b4" : " \u25be") : "";
     const choose = () => { state.up = chosen && !state.up; state.sort = key; state.page = 0; show(); };
     return make("th", {"aria-sort": chosen && (state.up ? "ascending" : "descending")},
       make("button", {type: "button", text: text + arrow, onclick: choose}));
   };
   const line = (row) => make("tr", {},
     make("td", {}, row.picture ? frame(row, false, 64) : ""),
-    make("td", {}, row.map || row.blended ? frame(row, true, 64) : ""), path(row, "td"),
+    make("td", {}, row.map ? frame(row, true, 64) : ""), path(row, "td"),
     make("td", {}, badge(row)), make("td", {class: "number", text: fixed(row.score, 3)}),
     make("td", {class: "number", text: fixed(row.odds, 2)}),
     make("td", {text: [...new Set(row.regions.map((region) => region.place))].join(", ")}),
@@ -192,8 +193,3 @@ addEventListener("beforeprint", () => show(true));  // paper has no pages to tur
 addEventListener("afterprint", () => show());
 controls();
 show();
-"""
-"""JavaScript of the page; needs no library. Texts are only ever set as text, never as markup."""
-
-
-__all__ = ["SCRIPT"]

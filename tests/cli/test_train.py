@@ -1,55 +1,24 @@
 """`anomalygpt train` and `anomalygpt merge` as a person calls them."""
 
+import dataclasses
+import functools
 import json
+import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt.cli import main
 from modeling_anomalygpt.cli.train import parse_settings
 from modeling_anomalygpt.inspector import AnomalyInspector
-from tests.tiny import tiny_pair
 
 pytest.importorskip("peft")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A model, good photographs, and the same with a labelled test split."""
-    place = tmp_path_factory.mktemp("training")
-    model, processor = tiny_pair()
-    model.save_pretrained(place / "model")
-    processor.save_pretrained(place / "model")
-    rng = np.random.default_rng(0)
-    for folder, count in (("train/good", 4), ("test/good", 3), ("test/scratch", 3)):
-        (place / "parts" / folder).mkdir(parents=True)
-        for number in range(count):
-            picture = rng.integers(90, 130, (40, 40, 3), dtype=np.uint8)
-            if "scratch" in folder:
-                picture[10:14, 5:30] = 255
-                mask = np.zeros((40, 40), np.uint8)
-                mask[10:14, 5:30] = 255
-                (place / "parts/ground_truth/scratch").mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).save(place / f"parts/ground_truth/scratch/{number}_mask.png")
-            Image.fromarray(picture).save(place / "parts" / folder / f"{number}.png")
-    return place
-
-
-@pytest.fixture
-def call(place, monkeypatch, capfd):
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(place / "cache"))
-
-    def call(*words):
-        code = main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
-
-
+REPOSITORY = pathlib.Path(__file__).parents[2]
 QUICK = (
     "--model", "model", "--use_cpu", "True", "--short_side", "40", "--max_steps", "2", "--logging_steps", "1",
     "--per_device_train_batch_size", "2", "--save_steps", "1",
@@ -58,13 +27,13 @@ QUICK = (
 
 def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call):
     code, out, err = call(
-        "train", "--recipe", "own_parts", "--good", "parts/train/good", "--category", "plate", "--output_dir", "plate",
-        *QUICK, "--eval_dataset", "anomaly_folder=parts", "--report_to", "none",
+        "train", "--recipe", "own_parts", "--good", "parts/nut/train/good", "--category", "plate", "--output", "plate",
+        *QUICK, "--eval_dataset", "anomaly_folder=parts/nut", "--report_to", "none",
     )  # fmt: skip
     assert code == 0, err
     lines = out.splitlines()
     assert lines[0].startswith("prompt: trains ")
-    assert lines[1].startswith("plate (good, synthetic): 4 rows")
+    assert lines[1].startswith("plate (good, synthetic): 5 rows")
     assert any(line.startswith("step 2/2: loss ") for line in lines)
     assert any(line.startswith("measured: loss_lm ") and "image_auroc" in line for line in lines)
     assert lines[-2:] == [
@@ -72,7 +41,7 @@ def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call
         "try it: anomalygpt inspect PICTURE --model plate --references GOOD",
     ]
     card = (place / "plate" / "README.md").read_text(encoding="utf-8")
-    assert "plate (split good, 4 pictures, labels synthetic)" in card
+    assert "plate (split good, 5 pictures, labels synthetic)" in card
     assert 'AnomalyInspector.from_pretrained("plate")' in card
     assert json.loads((place / "plate" / "training_data.json").read_text())["datasets"][0]["name"] == "plate"
 
@@ -81,8 +50,8 @@ def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call
     answers, numbers = [], []
     for folder in ("plate", "merged"):
         inspector = AnomalyInspector.from_pretrained(folder, device="cpu")
-        inspector.set_references(["parts/train/good/0.png"], category="plate")
-        result = inspector.inspect("parts/test/scratch/0.png")
+        inspector.set_references(["parts/nut/train/good/0.png"], category="plate")
+        result = inspector.inspect("parts/nut/test/scratch/0.png")
         answers.append((result.verdict, result.answer))
         numbers.append((result.pred_score, result.log_odds))
     assert answers[0] == answers[1]
@@ -90,14 +59,12 @@ def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call
 
 
 def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, call):
-    common = ("train", "--good", "parts/train/good", "--output_dir", "again", *QUICK)
+    common = ("train", "--good", "parts/nut/train/good", "--output_dir", "again", *QUICK)
     assert call(*common)[0] == 0
     shutil.rmtree(place / "again" / "checkpoint-2")
     code, _, err = call(*common)
     assert code == 2
-    refused = (
-        "`--output_dir` must be a new folder, got 'again', which holds checkpoint-1. Add --resume to go on from it"
-    )
+    refused = "`--output` must be a new folder, got 'again', which holds checkpoint-1. Add --resume to go on from it"
     assert refused in err.splitlines()[-1]
     code, out, err = call(*common, "--resume")
     assert code == 0, err
@@ -110,18 +77,18 @@ def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, c
 def test_data_sets_are_named_with_options_and_several_at_once(call):
     code, out, err = call(
         "train", "--dataset", "rendered_parts?families=screw&num_train=2&num_test=2&size=64",
-        "--dataset", "anomaly_folder=parts?labels=real&weight=2", "--tuning", "paper", "--output_dir", "mixed", *QUICK,
+        "--dataset", "anomaly_folder=parts/nut?labels=real&weight=2", "--tuning", "paper", "--output", "mixed", *QUICK,
     )  # fmt: skip
     assert code == 0, err
     assert "rendered_parts (train, synthetic): 2 rows" in out
-    assert "anomaly_folder (test, supervised): 6 rows" in out
+    assert "anomaly_folder (test, supervised): 8 rows" in out
 
 
 def test_references_of_labelled_pictures_come_from_the_training_split(place):
     from modeling_anomalygpt.cli.training_data import training_sources
     from modeling_anomalygpt.training.arguments import DataArguments
 
-    folder = place / "parts"
+    folder = place / "parts" / "nut"
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={folder}?labels=real"]))
     source.prepare_references()
     assert source._normals.rows.dataset[0]["split"] == "train"
@@ -134,7 +101,7 @@ def test_references_of_labelled_pictures_come_from_the_training_split(place):
 
 def test_a_warning_is_one_line(place, call):
     (place / "single").mkdir()
-    shutil.copy(place / "parts/train/good/0.png", place / "single")
+    shutil.copy(place / "parts/nut/train/good/0.png", place / "single")
     code, _, err = call("train", "--good", "single", "--output_dir", "one", "--reference_share", "1", *QUICK)
     assert code == 0, err
     lines = [line for line in err.splitlines() if "arning" in line]
@@ -143,8 +110,8 @@ def test_a_warning_is_one_line(place, call):
 
 
 def test_a_folder_that_holds_a_model_is_not_written_into(call):
-    code, _, err = call("train", "--good", "parts/train/good", "--output_dir", "model", *QUICK)
-    assert (code, "`--output_dir` must be a new folder, got 'model', which holds a model" in err) == (2, True), err
+    code, _, err = call("train", "--good", "parts/nut/train/good", "--output_dir", "model", *QUICK)
+    assert (code, "`--output` must be a new folder, got 'model', which holds a model" in err) == (2, True), err
 
 
 def test_a_recipe_is_read_and_overridden(tmp_path):
@@ -164,7 +131,7 @@ def wrong(tmp_path):
     (tmp_path / "defects/test/scratch").mkdir(parents=True)
     Image.new("RGB", (40, 40)).save(tmp_path / "defects/test/scratch/0.png")
     (tmp_path / "empty").mkdir()
-    good = ("--good", "parts/train/good")
+    good = ("--good", "parts/nut/train/good")
     return [
         (("--recipe", tmp_path / "typo.yaml"), "got 'learning_rat'. Did you mean 'learning_rate'?"),
         (("--recipe", tmp_path / "broken.yaml"), "is not readable YAML"),
@@ -180,16 +147,16 @@ def wrong(tmp_path):
             "mvtec_ad must name a folder, got '/gone', which does not exist",
         ),
         (("--dataset", f"anomaly_folder={tmp_path}/defects?split=test"), "must hold normal pictures (label 0)"),
-        (("--dataset", "anomaly_folder=parts?labels=true"), "must be synthetic or real, got 'true'"),
-        (("--dataset", "anomaly_folder=parts?weight"), "must read key=value&key=value"),
+        (("--dataset", "anomaly_folder=parts/nut?labels=true"), "must be synthetic or real, got 'true'"),
+        (("--dataset", "anomaly_folder=parts/nut?weight"), "must read key=value&key=value"),
         (("--conversations", "gone.json"), "`--conversations` must be a JSON file, got 'gone.json'"),
         ((*good, "--tuning", "lorra"), "`tuning` must be one of paper, prompt, lora, full, got 'lorra'"),
         ((*good, "--train_parts", "eyes"), "`train_parts` must be among the model's own parts"),
         ((*good, "--mixture", "perlin"), "`mixture` must be nsa or mixed, got 'perlin'"),
         ((*good, "--model", "nowhere/at/all"), "`model` must be a folder or a Hub id, got 'nowhere/at/all'"),
-        ((*good, "--metric_for_best_model", "image_auroc"), "needs labelled pictures, got none. Add --eval_dataset"),
+        ((*good, "--metric_for_best_model", "image_auroc"), "needs labelled pictures, got none. Add --eval-dataset"),
         ((*good, "--resume_from_checkpoint", "gone"), "`resume_from_checkpoint` must be a whole checkpoint, got gone"),
-        ((*good, "--learning_rat", "1"), "unrecognized arguments: --learning_rat"),
+        ((*good, "--learning_rat", "1"), "unrecognized arguments: --learning_rat 1. Did you mean '--learning_rate'?"),
     ]
 
 
@@ -207,14 +174,32 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(place, call, tmp_path):
 def test_an_adapter_cannot_be_trained_again_and_a_checkpoint_cannot_be_merged(place, call):
     (place / "adapter").mkdir()
     (place / "adapter" / "adapter_config.json").write_text("{}")
-    code, _, err = call("train", "--model", "adapter", "--good", "parts/train/good", "--output_dir", "twice")
+    code, _, err = call("train", "--model", "adapter", "--good", "parts/nut/train/good", "--output_dir", "twice")
     assert (code, "must be a whole checkpoint, got the adapter 'adapter'. Merge it first" in err) == (2, True), err
     code, _, err = call("merge", "model", "--output", "other")
     assert (code, "`adapter` must be an adapter, got 'model'" in err) == (2, True), err
 
 
-def test_help_shows_examples(call):
-    code, out, _ = call("train", "--help")
-    assert code == 0
-    assert "anomalygpt train --recipe own_parts --good" in out
-    assert "--num_virtual_tokens" in out
+def test_the_help_is_quick_and_names_the_options_that_matter(call):
+    from modeling_anomalygpt.cli.train import _classes
+
+    code = "import sys; from modeling_anomalygpt import cli; cli.main(['train', '--help']); print(*sys.modules)"
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    out = run([sys.executable, "-c", code]).stdout
+    shown, _, modules = out.rstrip().rpartition("\n")
+    assert not {"torch", "transformers", "numpy"} & set(modules.split())
+    options = set(re.findall(r"--[a-z][\w-]*", shown))
+    own = {
+        field.name
+        for cls in _classes()
+        for field in dataclasses.fields(cls)
+        if field.init
+        and (cls.__module__.startswith("modeling_anomalygpt") and field.name in vars(cls).get("__annotations__", ()))
+    }
+    assert {f"--{name.replace('_', '-')}" for name in own} - {"--output-dir"} <= options
+    assert {"--recipe", "--output", "--seed", "--num-train-epochs", "--help-all"} <= options
+    assert "own_parts, paper_mvtec" in shown
+    everything = call("train", "--help-all")[1]
+    others = {"--help", "--recipe", "--help-all", "--references", "--nproc_per_node"}
+    for option in options - others:
+        assert option in everything, option
