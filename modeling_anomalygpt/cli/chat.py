@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     load_picture(args.image)  # a wrong path is refused before the model is loaded
     inspector = load_inspector(args, find_references(args))
-    result = inspector.inspect(args.image, **inspection_options(args))
+    result = inspector.inspect(args.image, inspection_options(args))
     words = report_words(args.language)
     print(summary(result, args.language))
     print(result.answer)

@@ -4,13 +4,16 @@ Imports nothing heavy before the arguments are known to be good.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from .options import (
     add_inspection_options,
@@ -29,7 +32,13 @@ from .tables import format_table, printable
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
 MAX_ERROR_LINES = 5
-_COLOURS = {"anomalous": "\033[31m", "normal": "\033[32m", "uncertain": "\033[35m", "error": "\033[33m"}
+_COLOURS = {
+    "anomalous": "\033[31m",
+    "normal": "\033[32m",
+    "uncertain": "\033[35m",
+    "unknown": "\033[35m",
+    "error": "\033[33m",
+}
 _RESULTS = "results.jsonl"
 _FILES = (_RESULTS, "results.csv", "report.html", "pictures.jsonl", "overlays", "maps")
 
@@ -56,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt inspect`; returns the exit code."""
-    from ..images import distinct_names, find_pictures
+    from ..images import find_pictures
 
     folder = choose_folder(args.output, args.resume)
     queries = find_pictures(args.query, without=folder)
@@ -68,11 +77,20 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     check_model(args.model)
     _check_writable(folder)
+    with _only_writer(folder):
+        return _inspect(args, folder, queries, references, normals)
+
+
+def _inspect(
+    args: argparse.Namespace, folder: pathlib.Path, queries: list[str], references: list[str], normals: list[str]
+) -> int:
+    from ..images import distinct_names
+
     inspector = load_inspector(args, references)
     if args.model is None and not references:
         print(
-            "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references it calls "
-            "most photographs normal. Give one to four good ones.",
+            "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references there is "
+            "no verdict. Give one to four good ones.",
             file=sys.stderr,
         )
     if normals:
@@ -88,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         progress=sys.stderr.isatty() and len(queries) > 1,
         results_file=folder / _RESULTS,
         resume=args.resume,
-        **inspection_options(args),
+        options=inspection_options(args),
     )
     try:
         for name, result in zip(distinct_names(queries), results, strict=True):
@@ -154,6 +172,17 @@ def _check_writable(folder: pathlib.Path) -> None:
         reason = error.strerror or str(error)
         line = f"Cannot write to the output folder {str(folder)!r}: {reason}. Choose another --output."
         raise OSError(line) from error
+
+
+@contextlib.contextmanager
+def _only_writer(folder: pathlib.Path) -> Iterator[None]:
+    """Refuses a folder that another run is writing."""
+    try:
+        with FileLock(folder / ".inspect.lock", timeout=0):
+            yield
+    except Timeout as error:
+        line = f"The output folder {str(folder)!r} is being written by another run. Wait for it, or choose another."
+        raise RuntimeError(line) from error
 
 
 def _put_aside(folder: pathlib.Path) -> None:
@@ -235,6 +264,7 @@ def _print_results(results: Sequence[Any], language: str) -> None:
     seconds = sum(result.seconds for result in results)
     parts = [f"{counts['anomalous']} anomalous", f"{counts['normal']} normal"]
     parts += [f"{counts['uncertain']} uncertain"] if counts["uncertain"] else []
+    parts += [f"{counts['unknown']} without a verdict"] if counts["unknown"] else []
     parts += [f"{counts['error']} unreadable"] if counts["error"] else []
     noun = "picture" if len(results) == 1 else "pictures"
     print(f"\n{len(results)} {noun}: {', '.join(parts)}; {seconds:.1f} s ({seconds / len(results):.2f} s each)")
@@ -254,7 +284,7 @@ def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
     if len(unread) > MAX_ERROR_LINES:
         more = len(unread) - MAX_ERROR_LINES
         print(f"anomalygpt inspect: and {more} more that cannot be inspected; results.csv says why.", file=sys.stderr)
-    if fail_on_anomaly and any(result.verdict in ("anomalous", "uncertain") for result in results):
+    if fail_on_anomaly and any(result.verdict in ("anomalous", "uncertain", "unknown") for result in results):
         return 1
     # A gate must not open for pictures that nobody has seen.
     return 2 if len(unread) == len(results) or (unread and fail_on_anomaly) else 0

@@ -36,16 +36,18 @@ def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
-def inspection_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Keywords of [`AnomalyInspector.inspect`] and `inspect_many`."""
-    return {
-        "question": args.question,
-        "language": args.language,
-        "category": args.category,
-        "description": args.description,
-        "use_language": not args.no_language,
-        "mm_per_pixel": args.mm_per_pixel,
-    }
+def inspection_options(args: argparse.Namespace) -> Any:
+    """The [`InspectionOptions`] of a command line."""
+    from ..inspector import InspectionOptions
+
+    return InspectionOptions(
+        question=args.question,
+        language=args.language,
+        category=args.category,
+        description=args.description,
+        use_language=not args.no_language,
+        mm_per_pixel=args.mm_per_pixel,
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser, tile: bool = False) -> Any:
@@ -73,11 +75,10 @@ def load_model(args: argparse.Namespace, **options: Any) -> Any:
 def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
     """The [`AnomalyInspector`] with its references: picture files, or one memory bank."""
     inspector = load_model(args, tile=args.tile)
-    words = {"category": args.category or "object", "description": args.description}
     if _is_memory_bank(references):
-        inspector.load_references(references[0], **words)
+        inspector.load_references(references[0], args.category, args.description)
     elif references:
-        inspector.set_references(references, **words)
+        inspector.set_references(references, args.category or "object", args.description)
     return inspector
 
 

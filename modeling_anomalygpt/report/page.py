@@ -30,7 +30,7 @@ MAX_FOLDERS = 40
 _FOLDER = pathlib.Path(__file__).parent
 # Sentences with numbers that say how far to trust a verdict: behind a click. The first is about the good pictures,
 # the same for every picture, and stands once, beside them.
-_ABOUT_REFERENCES = "few_normals"
+_ABOUT_REFERENCES = "few_references"
 _STATISTICS = ("map_above", "map_below", "language_yes", "language_no")
 _DENIALS, _CONFIRMATIONS = ("no", "不", "没", "否"), ("yes", "是", "有")
 

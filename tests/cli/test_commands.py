@@ -21,7 +21,7 @@ from modeling_anomalygpt.cli.tables import format_table, text_width
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.images import PictureError, load_picture
 from modeling_anomalygpt.regions import find_regions
-from modeling_anomalygpt.results import InspectionResult, ResultsFile
+from modeling_anomalygpt.results import InspectionResult, ResultsFile, source_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 HELP = ROOT / "modeling_anomalygpt" / "cli" / "help"
@@ -36,35 +36,46 @@ class StandIn:
     def __init__(self):
         self.calls, self.references, self.calibrated = [], None, None
 
-    def set_references(self, pictures, **options):
-        self.references = [load_picture(picture).size for picture in pictures], options
+    def set_references(self, images, category, description):
+        options = {"category": category, "description": description}
+        self.references = [load_picture(image).size for image in images], options
 
-    def load_references(self, path, **options):
-        self.references = path, options
+    def load_references(self, path, category, description):
+        self.references = path, {"category": category, "description": description}
 
     def calibrate(self, normals, max_false_alarm, progress):
         self.calibrated = normals, max_false_alarm
         learned = {"num_normals": 20, "supported_false_alarm_rate": 0.139, "confidence": 0.95, "enough": False}
         return learned | {"needed": 149, "num_stopped": 3}
 
-    def inspect(self, picture, **options):
-        self.calls.append(options)
-        return self._result(picture, load_picture(picture), options)
+    def inspect(self, picture, options):
+        self.calls.append(vars(options))
+        return self._result(picture, load_picture(picture), vars(options))
 
-    def inspect_many(self, pictures, batch_size=1, progress=True, results_file=None, resume=False, **options):
+    def inspect_many(self, pictures, options, batch_size=1, progress=True, results_file=None, resume=False):
+        options = vars(options)
         self.calls.append(options | {"batch_size": batch_size})
         rows = ResultsFile(results_file, resume)
+        try:
+            yield from self._results(pictures, options, rows)
+        finally:
+            rows.close()
+
+    def _results(self, pictures, options, rows):
         for number, picture in enumerate(pictures):
             if number == self.stop_at:
                 raise self.stop_with
-            if picture in rows.finished:
-                rows.finished[picture].evidence["resumed"] = True
-                yield rows.finished[picture]
+            known = rows.finished(picture)
+            if known is not None:
+                known.evidence["resumed"] = True
+                yield known
                 continue
+            source = source_of(picture)
             try:
                 result = self._result(picture, load_picture(picture), options)
             except (PictureError, OSError) as error:
                 result = InspectionResult(picture, "error", error=str(error))
+            result.source = source
             rows.append(result)
             yield result
 
@@ -152,7 +163,7 @@ def test_options_reach_the_inspector(photos, inspector, monkeypatch):
     assert inspector.calls == [
         {
             "batch_size": 3, "question": "有吗？", "language": "zh", "category": None, "description": "圆的",
-            "use_language": False, "mm_per_pixel": 0.5,
+            "use_language": False, "mm_per_pixel": 0.5, "localization": "auto", "answer": True,
         }
     ]  # fmt: skip
     assert rows_of("out")[0]["regions"][0]["width_mm"] == 2.5
@@ -228,9 +239,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert "--resume" in err
     assert "Traceback" not in err
     inspector.stop_at = None
-    (photos / "line" / "bad.png").write_bytes(b"overwritten since it was judged")
+    draw(photos / "line" / "bad.png")  # another part since it was judged
     assert run("inspect", "line", "--output", "out", "--resume") == 0
-    assert [row["image"] for row in rows_of("out")] == ["line/bad.png", "line/good.png"]
+    rows = {row["image"]: row["verdict"] for row in rows_of("out")}
+    assert rows == {"line/bad.png": "normal", "line/good.png": "normal"}
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
 
 
@@ -256,7 +268,7 @@ def test_names_of_any_length_get_their_files(photos, inspector, name):
 
 
 def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector, capsys):
-    inspector.reasons = (("unlike", "Another part?"), ("few_normals", "Four support 53 %."))
+    inspector.reasons = (("unlike", "Another part?"), ("few_references", "Four support 53 %."))
     assert run("inspect", "line/bad.png", "--output", "out") == 0
     out = capsys.readouterr().out
     assert "Another part?" in out
@@ -342,7 +354,7 @@ def test_failures_are_described_for_people(monkeypatch):
 def test_a_memory_bank_may_stand_for_the_references(photos, inspector):
     (photos / "bank.safetensors").write_bytes(b"")
     assert run("inspect", "line", "--references", "bank.safetensors", "--output", "out") == 0
-    assert inspector.references == ("bank.safetensors", {"category": "object", "description": None})
+    assert inspector.references == ("bank.safetensors", {"category": None, "description": None})
 
 
 def test_a_long_table_on_a_terminal_leaves_the_normal_ones_out(photos, inspector, capsys, monkeypatch):
@@ -433,9 +445,11 @@ def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, mon
     assert run(*arguments, "--output", "out", "--tile", 32, "--batch-size", 2) == 0, capsys.readouterr().err
     first = rows_of("out")
     assert {row["verdict"] for row in first} <= {"normal", "anomalous", "uncertain"}
-    assert run(*arguments, "--output", "out", "--resume") == 0
+    assert run(*arguments, "--output", "out", "--tile", 32, "--resume") == 0
     assert rows_of("out") == first
     assert capsys.readouterr().err == ""
+    assert run(*arguments, "--output", "out", "--resume") == 2
+    assert "was made with another model, references" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where?\n"))
     assert run("chat", "line/bad.png", *arguments[4:]) == 0
     assert "map score" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_a_checkpoint_that_saw_the_pictures_is_refused_unless_forced(place, call
     ("words", "message"),
     [
         (("evaluate", "--dataset", "mvtec", "--output", "x.csv"), "`--dataset` must begin with one of mvtec_ad"),
-        ((*DATA, "--data-dir", "nowhere", "--output", "x.csv"), "must name a folder, got 'nowhere'"),
+        ((*DATA, "--data-dir", "nowhere", "--output", "x.csv"), "must be a folder that exists, got 'nowhere'"),
         ((*DATA, "--output", "nowhere/x.csv"), "`--output` must be in a folder that exists"),
         ((*DATA, "--output", "x.csv", "--k-shot", "many"), "must be a whole number of at least 0, got 'many'; or all"),
         ((*DATA, "--output", "x.csv", "--limit", "1"), "`--limit` must be at least 2"),

@@ -102,7 +102,7 @@ def test_files_that_are_no_questions_are_told(tmp_path, content, message):
 
 def test_an_answers_likelihood_is_the_mean_over_its_tokens(inspector):
     model, processor = inspector.model, inspector.processor
-    look = inspector.observer.look([Image.new("RGB", (28, 28), "grey")], "object", "auto")
+    (look,) = inspector.encoder.encode([Image.new("RGB", (28, 28), "grey")], None, "object", "auto")
     turns = [
         {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A nut."},
         {"role": "user", "content": "Sure?"},
@@ -130,7 +130,9 @@ def test_detection_is_the_models_own_question_and_others_the_likeliest_option(pl
     answerer = MMADAnswerer(inspector, place, k_shot=1)
     image = "VisA/bolt/test/bad/1.png"
     detection, kind = answerer.answer(*questions[image])
-    look = inspector.observer.look([Image.open(place / image).convert("RGB")], "object", "auto")
+    (look,) = inspector.encoder.encode(
+        [Image.open(place / image).convert("RGB")], inspector.references, "object", "auto"
+    )
     turns = [{"role": "user", "content": "Is there any anomaly in the image?"}]
     _, (log_odds,) = inspector.dialogue.answer([turns], look.image_tokens, "en", 1)
     assert detection["given"] == ("A" if log_odds > 0 else "B")

@@ -211,8 +211,8 @@ def test_damaged_names_and_numbers_do_not_stop_the_report(tmp_path):
         ("normal", 0.1, {"answer": "Yes, it is.", "question": "Is it good?"}, ""),
         ("anomalous", 0.9, {}, ""),
         ("uncertain", 0.9, {}, ""),
-        ("normal", 1.4, {"evidence": {"limit": 0.2}}, "the map reaches"),
-        ("normal", 0.9, {"evidence": {"limit": 0.2}}, ""),  # a ratio is judged by 1
+        ("normal", 1.4, {"evidence": {"threshold": 0.2}}, "the map reaches"),
+        ("normal", 0.9, {"evidence": {"threshold": 0.2}}, ""),  # a ratio is judged by 1
     ],
 )
 def test_a_verdict_that_map_or_answer_contradict_is_pointed_at_and_counted(tmp_path, verdict, score, changes, said):
@@ -238,9 +238,9 @@ def test_each_picture_has_its_own_threshold(tmp_path):
 
 
 def test_reasons_are_in_plain_words_and_statistics_behind_a_click(tmp_path):
-    reasons = {"close": "The map is near its limit.", "map_above": "1.02 times.", "few_normals": "Two promise little."}
+    reasons = {"close": "The map is near its limit.", "map_above": "1.02 times.", "few_references": "Two promise little."}
     evidence = {
-        "limit": 0.2,
+        "threshold": 0.2,
         "reasons": [{"kind": kind, "text": text} for kind, text in reasons.items()],
         "peak": {"x": 3, "y": 4, "score": 0.6},
     }
