@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_scripts.anomaly_files import content_digest, picture_size, read_mask, resolve_inside
-from datasets_scripts.validation import closest
+from datasets_scripts.anomaly_files import closest, content_digest, read_mask, resolve_inside
+from modeling_anomalygpt.images import picture_size
 
 from ..drawn_trees import SIZE, blob, draw_mask
 
@@ -38,7 +38,7 @@ def test_bad_masks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must name at least one mask file, got none"):
         read_mask([])
     (tmp_path / "c.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="Masks must be readable pictures, got .*c.png"):
+    with pytest.raises(ValueError, match="must be a picture, .*c.png' is none"):
         read_mask([tmp_path / "c.png"])
 
 

@@ -198,7 +198,7 @@ def test_defects_in_train_and_loose_pictures_are_refused_in_the_published_set(mv
 
 def test_a_damaged_picture_is_named(mvtec):
     (mvtec / "grid" / "train" / "good" / "001.png").write_bytes(b"not a picture")
-    broken(mvtec, "Pictures must be readable, got .*train/good/001.png", category="grid")
+    broken(mvtec, "must be a picture, .*train/good/001.png' is none", category="grid")
 
 
 def test_duplicates_across_train_and_test_are_listed_in_a_warning(mvtec):
