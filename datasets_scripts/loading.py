@@ -76,7 +76,7 @@ def load_builder(
                 f"Options of {name!r} must be among {', '.join(known) or '(there is none)'}, got {option!r}."
                 f"{closest(option, known)}"
             )
-    with _writable_cache(cache_dir):
+    with _writable_cache(cache_dir, data_dir):
         return builder_class(cache_dir=None if cache_dir is None else str(cache_dir), data_dir=data_dir, **options)
 
 
@@ -122,13 +122,13 @@ def load_anomaly_dataset(
     builder = load_builder(name, data_dir, category, cache_dir, **options)
     if streaming:
         return builder.as_streaming_dataset(split=split)
-    with _writable_cache(cache_dir):
+    with _writable_cache(cache_dir, data_dir):
         builder.download_and_prepare()
     return builder.as_dataset(split=split)
 
 
 @contextlib.contextmanager
-def _writable_cache(cache_dir: str | os.PathLike | None) -> Iterator[None]:
+def _writable_cache(cache_dir: str | os.PathLike | None, data_dir: str | os.PathLike | None) -> Iterator[None]:
     """Says where prepared data may go where they cannot be written (a user without a home, a full disk).
 
     What a builder says of its own files is raised as it is, not as an error of the generation.
@@ -139,7 +139,8 @@ def _writable_cache(cache_dir: str | os.PathLike | None) -> Iterator[None]:
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from error
     except OSError as error:
-        if not isinstance(error, PermissionError) and error.errno not in (errno.EROFS, errno.ENOSPC):
+        reading = data_dir is not None and str(error.filename).startswith(os.path.abspath(data_dir))
+        if reading or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
             raise
         raise type(error)(
             error.errno,
