@@ -396,11 +396,11 @@ def opens_plainly(picture: str | os.PathLike) -> bool:
         picture (`str` or `os.PathLike`): A local file, or a page of one.
 
     Returns:
-        `bool`: False for deep values, transparency, palettes, HEIC and further pages.
+        `bool`: False for deep values, transparency, palettes, HEIC and pages that are named.
     """
     name = _name(picture)
     path, page = _path(picture, name)
-    if page > 1 or path.suffix.lower() in _HEIF_SUFFIXES:
+    if split_page(picture)[0] != os.fsdecode(picture) or path.suffix.lower() in _HEIF_SUFFIXES:
         return False
     with _readable(name, MAX_PIXELS), _decoded(path, page, name, MAX_PIXELS) as image:
         return image.mode in ("1", "L", "RGB") and not _is_deep(image) and "transparency" not in image.info
