@@ -57,6 +57,7 @@ setup(
     ],
     extras_require={
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
+        "heic": ["pillow-heif>=0.20"],  # photographs of telephones
         "demo": ["gradio>=6.20,<7"],
         "quantization": ["bitsandbytes>=0.48"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],

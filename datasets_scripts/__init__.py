@@ -6,7 +6,7 @@ from importlib import import_module
 
 _EXPORTS = {
     "AnomalyFolder": "anomaly_folder",
-    "COLUMNS": "schema",
+    "COLUMNS": "anomaly_builder",
     "Conversations": "conversations",
     "CrackForest": "crack_forest",
     "DATASET_NAMES": "loading",
@@ -14,7 +14,7 @@ _EXPORTS = {
     "Defect": "rendering.defects",
     "FAMILIES": "rendering.products",
     "HELD_BACK_FAMILIES": "rendering.products",
-    "LABEL_NAMES": "schema",
+    "LABEL_NAMES": "anomaly_builder",
     "MVTecAD": "mvtec_ad",
     "MVTecLOCO": "mvtec_loco",
     "Product": "rendering.products",
@@ -26,14 +26,14 @@ _EXPORTS = {
     "VisA": "visa",
     "apply_defect": "rendering.defects",
     "data_card": "publishing",
-    "find_duplicates": "validation",
+    "find_duplicates": "anomaly_files",
     "load_anomaly_dataset": "loading",
     "load_builder": "loading",
     "render_pair": "rendering.products",
     "render_part": "rendering.products",
     "render_product": "rendering.products",
     "save_parquet": "publishing",
-    "schema_features": "schema",
+    "schema_features": "anomaly_builder",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -1,4 +1,4 @@
-"""What all builders of anomaly data sets have in common: checks, the rows of the schema, a cache that sees changes.
+"""What all builders of anomaly data sets have in common: the schema, checks, a cache that sees changes.
 
 Knows `datasets` and records. Does not know any data set's layout: a builder's `find_records` does.
 """
@@ -15,96 +15,102 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from .anomaly_files import AnomalyRecord, files_fingerprint, picture_size, read_mask
-from .validation import check_category, check_data_dir, check_masks, check_pictures, warn_about_duplicates
+from modeling_anomalygpt.images import bit_depth, load_mask, load_picture, opens_plainly, picture_size
 
-__all__ = ["AnomalyBuilder", "AnomalyConfig", "category_configs", "encode_mask", "source_files"]
+from .anomaly_files import (
+    AnomalyRecord,
+    check_category,
+    check_data_dir,
+    check_masks,
+    files_fingerprint,
+    read_mask,
+    warn_about_duplicates,
+)
 
-_SHARED_SOURCES = ("anomaly_builder", "anomaly_files", "mvtec_layout", "own_metadata", "schema", "validation")
+__all__ = ["COLUMNS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
+__all__ += ["encode_picture", "schema_features"]
+
+COLUMNS: tuple[str, ...] = ("image", "mask", "label", "category", "defect_type", "image_id", "split")
+"""The columns of all inspection data sets, in order."""
+
+LABEL_NAMES: tuple[str, str] = ("normal", "anomalous")
+"""Names of the two labels."""
+
+
+def schema_features() -> datasets.Features:
+    """Column types that every builder yields.
+
+    Returns:
+        [`~datasets.Features`]: `image` in RGB; `mask`, one channel of 0 and 255, null where no pixel annotation
+        exists; `label` (0 normal, 1 anomalous); `category`; `defect_type` (`"good"` without defect); `image_id`,
+        unique in the data set; `split`.
+
+    Example:
+    ```python
+    >>> schema_features()["label"].names
+    ['normal', 'anomalous']
+
+    ```
+    """
+    types = (datasets.Image(mode="RGB"), datasets.Image(mode="L"), datasets.ClassLabel(names=list(LABEL_NAMES)))
+    text = datasets.Value("string")
+    return datasets.Features(dict(zip(COLUMNS, (*types, text, text, text, text), strict=True)))
 
 
 @dataclass
 class AnomalyConfig(datasets.BuilderConfig):
-    """
-    What can be chosen of an anomaly data set.
+    """What can be chosen of an anomaly data set.
 
     Args:
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
+        category (`str`, *optional*): The only category to read; `None` reads all.
     """
 
     category: str | None = None
 
 
-def category_configs(
-    categories: tuple[str, ...], version: datasets.Version, config_class: type[AnomalyConfig] = AnomalyConfig
-) -> list[AnomalyConfig]:
-    """
-    Make the configurations of a data set with fixed categories: `all`, and one of each category's name.
+def category_configs(categories: tuple[str, ...], config_class: type[AnomalyConfig] = AnomalyConfig) -> list:
+    """Make the configurations of a data set with fixed categories: `all`, and one of each category's name.
 
     Args:
         categories (`tuple[str, ...]`): The categories.
-        version (`datasets.Version`): Version of the builder.
         config_class (`type[AnomalyConfig]`): Class of the configurations.
 
     Returns:
         `list[AnomalyConfig]`: The configurations, `all` first.
     """
+    version = FolderBuilder.VERSION
     configs = [config_class(name="all", version=version)]
     return configs + [config_class(name=category, version=version, category=category) for category in categories]
 
 
-def encode_mask(mask: np.ndarray, name: str) -> dict[str, Any]:
-    """
-    Write a mask as the PNG an `Image` column stores: one channel, 0 normal and 255 anomalous.
+def encode_picture(picture: np.ndarray | Image.Image, name: str) -> dict[str, Any]:
+    """Write a picture or a mask as the PNG that an `Image` column stores.
 
     Args:
-        mask (`np.ndarray` of shape `(height, width)`, bool): True on the anomaly.
+        picture (`np.ndarray` of shape `(height, width)`, bool, or `PIL.Image.Image`): A mask, True on the anomaly,
+            which is written as 0 and 255; or a picture.
         name (`str`): File name kept beside the bytes.
 
     Returns:
         `dict`: `{"bytes", "path"}`.
     """
     file = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(file, format="PNG")
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.astype(np.uint8) * 255)
+    image.save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": name}
 
 
-def source_files(builder_class: type) -> list[Path]:
-    """
-    List the code a builder's rows depend on.
+class FolderBuilder(datasets.GeneratorBasedBuilder):
+    """A builder of files in a folder, whose cache is left when a file or the code changes.
 
     Args:
-        builder_class (`type`): The builder.
-
-    Returns:
-        `list[Path]`: Its own file and the shared ones beside it.
-    """
-    folder = Path(__file__).parent
-    names = (*_SHARED_SOURCES, builder_class.__module__.rpartition(".")[2])
-    return [path for path in (folder / f"{name}.py" for name in names) if path.is_file()]
-
-
-class AnomalyBuilder(datasets.GeneratorBasedBuilder):
-    """
-    A builder whose rows are pictures on disk. A data set gives its facts and `find_records`.
-
-    The cache is left when a file or the code changes. Masks are merged into one picture of 0 and 255; without any the
-    column is null.
-
-    Args:
-        cache_dir (`str`, *optional*):
-            Folder of the prepared data.
-        data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the data set.
-        hash (`str`, *optional*):
-            What `datasets` 3 hands to scripts; joined to the fingerprint of the files.
-        kwargs:
-            As for `datasets.GeneratorBasedBuilder`: `config_name`, `category`, ...
+        cache_dir (`str`, *optional*): Folder of the prepared data.
+        data_dir (`str` or `os.PathLike`, *optional*): Folder that holds the data set.
+        hash (`str`, *optional*): Joined to the fingerprint of the files.
+        kwargs: As for `datasets.GeneratorBasedBuilder`: `config_name`, `category`, ...
     """
 
     VERSION = datasets.Version("1.0.0")
-    BUILDER_CONFIG_CLASS = AnomalyConfig
     LAYOUT: ClassVar[str] = ""
     FEATURES: ClassVar[datasets.Features]
     INFO: ClassVar[dict[str, str]] = {}  # description, citation, homepage, license
@@ -119,16 +125,29 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
     ) -> None:
         if data_dir is not None:
             data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
-            hash = (hash or "") + files_fingerprint(data_dir, source_files(type(self)))
-        config_name = kwargs.get("config_name")
-        if config_name is not None and self.BUILDER_CONFIGS:
-            check_category(config_name, list(self.builder_configs))
+            hash = (hash or "") + files_fingerprint(data_dir, sorted(Path(__file__).parent.glob("*.py")))
+        if self.BUILDER_CONFIGS:
+            check_category(kwargs.get("config_name"), list(self.builder_configs))
         super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=self.FEATURES, **self.INFO)
+
+
+class AnomalyBuilder(FolderBuilder):
+    """A builder whose rows are pictures on disk. A data set gives its facts and `find_records`.
+
+    Masks are merged into one picture of 0 and 255; without any the column is null. Pictures that not every program
+    shows as `load_picture` does (deep values, cut-outs, pages) stand in the rows as PNG; the depth of their values is
+    found once a category, from its training pictures where there are any.
+    """
+
+    BUILDER_CONFIG_CLASS = AnomalyConfig
+    FEATURES = schema_features()
 
     @abc.abstractmethod
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
-        """
-        Find the pictures, and check the layout.
+        """Find the pictures, and check the layout.
 
         Args:
             data_dir (`Path`): Folder that holds the data set.
@@ -139,8 +158,7 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
         """
 
     def mask_size(self, path: str) -> tuple[int, int]:
-        """
-        Read the size of a mask file.
+        """Read the size `(height, width)` of a mask file.
 
         Args:
             path (`str`): A mask file.
@@ -148,11 +166,10 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
         Returns:
             `tuple[int, int]`: `(height, width)`.
         """
-        return picture_size(path)
+        return load_mask(path).shape if path.endswith(".json") else picture_size(path)
 
     def read_mask(self, record: AnomalyRecord) -> np.ndarray:
-        """
-        Read the mask files of a picture as one.
+        """Read the mask files of a picture as one.
 
         Args:
             record (`AnomalyRecord`): A picture with masks.
@@ -163,35 +180,38 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
         return read_mask(record.masks)
 
     def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
-        """
-        Make the row of one picture.
+        """Make the row of one picture.
 
         Args:
             record (`AnomalyRecord`): The picture.
 
         Returns:
             `dict`: The columns of the schema.
-        """
-        mask = encode_mask(self.read_mask(record), os.path.basename(record.masks[0])) if record.masks else None
-        return {
-            "image": record.image,
-            "mask": mask,
-            "label": record.label,
-            "category": record.category,
-            "defect_type": record.defect_type,
-            "image_id": record.image_id,
-            "split": record.split,
-        }
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=self.FEATURES, **self.INFO)
+        Raises:
+            ValueError: If the mask of an anomalous picture is empty.
+        """
+        image, mask = record.image, None
+        if not opens_plainly(image):
+            picture = load_picture(image, self._bits.get(record.category))
+            image = encode_picture(picture, os.path.basename(image))
+        if record.masks:
+            mask = self.read_mask(record)
+            if record.label == 1 and not mask.any():
+                raise ValueError(
+                    f"The mask of an anomalous picture must mark something, got an empty one: {record.masks[0]!r} for "
+                    f"{record.image!r}. Draw it, take the mask out, or call the picture good."
+                )
+            mask = encode_picture(mask, os.path.basename(record.masks[0]))
+        facts = (record.label, record.category, record.defect_type, record.image_id, record.split)
+        return dict(zip(COLUMNS, (image, mask, *facts), strict=True))
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         data_dir = check_data_dir(self.config.data_dir, self.LAYOUT)
         records = self.find_records(data_dir, self.config.category)
-        check_pictures(records)
         check_masks(records, self.mask_size)
         warn_about_duplicates(records)
+        self._bits = _bit_depths(records)
         by_split: dict[str, list[AnomalyRecord]] = {}
         for record in records:
             by_split.setdefault(record.split, []).append(record)
@@ -201,3 +221,12 @@ class AnomalyBuilder(datasets.GeneratorBasedBuilder):
     def _generate_examples(self, records: list[AnomalyRecord]) -> Iterator[tuple[str, dict[str, Any]]]:
         for record in records:
             yield record.image_id, self.make_row(record)
+
+
+def _bit_depths(records: list[AnomalyRecord]) -> dict[str, int | None]:
+    """How many bits the pictures of each category use, where it has any that are not plain."""
+    pictures: dict[str, dict[str, list[str]]] = {}
+    for record in records:
+        if not opens_plainly(record.image):
+            pictures.setdefault(record.category, {}).setdefault(record.split, []).append(record.image)
+    return {name: bit_depth(splits.get("train") or sum(splits.values(), [])) for name, splits in pictures.items()}

@@ -1,55 +1,59 @@
-"""Picture files on disk, and the record that says what one picture is: the ground all builders of files stand on.
+"""Files of anomaly data sets: the record that says what one picture is, listings, masks, and checks of them all.
 
-Knows folders, file names and masks. Does not know which data set they belong to, nor the `datasets` library.
+Knows folders, names, masks and messages that say what to do. Does not know which data set is read, nor the `datasets`
+library.
 """
 
+import csv
+import difflib
 import hashlib
+import io
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+
+from modeling_anomalygpt.images import PICTURE_SUFFIXES, load_mask, picture_pages, picture_size, split_page
 
 __all__ = [
-    "PICTURE_SUFFIXES",
     "AnomalyRecord",
+    "check_category",
+    "check_data_dir",
+    "check_files_exist",
+    "check_masks",
+    "closest",
     "content_digest",
     "files_fingerprint",
+    "find_duplicates",
     "list_folders",
+    "list_masks",
     "list_pictures",
-    "picture_size",
     "read_mask",
+    "read_table",
     "resolve_inside",
+    "warn_about_duplicates",
 ]
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _LISTED_SUFFIXES = (*PICTURE_SUFFIXES, ".mat", ".csv", ".json", ".jsonl")
-_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
-_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_SHOWN = 8  # files named in one message
 
 
 @dataclass(frozen=True)
 class AnomalyRecord:
-    """
-    One picture of an anomaly data set, as files; nothing is read yet.
+    """One picture of an anomaly data set, as files; nothing is read yet.
 
     Args:
-        image (`str`):
-            Path of the picture.
-        label (`int`, *optional*):
-            0 normal, 1 anomalous, `None` where nobody said.
-        category (`str`):
-            What the picture shows, e.g. `bottle`.
-        defect_type (`str`, *optional*):
-            Kind of defect; `good` for normal pictures, `None` where nobody said.
-        image_id (`str`):
-            Name of the picture inside its data set: its path relative to the root, with `/`.
-        split (`str`):
-            `train`, `validation` or `test`.
-        masks (`tuple[str, ...]`):
-            Paths of the mask files, to be merged into one; empty where there is no mask.
+        image (`str`): Path of the picture.
+        label (`int`, *optional*): 0 normal, 1 anomalous, `None` where nobody said.
+        category (`str`): What the picture shows, e.g. `bottle`.
+        defect_type (`str`, *optional*): Kind of defect; `good` for normal pictures, `None` where nobody said.
+        image_id (`str`): Name of the picture inside its data set: its path relative to the root, with `/`.
+        split (`str`): `train`, `validation` or `test`.
+        masks (`tuple[str, ...]`): Paths of the mask files, to be merged into one; empty where there is no mask.
     """
 
     image: str
@@ -61,29 +65,36 @@ class AnomalyRecord:
     masks: tuple[str, ...] = ()
 
 
+# Listings
+
+
 def list_pictures(folder: str | os.PathLike) -> list[Path]:
-    """
-    List the picture files directly inside a folder, by name; hidden files are left out.
+    """List the pictures directly inside a folder, by name, each page of a TIFF file by itself.
 
     Args:
         folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
 
     Returns:
-        `list[Path]`: Files whose suffix is one of `PICTURE_SUFFIXES`, in any case.
+        `list[Path]`: Regular files whose suffix is one of `PICTURE_SUFFIXES`, in any case; no hidden ones.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    files = [path for path in _visible(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    return [Path(page) for path in files for page in picture_pages(str(path))]
+
+
+def list_masks(folder: str | os.PathLike) -> list[Path]:
+    """List the masks directly inside a folder, by name: pictures, and files of labelme.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
+
+    Returns:
+        `list[Path]`: The files.
+    """
+    return list_pictures(folder) + [path for path in _visible(folder) if path.suffix == ".json" and path.is_file()]
 
 
 def list_folders(folder: str | os.PathLike) -> list[Path]:
-    """
-    List the folders directly inside a folder, by name; hidden ones are left out.
+    """List the folders directly inside a folder, by name; hidden ones are left out.
 
     Args:
         folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
@@ -91,15 +102,16 @@ def list_folders(folder: str | os.PathLike) -> list[Path]:
     Returns:
         `list[Path]`: The folders.
     """
+    return [path for path in _visible(folder) if path.is_dir() and not path.name.startswith("__")]
+
+
+def _visible(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
 def resolve_inside(root: str | os.PathLike, relative: str, where: str) -> Path:
-    r"""
-    Join a path written in a metadata file to its root, and refuse any that would leave it.
+    r"""Join a path written in a metadata file to its root, and refuse any that would leave it.
 
     Args:
         root (`str` or `os.PathLike`): Folder that holds the data set.
@@ -133,45 +145,15 @@ def resolve_inside(root: str | os.PathLike, relative: str, where: str) -> Path:
     return Path(root).joinpath(*parts)
 
 
-def picture_size(path: str | os.PathLike) -> tuple[int, int]:
-    """
-    Read the size of a picture as it is shown, EXIF orientation applied; of most formats only the header is read.
-
-    Args:
-        path (`str` or `os.PathLike`): A picture file.
-
-    Returns:
-        `tuple[int, int]`: `(height, width)` in pixels.
-
-    Raises:
-        ValueError: If the file is no picture Pillow can open.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.format == "TIFF":  # Pillow versions differ in the size they give before the pixels are read
-                width, height = ImageOps.exif_transpose(picture).size
-                return height, width
-            width, height = picture.size
-            # Asking a PNG that has no EXIF in its header decodes all of it: 20 ms for a megapixel.
-            has_exif = picture.format != "PNG" or "exif" in picture.info or "Raw profile type exif" in picture.info
-            turned = has_exif and picture.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    except OSError as error:
-        raise ValueError(
-            f"Pictures must be readable, got {str(path)!r} ({type(error).__name__}). "
-            "The file is damaged or no picture: copy it again or take it out."
-        ) from error
-    return (width, height) if turned else (height, width)
+# Contents
 
 
 def read_mask(paths: Sequence[str | os.PathLike]) -> np.ndarray:
-    """
-    Read mask files and merge them: a pixel is anomalous where any of the files says so.
-
-    Every value but zero counts (VisA writes 1, 2, ... for kinds of defects, MVTec 255); in lossy files
-    (JPEG, WebP) values above 127, for their noise.
+    """Read mask files and merge them: a pixel is anomalous where any of the files says so.
 
     Args:
-        paths (`Sequence[str | os.PathLike]`): One or more mask files of the same size.
+        paths (`Sequence[str | os.PathLike]`): One or more mask files of the same size, as `load_mask` understands
+            them.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, bool: True on the anomaly.
@@ -179,33 +161,68 @@ def read_mask(paths: Sequence[str | os.PathLike]) -> np.ndarray:
     Raises:
         ValueError: If the files differ in size or cannot be read.
     """
-    merged = None
-    for path in paths:
-        try:
-            with Image.open(path) as file:
-                lossy = file.format in _LOSSY_FORMATS
-                pixels = np.asarray(file.convert("RGB") if file.mode in ("P", "RGBA", "CMYK", "PA", "LA") else file)
-        except OSError as error:
-            raise ValueError(
-                f"Masks must be readable pictures, got {str(path)!r} ({type(error).__name__}). "
-                "The file is damaged or no picture: copy it again or take it out."
-            ) from error
-        mask = pixels > 127 if lossy else pixels != 0
-        mask = mask.any(axis=-1) if mask.ndim == 3 else mask
-        if merged is not None and merged.shape != mask.shape:
+    if not paths:
+        raise ValueError("`paths` must name at least one mask file, got none. Leave the mask out instead.")
+    merged = load_mask(paths[0]) >= 0.5
+    for path in paths[1:]:
+        mask = load_mask(path) >= 0.5
+        if merged.shape != mask.shape:
             raise ValueError(
                 f"Masks of one picture must have one size, got {merged.shape} and {mask.shape} ({str(path)!r}). "
                 "Draw all of them on the picture's own grid."
             )
-        merged = mask if merged is None else merged | mask
-    if merged is None:
-        raise ValueError("`paths` must name at least one mask file, got none. Leave the mask out instead.")
+        merged |= mask
     return merged
 
 
-def content_digest(path: str | os.PathLike) -> str:
+def read_table(path: Path, columns: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+    """Read a csv file with a header as Excel and others write it: comma, semicolon or tab, UTF-8, UTF-16 or ANSI.
+
+    Args:
+        path (`Path`): The file.
+        columns (`Sequence[str]`): Columns that it must have.
+
+    Returns:
+        `list[tuple[int, dict[str, str]]]`: The number of its last line and the cells of each row, without empty ones.
+
+    Raises:
+        ValueError: If a column is missing, a row has more cells than the header, or the file is no table of text.
     """
-    Hash the bytes of a file.
+    data = path.read_bytes()
+    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "" if utf16 else data.decode("cp1252", errors="replace")
+    if "\0" in text or (utf16 and not text):
+        raise ValueError(f"{str(path)!r} must be a table of text. Save it as CSV UTF-8.")
+    lines = io.StringIO(text, newline="")
+    first = lines.readline()
+    if first.lower().startswith("sep="):  # written by Excel for itself
+        text, first = text[len(first) :], lines.readline()
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    rows = []
+    try:
+        header = [name.strip() for name in reader.fieldnames or ()]
+        missing = [name for name in columns if name not in header]
+        if missing:
+            raise ValueError(
+                f"{str(path)!r} must have the columns {', '.join(columns)}, got {', '.join(header)}. "
+                f"Missing: {', '.join(missing)}."
+            )
+        for row in reader:
+            if None in row:
+                where = f"{path.name}, line {reader.line_num}"
+                raise ValueError(f"Rows must have as many cells as the header, got more ({where}). Quote the commas.")
+            cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
+            rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} must be a table, got: {error}. Save it as CSV UTF-8.") from error
+    return rows
+
+
+def content_digest(path: str | os.PathLike) -> str:
+    """Hash the bytes of a file, or of one page of it with its number.
 
     Args:
         path (`str` or `os.PathLike`): A file.
@@ -213,16 +230,16 @@ def content_digest(path: str | os.PathLike) -> str:
     Returns:
         `str`: 128 bits, hexadecimal; equal for equal files.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
+    file, page = split_page(path)
+    digest = hashlib.blake2b(str(page).encode(), digest_size=16)
+    with open(file, "rb") as content:
+        while block := content.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def files_fingerprint(data_dir: str | os.PathLike | None, sources: Iterable[str | os.PathLike] = ()) -> str:
-    """
-    Sum up a folder and the code that reads it, so that a cache made from them is left when either changes.
+    """Sum up a folder and the code that reads it, so that a cache made from them is left when either changes.
 
     Of the data the names, sizes and modification times count (pictures, `.mat`, `.csv`, `.json`, `.jsonl`); of the
     sources the contents.
@@ -234,23 +251,182 @@ def files_fingerprint(data_dir: str | os.PathLike | None, sources: Iterable[str 
     Returns:
         `str`: 64 bits, hexadecimal.
     """
-    lines = []
-    seen = set()
+    lines, seen = [], set()
     for folder, folders, files in os.walk(data_dir, followlinks=True) if data_dir is not None else ():
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
-            if name.startswith(".") or not name.lower().endswith(_LISTED_SUFFIXES):
-                continue
             path = os.path.join(folder, name)
-            if os.path.isfile(path):
+            if not name.startswith(".") and name.lower().endswith(_LISTED_SUFFIXES) and os.path.isfile(path):
                 state = os.stat(path)
                 lines.append(f"{os.path.relpath(path, data_dir)}\0{state.st_size}\0{state.st_mtime_ns}")
     digest = hashlib.blake2b("\n".join(sorted(lines)).encode("utf-8", "surrogateescape"), digest_size=8)
     for source in sources:
         digest.update(Path(source).read_bytes())
     return digest.hexdigest()
+
+
+# Checks
+
+
+def closest(name: str, options: Iterable[str]) -> str:
+    """Name the option nearest to a misspelt one.
+
+    Args:
+        name (`str`): What was written.
+        options (`Iterable[str]`): What could have been meant.
+
+    Returns:
+        `str`: ` Did you mean 'x'?` with a leading space, or nothing when no option is near.
+
+    Example:
+    ```python
+    >>> closest("bottel", ["bottle", "cable"])
+    " Did you mean 'bottle'?"
+    >>> closest("xyz", ["bottle", "cable"])
+    ''
+
+    ```
+    """
+    folded = {option.casefold(): option for option in options}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f" Did you mean {folded[found[0]]!r}?" if found else ""
+
+
+def check_data_dir(data_dir: str | os.PathLike | None, layout: str) -> Path:
+    """Check that `data_dir` is a folder.
+
+    Args:
+        data_dir (`str`, `os.PathLike` or `None`): What the user passed.
+        layout (`str`): The layout expected inside; used in the message.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        ValueError: If nothing was passed.
+        FileNotFoundError: If the folder does not exist.
+        NotADirectoryError: If it is a file.
+    """
+    expected = f"Expected layout: {layout}."
+    if data_dir is None or str(data_dir) == "":
+        raise ValueError(f"`data_dir` must be the folder that holds the data set, got {data_dir!r}. {expected}")
+    path = Path(data_dir).expanduser()
+    if not path.exists():
+        near = closest(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
+        raise FileNotFoundError(f"`data_dir` must be a folder that exists, got {str(path)!r}.{near} {expected}")
+    if not path.is_dir():
+        raise NotADirectoryError(f"`data_dir` must be a folder, got the file {str(path)!r}. {expected}")
+    return path
+
+
+def check_category(category: str | None, available: Sequence[str], hint: str = "") -> None:
+    """Check that a category, where one is given, is one of those there are.
+
+    Args:
+        category (`str`, *optional*): What the user passed.
+        available (`Sequence[str]`): The categories.
+        hint (`str`): What else can be done, appended to the message.
+
+    Raises:
+        ValueError: If it is not; the message names the closest one.
+
+    Example:
+    ```python
+    >>> check_category("bottel", ["bottle", "cable"])
+    Traceback (most recent call last):
+    ...
+    ValueError: `category` must be one of bottle, cable, got 'bottel'. Did you mean 'bottle'?
+
+    ```
+    """
+    if category is not None and category not in available:
+        names = ", ".join(available) or "(there is none)"
+        hint = f" {hint}" if hint else ""
+        raise ValueError(f"`category` must be one of {names}, got {category!r}.{closest(category, available)}{hint}")
+
+
+def check_files_exist(paths: Sequence[str | os.PathLike], named_in: str) -> None:
+    """Check that files named by a list are there.
+
+    Args:
+        paths (`Sequence[str | os.PathLike]`): The files.
+        named_in (`str`): What names them; used in the message.
+
+    Raises:
+        FileNotFoundError: If any is missing; the message gives the number and the first ones.
+    """
+    missing = [str(path) for path in paths if not os.path.isfile(split_page(path)[0])]
+    if missing:
+        named = ", ".join(map(repr, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        ansi = any(not name.isascii() for name in missing)
+        raise FileNotFoundError(
+            f"Files named in {named_in} must exist, got {len(missing)} of {len(paths)} missing: {named}{more}. "
+            "Unpack the whole archive, or correct the names (upper and lower case count)."
+            + (" If letters are wrong, save the table as CSV UTF-8." if ansi else "")
+        )
+
+
+def check_masks(records: Sequence[AnomalyRecord], mask_size: Callable[[str], tuple[int, int]]) -> None:
+    """Check that every picture can be opened and every mask has its size; of most only the headers are read.
+
+    Args:
+        records (`Sequence[AnomalyRecord]`): The pictures.
+        mask_size (`Callable[[str], tuple[int, int]]`): Path of a mask file to its `(height, width)`.
+
+    Raises:
+        ValueError: If one cannot be opened or differs. Sizes in the message are (height, width).
+    """
+    for record in records:
+        expected = picture_size(record.image)
+        for path in record.masks:
+            size = mask_size(path)
+            if size != expected:
+                turned = " It fits the picture turned by its EXIF orientation." if size == expected[::-1] else ""
+                raise ValueError(
+                    f"`mask` must have the size of its picture, got {size} for a picture of {expected} "
+                    f"(height, width): {path!r} for {record.image!r}.{turned} Masks must match pixel for pixel."
+                )
+
+
+def find_duplicates(records: Sequence[AnomalyRecord]) -> list[tuple[AnomalyRecord, ...]]:
+    """Find pictures that stand in more than one split, by the bytes of their files.
+
+    Only files of equal length are read. The same picture saved in another format is not noticed.
+
+    Args:
+        records (`Sequence[AnomalyRecord]`): The pictures of all splits.
+
+    Returns:
+        `list[tuple[AnomalyRecord, ...]]`: Groups of equal pictures, each with at least two splits.
+    """
+
+    def over_splits(records: Iterable[AnomalyRecord], key: Callable[[str], object]) -> list[list[AnomalyRecord]]:
+        groups = defaultdict(list)
+        for record in records:
+            groups[key(record.image)].append(record)
+        return [group for group in groups.values() if len({record.split for record in group}) > 1]
+
+    same_length = over_splits(records, lambda path: os.path.getsize(split_page(path)[0]))
+    return [tuple(group) for records in same_length for group in over_splits(records, content_digest)]
+
+
+def warn_about_duplicates(records: Sequence[AnomalyRecord]) -> None:
+    """Warn, with the list, when the same picture stands in more than one split.
+
+    Args:
+        records (`Sequence[AnomalyRecord]`): The pictures of all splits.
+    """
+    groups = find_duplicates(records)
+    if groups:
+        listed = "\n".join("  " + " = ".join(record.image_id for record in group) for group in groups)
+        warnings.warn(
+            f"{len(groups)} pictures stand in more than one split, so results on them say nothing:\n{listed}",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -4,7 +4,6 @@ Mixed into training they keep the language model able to talk about what is not 
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ from typing import Any
 
 import datasets
 
-from .anomaly_files import files_fingerprint, list_folders, resolve_inside
-from .validation import check_data_dir, check_files_exist
+from .anomaly_builder import FolderBuilder
+from .anomaly_files import check_data_dir, check_files_exist, list_folders, resolve_inside
 
 __all__ = ["PANDAGPT_FILE", "Conversations", "ConversationsConfig", "read_turns"]
 
 PANDAGPT_FILE = "pandagpt4_visual_instruction_data.json"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _ROWS_PER_SHARD = 64
-_SOURCES = ("anomaly_files", "conversations", "validation")
 
 _CITATION = """\
 @article{su2023pandagpt,
@@ -93,59 +91,35 @@ def read_turns(conversation: Any, where: str) -> list[dict[str, str]]:
     return messages
 
 
-class Conversations(datasets.GeneratorBasedBuilder):
-    """
-    PandaGPT's visual instructions.
+class Conversations(FolderBuilder):
+    """PandaGPT's visual instructions.
 
     https://huggingface.co/datasets/openllmplayground/pandagpt_visual_instruction_dataset
 
     The JSON file is a list of `{"image_name": ..., "conversation": [{"from", "value"}, ...]}`. One split, `train`.
 
     Args:
-        cache_dir (`str`, *optional*):
-            Folder of the prepared data.
-        data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the JSON file and the pictures, in `images` or beside it.
-        hash (`str`, *optional*):
-            What `datasets` 3 hands to scripts; joined to the fingerprint of the files.
-        kwargs:
-            `json_file`, `skip_missing`, and as for `datasets.GeneratorBasedBuilder`.
+        data_dir (`str` or `os.PathLike`, *optional*): Folder that holds the JSON file and the pictures, in `images`
+            or beside it.
+        kwargs: `json_file`, `skip_missing`, and as for `datasets.GeneratorBasedBuilder`.
     """
 
-    VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = ConversationsConfig
     LAYOUT = f"<data_dir>/{PANDAGPT_FILE} (or another .json), <data_dir>/images/*"
+    FEATURES = datasets.Features(
+        {
+            "image": datasets.Image(mode="RGB"),
+            "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
+            "image_id": datasets.Value("string"),
+            "split": datasets.Value("string"),
+        }
+    )
     INFO = {
         "description": "Conversations about ordinary pictures, to be mixed with those about anomalies.",
         "citation": _CITATION,
         "homepage": "https://huggingface.co/datasets/openllmplayground/pandagpt_visual_instruction_dataset",
         "license": "cc-by-nc-4.0",
     }
-
-    def __init__(
-        self,
-        cache_dir: str | None = None,
-        *,
-        data_dir: str | os.PathLike | None = None,
-        hash: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if data_dir is not None:
-            data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
-            sources = [path for name in _SOURCES if (path := Path(__file__).with_name(f"{name}.py")).is_file()]
-            hash = (hash or "") + files_fingerprint(data_dir, sources)
-        super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        features = datasets.Features(
-            {
-                "image": datasets.Image(mode="RGB"),
-                "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
-                "image_id": datasets.Value("string"),
-                "split": datasets.Value("string"),
-            }
-        )
-        return datasets.DatasetInfo(features=features, **self.INFO)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         data_dir = check_data_dir(self.config.data_dir, self.LAYOUT)
@@ -178,15 +152,10 @@ class Conversations(datasets.GeneratorBasedBuilder):
             where = f"{path.name}, entry {number}"
             if not isinstance(entry, dict) or not isinstance(entry.get("image_name"), str):
                 raise ValueError(f"Entries must have `image_name` and `conversation`, got {_short(entry)} ({where}).")
-            image = resolve_inside(folder, entry["image_name"], where)
-            rows.append(
-                {
-                    "image": str(image),
-                    "messages": read_turns(entry.get("conversation"), where),
-                    "image_id": f"{number:06d}/{entry['image_name']}",
-                    "split": "train",
-                }
-            )
+            image = str(resolve_inside(folder, entry["image_name"], where))
+            messages = read_turns(entry.get("conversation"), where)
+            image_id = f"{number:06d}/{entry['image_name']}"
+            rows.append({"image": image, "messages": messages, "image_id": image_id, "split": "train"})
         if self.config.skip_missing:
             rows = [row for row in rows if row["image"] in there]
             if not rows:

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .anomaly_builder import AnomalyBuilder
-from .anomaly_files import AnomalyRecord, list_pictures
-from .schema import schema_features
-from .validation import check_category
+from .anomaly_files import AnomalyRecord, check_category, list_pictures
 
 __all__ = ["CRACK_FOREST_CATEGORY", "CrackForest", "read_segmentation"]
 
@@ -73,7 +71,6 @@ class CrackForest(AnomalyBuilder):
     """
 
     LAYOUT = "<data_dir>/image/*.jpg, <data_dir>/groundTruth/<stem>.mat"
-    FEATURES = schema_features()
     INFO = {
         "description": "Photographs of urban road surfaces with cracks and their outlines.",
         "citation": _CITATION,
@@ -82,18 +79,7 @@ class CrackForest(AnomalyBuilder):
     }
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
-        """
-        Find the pictures and their ground truth.
-
-        Args:
-            data_dir (`Path`): Folder that holds `image` and `groundTruth`.
-            category (`str`, *optional*): `road` or nothing.
-
-        Returns:
-            `list[AnomalyRecord]`: The pictures, by name.
-        """
-        if category is not None:
-            check_category(category, (CRACK_FOREST_CATEGORY,))
+        check_category(category, (CRACK_FOREST_CATEGORY,))
         pictures = list_pictures(data_dir / "image")
         truth_folder = data_dir / "groundTruth"
         truths = {path.stem: path for path in sorted(truth_folder.glob("*.mat"))}
@@ -112,40 +98,14 @@ class CrackForest(AnomalyBuilder):
         for path in pictures:
             truth = truths.get(path.stem)
             label = None if truth is None else int(read_segmentation(truth).any())
-            records.append(
-                AnomalyRecord(
-                    image=str(path),
-                    label=label,
-                    category=CRACK_FOREST_CATEGORY,
-                    defect_type={None: None, 0: "good", 1: "crack"}[label],
-                    image_id=path.relative_to(data_dir).as_posix(),
-                    split="test",
-                    masks=(str(truth),) if label else (),
-                )
-            )
+            facts = label, CRACK_FOREST_CATEGORY, {None: None, 0: "good", 1: "crack"}[label]
+            masks = (str(truth),) if label else ()
+            records.append(AnomalyRecord(str(path), *facts, path.relative_to(data_dir).as_posix(), "test", masks))
         return records
 
     def mask_size(self, path: str) -> tuple[int, int]:
-        """
-        Read the size of a ground truth file.
-
-        Args:
-            path (`str`): A `.mat` file.
-
-        Returns:
-            `tuple[int, int]`: `(height, width)`.
-        """
         height, width = read_segmentation(path).shape
         return height, width
 
     def read_mask(self, record: AnomalyRecord) -> np.ndarray:
-        """
-        Read the cracks of a picture.
-
-        Args:
-            record (`AnomalyRecord`): A picture with ground truth.
-
-        Returns:
-            `np.ndarray` of shape `(height, width)`, bool: True on a crack.
-        """
         return read_segmentation(record.masks[0])

@@ -3,14 +3,17 @@
 Knows which name belongs to which builder. Does not know any layout.
 """
 
+import contextlib
+import errno
 import importlib
 import inspect
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
 
-from .validation import check_category, closest
+from .anomaly_files import check_category, closest
 
 __all__ = ["DATASET_NAMES", "load_anomaly_dataset", "load_builder"]
 
@@ -73,8 +76,8 @@ def load_builder(
                 f"Options of {name!r} must be among {', '.join(known) or '(there is none)'}, got {option!r}."
                 f"{closest(option, known)}"
             )
-    cache = None if cache_dir is None else str(cache_dir)
-    return builder_class(cache_dir=cache, data_dir=data_dir, **options)
+    with _writable_cache(cache_dir, data_dir):
+        return builder_class(cache_dir=None if cache_dir is None else str(cache_dir), data_dir=data_dir, **options)
 
 
 def load_anomaly_dataset(
@@ -119,5 +122,29 @@ def load_anomaly_dataset(
     builder = load_builder(name, data_dir, category, cache_dir, **options)
     if streaming:
         return builder.as_streaming_dataset(split=split)
-    builder.download_and_prepare()
+    with _writable_cache(cache_dir, data_dir):
+        builder.download_and_prepare()
     return builder.as_dataset(split=split)
+
+
+@contextlib.contextmanager
+def _writable_cache(cache_dir: str | os.PathLike | None, data_dir: str | os.PathLike | None) -> Iterator[None]:
+    """Says where prepared data may go where they cannot be written (a user without a home, a full disk).
+
+    What a builder says of its own files is raised as it is, not as an error of the generation.
+    """
+    folder = os.path.expanduser(str(cache_dir or datasets.config.HF_DATASETS_CACHE))
+    try:
+        yield
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error
+    except OSError as error:
+        reading = data_dir is not None and str(error.filename).startswith(os.path.abspath(data_dir))
+        if reading or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC):
+            raise
+        raise type(error)(
+            error.errno,
+            f"Prepared data sets cannot be written ({error.strerror}). Set HF_HOME or HF_DATASETS_CACHE to a folder "
+            "of yours with room, or pass `cache_dir`",
+            folder,
+        ) from error

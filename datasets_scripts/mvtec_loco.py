@@ -11,11 +11,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs, encode_mask
+from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs, encode_picture
 from .anomaly_files import AnomalyRecord, read_mask
-from .mvtec_layout import MVTEC_LAYOUT, scan_categories
-from .schema import schema_features
-from .validation import check_category
+from .mvtec_ad import MVTEC_LAYOUT, scan_categories
 
 __all__ = ["MVTEC_LOCO_CATEGORIES", "MVTecLOCO", "MVTecLOCOConfig", "SaturationRule", "read_saturation_rules"]
 
@@ -84,8 +82,11 @@ def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
         `dict[int, SaturationRule]`: Value of the mask's pixels to the rule.
 
     Raises:
-        ValueError: If the file is not such a list.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a list.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"`with_regions` must find {str(path)!r}, got no such file. Take it from the archive.")
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
         return {
@@ -134,10 +135,9 @@ class MVTecLOCO(AnomalyBuilder):
     """
 
     BUILDER_CONFIG_CLASS = MVTecLOCOConfig
-    BUILDER_CONFIGS = category_configs(MVTEC_LOCO_CATEGORIES, AnomalyBuilder.VERSION, MVTecLOCOConfig)
+    BUILDER_CONFIGS = category_configs(MVTEC_LOCO_CATEGORIES, MVTecLOCOConfig)
     DEFAULT_CONFIG_NAME = "all"
     LAYOUT = MVTEC_LAYOUT.replace("<stem>_mask.png", "<stem>/*.png") + ", <category>/defects_config.json"
-    FEATURES = schema_features()
     INFO = {
         "description": "Photographs of 5 kinds of objects with structural damage and with violated logical rules "
         "(a part missing, too many, in the wrong place), with pixel masks.",
@@ -147,18 +147,6 @@ class MVTecLOCO(AnomalyBuilder):
     }
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
-        """
-        Find the pictures, and check the layout.
-
-        Args:
-            data_dir (`Path`): Folder that holds the categories.
-            category (`str`, *optional*): The only category to read.
-
-        Returns:
-            `list[AnomalyRecord]`: The pictures of all splits.
-        """
-        if category is not None:
-            check_category(category, MVTEC_LOCO_CATEGORIES, "Other names are read by `anomaly_folder`.")
         records = scan_categories(data_dir, category, MVTEC_LOCO_CATEGORIES)
         strange = sorted({str(record.defect_type) for record in records if record.label} - set(_KINDS))
         if strange:
@@ -167,32 +155,21 @@ class MVTecLOCO(AnomalyBuilder):
                 "Read other data with `anomaly_folder`."
             )
         if self.config.with_regions:
-            self._rules = {
-                name: read_saturation_rules(_rules_file(data_dir, name))
-                for name in dict.fromkeys(record.category for record in records)
-            }
+            names = dict.fromkeys(record.category for record in records)
+            self._rules = {name: read_saturation_rules(data_dir / name / "defects_config.json") for name in names}
             for record in records:
                 for path in record.masks:
                     self._rule(record.category, path)
         return records
 
     def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
-        """
-        Make the row of one picture.
-
-        Args:
-            record (`AnomalyRecord`): The picture.
-
-        Returns:
-            `dict`: The columns of the schema, and those of the regions when asked for.
-        """
         row = super().make_row(record)
         if self.config.with_regions:
             masks, names, areas = [], [], []
             for path in record.masks:
                 rule = self._rule(record.category, path)
                 region = read_mask([path])
-                masks.append(encode_mask(region, os.path.basename(path)))
+                masks.append(encode_picture(region, os.path.basename(path)))
                 names.append(rule.defect_name)
                 areas.append(rule.area(int(region.sum())))
             row.update(region_masks=masks, region_names=names, region_saturation_areas=areas)
@@ -222,11 +199,3 @@ class MVTecLOCO(AnomalyBuilder):
                 }
             )
         return info
-
-
-def _rules_file(data_dir: Path, category: str) -> Path:
-    """Find the file of saturation rules in the category's folder."""
-    path = data_dir / category / "defects_config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"`with_regions` must find {str(path)!r}, got no such file. Take it from the archive.")
-    return path

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from . import rendering
+from .anomaly_builder import COLUMNS, schema_features
 from .anomaly_files import files_fingerprint
 from .rendering.products import FAMILIES, HELD_BACK_FAMILIES, TRAINING_FAMILIES, render_product
-from .schema import schema_features
 
 __all__ = ["RenderedParts", "RenderedPartsConfig"]
 
@@ -71,13 +71,9 @@ class RenderedPartsConfig(datasets.BuilderConfig):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {value!r}. Pass a whole number from 0.")
         if not 0 <= self.defect_share <= 1:
-            raise ValueError(
-                f"`defect_share` must be between 0 and 1, got {self.defect_share}. Pass a share such as 0.5."
-            )
+            raise ValueError(f"`defect_share` must be between 0 and 1, got {self.defect_share}. Pass 0.5 or so.")
         if self.size < 64:
-            raise ValueError(
-                f"`size` must be at least 64 pixels, got {self.size}. Ask for a larger picture and shrink it."
-            )
+            raise ValueError(f"`size` must be at least 64 pixels, got {self.size}. Draw a larger picture, shrink it.")
 
 
 class RenderedParts(datasets.GeneratorBasedBuilder):
@@ -133,15 +129,6 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
                 rng = np.random.default_rng([config.seed, number, split == "test", index])
                 part = product.photograph(rng, "random" if index < defective else None)
                 image_id = f"{family}/{split}/{part.defect_type}/{index:04d}"
-                yield (
-                    image_id,
-                    {
-                        "image": Image.fromarray(part.image),
-                        "mask": Image.fromarray(part.mask.astype(np.uint8) * 255) if part.label else None,
-                        "label": part.label,
-                        "category": family,
-                        "defect_type": part.defect_type,
-                        "image_id": image_id,
-                        "split": split,
-                    },
-                )
+                mask = Image.fromarray(part.mask.astype(np.uint8) * 255) if part.label else None
+                row = (Image.fromarray(part.image), mask, part.label, family, part.defect_type, image_id, split)
+                yield image_id, dict(zip(COLUMNS, row, strict=True))

@@ -1,30 +1,17 @@
 """VisA as a `datasets` builder: 12 categories, split by the three csv files of its archive."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs
-from .anomaly_files import AnomalyRecord, resolve_inside
-from .schema import schema_features
-from .validation import check_category, check_files_exist, closest
+from .anomaly_files import AnomalyRecord, check_category, check_files_exist, closest, read_table, resolve_inside
 
 __all__ = ["VISA_CATEGORIES", "VISA_PROTOCOLS", "VisA", "VisAConfig"]
 
 VISA_CATEGORIES = (
-    "candle",
-    "capsules",
-    "cashew",
-    "chewinggum",
-    "fryum",
-    "macaroni1",
-    "macaroni2",
-    "pcb1",
-    "pcb2",
-    "pcb3",
-    "pcb4",
+    "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3", "pcb4",
     "pipe_fryum",
-)
+)  # fmt: skip
 VISA_PROTOCOLS = ("1cls", "2cls_fewshot", "2cls_highshot")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": 0, "anomaly": 1}
@@ -70,13 +57,12 @@ class VisA(AnomalyBuilder):
     """
 
     BUILDER_CONFIG_CLASS = VisAConfig
-    BUILDER_CONFIGS = category_configs(VISA_CATEGORIES, AnomalyBuilder.VERSION, VisAConfig)
+    BUILDER_CONFIGS = category_configs(VISA_CATEGORIES, VisAConfig)
     DEFAULT_CONFIG_NAME = "all"
     LAYOUT = (
         "<data_dir>/split_csv/{1cls,2cls_fewshot,2cls_highshot}.csv, <category>/Data/Images/{Normal,Anomaly}/*.JPG, "
         "<category>/Data/Masks/Anomaly/*.png, <category>/image_anno.csv"
     )
-    FEATURES = schema_features()
     INFO = {
         "description": "Photographs of 12 kinds of objects (circuit boards, several objects a picture, single "
         "objects) for anomaly detection, with pixel masks.",
@@ -86,40 +72,30 @@ class VisA(AnomalyBuilder):
     }
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
-        """
-        Read the split file, and check that what it names is there.
-
-        Args:
-            data_dir (`Path`): Folder of the unpacked archive.
-            category (`str`, *optional*): The only category to read.
-
-        Returns:
-            `list[AnomalyRecord]`: The pictures of both splits, in the order of the file.
-        """
         protocol = self.config.protocol
         if protocol not in VISA_PROTOCOLS:
             raise ValueError(
                 f"`protocol` must be one of {', '.join(VISA_PROTOCOLS)}, got {protocol!r}."
                 f"{closest(protocol, VISA_PROTOCOLS)}"
             )
-        if category is not None:
-            check_category(category, VISA_CATEGORIES, "Other names are read by `anomaly_folder`.")
+        check_category(category, VISA_CATEGORIES, "Other names are read by `anomaly_folder`.")
         split_file = data_dir / "split_csv" / f"{protocol}.csv"
         if not split_file.is_file():
             raise FileNotFoundError(
                 f"`data_dir` must hold 'split_csv/{protocol}.csv', got {str(data_dir)!r}. "
                 f"Expected layout: {self.LAYOUT}."
             )
-        rows = [row for row in _read_table(split_file, _COLUMNS) if category is None or row["object"] == category]
+        rows = [{**dict.fromkeys(_COLUMNS, ""), **row} for _, row in read_table(split_file, _COLUMNS)]
+        rows = [row for row in rows if category in (None, row["object"])]
         if not rows:
             raise ValueError(f"Category {category!r} must hold pictures, got no row in {str(split_file)!r}.")
-        named = [resolve_inside(data_dir, row[key], split_file.name) for row in rows for key in _paths_of(row)]
-        check_files_exist(named, repr(str(split_file)))
+        named = [row[key] for row in rows for key in ("image", "mask") if row[key]]
+        check_files_exist([resolve_inside(data_dir, name, split_file.name) for name in named], repr(str(split_file)))
         kinds: dict[str, str] = {}
         for name in dict.fromkeys(row["object"] for row in rows):
             annotations = data_dir / name / "image_anno.csv"
             if annotations.is_file():
-                kinds.update((row["image"], row["label"]) for row in _read_table(annotations, ("image", "label")))
+                kinds.update((row["image"], row["label"]) for _, row in read_table(annotations, ("image", "label")))
         return [self._record(data_dir, row, kinds, split_file) for row in rows]
 
     def _record(self, data_dir: Path, row: dict[str, str], kinds: dict[str, str], split_file: Path) -> AnomalyRecord:
@@ -144,21 +120,3 @@ class VisA(AnomalyBuilder):
             split=row["split"],
             masks=masks,
         )
-
-
-def _paths_of(row: dict[str, str]) -> list[str]:
-    """Name the columns of a row that hold a path."""
-    return [key for key in ("image", "mask") if row[key]]
-
-
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Read a csv file with a header, and refuse one that lacks a column."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{str(path)!r} must have the columns {', '.join(columns)}, got {', '.join(reader.fieldnames or ())}. "
-                f"Missing: {', '.join(missing)}."
-            )
-        return [{name: (row[name] or "").strip() for name in columns} for row in reader]

@@ -3,6 +3,8 @@
 Knows PIL, NumPy and geometry; knows no weights and no device.
 """
 
+import base64
+import urllib.request
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, load_image
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
 from .images import flatten_pictures, load_mask, load_picture
@@ -195,18 +197,21 @@ class AnomalyGPTImageProcessor(PilBackend):
         return restored
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Leave pictures as they are; open only addresses and base64 text, through transformers.
+        """Leave pictures as they are; of addresses and `data:` text fetch the content, to be opened as any file.
 
         Args:
             image_url_or_urls (picture or nested list of pictures): Anything the processor is called with.
 
         Returns:
-            The same structure.
+            The same structure, with `bytes` for what was fetched.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(one) for one in image_url_or_urls]
-        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(("http://", "https://", "data:image/")):
-            return load_image(image_url_or_urls)
+        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(("http://", "https://")):
+            with urllib.request.urlopen(image_url_or_urls, timeout=60) as response:
+                return response.read()
+        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith("data:image/"):
+            return base64.b64decode(image_url_or_urls.partition(",")[2])
         return image_url_or_urls
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:

@@ -1,62 +1,127 @@
-"""Opening pictures and masks: every file, mode and orientation becomes one kind, every failure one line.
+"""Finding and opening pictures and masks: every file, mode and orientation becomes one kind, every failure one line.
 
-Knows PIL and NumPy; knows no geometry, no normalisation and no model.
+Knows Pillow and NumPy; knows no geometry, no normalisation and no model.
 """
 
 import contextlib
 import glob
+import importlib
+import io
+import itertools
+import json
 import os
 import pathlib
 import re
+import stat
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
-PICTURE_SUFFIXES += (".tga", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc",
+    ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
 """What counts as a picture inside a folder. A file that is named itself is taken whatever its suffix."""
+
+_UNREAD_SUFFIXES = (
+    ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw",
+    ".rw2", ".svg", ".xcf",
+)  # fmt: skip
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_PAGE = re.compile(r"(?s)(.+)#page=(\d{1,6})\Z")
+_MAX_PAGES = 1000
+_NAME_BYTES = 120
 
 
 class NoPictureError(ValueError):
     """No picture file is meant by what was given; the message is one line that names it and says what to do."""
 
 
-def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLike | None = None) -> list[str]:
-    """Picture files meant by paths, folders (with all folders below) and patterns.
+class FoundPictures(list[str]):
+    """Paths of pictures, and what was passed over on the way.
 
-    Hidden files and folders, and folders with results of ours, are passed over inside folders. Numbers in names are sorted as numbers. A file that is
-    meant twice comes once. Patterns may be quoted: `*`, `?`, `[...]`, and `**` for any folders.
+    Attributes:
+        passed_over (`dict[str, str]`): Paths of what looks like a picture or a folder but cannot be read, with the
+            reason. Nobody has looked at them: a gate must not open where there are any.
+    """
+
+    def __init__(self, files: Iterable[str] = (), passed_over: dict[str, str] | None = None) -> None:
+        super().__init__(files)
+        self.passed_over = {} if passed_over is None else passed_over
+
+    @property
+    def remark(self) -> str:
+        """One line that counts and names what was passed over; empty where nothing was."""
+        if not self.passed_over:
+            return ""
+        named = [f"{path!r} ({reason})" for path, reason in list(self.passed_over.items())[:3]]
+        more = len(self.passed_over) - len(named)
+        return f"Passed over: {len(self.passed_over)}, not inspected: {', '.join(named)}" + (
+            f" and {more} more." if more else "."
+        )
+
+
+def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLike | None = None) -> FoundPictures:
+    """Picture files meant by paths, folders (with all folders below, linked ones too) and patterns.
+
+    Inside folders hidden files and folders are left out, and so are folders with results of our own. Numbers in names
+    are sorted as numbers. A file that is meant twice comes once. Each page of a TIFF file is a picture, named
+    `scan.tif#page=2`. Patterns may be quoted: `*`, `?`, `[...]`, and `**` for any folders.
 
     Args:
         places (`Iterable[str | os.PathLike]`): What the user named, in order.
-        without (`str` or `os.PathLike`, *optional*): A folder to pass over, such as the one results are written to.
+        without (`str` or `os.PathLike`, *optional*): A folder to leave out, such as the one results are written to.
 
     Returns:
-        `list[str]`: Paths, spelled as the user began them; at least one for each place.
+        `FoundPictures`: A list of paths, spelled as the user began them, at least one for each place; its
+            `passed_over` says what could not be taken.
 
     Raises:
         NoPictureError: If a place does not exist, a pattern matches nothing, or a folder holds no picture.
     """
     barred = None if without is None else os.path.realpath(without)
+    passed_over: dict[str, str] = {}
     found: dict[str, str] = {}
     for place in map(os.fspath, places):
-        files = [file for file in _files(place) if barred is None or not _inside(file, barred)]
+        files = [file for file in _files(place, passed_over) if barred is None or not _inside(file, barred)]
         if not files:
-            raise NoPictureError(_reason(place))
-        for file in files:
-            found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
+            raise NoPictureError(_reason(place, FoundPictures((), passed_over).remark))
+        for page in (page for file in files for page in picture_pages(file, passed_over)):
+            found.setdefault(os.path.realpath(page), page)
+    return FoundPictures(found.values(), passed_over)
+
+
+def split_page(path: str | os.PathLike) -> tuple[str, int]:
+    """The file and the page that a path means.
+
+    Args:
+        path (`str` or `os.PathLike`): A file, or one of its pages as `find_pictures` names it.
+
+    Returns:
+        `tuple[str, int]`: The path of the file and the page, counted from 1; 1 where the path names none.
+
+    Example:
+    ```python
+    >>> split_page("scan.tif#page=2"), split_page("part.png")
+    (('scan.tif', 2), ('part.png', 1))
+
+    ```
+    """
+    text = os.fsdecode(path)
+    match = None if os.path.lexists(text) else _PAGE.match(text)
+    return (match[1], max(int(match[2]), 1)) if match else (text, 1)
 
 
 def distinct_names(files: Sequence[str | os.PathLike]) -> list[str]:
     """A short name for each file, none twice, also where upper and lower case are the same.
 
-    It is the file's stem; for stems that occur more than once, as many folders as needed are put before it, then the
-    suffix behind it, then a number. Long names are cut, so that a suffix still fits the 255 bytes of a file system.
+    It is the file's stem, with the page behind it; for stems that occur more than once, as many folders as needed are
+    put before it, then the suffix behind it, then a number. No name has more than 130 bytes.
 
     Args:
         files (`Sequence[str | os.PathLike]`): Different paths.
@@ -66,19 +131,22 @@ def distinct_names(files: Sequence[str | os.PathLike]) -> list[str]:
 
     Example:
     ```python
-    >>> distinct_names(["test/good/000.png", "test/scratch/000.png", "a/1.png", "a/1.jpg", "last.png"])
-    ['good-000', 'scratch-000', 'a-1_png', 'a-1_jpg', 'last']
+    >>> distinct_names(["test/good/000.png", "test/scratch/000.png", "a/1.png", "a/1.jpg", "last.tif#page=2"])
+    ['good-000', 'scratch-000', 'a-1_png', 'a-1_jpg', 'last-page-2']
 
     ```
     """
-    paths = [pathlib.Path(file) for file in files]
-    names = [path.stem for path in paths]
-    for attempt in range(1, max((len(path.parts) for path in paths), default=1) + 1):
-        twice = _repeated(names)
-        names = [_folded(path, attempt) if name in twice else name for name, path in zip(names, paths, strict=True)]
-    twice = _repeated(names)
-    names = [f"{name}_{path.suffix[1:]}" if name in twice else name for name, path in zip(names, paths, strict=True)]
-    names = [_cut(name) for name in names]
+    split = [_PAGE.match(os.fsdecode(file)) for file in files]
+    paths = [pathlib.Path(match[1] if match else file) for match, file in zip(split, files, strict=True)]
+    pages = [f"-page-{match[2]}" if match else "" for match in split]
+    names = [path.stem + page for path, page in zip(paths, pages, strict=True)]
+    for depth in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        repeated = _repeated(names)
+        names = [_folded(paths[i], depth) + pages[i] if name in repeated else name for i, name in enumerate(names)]
+    repeated = _repeated(names)
+    names = [f"{name}_{paths[i].suffix[1:]}" if name in repeated else name for i, name in enumerate(names)]
+    # File systems limit names by bytes: 255 with the ending of whoever writes the file.
+    names = [os.fsencode(name)[:_NAME_BYTES].decode(errors="ignore") or "picture" for name in names]
     taken: set[str] = set()
     for index, name in enumerate(names):
         number = 1
@@ -89,43 +157,81 @@ def distinct_names(files: Sequence[str | os.PathLike]) -> list[str]:
     return names
 
 
-def _files(place: str) -> list[str]:
+def _files(place: str, passed_over: dict[str, str]) -> list[str]:
     if os.path.isdir(place):
-        return _pictures_below(place)
-    if os.path.lexists(place):
+        return _pictures_below(place, passed_over)
+    if os.path.lexists(place) or os.path.isfile(split_page(place)[0]):
         return [place]
     if glob.has_magic(place):
-        matches = sorted(glob.glob(os.path.expanduser(place), recursive=True), key=_natural)
+        matches = sorted(glob.glob(os.path.expanduser(place), recursive=True), key=natural_key)
         # A pattern that ends with a suffix names its files itself; `folder/*` also meets texts and other folders.
         bare = not os.path.splitext(place)[1]
-        files = [m for m in matches if os.path.isfile(m) and (not bare or _is_picture(m))]
-        return files or [file for match in matches if os.path.isdir(match) for file in _pictures_below(match)]
+        files = [m for m in matches if not os.path.isdir(m) and _taken(m, passed_over, any_suffix=not bare)]
+        folders = [] if files else [match for match in matches if os.path.isdir(match)]
+        return files + [file for folder in folders for file in _pictures_below(folder, passed_over)]
     return []
 
 
-def _pictures_below(folder: str) -> list[str]:
-    files = []
-    for parent, inner, names in os.walk(folder):
-        folders = [name for name in inner if not name.startswith(".")]
-        inner[:] = sorted((name for name in folders if not _holds_results(os.path.join(parent, name))), key=_natural)
-        files += [os.path.join(parent, name) for name in sorted(names, key=_natural) if _is_picture(name)]
+def _pictures_below(folder: str, passed_over: dict[str, str]) -> list[str]:
+    def cannot_list(error: OSError) -> None:
+        passed_over[str(error.filename)] = f"a folder that cannot be listed: {error.strerror}"
+
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=cannot_list, followlinks=True):
+        here = os.path.realpath(parent)
+        own_results = (
+            parent != folder and "results.jsonl" in names and ("overlays" in folders or "report.html" in names)
+        )
+        if here in seen or own_results:  # a link that leads back, or what an earlier run wrote
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        paths = [os.path.join(parent, name) for name in sorted(names, key=natural_key)]
+        files += [path for path in paths if _taken(path, passed_over)]
     return files
 
 
-def _is_picture(name: str) -> bool:
-    name = os.path.basename(name)
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+def _taken(path: str, passed_over: dict[str, str], any_suffix: bool = False) -> bool:
+    """Whether a file inside a folder is a picture to read; notes it where it looks like one and is none."""
+    name = os.path.basename(path)
+    suffix = os.path.splitext(name)[1].lower()
+    if not any_suffix and (name.startswith(".") or suffix not in (*PICTURE_SUFFIXES, *_UNREAD_SUFFIXES)):
+        return False
+    if suffix in _UNREAD_SUFFIXES and not any_suffix:
+        passed_over[path] = f"{suffix} is not read"
+    elif not os.path.exists(path):
+        passed_over[path] = "a link that leads nowhere"
+    elif not os.path.isfile(path):
+        passed_over[path] = "no regular file"
+    return path not in passed_over
 
 
-def _cut(name: str) -> str:
-    """At most 200 bytes: letters of Chinese have three, emoji four."""
-    encoded = name.encode("utf-8", "surrogateescape")
-    return name if len(encoded) <= 200 else encoded[:200].decode("utf-8", "ignore")
+def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[str]:
+    """The pages of a TIFF file, previews and transparency masks left out; any other file as it is.
 
+    Args:
+        file (`str`): A file.
+        passed_over (`dict[str, str]`, *optional*): Takes note of pages that are too many to be read.
 
-def _holds_results(folder: str) -> bool:
-    """Whether `anomalygpt inspect` has written here: its overlays are no pictures to inspect or to compare with."""
-    return os.path.isfile(os.path.join(folder, "results.jsonl")) and os.path.isdir(os.path.join(folder, "overlays"))
+    Returns:
+        `list[str]`: Paths such as `scan.tif#page=2`; the file itself where it has one page or is damaged.
+    """
+    if not file.lower().endswith((".tif", ".tiff")) or not os.path.isfile(file):
+        return [file]
+    pages = []
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # a damaged file is refused when it is opened
+        warnings.simplefilter("ignore")
+        with Image.open(file) as image:
+            for page in itertools.count():
+                if page == _MAX_PAGES and passed_over is not None:
+                    passed_over[file] = f"pages after {_MAX_PAGES} are not read"
+                if page == _MAX_PAGES:
+                    break
+                image.seek(page)  # ends with an EOFError
+                if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1 a smaller copy, 4 a transparency mask
+                    pages.append(f"{file}#page={page + 1}")
+    return pages if len(pages) > 1 else [file]
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
@@ -137,10 +243,24 @@ def _inside(file: str, folder: str) -> bool:
     return os.path.realpath(file).startswith(folder + os.sep)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts "part 9" before "part 10"."""
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts numbers in names as numbers.
+
+    Args:
+        name (`str`): A name or path.
+
+    Returns:
+        `list[tuple[int, int, str]]`: To be compared with other keys.
+
+    Example:
+    ```python
+    >>> sorted(["part 10", "part 9"], key=natural_key)
+    ['part 9', 'part 10']
+
+    ```
+    """
     runs = [run for run in re.split(r"(\d+)", name) if run]
-    return [(0, int(run), "") if run.isdecimal() else (1, 0, run.casefold()) for run in runs]
+    return [(0, int(run), "") if run.isdecimal() and len(run) < 400 else (1, 0, run.casefold()) for run in runs]
 
 
 def _folded(path: pathlib.Path, depth: int) -> str:
@@ -149,12 +269,14 @@ def _folded(path: pathlib.Path, depth: int) -> str:
     return "-".join([folder for folder in folders if folder] + [path.stem])
 
 
-def _reason(place: str) -> str:
+def _reason(place: str, remark: str) -> str:
     if os.path.isdir(place):
-        return f"No picture in the folder {place!r}. Name files ending with .png, .jpg, .tif, .bmp, .webp or the like."
+        hint = remark or "Name files ending with .png, .jpg, .tif, .bmp, .webp or the like."
+        return f"No picture in the folder {place!r}. {hint}"
     if glob.has_magic(place):
         hint = " In a name with brackets write [[] for each [." if "[" in place else ""
-        return f"No picture matches {place!r}. Check the pattern, and quote it; `**` stands for any folders.{hint}"
+        pattern = f"Check the pattern, and quote it; `**` stands for any folders.{hint}"
+        return f"No picture matches {place!r}. {remark or pattern}"
     return f"There is no file or folder {place!r}. Check the path."
 
 
@@ -164,7 +286,14 @@ MAX_PIXELS = 178_956_970
 MIN_SIDE = 2
 """Shortest side that is accepted: a picture of one row or one column shows nothing to inspect."""
 
+GROUND = (128, 128, 128)
+"""Colour on which cut-outs are shown, those whose transparency varies."""
+
+BIT_DEPTHS = (1, 8, 10, 12, 14, 16)
+"""Depths that `bit_depth` tells apart; 1 stands for fractions from 0 to 1."""
+
 _URL = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+://|data:)")
+_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 
 # EXIF tag 274: how the stored rows and columns have to be turned to be seen as photographed.
 _ORIENTATIONS = {
@@ -182,39 +311,42 @@ class PictureError(ValueError):
     """A picture that cannot be used; the message is one line that names it and says what to do."""
 
 
-def load_picture(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a picture as 8-bit RGB, turned as its EXIF orientation says.
+def load_picture(picture: Any, bits: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a picture as 8-bit RGB, turned as its EXIF orientation says; the result shares no memory with it.
 
-    Any mode of Pillow is accepted. Transparency is dropped, not blended (as the original system does); 16-bit grey
-    values 0-65535 map linearly to 0-255, so the brightness of two pictures stays comparable; of several frames the
-    first is taken.
+    Any mode of Pillow is accepted. Values deeper than 8 bits map linearly to 0-255, from 0 to white: `2**bits - 1`,
+    or without `bits` 65535 (integers of 16 bits) or the smallest of 1, 255 and 65535 that holds them (others).
+    Cut-outs, whose transparency varies, are blended on `GROUND`; transparency that is the same everywhere is dropped
+    (as the original system does). Of an animation the first frame is taken.
 
     Args:
-        picture (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): A local file, an open
-            picture, or an array `(H, W)`, `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels in RGB order: bool,
-            integers 0-255 or 0-65535, or floats 0-1 or 0-255.
+        picture (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): A local file (a
+            page of it as `find_pictures` names it), the content of one, an open picture, or an array `(H, W)`,
+            `(H, W, C)` or `(C, H, W)` with 1, 3 or 4 channels in RGB order: bool, integers 0-255 or 0-65535, or
+            floats 0-1 or 0-255.
+        bits (`int`, *optional*): Bits that deep values really use, from `bit_depth`; pictures of 8 bits ignore it.
         max_pixels (`int`, *optional*, defaults to 178956970): Largest accepted `height * width` of a file.
 
     Returns:
-        `PIL.Image.Image`: Mode `"RGB"`.
+        `PIL.Image.Image`: Mode `"RGB"`. Warns where deep values come out nearly black.
 
     Raises:
         FileNotFoundError: If the file is missing.
-        PictureError: If it is an address, a folder, empty, truncated, no picture, too large, or one pixel wide or
-            high; or an array of another shape or range.
+        PictureError: If it is an address, a folder, no regular file, empty, truncated, no picture, too large, or one
+            pixel wide or high; or an array of another shape or range.
 
     Example:
     ```python
     >>> import numpy as np
-    >>> load_picture(np.full((4, 6), 65535, dtype=np.uint16)).getpixel((0, 0))
+    >>> load_picture(np.full((4, 6), 4095, dtype=np.uint16), bits=12).getpixel((0, 0))
     (255, 255, 255)
 
     ```
     """
     name = _name(picture)
-    image = _open(picture, name, max_pixels)
+    image, deep = _open(picture, name, max_pixels)
     try:
-        turned = _turn(image, _to_rgb(image, name))
+        turned = _turn(image, _to_rgb(image if deep is None else _eight_bits(deep, bits, name)))
     except PictureError:
         raise
     except Exception as error:
@@ -225,18 +357,102 @@ def load_picture(picture: Any, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"`picture` must be at least {MIN_SIDE} x {MIN_SIDE} pixels, got {turned.width} x {turned.height} "
             f"for {name}. Give the full photograph."
         )
+    if deep is not None and max(high for _, high in turned.getextrema()) <= 16 and deep.max() > 0:
+        warnings.warn(
+            f"{name} is nearly black: its brightest value is {deep.max():g}. Say how many bits the camera has.",
+            UserWarning,
+            stacklevel=2,
+        )
     return turned
+
+
+def picture_size(picture: str | os.PathLike) -> tuple[int, int]:
+    """Read the size of a picture as it is shown, EXIF orientation applied; of most formats only the header is read.
+
+    Args:
+        picture (`str` or `os.PathLike`): A local file, or a page of one.
+
+    Returns:
+        `tuple[int, int]`: `(height, width)` in pixels.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        PictureError: If it is no picture.
+    """
+    name = _name(picture)
+    with _readable(name, MAX_PIXELS), _decoded(*_path(picture, name), name, MAX_PIXELS) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow versions differ in the size they give before the pixels are read
+            image.load()
+            width, height = _turn(image, image).size
+        # Asking a PNG that has no EXIF in its header decodes all of it: 20 ms for a megapixel.
+        elif image.format != "PNG" or "exif" in image.info or "Raw profile type exif" in image.info:
+            width, height = (height, width) if image.getexif().get(0x0112, 1) >= 5 else (width, height)
+    return height, width
+
+
+def opens_plainly(picture: str | os.PathLike) -> bool:
+    """Whether any program shows a file as `load_picture` does; only the header is read.
+
+    Args:
+        picture (`str` or `os.PathLike`): A local file, or a page of one.
+
+    Returns:
+        `bool`: False for deep values, transparency, palettes, HEIC and pages that are named.
+    """
+    name = _name(picture)
+    path, page = _path(picture, name)
+    if split_page(picture)[0] != os.fsdecode(picture) or path.suffix.lower() in _HEIF_SUFFIXES:
+        return False
+    with _readable(name, MAX_PIXELS), _decoded(path, page, name, MAX_PIXELS) as image:
+        return image.mode in ("1", "L", "RGB") and not _is_deep(image) and "transparency" not in image.info
+
+
+def bit_depth(pictures: Iterable[Any], max_pixels: int = MAX_PIXELS) -> int | None:
+    """How many bits the deep values of pictures really use, to be found once and kept.
+
+    Cameras of 10, 12 or 14 bits write files of 16, and each picture alone does not tell which; good ones together do.
+
+    Args:
+        pictures (`Iterable`): Pictures as `load_picture` takes them, such as the references.
+        max_pixels (`int`, *optional*, defaults to 178956970): As for `load_picture`.
+
+    Returns:
+        `int`, *optional*: The smallest of `BIT_DEPTHS` that holds all values deeper than 8 bits, to be handed to
+            `load_picture`; `None` where no picture has any.
+
+    Example:
+    ```python
+    >>> import numpy as np
+    >>> bit_depth([np.full((4, 4), 900, np.uint16), np.full((4, 4), 3000, np.uint16)])
+    12
+
+    ```
+    """
+    depths = []
+    for picture in pictures:
+        name = _name(picture)
+        if isinstance(picture, (str, os.PathLike)) and opens_plainly(picture):
+            continue
+        deep = _open(picture, name, max_pixels)[1]
+        if deep is not None:
+            highest = _checked_range(deep, name)
+            depths.append(next(bits for bits in BIT_DEPTHS if highest <= 2**bits - 1))
+    return max(depths, default=None)
 
 
 def load_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Open a mask as values between 0 (normal) and 1 (anomalous).
 
-    The range of a mask is the smallest of 1, 255 and 65535 that holds its values, so masks of 0/1, 0/255 and 0/65535
-    are all understood. Of a coloured or palette mask the brightest channel counts.
+    Masks of few different values mark what is anomalous by a class or a grey of any height: all but 0 (or, where
+    nothing is 0, but the lowest value) is anomalous; in lossy files all above half the highest value. Masks of many
+    values are soft: they are divided by the smallest of 1, 255, 1023, 4095, 16383 and 65535 that holds them. Colours
+    count by their brightest channel, palettes by their colours, or by their numbers where colours do not differ.
 
     Args:
-        mask (`str`, `os.PathLike`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): A local file, an open picture
-            or an array `(H, W)`, `(H, W, 1)`, `(1, H, W)` or in colour.
+        mask (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, `np.ndarray` or `torch.Tensor`): A local file, its
+            content, an open picture or an array `(H, W)`, `(H, W, 1)`, `(1, H, W)` or in colour; or a `.json` file of
+            labelme, whose shapes are anomalous.
         max_pixels (`int`, *optional*, defaults to 178956970): Largest accepted `height * width` of a file.
 
     Returns:
@@ -249,21 +465,25 @@ def load_mask(mask: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Example:
     ```python
     >>> import numpy as np
-    >>> load_mask(np.array([[0, 255], [255, 0]], dtype=np.uint8)).tolist()
+    >>> load_mask(np.array([[0, 2], [255, 0]], dtype=np.uint8)).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
 
     ```
     """
     name = _name(mask)
-    if isinstance(mask, (str, os.PathLike, Image.Image)):
-        image = _open(mask, name, max_pixels)
-        if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"):
-            image = image.convert("RGBA").convert("RGB") if image.mode in ("P", "PA", "LA") else image.convert("RGB")
-        values = np.asarray(_turn(image, image))
+    if isinstance(mask, (str, os.PathLike)) and os.fsdecode(mask).lower().endswith(".json"):
+        return _labelme_mask(_path(mask, name)[0], name, max_pixels)
+    if not isinstance(mask, (str, os.PathLike, bytes, Image.Image)):
+        return _coverage(_array(mask, name), name)
+    image, deep = _open(mask, name, max_pixels)
+    turned = _turn(image, image)
+    if image.mode in ("P", "PA"):
+        values = _palette_mask(turned)
+    elif deep is not None and deep.ndim == 2:
+        values = np.asarray(turned)
     else:
-        values = _array(mask, name)
-    values = values if values.ndim == 2 else values[..., :3].max(axis=-1)
-    return _unit_range(values, name)
+        values = np.asarray(turned if image.mode in ("1", "L") else turned.convert("RGBA"))
+    return _coverage(values, name, lossy=image.format in _LOSSY_FORMATS)
 
 
 def flatten_pictures(pictures: Any) -> list[Any]:
@@ -290,6 +510,8 @@ def flatten_pictures(pictures: Any) -> list[Any]:
 
 
 def _name(picture: Any) -> str:
+    if isinstance(picture, bytes):
+        return f"the picture of {len(picture)} bytes"
     if isinstance(picture, (str, os.PathLike)):
         text = os.fspath(picture)
         text = text if isinstance(text, str) else text.decode(errors="replace")
@@ -299,23 +521,32 @@ def _name(picture: Any) -> str:
     return f"the {type(picture).__name__}"
 
 
-def _open(picture: Any, name: str, max_pixels: int) -> Image.Image:
-    """Decode a file, an open picture or an array; all of Pillow's errors become one line."""
-    if not isinstance(picture, (str, os.PathLike, Image.Image)):
-        return _array_image(_array(picture, name), name)
+def _open(picture: Any, name: str, max_pixels: int) -> tuple[Image.Image, np.ndarray | None]:
+    """Decode a file, its content, an open picture or an array; values deeper than 8 bits come beside it."""
+    if not isinstance(picture, (str, os.PathLike, bytes, Image.Image)):
+        return _array_image(_array(picture, name))
+    page = 1
     if isinstance(picture, (str, os.PathLike)):
-        picture = _path(picture, name)
+        picture, page = _path(picture, name)
+    with _readable(name, max_pixels), contextlib.ExitStack() as closing:
+        image = closing.enter_context(_decoded(picture, page, name, max_pixels))
+        deep_colour = _is_deep(image) and image.mode in ("RGB", "RGBA")
+        image.load()
+        with contextlib.suppress(Exception):
+            image.getexif()  # some formats read it from the file, which is closed now
+        deep = _deep_colour(picture, page) if deep_colour else _deep_grey(image)
+    if min(image.size) < 1:
+        raise PictureError(f"`picture` must have pixels, {name} is {image.width} x {image.height}.")
+    return image, deep
+
+
+@contextlib.contextmanager
+def _readable(name: str, max_pixels: int) -> Iterator[None]:
+    """All of Pillow's errors become one line."""
     try:
-        with warnings.catch_warnings(), contextlib.ExitStack() as closing:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = picture
-            if not isinstance(picture, Image.Image):
-                image = closing.enter_context(Image.open(picture))
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError
-            image.load()
-            with contextlib.suppress(Exception):
-                image.getexif()  # some formats read it from the file, which is closed now
+        yield
+    except (PictureError, FileNotFoundError):
+        raise
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"`picture` must have at most {max_pixels} pixels, {name} has more. Cut or shrink it before."
@@ -326,24 +557,60 @@ def _open(picture: Any, name: str, max_pixels: int) -> Image.Image:
         raise PictureError(f"Not enough memory to decode {name}. Cut or shrink it before.") from error
     except Exception as error:  # damaged files raise OSError, SyntaxError, EOFError, struct.error, zlib.error ...
         raise PictureError(f"`picture` must be an intact file, {name} is damaged: {_line(error)}") from error
-    if min(image.size) < 1:
-        raise PictureError(f"`picture` must have pixels, {name} is {image.width} x {image.height}.")
-    return image
 
 
-def _path(picture: str | os.PathLike, name: str) -> pathlib.Path:
+@contextlib.contextmanager
+def _decoded(picture: Any, page: int, name: str, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture with its header read, at the page asked for."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as closing:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = picture
+        if not isinstance(picture, Image.Image):
+            _register_heif(picture, name)
+            image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+            closing.enter_context(image)
+        if page > 1:
+            try:
+                image.seek(page - 1)
+            except EOFError:
+                raise PictureError(f"`picture` must be a page that exists, {name} is none.") from None
+        if image.width * image.height > max_pixels:
+            raise Image.DecompressionBombError
+        yield image
+
+
+def _register_heif(picture: pathlib.Path | bytes, name: str) -> None:
+    """Makes Pillow read HEIC where this is such a file."""
+    if isinstance(picture, bytes):
+        is_heif = picture[4:8] == b"ftyp" and picture[8:11] in (b"hei", b"hev", b"mif", b"msf")
+    else:
+        is_heif = picture.suffix.lower() in _HEIF_SUFFIXES
+    if is_heif:
+        try:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        except ImportError:
+            raise PictureError(
+                f"Reading HEIC needs pillow-heif, got {name}. pip install pillow-heif, or save it as JPEG or PNG."
+            ) from None
+
+
+def _path(picture: str | os.PathLike, name: str) -> tuple[pathlib.Path, int]:
+    """The file and its page, after the checks that need no decoding."""
     text = os.fsdecode(picture)
     if _URL.match(text):
         raise PictureError(f"`picture` must be a local file, got the address {name}. Download it before.")
     if not text.strip() or "\0" in text:
         raise PictureError(f"`picture` must be the path of a file, got {name}.")
-    path = pathlib.Path(text).expanduser()
     try:
+        file, page = split_page(pathlib.Path(text).expanduser())
+        path = pathlib.Path(file)
         if path.is_dir():
             raise PictureError(f"`picture` must be a file, {name} is a folder. Give the pictures in it.")
         if not path.exists():
             raise FileNotFoundError(f"`picture` must be an existing file, {name} does not exist.")
-        if path.is_file() and path.stat().st_size == 0:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PictureError(f"`picture` must be a regular file, {name} is a pipe, a socket or a device.")
+        if path.stat().st_size == 0:
             raise PictureError(f"`picture` must be a picture, the file {name} is empty (0 bytes).")
     except PermissionError as error:
         raise PictureError(f"`picture` must be readable, {name} is not: permission denied.") from error
@@ -351,19 +618,55 @@ def _path(picture: str | os.PathLike, name: str) -> pathlib.Path:
         if isinstance(error, FileNotFoundError):
             raise
         raise PictureError(f"`picture` must be a usable path, {name} is not: {error.strerror}.") from error
-    return path
+    return path, page
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "I" and np.asarray(image).min() >= 0 and np.asarray(image).max() <= 65535:
-        return _array_image(np.asarray(image).astype(np.uint16), name)  # how some versions of Pillow open 16 bits
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _array_image(np.asarray(image), name)
-    if image.mode in ("P", "PA"):
-        return image.convert("RGBA").convert("RGB")
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the file of a picture whose header is read has more than 8 bits a value."""
+    deep_grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    return deep_grey or any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
+
+
+def _deep_grey(image: Image.Image) -> np.ndarray | None:
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return None
+    values = np.asarray(image)
+    if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+        return values.astype(np.uint16)  # how some formats and versions of Pillow open 16 bits
+    return values
+
+
+def _deep_colour(picture: Any, page: int) -> np.ndarray | None:
+    """Colours of 16 bits, of which Pillow keeps the upper 8 only."""
+    import cv2
+
+    if isinstance(picture, Image.Image):
+        page, picture = picture.tell() + 1, pathlib.Path(getattr(picture, "filename", "") or ".")
+    if isinstance(picture, pathlib.Path):
+        picture = picture.read_bytes() if picture.is_file() else b""
+    flags, data = cv2.IMREAD_UNCHANGED, np.frombuffer(picture, np.uint8)
+    if not len(data):
+        return None
+    if page > 1:
+        pages = cv2.imdecodemulti(data, flags, range=(page - 1, page))[1]
+        values = pages[0] if pages else None
+    else:
+        values = cv2.imdecode(data, flags)
+    if values is None or values.ndim != 3 or values.dtype != np.uint16 or values.shape[-1] not in (3, 4):
+        return None
+    return values[..., [2, 1, 0, 3][: values.shape[-1]]]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBa", "La"):
         image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
-    return image.convert("RGB")
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    lowest, highest = image.getchannel("A").getextrema()
+    if lowest == highest:  # not a cut-out; what lies below is the picture
+        return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*GROUND, 255)), image).convert("RGB")
 
 
 def _turn(source: Image.Image, image: Image.Image) -> Image.Image:
@@ -394,31 +697,105 @@ def _array(values: Any, name: str) -> np.ndarray:
             f"`picture` must be an array of shape (H, W), (H, W, C) or (C, H, W) of numbers with 1, 3 or 4 channels, "
             f"got shape {values.shape} and type {values.dtype}."
         )
-    return values
+    return values[..., 0] if channels == 1 and values.ndim == 3 else values
 
 
-def _array_image(values: np.ndarray, name: str) -> Image.Image:
-    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
-    values = values[..., :3] if values.ndim == 3 else np.repeat(values[..., None], 3, axis=-1)
-    if values.dtype == np.uint16:
+def _array_image(values: np.ndarray) -> tuple[Image.Image, np.ndarray | None]:
+    """A picture of 8 bits as one of Pillow, of more as it is; a copy, so that a buffer may be used again."""
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    if values.dtype != np.uint8:
+        return Image.new("L", (1, 1)), np.array(values)
+    return Image.fromarray(np.array(values, order="C")), None
+
+
+def _eight_bits(values: np.ndarray, bits: int | None, name: str) -> Image.Image:
+    highest = _checked_range(values, name)
+    if bits is not None and not 1 <= bits <= 16:
+        raise PictureError(f"`bits` must be between 1 and 16, got {bits}. Take it from `bit_depth`.")
+    white = 65535 if values.dtype == np.uint16 else next(limit for limit in (1, 255, 65535) if highest <= limit)
+    white = 2**bits - 1 if bits else white
+    if values.dtype == np.uint16 and white == 65535:
         values = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    elif values.dtype != np.uint8:
-        values = np.round(_unit_range(values, name) * 255).astype(np.uint8)
+    else:
+        scaled = (values / np.float32(white)).astype(np.float32)
+        values = np.round(np.minimum(scaled, 1) * 255).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
-    """Values between 0 and 1: divided by the smallest of 1, 255 and 65535 that holds them."""
-    if values.dtype == bool:
-        return values.astype(np.float32)
+def _checked_range(values: np.ndarray, name: str) -> float:
+    """The highest value, where all are numbers that a picture can have."""
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)) or low < 0 or high > 65535:
         raise PictureError(
             f"`picture` must have finite values in 0..255 or 0..65535, or floats in 0..1, "
             f"got {low} to {high} in {name}. Scale it before."
         )
-    limit = next(limit for limit in (1, 255, 65535) if high <= limit)
-    return (values / np.float32(limit)).astype(np.float32)
+    return float(high)
+
+
+def _coverage(values: np.ndarray, name: str, lossy: bool = False) -> np.ndarray:
+    """The values of a mask as `load_mask` understands them."""
+    if values.ndim == 3:
+        colour, alpha = values[..., :3].max(axis=-1), values[..., 3] if values.shape[-1] == 4 else None
+        if alpha is not None and alpha.min() < alpha.max():  # drawn on a transparent ground
+            colour = np.where(alpha > 0, colour, 0)
+            colour = colour if colour.any() else alpha
+        values = colour
+    if values.dtype == bool:
+        return values.astype(np.float32)
+    highest = _checked_range(values, name)
+    if lossy:
+        return (values > max(highest / 2, 1)).astype(np.float32)
+    levels = np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
+    if len(levels) <= 32 and (highest > 1 or values.dtype.kind != "f") and not (levels % 1).any():
+        return (values != (levels[0] if len(levels) > 1 else 0)).astype(np.float32)
+    white = next(2**bits - 1 for bits in BIT_DEPTHS if highest <= 2**bits - 1)
+    return (values / np.float32(white)).astype(np.float32)
+
+
+def _palette_mask(image: Image.Image) -> np.ndarray:
+    """The brightness of a mask's colours, or their numbers where no colour is black or all of them are."""
+    numbers = np.asarray(image)
+    numbers = numbers[..., 0] if numbers.ndim == 3 else numbers
+    brightness = np.asarray(image.convert("RGBA").convert("RGB")).max(axis=-1)
+    lowest, highest = brightness.min(), brightness.max()
+    return numbers if lowest == highest == 0 or (lowest > 0 and (numbers == 0).any()) else brightness
+
+
+def _labelme_mask(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
+    """Draws the shapes of a labelme file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        size = int(content["imageWidth"]), int(content["imageHeight"])
+        shapes = [
+            (shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64).reshape(-1, 2))
+            for shape in content["shapes"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise PictureError(
+            f"`mask` must be a file of labelme with imageWidth, imageHeight and shapes, {name} is none: {_line(error)}"
+        ) from error
+    if min(size) < 1 or size[0] * size[1] > max_pixels:
+        raise PictureError(f"`mask` must have 1 to {max_pixels} pixels, {name} has {size[0]} x {size[1]}.")
+    canvas = Image.new("L", size)
+    draw = ImageDraw.Draw(canvas)
+    for kind, points in shapes:
+        if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
+            raise PictureError(f"Points of shapes must lie in the picture, {name} has others.")
+        corners = [tuple(point) for point in points.tolist()]
+        if kind == "polygon" and len(corners) > 2:
+            draw.polygon(corners, fill=1)
+        elif kind == "rectangle" and len(corners) == 2:
+            draw.rectangle([tuple(points.min(0)), tuple(points.max(0))], fill=1)
+        elif kind == "circle" and len(corners) == 2:
+            radius = float(np.hypot(*(points[1] - points[0])))
+            draw.ellipse([tuple(points[0] - radius), tuple(points[0] + radius)], fill=1)
+        elif kind in ("line", "linestrip") and len(corners) > 1:
+            draw.line(corners, fill=1, width=3)
+        else:
+            raise PictureError(f"Shapes must be polygons, rectangles, circles or lines, got {kind!r} in {name}.")
+    return np.asarray(canvas, np.float32)
 
 
 def _line(error: Exception) -> str:
@@ -426,14 +803,23 @@ def _line(error: Exception) -> str:
 
 
 __all__ = [
+    "BIT_DEPTHS",
+    "GROUND",
     "MAX_PIXELS",
     "MIN_SIDE",
     "PICTURE_SUFFIXES",
+    "FoundPictures",
     "NoPictureError",
     "PictureError",
+    "bit_depth",
     "distinct_names",
     "find_pictures",
     "flatten_pictures",
     "load_mask",
     "load_picture",
+    "natural_key",
+    "opens_plainly",
+    "picture_pages",
+    "picture_size",
+    "split_page",
 ]

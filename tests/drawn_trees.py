@@ -67,11 +67,7 @@ def draw_visa(root: Path) -> Path:
             table.writerow(["image", "label", "mask"])
             table.writerows([name(path), "normal", ""] for path in normal)
             table.writerows([name(a), kind, name(m)] for a, kind, m in zip(anomalous, kinds, masks, strict=True))
-        for protocol, train_normal, train_anomalous in (
-            ("1cls", 3, 0),
-            ("2cls_fewshot", 1, 1),
-            ("2cls_highshot", 2, 2),
-        ):
+        for protocol, (train_normal, train_anomalous) in zip(rows, ((3, 0), (1, 1), (2, 2)), strict=True):
             for index, path in enumerate(normal):
                 split = "train" if index < train_normal else "test"
                 rows[protocol].append((category, split, "normal", name(path), ""))
@@ -126,19 +122,17 @@ def draw_conversations(root: Path) -> Path:
     """Three conversations about two pictures, of one and two questions."""
     for name in ("000000000001.jpg", "000000000002.jpg"):
         draw_picture(root / "images" / name)
-    turn = lambda who, text: {"from": who, "value": text}  # noqa: E731
+    said = {
+        "000000000001.jpg": ("What is it?", "A cat.", "Why?", "Fur."),
+        "000000000002.jpg": ("<image>\nWhere?", "Here."),
+    }
+    said = [*said.items(), ("000000000001.jpg", ("How many?\n<image>", "One."))]
     entries = [
         {
-            "image_name": "000000000001.jpg",
-            "conversation": [
-                turn("human", "What is it?"),
-                turn("gpt", "A cat."),
-                turn("human", "Why?"),
-                turn("gpt", "Fur."),
-            ],
-        },
-        {"image_name": "000000000002.jpg", "conversation": [turn("human", "<image>\nWhere?"), turn("gpt", "Here.")]},
-        {"image_name": "000000000001.jpg", "conversation": [turn("human", "How many?\n<image>"), turn("gpt", "One.")]},
+            "image_name": name,
+            "conversation": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)],
+        }
+        for name, texts in said
     ]
     (root / "pandagpt4_visual_instruction_data.json").write_text(json.dumps(entries))
     return root

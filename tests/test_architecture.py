@@ -130,7 +130,9 @@ def test_models_and_datasets_meet_only_in_the_command_line():
         if path.parent == PACKAGE / "cli":
             continue
         other = "datasets_scripts" if PACKAGE in path.parents else "modeling_anomalygpt"
-        assert other not in {name.split(".")[0] for level, name, _ in imports(path) if level == 0}, name_of(path)
+        # Data sets open pictures and masks by the same functions as the model: `images` knows no model.
+        names = {name for level, name, _ in imports(path) if level == 0} - {"modeling_anomalygpt.images"}
+        assert other not in {name.split(".")[0] for name in names}, name_of(path)
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

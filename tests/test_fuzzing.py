@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
-from datasets_scripts.own_metadata import read_metadata
+from datasets_scripts.anomaly_folder import read_metadata
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 from modeling_anomalygpt.images import PictureError, load_mask, load_picture
 from modeling_anomalygpt.memory_bank import best_matches

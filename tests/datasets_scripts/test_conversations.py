@@ -5,13 +5,12 @@ import json
 import datasets
 import numpy as np
 import pytest
-from datasets.distributed import split_dataset_by_node
 
 from datasets_scripts.conversations import PANDAGPT_FILE, Conversations, read_turns
 from datasets_scripts.loading import load_anomaly_dataset
 from datasets_scripts.publishing import data_card, save_parquet
 
-from ..dataset_checks import make_private_cache, refused  # noqa: F401 (fixtures)
+from ..dataset_checks import facts, make_private_cache, refused  # noqa: F401 (fixtures)
 from ..drawn_trees import draw_conversations, draw_picture
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -20,10 +19,6 @@ pytestmark = pytest.mark.usefixtures("private_cache")
 @pytest.fixture
 def panda(tmp_path):
     return draw_conversations(tmp_path / "panda")
-
-
-def facts(row) -> tuple:
-    return np.asarray(row["image"]).tobytes(), json.dumps(row["messages"]), row["image_id"], row["split"]
 
 
 def rewrite(root, change) -> None:
@@ -41,24 +36,13 @@ def test_conversations_become_messages_with_their_picture(panda):
     dataset = load_anomaly_dataset("conversations", panda)
     assert set(dataset) == {"train"}
     rows = list(dataset["train"])
-    assert [row["image_id"] for row in rows] == [
-        "000000/000000000001.jpg",
-        "000001/000000000002.jpg",
-        "000002/000000000001.jpg",
-    ]
-    assert rows[0]["messages"] == [
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "A cat."},
-        {"role": "user", "content": "Why?"},
-        {"role": "assistant", "content": "Fur."},
-    ]
-    assert rows[0]["image"].size == (32, 24)
-    assert np.array_equal(np.asarray(rows[0]["image"]), np.asarray(rows[2]["image"]))
-
-
-def test_image_placeholders_are_taken_out(panda):
-    rows = load_anomaly_dataset("conversations", panda, split="train")
+    names = ("000000/000000000001", "000001/000000000002", "000002/000000000001")
+    assert [row["image_id"] for row in rows] == [f"{name}.jpg" for name in names]
+    said = ("What is it?", "A cat.", "Why?", "Fur.")
+    roles = ("user", "assistant") * 2
+    assert rows[0]["messages"] == [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     assert [row["messages"][0]["content"] for row in rows] == ["What is it?", "Where?", "How many?"]
+    assert np.array_equal(np.asarray(rows[0]["image"]), np.asarray(rows[2]["image"]))
 
 
 def test_streaming_equals_prepared(panda):
@@ -66,13 +50,6 @@ def test_streaming_equals_prepared(panda):
     streamed = load_anomaly_dataset("conversations", panda, split="train", streaming=True)
     assert [facts(row) for row in streamed] == [facts(row) for row in prepared]
     assert streamed.features == prepared.features
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_nodes_share_all_conversations_without_overlap(panda, streaming):
-    dataset = load_anomaly_dataset("conversations", panda, split="train", streaming=streaming)
-    nodes = [[row["image_id"] for row in split_dataset_by_node(dataset, rank, 2)] for rank in range(2)]
-    assert sorted(nodes[0] + nodes[1]) == [row["image_id"] for row in dataset]
 
 
 def test_many_conversations_keep_their_order_over_shards(panda, monkeypatch):

@@ -6,10 +6,15 @@ import pytest
 from datasets_scripts.loading import load_anomaly_dataset, load_builder
 from datasets_scripts.publishing import data_card, save_parquet
 
-from ..dataset_checks import facts, make_mvtec, make_private_cache  # noqa: F401 (fixtures)
+from ..dataset_checks import facts, make_private_cache  # noqa: F401 (fixtures)
 from ..drawn_trees import draw_crack_forest, draw_loco, draw_mvtec, draw_visa
 
 pytestmark = pytest.mark.usefixtures("private_cache")
+
+
+@pytest.fixture
+def mvtec(tmp_path):
+    return draw_mvtec(tmp_path / "mvtec")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from datasets_scripts import rendered_parts
+from datasets_scripts.anomaly_builder import COLUMNS
 from datasets_scripts.rendered_parts import RenderedParts, RenderedPartsConfig
 from datasets_scripts.rendering.defects import DEFECTS, STRUCTURAL_DEFECTS
 from datasets_scripts.rendering.products import (
@@ -18,7 +19,6 @@ from datasets_scripts.rendering.products import (
     render_part,
     render_product,
 )
-from datasets_scripts.schema import COLUMNS
 
 SIZE = 96
 
