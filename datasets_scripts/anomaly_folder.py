@@ -8,7 +8,7 @@ from .anomaly_files import AnomalyRecord, list_folders
 from .mvtec_layout import MVTEC_LAYOUT, find_categories, is_category, scan_category
 from .own_metadata import METADATA_COLUMNS, NORMAL_KINDS, find_metadata, read_metadata
 from .schema import schema_features
-from .validation import check_category
+from .validation import check_category, some_of
 
 __all__ = ["AnomalyFolder"]
 
@@ -61,7 +61,7 @@ class AnomalyFolder(AnomalyBuilder):
         names = find_categories(data_dir)
         others = [folder.name for folder in list_folders(data_dir) if folder.name not in names]
         if not names:
-            inside = ", ".join(others) or "no folder"
+            inside = some_of(others) or "no folder"
             raise FileNotFoundError(
                 f"`data_dir` must hold pictures in a layout known here, got {inside} in {str(data_dir)!r}. "
                 f"Expected layout: {self.LAYOUT}."

@@ -120,7 +120,7 @@ def check_files_exist(paths: Sequence[str | os.PathLike], named_in: str) -> None
     missing = [str(path) for path in paths if not os.path.isfile(path)]
     if missing:
         raise FileNotFoundError(
-            f"Files named in {named_in} must exist, got {len(missing)} of {len(paths)} missing: {_some(missing)}. "
+            f"Files named in {named_in} must exist, got {len(missing)} of {len(paths)} missing: {some_of(missing)}. "
             "Unpack the whole archive, or correct the names (upper and lower case count)."
         )
 
@@ -207,7 +207,7 @@ def warn_about_duplicates(records: Sequence[AnomalyRecord]) -> None:
         )
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
     """Join the first names, and count the rest."""
     rest = len(names) - _SHOWN
     return ", ".join(repr(name) for name in names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
