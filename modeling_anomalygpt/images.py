@@ -29,7 +29,8 @@ def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLik
     """Picture files meant by paths, folders (with all folders below) and patterns.
 
     Hidden files and folders, and folders with results of ours, are passed over inside folders. Numbers in names are
-    sorted as numbers. A file that is meant twice comes once. Patterns may be quoted: `*`, `?`, `[...]`, and `**` for any folders.
+    sorted as numbers. A file that is meant twice comes once. Patterns may be quoted: `*`, `?`, `[...]`, and `**` for
+    any folders.
 
     Args:
         places (`Iterable[str | os.PathLike]`): What the user named, in order.

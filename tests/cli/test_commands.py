@@ -340,6 +340,8 @@ def test_failures_are_described_for_people(monkeypatch):
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: /x"),
         (PermissionError(13, "Permission denied", "/nobody/cache/hub"),
          "Permission denied: /nobody/cache/hub. Set HF_HOME to a folder that you may write to."),
+        (PermissionError(13, "Permission denied", "/nobody"),
+         "Permission denied: /nobody. Set HF_HOME to a folder that you may write to."),
         (RuntimeError("CUDA error\nstack"), "CUDA error"),
         (ImportError("An export needs onnx."), "An export needs onnx."),
         (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError: No module named 'x'"),
