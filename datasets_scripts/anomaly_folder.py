@@ -17,6 +17,7 @@ from .anomaly_files import (
     read_mask,
     read_table,
     resolve_inside,
+    some_of,
 )
 from .mvtec_ad import MVTEC_LAYOUT, find_categories, is_category, scan_category
 
@@ -68,7 +69,7 @@ class AnomalyFolder(AnomalyBuilder):
         others = [folder.name for folder in list_folders(data_dir) if folder.name not in names]
         if not names:
             raise FileNotFoundError(
-                f"`data_dir` must hold pictures in a layout known here, got {', '.join(others) or 'no folder'} in "
+                f"`data_dir` must hold pictures in a layout known here, got {some_of(others) or 'no folder'} in "
                 f"{str(data_dir)!r}. Expected layout: {self.LAYOUT}."
             )
         check_category(category, names)

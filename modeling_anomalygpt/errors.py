@@ -130,8 +130,9 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         return "Not enough memory. Try a smaller --batch-size, --dtype bfloat16, or --device cpu."
     if isinstance(error, OSError) and error.strerror:
-        cache = str(error.filename or "").startswith(constants.HF_HOME)
-        hint = ". Set HF_HOME to a folder that you may write to." if cache else ""
+        name, cache = str(error.filename or ""), constants.HF_HOME  # or a folder above it that cannot be made
+        concerned = name and (name.startswith(cache) or cache.startswith(name.rstrip("/") + "/"))
+        hint = ". Set HF_HOME to a folder that you may write to." if concerned else ""
         return f"{error.strerror}: {error.filename}{hint}" if error.filename else error.strerror
     missing_package = isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
     if (missing_package or isinstance(error, (ValueError, OSError, RuntimeError))) and text:

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = choose_folder(args.output, args.resume)
     queries = find_pictures(args.query, without=folder)
+    passed_over = getattr(queries, "passed_over", {})
     references = find_references(args)
     normals = find_pictures(args.calibrate) if args.calibrate else []
     if (normals or args.save_references) and not references:
@@ -121,7 +122,9 @@ def _inspect(
     page = report.write()
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
-    return _exit_code(report.results, args.fail_on_anomaly)
+    if passed_over:
+        print(f"anomalygpt inspect: {queries.remark}", file=sys.stderr)
+    return _exit_code(report.results, args.fail_on_anomaly, len(passed_over))
 
 
 def choose_folder(output: str | None, resume: bool) -> pathlib.Path:
@@ -277,7 +280,7 @@ def _how_to_resume(report: Any, queries: Sequence[str], folder: pathlib.Path) ->
     )
 
 
-def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
+def _exit_code(results: Sequence[Any], fail_on_anomaly: bool, num_passed_over: int) -> int:
     unread = [result for result in results if result.verdict == "error"]
     for result in unread[:MAX_ERROR_LINES]:
         print(f"anomalygpt inspect: cannot inspect {printable(result.image)}: {result.error}", file=sys.stderr)
@@ -287,4 +290,4 @@ def _exit_code(results: Sequence[Any], fail_on_anomaly: bool) -> int:
     if fail_on_anomaly and any(result.verdict in ("anomalous", "uncertain", "unknown") for result in results):
         return 1
     # A gate must not open for pictures that nobody has seen.
-    return 2 if len(unread) == len(results) or (unread and fail_on_anomaly) else 0
+    return 2 if len(unread) == len(results) or (fail_on_anomaly and (unread or num_passed_over)) else 0

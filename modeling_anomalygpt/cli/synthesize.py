@@ -99,17 +99,16 @@ def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
         return SheetCell(made.image, made.defect_type, made.mask)
 
     columns, families = args.number or _DEFAULT_COLUMNS, len(maker.categories)
-    rows: list[tuple[str, list[SheetCell]]] = []
     if args.family:
-        jobs = [(maker.categories[at % families], maker.make, (at,)) for at in range(columns * families)]
+        jobs = [(maker.categories[at % families], (at,)) for at in range(columns * families)]
         rows = [(name, [cell(maker.good(at))]) for at, name in enumerate(maker.categories)]
     else:
-        jobs = [(name, maker.make, (at, name)) for name in maker.methods for at in range(columns)]
+        jobs = [(name, (at, name)) for name in maker.methods for at in range(columns)]
         rows = [("good pictures", [cell(maker.good(at)) for at in range(columns)])]
         rows += [(name, []) for name in maker.methods]
     cells = dict(rows)
-    for name, make, where in _progress(jobs, "sheet"):
-        cells[name].append(cell(make(*where)))
+    for name, which in _progress(jobs, "sheet"):
+        cells[name].append(cell(maker.make(*which)))
     path = pathlib.Path(args.sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(rows)

@@ -102,12 +102,11 @@ def training_sources(arguments: DataArguments) -> list[Any]:
     if not (arguments.good or arguments.dataset or arguments.conversations):
         raise TrainingError("Nothing to train on. Give --good FOLDER, --dataset NAME=DIR or --conversations JSON.")
     pairs = {"mixture": _mixture(arguments.mixture), "short_side": arguments.short_side}
-    sources: list[Any] = [
-        SyntheticPairs(
-            good_pictures(folder, arguments.category), _name_of(folder, arguments.category), "good", **pairs
-        )
-        for folder in arguments.good
-    ]
+    sources: list[Any] = []
+    for folder in arguments.good:
+        category = arguments.category
+        name = category if category != "object" else pathlib.Path(folder).resolve().name
+        sources.append(SyntheticPairs(good_pictures(folder, category), name, "good", **pairs))
     for text in arguments.dataset:
         named = parse_dataset(text)
         if named.labels == "real":
@@ -184,19 +183,11 @@ def good_pictures(folder: str, category: str) -> Any:
     return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
 
 
-def _name_of(folder: str, category: str) -> str:
-    return category if category != "object" else pathlib.Path(folder).resolve().name
-
-
 def _mixture(name: str) -> Any:
-    from ..synthesis.synthesizer import nsa
-
-    if name == "nsa":
-        return nsa
     from ..synthesis.synthesizer import Mixture
     from .made_pictures import METHODS, PHOTOGRAPH_DEFAULT
 
-    return Mixture([METHODS[method] for method in PHOTOGRAPH_DEFAULT])
+    return METHODS["nsa"] if name == "nsa" else Mixture([METHODS[method] for method in PHOTOGRAPH_DEFAULT])
 
 
 def _value(text: str) -> Any:

@@ -105,15 +105,11 @@ def draw_overlay(
     """The photograph with the map over it, the regions outlined and numbered, and a legend below.
 
     Args:
-        picture (`PIL.Image.Image`): Mode `"RGB"`.
+        picture (`PIL.Image.Image`): Mode `"RGB"`; reduced where it is longer than `max_side`.
         anomaly_map (`np.ndarray` of shape `(height, width)`): Scores in [0, 1] in the picture's pixels.
         regions (`Sequence[Region]`): In the picture's pixels; numbered from 1.
         region_threshold (`float`): See [`colour_levels`].
         legend (`bool`, *optional*, defaults to `True`): Whether a strip with the colour scale is added below.
-        max_side (`int`, *optional*, defaults to 2048): Longest side; a larger photograph is reduced.
-
-    Returns:
-        `PIL.Image.Image`: Mode `"RGB"`. Without the legend, it has the photograph's proportions.
 
     Raises:
         ValueError: If the map has another size than the picture.

@@ -37,17 +37,7 @@ _DENIALS, _CONFIRMATIONS = ("no", "不", "没", "否"), ("yes", "是", "有")
 
 @functools.cache
 def report_words(language: str = "en") -> dict[str, str]:
-    """All words of the report and of the dialogue in the terminal.
-
-    Args:
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
-    Returns:
-        `dict[str, str]`: The same keys in both languages; names in braces are filled in.
-
-    Raises:
-        ValueError: If the language is neither.
-    """
+    """All words of the report and of the dialogue in the terminal, English (`"en"`) or Chinese (`"zh"`)."""
     check_language(language)
     return json.loads((_FOLDER / f"words_{language}.json").read_text(encoding="utf-8"))
 
@@ -116,12 +106,6 @@ def render_page(
 
 def common_folder(paths: Sequence[str]) -> str:
     """The deepest folder that holds all of the files, with the separator at its end; empty where there is none.
-
-    Args:
-        paths (`Sequence[str]`): Paths of files.
-
-    Returns:
-        `str`: So that `path[len(common):]` is what differs.
 
     Example:
     ```python

@@ -150,11 +150,7 @@ class InspectionReport:
         self.results.append(InspectionResult.from_dict(result.to_dict()))
 
     def write(self) -> pathlib.Path:
-        """Writes `results.csv` and `report.html`.
-
-        Returns:
-            `pathlib.Path`: Of the report.
-        """
+        """Writes `results.csv` and `report.html`; returns the path of the page."""
         write_csv(self.results, self.folder / "results.csv", self.language)
         page = render_page(
             results=self.results,
@@ -165,9 +161,8 @@ class InspectionReport:
             references=self._references,
             num_references=len(self.references),
         )
-        path = self.folder / "report.html"
-        write_atomically(path, page)
-        return path
+        write_atomically(self.folder / "report.html", page)
+        return self.folder / "report.html"
 
     def _shown(self, result: InspectionResult, name: str, picture: Image.Image) -> dict[str, Any]:
         """What the page shows of a picture; writes its overlay and map."""
@@ -213,15 +208,10 @@ class InspectionReport:
 
 
 def write_csv(results: Sequence[InspectionResult], path: str | os.PathLike, language: str = "en") -> None:
-    """Writes results as a table that spreadsheets open: one row a picture, UTF-8 with a byte-order mark.
+    """Writes results as a table that spreadsheets open: one row a picture, positions in words of the language.
 
-    Without the mark Excel reads Chinese as garbage; Python reads it with `encoding="utf-8-sig"`, pandas as it is.
-    Texts that a spreadsheet would take for a formula get an apostrophe before them.
-
-    Args:
-        results (`Sequence[InspectionResult]`): In the order of the rows.
-        path (`str` or `os.PathLike`): The file.
-        language (`str`, *optional*, defaults to `"en"`): Of the positions.
+    UTF-8 with a byte-order mark, without which Excel reads Chinese as garbage; Python reads it as `"utf-8-sig"`. Texts
+    that a spreadsheet would take for a formula get an apostrophe before them.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
@@ -241,24 +231,14 @@ def write_csv(results: Sequence[InspectionResult], path: str | os.PathLike, lang
 
 
 def regions_in_words(regions: Sequence[Region], language: str = "en", limit: int | None = None) -> str:
-    """Where regions lie, in words, each place once, the most anomalous first.
-
-    Args:
-        regions (`Sequence[Region]`): In their order.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-        limit (`int`, *optional*): Most places named.
-
-    Returns:
-        `str`: Such as `"top left (2), center"`; empty without regions.
-    """
+    """Where regions lie, each place once and at most `limit` of them: `"top left (2), center"`."""
     counts: dict[str, int] = {}
     for region in regions:
         place = position_words(region, language)
         counts[place] = counts.get(place, 0) + 1
     places = [place if count == 1 else f"{place} ({count})" for place, count in counts.items()]
-    return ("、" if language == "zh" else ", ").join(places[:limit]) + (
-        " ..." if len(places[:limit]) < len(places) else ""
-    )
+    rest = " ..." if len(places[:limit]) < len(places) else ""
+    return ("、" if language == "zh" else ", ").join(places[:limit]) + rest
 
 
 def _cell(value: Any) -> Any:

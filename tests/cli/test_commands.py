@@ -208,6 +208,16 @@ def test_a_gate_fails_on_anomalies_and_on_pictures_that_nobody_saw(photos, inspe
     assert run("inspect", *extra, "--fail-on-anomaly", "--output", "out") == code
 
 
+def test_a_gate_stays_shut_for_what_was_passed_over(photos, inspector, capsys, monkeypatch):
+    class Found(list):
+        passed_over, remark = {"line/a.heic": "no reader"}, "Passed over: 1, not inspected: 'line/a.heic' (no reader)."
+
+    monkeypatch.setattr("modeling_anomalygpt.images.find_pictures", lambda *_, **__: Found(["line/good.png"]))
+    for extra, code in (((), 0), (("--fail-on-anomaly",), 2)):
+        assert run("inspect", "line", "--references", "reference", "--output", "out", *extra) == code
+        assert "anomalygpt inspect: Passed over: 1" in capsys.readouterr().err
+
+
 def test_bad_pictures_get_rows_and_lines_and_the_others_are_inspected(photos, inspector, capsys):
     for number in range(8):
         draw(photos / "line" / f"{number}.png")
@@ -342,6 +352,8 @@ def test_failures_are_described_for_people(monkeypatch):
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: /x"),
         (PermissionError(13, "Permission denied", "/nobody/cache/hub"),
          "Permission denied: /nobody/cache/hub. Set HF_HOME to a folder that you may write to."),
+        (PermissionError(13, "Permission denied", "/nobody"),
+         "Permission denied: /nobody. Set HF_HOME to a folder that you may write to."),
         (RuntimeError("CUDA error\nstack"), "CUDA error"),
         (ImportError("An export needs onnx."), "An export needs onnx."),
         (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError: No module named 'x'"),
