@@ -354,7 +354,7 @@ class PixelMetrics:
         if len(masks) != len(maps):
             raise ValueError(f"`maps` must be as many as `masks`, got {len(maps)} and {len(masks)}. Give pairs.")
         for mask, anomaly_map in zip(masks, maps, strict=True):
-            self._add(np.asarray(mask), np.asarray(anomaly_map))
+            self._add(np.asarray(mask) != 0, np.asarray(anomaly_map, dtype=np.float32))
 
     def merge(self, other: "PixelMetrics") -> None:
         """Adds the pictures of another object, such as that of another process.
@@ -397,24 +397,21 @@ class PixelMetrics:
             **{f"aupro_{limit:g}": area_under_overlap(normal, overlap, limit) for limit in self.limits},
         }
 
-    def _add(self, mask: np.ndarray, anomaly_map: np.ndarray) -> None:
-        if mask.shape != anomaly_map.shape or mask.ndim != 2:
+    def _add(self, mask: np.ndarray, scores: np.ndarray) -> None:
+        if mask.shape != scores.shape or mask.ndim != 2:
             raise ValueError(
-                f"`masks` and `maps` must be pictures of one size, got {mask.shape} and {anomaly_map.shape}. "
+                f"`masks` and `maps` must be pictures of one size, got {mask.shape} and {scores.shape}. "
                 "Resize the mask (nearest) or the map (bilinear) first."
             )
-        scores = anomaly_map.astype(np.float32, copy=False)
         if not np.isfinite(scores).all():
             raise ValueError(
                 "`maps` must hold finite scores, got NaN or infinity. The model or its dtype is at fault."
             )
-        inside = mask != 0
-        if not inside.any():
-            self._sketch.add(scores.flatten(), np.zeros(0, np.float32), np.zeros(0))
-        else:
-            labels, stats = connected_components(inside)
-            weights = 1.0 / stats[labels[inside], 4]
-            self._sketch.add(scores[~inside], scores[inside], weights)
+        weights = np.zeros(0)
+        if mask.any():
+            labels, stats = connected_components(mask)
+            weights = 1.0 / stats[labels[mask], 4]
+        self._sketch.add(scores[~mask], scores[mask], weights)
         self.num_maps += 1
 
 
@@ -562,9 +559,6 @@ def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -
     Args:
         labels (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
         answers (`Sequence[str]`): In English.
-
-    Returns:
-        `float`: In [0, 1].
 
     Raises:
         ValueError: If there are no samples, or lengths differ.
