@@ -617,7 +617,7 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
     _both_classes("The rate of false alarms or misses", labels)
     right = verdicts == np.where(labels, "anomalous", "normal")
     decided = verdicts != "uncertain"
-    found = {
+    rates = {
         "false_alarm_rate": (verdicts == "anomalous")[~labels].mean(),
         "miss_rate": (verdicts == "normal")[labels].mean(),
         "uncertain_rate": (~decided).mean(),
@@ -628,9 +628,9 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
         "num_errors": failed.sum(),
     }
     if decided[labels].any() and decided[~labels].any():
-        found["accuracy_decided"] = right[decided].mean()
-        found["balanced_accuracy_decided"] = (right[decided & labels].mean() + right[decided & ~labels].mean()) / 2
-    return {name: float(value) for name, value in found.items()}
+        rates["accuracy_decided"] = right[decided].mean()
+        rates["balanced_accuracy_decided"] = (right[decided & labels].mean() + right[decided & ~labels].mean()) / 2
+    return {name: float(value) for name, value in rates.items()}
 
 
 _OPTIONAL = ("verdicts", "log_odds", "answers", "ratios", "evidence")
@@ -726,31 +726,31 @@ class ImageMetrics:
         """
         labels, scores = np.array(self._columns["labels"], dtype=int), np.array(self._columns["scores"])
         _both_classes("AUROC", labels == 1)
-        found = {
+        metrics = {
             "num_pictures": float(len(labels)),
             "num_normal": float((labels == 0).sum()),
             "num_anomalous": float((labels == 1).sum()),
             "image_auroc": auroc(labels, scores),
             "image_average_precision": average_precision(labels, scores),
         }
-        found["image_f1_max"], found["image_f1_threshold"] = f1_max(labels, scores)
-        found["oracle_accuracy"], found["oracle_threshold"] = oracle_accuracy(labels, scores)
+        metrics["image_f1_max"], metrics["image_f1_threshold"] = f1_max(labels, scores)
+        metrics["oracle_accuracy"], metrics["oracle_threshold"] = oracle_accuracy(labels, scores)
         balanced = oracle_accuracy(labels, scores, balanced=True)
-        found["oracle_balanced_accuracy"], found["oracle_balanced_threshold"] = balanced
+        metrics["oracle_balanced_accuracy"], metrics["oracle_balanced_threshold"] = balanced
         if self._columns["verdicts"]:
-            found |= verdict_metrics(labels, self._columns["verdicts"])
+            metrics |= verdict_metrics(labels, self._columns["verdicts"])
         if self._columns["log_odds"]:
             odds = np.array(self._columns["log_odds"])
-            found["accuracy_log_odds"] = accuracy(labels, odds > 0)
-            found["balanced_accuracy_log_odds"] = accuracy(labels, odds > 0, balanced=True)
-            found["auroc_log_odds"] = auroc(labels, odds)
+            metrics["accuracy_log_odds"] = accuracy(labels, odds > 0)
+            metrics["balanced_accuracy_log_odds"] = accuracy(labels, odds > 0, balanced=True)
+            metrics["auroc_log_odds"] = auroc(labels, odds)
         if self._columns["answers"]:
-            found["accuracy_paper"] = paper_accuracy(labels, self._columns["answers"])
+            metrics["accuracy_paper"] = paper_accuracy(labels, self._columns["answers"])
         for name, column, threshold in (("map", "ratios", 1), ("forced", "evidence", 0)):
             if self._columns[column]:
                 alarms = np.array(self._columns[column]) >= threshold
-                found[f"balanced_accuracy_{name}"] = accuracy(labels, alarms, balanced=True)
-        return found
+                metrics[f"balanced_accuracy_{name}"] = accuracy(labels, alarms, balanced=True)
+        return metrics
 
 
 def _some_samples(labels: np.ndarray) -> None:
