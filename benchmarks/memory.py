@@ -150,27 +150,18 @@ def conversion(place: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-class RandomSamples(torch.utils.data.Dataset):
-    """Random pictures and answers of one length."""
-
-    def __init__(self, config: AnomalyGPTConfig, side: int, count: int):
-        self.config, self.side, self.count = config, side, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(index)
-        count = self.config.num_image_tokens + self.config.num_prompt_tokens
-        words = torch.randint(5, 2000, (TOKENS,), generator=generator)
-        words[1 : 1 + count] = self.config.image_token_id
-        return {
-            "input_ids": words,
-            "attention_mask": torch.ones_like(words),
-            "labels": words.where(torch.arange(TOKENS) > TOKENS // 2, -100),
-            "pixel_values": torch.randn(3, self.side, self.side, generator=generator),
-            "mask_labels": torch.randint(0, 2, (self.config.map_size,) * 2, generator=generator),
-        }
+def random_sample(config: AnomalyGPTConfig, side: int, seed: int) -> dict[str, torch.Tensor]:
+    """A random picture with an answer of one length."""
+    generator = torch.Generator().manual_seed(seed)
+    words = torch.randint(5, 2000, (TOKENS,), generator=generator)
+    words[1 : 1 + config.num_image_tokens + config.num_prompt_tokens] = config.image_token_id
+    return {
+        "input_ids": words,
+        "attention_mask": torch.ones_like(words),
+        "labels": words.where(torch.arange(TOKENS) > TOKENS // 2, -100),
+        "pixel_values": torch.randn(3, side, side, generator=generator),
+        "mask_labels": torch.randint(0, 2, (config.map_size,) * 2, generator=generator),
+    }
 
 
 def train(model: str, tuning: str, batch: int, checkpointing: bool = False) -> dict[str, Any]:
@@ -194,7 +185,7 @@ def train(model: str, tuning: str, batch: int, checkpointing: bool = False) -> d
             folder, max_steps=2, per_device_train_batch_size=batch, use_cpu=True, save_strategy="no", report_to=[],
             disable_tqdm=True, logging_steps=2, gradient_checkpointing=checkpointing,
         )  # fmt: skip
-        samples = RandomSamples(network.config, side, 2 * batch)
+        samples = [random_sample(network.config, side, seed) for seed in range(2 * batch)]
         collator = torch.utils.data.default_collate
         AnomalyTrainer(network, args, train_dataset=samples, data_collator=collator).train()
     return {"parameters": total, "trained": trained, "peak GB": round((peak_memory() - before) / 1e9, 2)}

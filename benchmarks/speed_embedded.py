@@ -1,4 +1,4 @@
-"""The embedded checkpoint on the example pictures: map, verdict, answer; what caches save; bfloat16.
+"""The embedded checkpoint on the example pictures: map, verdict, answer; bfloat16; from files to verdicts.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed_embedded [--rounds 7]
 
@@ -16,7 +16,6 @@ from PIL import Image
 
 from benchmarks.measuring import ROOT, in_turns, peak_memory, ratio, summary
 from modeling_anomalygpt import AnomalyInspector, load_picture
-from modeling_anomalygpt.dialogue import with_picture
 
 GOOD = sorted((ROOT / "examples" / "capsules" / "good").glob("*.jpg"))[:1]
 QUERIES = sorted((ROOT / "examples" / "capsules" / "query").glob("*.jpg"))
@@ -47,46 +46,6 @@ def stages(inspector: AnomalyInspector, rounds: int) -> dict:
         )
         rows[f"batch {batch}"] = {name: summary(values, per_call=batch) for name, values in times.items()}
     return rows
-
-
-@torch.inference_mode()
-def answering(inspector: AnomalyInspector, rounds: int) -> dict:
-    """Prefill, tokens a second of one answer and of eight at once, and a follow-up against a second inspection."""
-    processor, model = inspector.processor, inspector.model
-    image = pictures(2)[1]
-    messages = [{"role": "user", "content": "Is there any anomaly in the image?"}]
-    rendered = processor.apply_chat_template(with_picture(messages), add_generation_prompt=True)
-    ids = torch.tensor([processor.encode_prompt(rendered)])
-    length, together = 64, 8
-
-    def inputs(batch: int) -> dict:
-        pixel_values = processor(images=[image] * batch, return_tensors="pt")["pixel_values"]
-        features = model.model.get_image_features(pixel_values, memory_bank=inspector.memory_bank, return_dict=True)
-        return {"input_ids": ids.repeat(batch, 1), "mm_encoder_outputs": {"image": features}}
-
-    result, question = inspector.inspect(image), "Where is the anomaly?"
-
-    def follow_up():
-        held = list(result.conversation)
-        inspector.ask(result, question)
-        result.conversation = held
-
-    calls = {"follow-up": follow_up, "second inspection": lambda: inspector.inspect(image, question=question)}
-    one = inputs(1)
-    calls["prefill"] = lambda: model(**one, logits_to_keep=1)
-    for batch, given in ((1, one), (together, inputs(together))):
-        for tokens in (1, length):
-            options = given | {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-            calls[batch, tokens] = lambda options=options: model.generate(**options)
-    times = in_turns(calls, rounds)
-    seconds = {name: np.median(values) for name, values in times.items()}
-    steps = {batch: (seconds[batch, length] - seconds[batch, 1]) / (length - 1) for batch in (1, together)}
-    return {
-        "prompt_tokens": ids.shape[1],
-        "prefill": summary(times["prefill"]),
-        "tokens_per_second": {f"batch {batch}": round(batch / step, 1) for batch, step in steps.items()},
-        "second_inspection_to_follow_up_ratio": ratio(times["second inspection"], times["follow-up"]),
-    }
 
 
 def variants(rounds: int) -> dict:
@@ -147,7 +106,6 @@ def main() -> None:
     result = {
         "threads": torch.get_num_threads(),
         "stages": stages(inspector, options.rounds),
-        "answering": answering(inspector, options.rounds),
         "variants": variants(options.rounds),
         "end_to_end": end_to_end(inspector, options.files),
         "peak_memory_bytes": peak_memory(),

@@ -154,13 +154,13 @@ def _usual_layers(tower: torch.nn.Module, size: int) -> list[int]:
     states = tower(picture, output_hidden_states=True, return_dict=True).hidden_states
     if all(state.dim() == 4 for state in states):
         strides = {size // max(1, state.shape[-1]): index for index, state in enumerate(states)}
-        found = [index for stride, index in sorted(strides.items()) if stride in (8, 16)]
-        if not found:
+        indices = [index for stride, index in sorted(strides.items()) if stride in (8, 16)]
+        if not indices:
             raise ValueError(
                 f"`--backbone` must have layers of stride 8 or 16, got strides {sorted(strides)}. "
                 "Choose layers with --backbone-layers."
             )
-        return found
+        return indices
     depth = len(states) - 1
     return sorted({max(1, depth // 2), max(1, 3 * depth // 4)})
 

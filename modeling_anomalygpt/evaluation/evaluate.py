@@ -83,12 +83,12 @@ class EvaluationPlan:
 
     def cells(self, shots: Sequence[int | str]) -> list[tuple[int | str, int]]:
         """Numbers of references and seeds of a method that can take these; nothing is drawn for none and for all."""
-        found = []
+        cells = []
         for k_shot in (ALL,) if tuple(shots) == (ALL,) else dict.fromkeys(self.k_shots):
             takes = k_shot in shots or (isinstance(k_shot, int) and k_shot > 0 and "some" in shots)
             drawn = k_shot not in (0, ALL)
-            found += [(k_shot, seed) for seed in (dict.fromkeys(self.seeds) if drawn else (0,)) if takes]
-        return found
+            cells += [(k_shot, seed) for seed in (dict.fromkeys(self.seeds) if drawn else (0,)) if takes]
+        return cells
 
 
 def evaluate(
@@ -135,7 +135,7 @@ def evaluate(
         for category in categories
         for k_shot, seed in plan.cells(detector.shots)
     ]
-    found, waiting = {}, []
+    done, waiting = {}, []
     for number, cell in enumerate(cells):
         _, category, k_shot, seed = cell
         category.references(plan, k_shot, seed)  # too few are refused before anything is measured
@@ -143,7 +143,7 @@ def evaluate(
         if row is None:
             waiting.append(number)
         else:
-            found[number] = row
+            done[number] = row
     state.wait_for_everyone()  # all have read the table before the first process changes it
     total = sum(len(cells[number][1].chosen) for number in waiting)
     shown = progress and state.is_main_process
@@ -153,8 +153,8 @@ def evaluate(
             bar.set_postfix_str(f"{detector.name} {category.name} {k_shot}-shot seed {seed}")
             measured = _measure(plan, detector, category, k_shot, seed, bar)
             if measured is not None:
-                found[number] = rows.add(_facts(plan, detector) | _key(plan, *cells[number]) | measured)
-    return [found[number] for number in sorted(found)]
+                done[number] = rows.add(_facts(plan, detector) | _key(plan, *cells[number]) | measured)
+    return [done[number] for number in sorted(done)]
 
 
 class _Category:
@@ -162,15 +162,15 @@ class _Category:
 
     def __init__(self, plan: EvaluationPlan, tables: dict[str, SourceRows], name: str):
         self.name, self.rows = name, tables["test"]
-        own = [index for index, category in enumerate(self.rows.categories) if category == name]
-        labelled = [index for index in own if self.rows.labels[index] in (NORMAL, ANOMALOUS)]
+        members = [index for index, category in enumerate(self.rows.categories) if category == name]
+        labelled = [index for index in members if self.rows.labels[index] in (NORMAL, ANOMALOUS)]
         labels = [self.rows.labels[index] for index in labelled]
         if len(set(labels)) < 2:
             raise EvaluationError(
                 f"{name!r} must have good and anomalous test pictures, got {labels.count(NORMAL)} and "
                 f"{labels.count(ANOMALOUS)}. No metric is defined without both; leave it out with --category."
             )
-        self.split_hash = split_fingerprint(self.rows.dataset.select(own))
+        self.split_hash = split_fingerprint(self.rows.dataset.select(members))
         self.chosen = [labelled[number] for number in chosen_rows(labels, plan.limit, seed=0)]
         self.source = tables.get(plan.references_from)
         self.good: list[int] = []

@@ -354,7 +354,7 @@ class PixelMetrics:
         if len(masks) != len(maps):
             raise ValueError(f"`maps` must be as many as `masks`, got {len(maps)} and {len(masks)}. Give pairs.")
         for mask, anomaly_map in zip(masks, maps, strict=True):
-            self._add(np.asarray(mask), np.asarray(anomaly_map))
+            self._add(np.asarray(mask) != 0, np.asarray(anomaly_map, dtype=np.float32))
 
     def merge(self, other: "PixelMetrics") -> None:
         """Adds the pictures of another object, such as that of another process.
@@ -397,24 +397,21 @@ class PixelMetrics:
             **{f"aupro_{limit:g}": area_under_overlap(normal, overlap, limit) for limit in self.limits},
         }
 
-    def _add(self, mask: np.ndarray, anomaly_map: np.ndarray) -> None:
-        if mask.shape != anomaly_map.shape or mask.ndim != 2:
+    def _add(self, mask: np.ndarray, scores: np.ndarray) -> None:
+        if mask.shape != scores.shape or mask.ndim != 2:
             raise ValueError(
-                f"`masks` and `maps` must be pictures of one size, got {mask.shape} and {anomaly_map.shape}. "
+                f"`masks` and `maps` must be pictures of one size, got {mask.shape} and {scores.shape}. "
                 "Resize the mask (nearest) or the map (bilinear) first."
             )
-        scores = anomaly_map.astype(np.float32, copy=False)
         if not np.isfinite(scores).all():
             raise ValueError(
                 "`maps` must hold finite scores, got NaN or infinity. The model or its dtype is at fault."
             )
-        inside = mask != 0
-        if not inside.any():
-            self._sketch.add(scores.flatten(), np.zeros(0, np.float32), np.zeros(0))
-        else:
-            labels, stats = connected_components(inside)
-            weights = 1.0 / stats[labels[inside], 4]
-            self._sketch.add(scores[~inside], scores[inside], weights)
+        weights = np.zeros(0)
+        if mask.any():
+            labels, stats = connected_components(mask)
+            weights = 1.0 / stats[labels[mask], 4]
+        self._sketch.add(scores[~mask], scores[mask], weights)
         self.num_maps += 1
 
 
@@ -563,9 +560,6 @@ def paper_accuracy(labels: Sequence[int] | np.ndarray, answers: Sequence[str]) -
         labels (`np.ndarray` of shape `(num_samples,)`): 0 normal, 1 anomalous.
         answers (`Sequence[str]`): In English.
 
-    Returns:
-        `float`: In [0, 1].
-
     Raises:
         ValueError: If there are no samples, or lengths differ.
 
@@ -623,7 +617,7 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
     _both_classes("The rate of false alarms or misses", labels)
     right = verdicts == np.where(labels, "anomalous", "normal")
     decided = verdicts != "uncertain"
-    found = {
+    rates = {
         "false_alarm_rate": (verdicts == "anomalous")[~labels].mean(),
         "miss_rate": (verdicts == "normal")[labels].mean(),
         "uncertain_rate": (~decided).mean(),
@@ -634,9 +628,9 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
         "num_errors": failed.sum(),
     }
     if decided[labels].any() and decided[~labels].any():
-        found["accuracy_decided"] = right[decided].mean()
-        found["balanced_accuracy_decided"] = (right[decided & labels].mean() + right[decided & ~labels].mean()) / 2
-    return {name: float(value) for name, value in found.items()}
+        rates["accuracy_decided"] = right[decided].mean()
+        rates["balanced_accuracy_decided"] = (right[decided & labels].mean() + right[decided & ~labels].mean()) / 2
+    return {name: float(value) for name, value in rates.items()}
 
 
 _OPTIONAL = ("verdicts", "log_odds", "answers", "ratios", "evidence")
@@ -732,31 +726,31 @@ class ImageMetrics:
         """
         labels, scores = np.array(self._columns["labels"], dtype=int), np.array(self._columns["scores"])
         _both_classes("AUROC", labels == 1)
-        found = {
+        metrics = {
             "num_pictures": float(len(labels)),
             "num_normal": float((labels == 0).sum()),
             "num_anomalous": float((labels == 1).sum()),
             "image_auroc": auroc(labels, scores),
             "image_average_precision": average_precision(labels, scores),
         }
-        found["image_f1_max"], found["image_f1_threshold"] = f1_max(labels, scores)
-        found["oracle_accuracy"], found["oracle_threshold"] = oracle_accuracy(labels, scores)
+        metrics["image_f1_max"], metrics["image_f1_threshold"] = f1_max(labels, scores)
+        metrics["oracle_accuracy"], metrics["oracle_threshold"] = oracle_accuracy(labels, scores)
         balanced = oracle_accuracy(labels, scores, balanced=True)
-        found["oracle_balanced_accuracy"], found["oracle_balanced_threshold"] = balanced
+        metrics["oracle_balanced_accuracy"], metrics["oracle_balanced_threshold"] = balanced
         if self._columns["verdicts"]:
-            found |= verdict_metrics(labels, self._columns["verdicts"])
+            metrics |= verdict_metrics(labels, self._columns["verdicts"])
         if self._columns["log_odds"]:
             odds = np.array(self._columns["log_odds"])
-            found["accuracy_log_odds"] = accuracy(labels, odds > 0)
-            found["balanced_accuracy_log_odds"] = accuracy(labels, odds > 0, balanced=True)
-            found["auroc_log_odds"] = auroc(labels, odds)
+            metrics["accuracy_log_odds"] = accuracy(labels, odds > 0)
+            metrics["balanced_accuracy_log_odds"] = accuracy(labels, odds > 0, balanced=True)
+            metrics["auroc_log_odds"] = auroc(labels, odds)
         if self._columns["answers"]:
-            found["accuracy_paper"] = paper_accuracy(labels, self._columns["answers"])
+            metrics["accuracy_paper"] = paper_accuracy(labels, self._columns["answers"])
         for name, column, threshold in (("map", "ratios", 1), ("forced", "evidence", 0)):
             if self._columns[column]:
                 alarms = np.array(self._columns[column]) >= threshold
-                found[f"balanced_accuracy_{name}"] = accuracy(labels, alarms, balanced=True)
-        return found
+                metrics[f"balanced_accuracy_{name}"] = accuracy(labels, alarms, balanced=True)
+        return metrics
 
 
 def _some_samples(labels: np.ndarray) -> None:

@@ -25,21 +25,19 @@ from ..prompts import default_question
 def answer_likelihoods(
     model: torch.nn.Module,
     processor: Any,
-    turns: Sequence[dict[str, str]],
+    messages: Sequence[dict[str, str]],
     answers: Sequence[str],
     image_tokens: torch.Tensor,
 ) -> list[float]:
     r"""
-    Mean log-probability of the tokens of each answer, its end included.
-
-    The mean, not the sum, so that a long answer is not worse for its length.
+    Mean log-probability of the tokens of each answer, its end included; not the sum, so that length does not count.
 
     Args:
         model ([`AnomalyGPTForConditionalGeneration`]):
             In evaluation mode.
         processor ([`AnomalyGPTProcessor`]):
             Its processor.
-        turns (`list[dict[str, str]]`):
+        messages (`list[dict[str, str]]`):
             `role` and `content` each; the last one is the question.
         answers (`list[str]`):
             At least one.
@@ -49,24 +47,18 @@ def answer_likelihoods(
     Returns:
         `list[float]`: Natural logarithms, at most 0.
     """
-    encoded = [processor.encode_conversation([*turns, {"role": "assistant", "content": answer}]) for answer in answers]
+    encoded = [processor.encode_conversation([*messages, {"role": "assistant", "content": text}]) for text in answers]
     batch = processor.pad_conversations(encoded).to(model.device)
     features = AnomalyGPTImageFeatures(pooler_output=image_tokens.to(model.device).repeat(len(answers), 1, 1))
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        mm_encoder_outputs={"image": features},
-    ).logits
-    found = []
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    logits = model(**inputs, mm_encoder_outputs={"image": features}).logits
+    likelihoods = []
     for row, labels in zip(logits.float().log_softmax(-1)[:, :-1], batch["labels"][:, 1:], strict=True):
-        # Of the earlier answers only the last one is weighed.
         places = torch.nonzero(labels != -100).flatten()
-        start = int(places[-1])
-        while start > 0 and labels[start - 1] != -100:
-            start -= 1
-        own = labels[start : int(places[-1]) + 1]
-        found.append(float(row[start : start + len(own)].gather(1, own[:, None]).mean()))
-    return found
+        breaks = torch.nonzero(places.diff() > 1).flatten()  # earlier answers in the same conversation
+        last = places[int(breaks[-1]) + 1 :] if len(breaks) else places
+        likelihoods.append(float(row[last].gather(1, labels[last, None]).mean()))
+    return likelihoods
 
 
 DETECTION = "Anomaly Detection"
@@ -86,7 +78,6 @@ SOURCES = {"DS-MVTec": "mvtec_ad", "MVTec-AD": "mvtec_ad", "VisA": "visa", "MVTe
 """Data sets from which the pictures come, by the first part of the path; `GoodsAD` has no builder here."""
 
 _MERGED = {"Object Structure": "Object Analysis", "Object Details": "Object Analysis"}
-_NORMAL = "good"  # part of the path of good pictures
 
 
 class MMADError(ValueError):
@@ -127,8 +118,8 @@ class Question:
 
     @property
     def is_normal(self) -> bool:
-        """Whether the picture shows a good object."""
-        return _NORMAL in self.image
+        """Whether the picture shows a good object: such paths hold the word."""
+        return "good" in self.image
 
 
 def read_questions(
@@ -167,18 +158,18 @@ def read_questions(
     images = list(entries)
     if limit is not None and limit < len(images):
         images = [images[number * len(images) // limit] for number in range(limit)]
-    found = {}
+    questions = {}
     for image in images:
         entry = entries[image]
         try:
-            questions = [_question(image, number, row) for number, row in enumerate(entry["conversation"])]
-            found[image] = questions, [str(one) for one in entry.get(f"{templates}_templates") or []]
+            asked = [_question(image, number, row) for number, row in enumerate(entry["conversation"])]
+            questions[image] = asked, [str(path) for path in entry.get(f"{templates}_templates") or []]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise MMADError(
                 f"The entry {image!r} of {os.fspath(path)!r} must have a conversation of Question, Options, Answer "
                 f"and type: {type(error).__name__} {error}. Get the file again."
             ) from error
-    return found
+    return questions
 
 
 def _question(image: str, number: int, row: Mapping[str, Any]) -> Question:
@@ -216,7 +207,7 @@ class MMADAnswerer:
             raise ValueError(f"`--k-shot` must be at least 0, got {k_shot}.")
         self.inspector, self.folder = inspector, pathlib.Path(folder)
         self.k_shot, self.score = k_shot, score
-        self._learned: list[str] | None = None
+        self._references: list[str] | None = None
 
     def answer(self, questions: Sequence[Question], templates: Sequence[str]) -> list[dict[str, Any]]:
         r"""
@@ -237,52 +228,38 @@ class MMADAnswerer:
         """
         if not questions:
             return []
-        image = questions[0].image
-        self._learn(image, list(templates[: self.k_shot]))
+        image, templates = questions[0].image, list(templates[: self.k_shot])
+        if len(templates) < self.k_shot:
+            raise MMADError(f"{image!r} must have {self.k_shot} templates, got {len(templates)}. Lower --k-shot.")
+        if templates != self._references:
+            if templates:
+                self.inspector.set_references([self.folder / one for one in templates])
+            else:
+                self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
+            self._references = templates
         # The object is not named: a later question asks for it.
         encoder, references = self.inspector.encoder, self.inspector.references
         (seen,) = encoder.encode([load_picture(self.folder / image)], references, "object", "auto")
         return [asdict(question) | self._one(question, seen.image_tokens) for question in questions]
 
-    def _learn(self, image: str, templates: list[str]) -> None:
-        if len(templates) < self.k_shot:
-            raise MMADError(f"{image!r} must have {self.k_shot} templates, got {len(templates)}. Lower --k-shot.")
-        if templates == self._learned:
-            return
-        if templates:
-            self.inspector.set_references([self.folder / one for one in templates])
-        else:
-            self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
-        self._learned = templates
-
     def _one(self, question: Question, image_tokens: Any) -> dict[str, Any]:
-        letters = list(question.options)
+        letters, options = list(question.options), list(question.options.values())
+        text, answers = question.text, options
+        if self.score == "letter":
+            text += "".join(f"\n{letter}. {words}" for letter, words in question.options.items())
+            text, answers = text + "\nAnswer with the option's letter.", letters
         if question.subtask == DETECTION and self.score == "text":
-            found = self._yes_or_no(question, image_tokens)
+            # The question that the model was trained for; its Yes and No are weighed at the first word.
+            messages = [{"role": "user", "content": default_question("en")}]
+            _, (log_odds,) = self.inspector.dialogue.answer([messages], image_tokens, "en", 1)
+            signs = [1 if words.strip().lower().startswith("yes") else -1 for words in options]
+            likelihoods = [sign * log_odds / 2 for sign in signs]
         else:
-            by_letter = self.score == "letter"
-            text = question.text
-            if by_letter:
-                text += "".join(f"\n{letter}. {words}" for letter, words in question.options.items())
-                text += "\nAnswer with the option's letter."
-            found = answer_likelihoods(
-                self.inspector.model,
-                self.inspector.processor,
-                [{"role": "user", "content": text}],
-                letters if by_letter else list(question.options.values()),
-                image_tokens,
-            )
-        best = max(range(len(letters)), key=found.__getitem__)
-        return {"given": letters[best], "likelihoods": [round(value, 4) for value in found]}
-
-    def _yes_or_no(self, question: Question, image_tokens: Any) -> list[float]:
-        """The question that the model was trained for; its Yes and No are weighed at the first word."""
-        turns = [{"role": "user", "content": default_question("en")}]
-        _, (log_odds,) = self.inspector.dialogue.answer([turns], image_tokens, "en", 1)
-        return [
-            log_odds / 2 if words.strip().lower().startswith("yes") else -log_odds / 2
-            for words in question.options.values()
-        ]
+            messages = [{"role": "user", "content": text}]
+            model, processor = self.inspector.model, self.inspector.processor
+            likelihoods = answer_likelihoods(model, processor, messages, answers, image_tokens)
+        best = max(range(len(letters)), key=likelihoods.__getitem__)
+        return {"given": letters[best], "likelihoods": [round(value, 4) for value in likelihoods]}
 
 
 def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
@@ -326,16 +303,16 @@ def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
 
 def finished_answers(path: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     """Whole lines of a file of answers, by picture; what was cut off or is of another kind is left out."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    answers: dict[str, list[dict[str, Any]]] = {}
     if not os.path.exists(path):
-        return found
-    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        return answers
+    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row = json.loads(line)
-            found[row["image"]] = row["answers"]
+            answers[row["image"]] = row["answers"]
         except (json.JSONDecodeError, KeyError, TypeError):
             continue
-    return found
+    return answers
 
 
 def answered(

@@ -35,18 +35,18 @@ def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | Non
     Raises:
         ValueError: If the file is damaged.
     """
-    found, source = None, str(checkpoint)
+    record, source = None, str(checkpoint)
     while source is not None:
         file = _record_file(source)
         if file is not None:
             try:
-                found = (found or []) + json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["datasets"]
+                record = (record or []) + json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["datasets"]
             except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{file!r} must hold the record of a training, got something else: {error}."
                 ) from error
         source = adapter_base(source)
-    return found
+    return record
 
 
 def seen_pictures(record: Collection[dict[str, Any]], dataset: str, fingerprints: Collection[str]) -> str | None:

@@ -92,7 +92,7 @@ class EvaluationRows:
 
     Args:
         path (`str` or `os.PathLike`):
-            The file. One that is there is gone on with.
+            The file. Rows of one that is there are kept.
 
     Raises:
         ValueError: If the file is another kind of table.
@@ -122,17 +122,7 @@ class EvaluationRows:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, str]]:
-    """The rows of such a file.
-
-    Args:
-        path (`str` or `os.PathLike`): A CSV file.
-
-    Returns:
-        `list[dict[str, str]]`: Values as text.
-
-    Raises:
-        ValueError: If it is another kind of table.
-    """
+    """The rows of such a file, values as text; a `ValueError` where it is another kind of table."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             table = csv.DictReader(file)

@@ -118,7 +118,8 @@ def test_what_cannot_be_measured_is_said(load, name, predictions, references, me
         load(name).compute(predictions=predictions, references=references)
 
 
-@pytest.mark.parametrize("name", [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_two_processes_are_measured_as_one(tmp_path, name):
     command = [sys.executable, "-c", TWO, str(FOLDER / name), str(tmp_path)]
     started = [
