@@ -123,13 +123,11 @@ def test_references_of_labelled_pictures_come_from_the_training_split(place):
 
     folder = place / "parts"
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={folder}?labels=real"]))
-    source.prepare_references()
-    assert source._normals.rows.dataset[0]["split"] == "train"
+    assert source.reference_rows.dataset[0]["split"] == "train"
     shutil.copytree(folder / "test", place / "bare" / "test")
     shutil.copytree(folder / "ground_truth", place / "bare" / "ground_truth")
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={place}/bare?labels=real"]))
-    source.prepare_references()
-    assert source._normals.rows.dataset[0]["split"] == "test"
+    assert source.reference_rows.dataset[0]["split"] == "test"
 
 
 def test_a_warning_is_one_line(place, call):

@@ -59,10 +59,9 @@ def run_train(args: argparse.Namespace) -> int:
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         _leave_out_the_known()
         disable_progress_bar()
-    from ..training.checkpoints import last_whole_checkpoint
-    from ..training.model import load_for_training
+    from ..training.checkpoints import is_finished, newest_checkpoint
     from ..training.trainer import AnomalyTrainer, SamplePictures
-    from ..training.tuning import describe_tuning, prepare_for_tuning
+    from ..training.tuning import describe_tuning, load_for_training, prepare_for_tuning
     from .training_data import evaluation_sets, training_examples
 
     given = vars(args)
@@ -79,7 +78,8 @@ def run_train(args: argparse.Namespace) -> int:
     trained = describe_tuning(model, tuning_args.tuning)
     say(trained)
     say(examples.summary())
-    if checkpoint:
+    finished = checkpoint is not None and is_finished(checkpoint)
+    if checkpoint and not finished:
         say(f"going on from {checkpoint}")
     recipe = dataclasses.asdict(tuning_args) | {
         name: getattr(model_args, name) for name in ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
@@ -97,11 +97,14 @@ def run_train(args: argparse.Namespace) -> int:
     if measured is not None:
         trainer.add_callback(SamplePictures(trainer))
     trainer.train(resume_from_checkpoint=checkpoint)
+    if finished and os.path.isfile(os.path.join(training_args.output_dir, "README.md")):  # written last
+        say(f"finished: {checkpoint} holds the last of {trainer.state.max_steps} steps; nothing was changed")
+        return 0
     last_measured = max((entry["step"] for entry in trainer.state.log_history if "eval_loss_lm" in entry), default=-1)
     if measured is not None and last_measured < trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model()
-    last = last_whole_checkpoint(training_args.output_dir)
+    last = newest_checkpoint(training_args.output_dir)
     say(f"saved {training_args.output_dir}" + (f" (last checkpoint: {last})" if last else ""))
     say(f"try it: anomalygpt inspect PICTURE --model {training_args.output_dir} --references GOOD")
     return 0
@@ -142,12 +145,12 @@ def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any,
 
 def _usual(settings: dict[str, Any]) -> dict[str, Any]:
     """What nobody wants to say each time: measure where there is something to measure on, show it where one can."""
-    from ..training.trainer import tensorboard_is_installed
+    from transformers.integrations import is_tensorboard_available
 
     usual: dict[str, Any] = {"disable_tqdm": True}
     if settings.get("eval_dataset"):
         usual |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": settings.get("save_steps", 100)}
-        if tensorboard_is_installed():
+        if is_tensorboard_available():
             usual["report_to"] = ["tensorboard"]
         if settings.get("metric_for_best_model"):
             usual["load_best_model_at_end"] = True
@@ -205,13 +208,13 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _start(training_args: Any) -> str | None:
     """The checkpoint to go on from; refuses a folder that holds another run."""
-    from ..training.checkpoints import TrainingError, last_whole_checkpoint
+    from ..training.checkpoints import TrainingError, last_whole_checkpoint, newest_checkpoint
 
-    last = last_whole_checkpoint(training_args.output_dir)
+    last = newest_checkpoint(training_args.output_dir)
     if training_args.resume_from_checkpoint:
         return training_args.resume_from_checkpoint
     if training_args.resume:
-        return last
+        return last_whole_checkpoint(training_args.output_dir)
     if last:
         raise TrainingError(
             f"`--output_dir` must be a new folder, got {training_args.output_dir!r}, which holds "

@@ -153,7 +153,7 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
     """
     from torch.utils.data import ConcatDataset
 
-    from ..data.examples import evaluation_examples
+    from ..data.examples import EvaluationExamples
 
     sets = []
     for text in arguments.eval_dataset:
@@ -162,7 +162,7 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
         options = {"references": _load(named, "train", "--eval_dataset"), "shots": shots} if shots > 0 else {}
         rows = _load(named, named.split or "test", "--eval_dataset")
         options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
-        sets.append(evaluation_examples(rows, processor, language=arguments.languages.split(",")[0], **options))
+        sets.append(EvaluationExamples(rows, processor, language=arguments.languages.split(",")[0], **options))
     return ConcatDataset(sets) if sets else None
 
 

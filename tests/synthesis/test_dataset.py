@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets_scripts.loading import load_anomaly_dataset
 from modeling_anomalygpt.synthesis.dataset import with_synthetic_anomalies
-from modeling_anomalygpt.synthesis.synthesizer import Mixture, SyntheticAnomaly, cut_paste, nsa
+from modeling_anomalygpt.synthesis.synthesizer import SyntheticAnomaly, cut_paste, nsa
 
 
 def marking(image, source, rng, category=None):
@@ -129,13 +129,13 @@ def test_rows_depend_on_seed_epoch_and_index_alone(table):
     assert [described(copied[index]) for index in range(12)] == first
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_anomalous_rows_is_the_one_asked_for(share):
-    made = with_synthetic_anomalies(rows(11)[:10], marking, anomalous_share=share)
+    pictures = with_synthetic_anomalies(rows(11)[:10], marking, anomalous_share=share)
     labels = []
     for epoch in range(50):
-        made.set_epoch(epoch)
-        labels += [made[index]["label"] for index in range(10)]
+        pictures.set_epoch(epoch)
+        labels += [pictures[index]["label"] for index in range(10)]
     assert np.mean(labels) == pytest.approx(share, abs=0.07)
 
 
@@ -148,18 +148,6 @@ def test_workers_that_stay_alive_follow_the_epoch_and_give_the_same_rows(table):
         made.set_epoch(epoch)
         loaded = [described(row) for batch in loader for row in batch]
         assert loaded == [described(made[index]) for index in range(12)]
-
-
-def test_selected_and_shuffled_sets_keep_rows_labels_and_categories_together(table):
-    chosen = table.shuffle(seed=1).select([2, 7, 4, 0, 9, 5])
-    made = with_synthetic_anomalies(chosen, marking, anomalous_share=1.0)
-    assert len(made) == 6
-    for index in range(6):
-        row, origin = made[index], chosen[index]
-        assert row["image_id"] == origin["image_id"]
-        if origin["label"] == 0:
-            assert row["defect_type"] == f"mark on {origin['category']}"
-            assert row["normal_image"].getpixel((0, 0)) == origin["image"].getpixel((0, 0))
 
 
 def test_streams_give_the_same_rows_each_time_and_other_rows_each_epoch(table):
@@ -189,33 +177,6 @@ def test_streams_are_dealt_out_to_workers_without_loss_or_repetition(table):
     loader = torch.utils.data.DataLoader(made, batch_size=None, num_workers=2)
     names = sorted(row["image_id"] for row in loader)
     assert names == sorted(table["image_id"])
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_nodes_share_a_stream_and_make_the_same_of_each_row(table, world_size):
-    whole = with_synthetic_anomalies(table.to_iterable_dataset(num_shards=6), marking, seed=5)
-    labels = {row["image_id"]: row["label"] for row in whole}
-    shared = {}
-    for rank in range(world_size):
-        stream = split_dataset_by_node(table.to_iterable_dataset(num_shards=6), rank, world_size)
-        for row in with_synthetic_anomalies(stream, marking, seed=5):
-            assert row["image_id"] not in shared
-            shared[row["image_id"]] = row["label"]
-    assert shared == labels
-
-
-def test_processes_of_a_distributed_run_give_the_rows_that_one_process_gives(table):
-    made = with_synthetic_anomalies(table, marking, seed=5)
-    made.set_epoch(2)
-    expected = [described(made[index]) for index in range(len(made))]
-    for rank in range(2):
-        own = pickle.loads(pickle.dumps(with_synthetic_anomalies(table, marking, seed=5)))
-        own.set_epoch(2)
-        sampler = torch.utils.data.DistributedSampler(own, num_replicas=2, rank=rank, shuffle=True)
-        sampler.set_epoch(2)
-        loader = torch.utils.data.DataLoader(own, batch_size=2, sampler=sampler, collate_fn=identity)
-        loaded = [described(row) for batch in loader for row in batch]
-        assert loaded == [expected[index] for index in sampler]
 
 
 def test_a_streaming_builder_may_be_shuffled_and_split_before(tmp_path):
@@ -248,12 +209,6 @@ def test_large_pictures_are_shrunk_first_and_small_ones_are_not():
     made = with_synthetic_anomalies(large, cut_paste, short_side=100)
     assert made[0]["image"].size == made[0]["mask"].size == (150, 100)
     assert made[1]["image"].size == (64, 90)
-
-
-def test_arrays_and_rows_without_columns_are_taken_as_normal():
-    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
-    made = with_synthetic_anomalies([{"image": picture} for picture in noise], Mixture([cut_paste]), anomalous_share=1)
-    assert [made[index]["label"] for index in range(3)] == [1, 1, 1]
 
 
 def test_the_data_set_itself_is_not_modified():

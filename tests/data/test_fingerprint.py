@@ -6,8 +6,7 @@ import datasets
 
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt.data.fingerprint import PICTURES_READ, split_fingerprint
-
-from .inspection_rows import conversation_rows, grey_picture, inspection_rows
+from tests.inspection_rows import conversation_rows, grey_picture, inspection_rows
 
 
 def folder_of_pictures(root):

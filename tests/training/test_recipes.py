@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = ROOT / "modeling_anomalygpt" / "training" / "recipes"
 
 

@@ -9,7 +9,6 @@ from modeling_anomalygpt.training.tuning import (
     describe_tuning,
     prepare_for_tuning,
     trainable_names,
-    wake_states,
 )
 from tests.tiny import lively_model, tiny_pair
 
@@ -119,37 +118,11 @@ def test_a_part_or_layer_that_the_model_has_not_is_refused():
         prepare_for_tuning(lively_model(), TuningArguments("lora", lora_target=["query"]))
 
 
-def certain(model):
-    """Maps of a model whose state vectors are far apart beside a small temperature."""
-    with torch.no_grad():
-        for layer in model.model.localizer.layers:
-            layer.bias.fill_(10)
-        model.model.localizer.state_embeds.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, model.config.projection_dim))
-    pictures = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    return model.get_image_features(pictures, return_layer_maps=True, return_dict=True).layer_maps
-
-
-def test_state_vectors_that_no_gradient_reaches_begin_side_by_side():
-    model, _ = tiny_pair(map_temperature=1e-4)
-    maps = certain(model)
-    dead = torch.autograd.grad(focal_loss(maps[:, 0], torch.ones(2, 28, 28)).sum(), model.model.localizer.state_embeds)
-    assert dead[0].abs().max() < 1e-6
-    assert wake_states(model.model.localizer, maps, model.config.map_temperature)
-    pictures = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("temperature", [1.0, 0.01, 1e-4])
+def test_learned_state_vectors_begin_where_the_losses_move_them(temperature):
+    model, _ = tiny_pair(map_temperature=temperature)
+    pictures = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     maps = model.get_image_features(pictures, return_layer_maps=True, return_dict=True).layer_maps
     assert (maps > 0.01).all()
-    alive = torch.autograd.grad(
-        focal_loss(maps[:, 0], torch.ones(2, 28, 28)).sum(), model.model.localizer.state_embeds
-    )
-    assert alive[0].abs().max() > 1e-2
-    before = model.model.localizer.state_embeds.clone()
-    assert not wake_states(model.model.localizer, maps, model.config.map_temperature)
-    assert torch.equal(model.model.localizer.state_embeds, before)
-
-
-def test_frozen_state_vectors_and_those_of_a_text_tower_are_left():
-    model, _ = tiny_pair(map_temperature=1e-4)
-    maps = certain(model)
-    model.requires_grad_(False)
-    assert not wake_states(model.model.localizer, maps, 1e-4)
-    assert not wake_states(lively_model().model.localizer, maps, 1e-4)
+    loss = focal_loss(maps[:, 0], torch.ones(4, 28, 28)).sum()
+    assert torch.autograd.grad(loss, model.model.localizer.state_embeds)[0].abs().max() > 1e-2
