@@ -123,8 +123,7 @@ def test_mended_regions_lie_where_the_picture_changed():
         made = nsa(image, source, np.random.default_rng(seed))
         change = np.abs(image.astype(int) - made.image).mean(axis=2)
         assert 1 <= len(made.regions) <= 2
-        for region in made.regions:
-            assert change[region].mean() > 5
+        assert all(change[region].mean() > 5 for region in made.regions)
 
 
 def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union():
@@ -345,31 +344,22 @@ def test_wrong_inputs_are_refused_by_name(method, image, source, rng, error, tex
         method(image, source, np.random.default_rng(0) if rng is None else rng)
 
 
+RNG = np.random.default_rng(0)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (
-            lambda: nsa(IMAGE, IMAGE, np.random.default_rng(0), blending="poisson"),
-            "`blending` must be 'normal', 'mixed'",
-        ),
-        (
-            lambda: nsa(IMAGE, IMAGE, np.random.default_rng(0), compat="paper"),
-            "`compat` must be 'original' or None, got",
-        ),
-        (lambda: NSASettings(size_bounds=((0.3, 0.1), (0.1, 0.2))), r"`size_bounds` must be increasing shares in \(0"),
-        (lambda: NSASettings(num_patches=0), "`num_patches` must be at least 1, got 0. Use 2"),
-        (lambda: NSASettings(min_overlap=-1), "`min_object` and `min_overlap` must be at least 0, got 0.0 and -1"),
-        (
-            lambda: perlin_texture(IMAGE, IMAGE, np.random.default_rng(0), textures=[]),
-            "`textures` must hold at least one",
-        ),
-        (
-            lambda: perlin_texture(IMAGE, IMAGE, np.random.default_rng(0), max_regions=0),
-            "`max_regions` must be at least",
-        ),
-        (lambda: Mixture([]), "`methods` must hold at least one method, got none. Pass"),
-        (lambda: Mixture([nsa], weights=[1, 2]), r"`weights` must be 1 numbers, none negative .* got \[1, 2\]. Give"),
-        (lambda: Mixture([nsa], weights=[-1]), "`weights` must be 1 numbers, none negative"),
+        (partial(nsa, IMAGE, IMAGE, RNG, blending="poisson"), "`blending` must be 'normal', 'mixed'"),
+        (partial(nsa, IMAGE, IMAGE, RNG, compat="paper"), "`compat` must be 'original' or None, got"),
+        (partial(NSASettings, ((0.3, 0.1), (0.1, 0.2))), r"`size_bounds` must be increasing shares in \(0"),
+        (partial(NSASettings, num_patches=0), "`num_patches` must be at least 1, got 0. Use 2"),
+        (partial(NSASettings, min_overlap=-1), "`min_object` and `min_overlap` must be at least 0, got 0.0 and -1"),
+        (partial(perlin_texture, IMAGE, IMAGE, RNG, textures=[]), "`textures` must hold at least one"),
+        (partial(perlin_texture, IMAGE, IMAGE, RNG, max_regions=0), "`max_regions` must be at least"),
+        (partial(Mixture, []), "`methods` must hold at least one method, got none. Pass"),
+        (partial(Mixture, [nsa], [1, 2]), r"`weights` must be 1 numbers, none negative .* got \[1, 2\]. Give"),
+        (partial(Mixture, [nsa], [-1]), "`weights` must be 1 numbers, none negative"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(call, text):

@@ -16,23 +16,27 @@ pytest.importorskip("peft")
 
 
 def sizes(model, *parts):
-    return sum(value.numel() for name, value in model.named_parameters() if any(f"{part}." in name for part in parts))
+    return sum(value.numel() for name, value in model.named_parameters() if any(part in name for part in parts))
 
 
 def trained(model):
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
-def test_paper_trains_the_localizer_and_the_prompt_learner_only():
+@pytest.mark.parametrize(
+    ("tuning", "parts", "tokens"),
+    [
+        ("paper", ("localizer", "prompt_learner"), 0),
+        ("prompt", ("localizer", "prompt_learner", "multi_modal_projector"), 6 * 32),
+        ("full", ("",), 0),
+    ],
+)
+def test_each_mode_trains_its_parts_and_as_many_numbers_as_virtual_tokens_have(tuning, parts, tokens):
     model = lively_model()
-    expected = sizes(model, "localizer", "prompt_learner")
-    assert trained(prepare_for_tuning(model, TuningArguments("paper"))) == expected
-
-
-def test_prompt_trains_also_the_projector_and_as_many_numbers_as_virtual_tokens_have():
-    model = lively_model()
-    expected = sizes(model, "localizer", "prompt_learner", "multi_modal_projector") + 6 * 32
-    assert trained(prepare_for_tuning(model, TuningArguments("prompt", num_virtual_tokens=6))) == expected
+    expected = sizes(model, *parts) + tokens
+    adapted = prepare_for_tuning(model, TuningArguments(tuning, num_virtual_tokens=6))
+    assert trained(adapted) == expected
+    assert (adapted is model) == (tuning == "full")
 
 
 def test_lora_changes_the_language_model_only_and_begins_without_a_change():
@@ -44,12 +48,6 @@ def test_lora_changes_the_language_model_only_and_begins_without_a_change():
     low_rank = [name for name in trainable_names(adapted) if ".lora_" in name]
     assert all(".language_model." in name for name in low_rank)
     assert all(not value.any() for name, value in adapted.named_parameters() if "lora_B" in name)
-
-
-def test_full_trains_everything():
-    model = lively_model()
-    assert prepare_for_tuning(model, TuningArguments("full")) is model
-    assert trained(model) == sum(value.numel() for value in model.parameters())
 
 
 def test_full_trains_in_float32_and_refuses_4_bits():
