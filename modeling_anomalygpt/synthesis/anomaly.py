@@ -119,10 +119,7 @@ def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator
 def channel_sum(image: np.ndarray) -> np.ndarray:
     """Sum of the three colour channels of a picture, `uint16`: 0 to 765, three times the mean brightness."""
     first, second, third = cv2.split(image)
-    total = first.astype(np.uint16)
-    total += second
-    total += third
-    return total
+    return np.add(first, second, dtype=np.uint16) + third
 
 
 def majority(mask: np.ndarray, size: int) -> np.ndarray:
@@ -176,8 +173,7 @@ def intensity_label(
     Source: https://arxiv.org/abs/2109.15222, section 3.3.
 
     Args:
-        before (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before the change.
-        after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture after it.
+        before, after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture without and with the change.
         pasted (`np.ndarray` of shape `(height, width)`, `bool` or `uint8`): where the change was made; what lies
             outside is no target.
         logistic (`tuple[float, float]`): steepness `k` per grey level, and `x0`, the change in grey levels whose label
@@ -205,8 +201,7 @@ def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray, tol
     """Pixels of a pasted shape that can be seen: their colours changed, specks removed and pinholes closed.
 
     Args:
-        before (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before the change.
-        after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture after it.
+        before, after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture without and with the change.
         shape (`np.ndarray` of shape `(height, width)`, `bool`): where the change was made.
         tolerance (`float`, *optional*, defaults to 5): mean absolute change in grey levels that is still invisible.
 

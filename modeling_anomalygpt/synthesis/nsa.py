@@ -113,16 +113,19 @@ def nsa_settings(category: str | None) -> NSASettings:
     return NSA_SETTINGS.get(category, NSASettings())
 
 
-def object_mask(image: np.ndarray, background: tuple[float, float]) -> np.ndarray:
+def object_mask(image: np.ndarray, background: tuple[float, float] | None) -> np.ndarray:
     """Pixels whose brightness is not the background's, cleaned by a 7 x 7 median.
 
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
-        background (`tuple[float, float]`): brightness and tolerance in grey levels.
+        background (`tuple[float, float]`, *optional*): brightness and tolerance in grey levels; `None`: the object
+            fills the picture.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `uint8`: 1 on the object, 0 on the background.
     """
+    if background is None:
+        return np.ones(image.shape[:2], np.uint8)
     brightness, tolerance = background
     total = channel_sum(image)
     far = (total < 3 * (brightness - tolerance)) | (total > 3 * (brightness + tolerance))
@@ -169,9 +172,7 @@ def nsa(
     if blending == "random":
         blending = ("normal", "mixed")[rng.integers(2)]
     mode = cv2.NORMAL_CLONE if blending == "normal" else cv2.MIXED_CLONE
-    objects = None
-    if settings.background is not None:
-        objects = object_mask(image, settings.background), object_mask(source, settings.background)
+    objects = object_mask(image, settings.background), object_mask(source, settings.background)
     blend = partial(_blend_patch, source=source, objects=objects, settings=settings, mode=mode, rng=rng)
     coin = partial(rng.integers, 2)
     if compat == "original":
@@ -261,7 +262,7 @@ def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
 def _blend_patch(
     image: np.ndarray,
     source: np.ndarray,
-    objects: tuple[np.ndarray, np.ndarray] | None,
+    objects: tuple[np.ndarray, np.ndarray],
     settings: NSASettings,
     mode: int,
     rng: np.random.Generator,
@@ -275,13 +276,13 @@ def _blend_patch(
     size = image.shape[:2]
     bounds = zip(settings.size_bounds, size, strict=True)
     limits = [(round(low * side), round(high * side)) for (low, high), side in bounds]
-    cut = _place_in_source(size, limits, None if objects is None else objects[1], settings, rng)
+    cut = _place_in_source(size, limits, objects[1], settings, rng)
     if cut is None:
         return None
     height, width = _resized(source[cut].shape, limits, settings.resize_bounds, rng)
     patch = cv2.resize(source[cut], (width, height))
-    patch_object = None if objects is None else cv2.resize(objects[1][cut], (width, height))
-    box = _place_in_picture(size, (height, width), objects, patch_object, settings, rng)
+    patch_object = cv2.resize(objects[1][cut], (width, height))
+    box = _place_in_picture(objects[0], patch_object, settings, rng)
     # The object of the patch, that of the picture and the background of both make up the whole rectangle.
     blended = np.zeros((height, width), np.uint8)
     blended[1:-1, 1:-1] = 255
@@ -290,10 +291,9 @@ def _blend_patch(
         return None
     if least_change is not None and not _can_change(image[box], patch, least_change):
         return None
-    target = np.ones((height, width), np.uint8) if objects is None else patch_object | objects[0][box]
     rows, columns = box
     center = (columns.stop - width // 2, rows.start + height // 2)
-    return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, target)
+    return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, patch_object | objects[0][box])
 
 
 def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
@@ -315,7 +315,7 @@ def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
 def _place_in_source(
     size: tuple[int, int],
     limits: list[tuple[int, int]],
-    source_object: np.ndarray | None,
+    source_object: np.ndarray,
     settings: NSASettings,
     rng: np.random.Generator,
 ) -> Box | None:
@@ -332,7 +332,7 @@ def _place_in_source(
             for center, half, side in zip(centers, halves, size, strict=True)
         )
 
-    return _first_that_fits(draw, lambda cut: source_object is None or source_object[cut].mean() > settings.min_object)
+    return _first_that_fits(draw, lambda cut: source_object[cut].mean() > settings.min_object)
 
 
 def _first_that_fits(draw: Callable[[], Box], fits: Callable[[Box], bool]) -> Box | None:
@@ -355,25 +355,19 @@ def _resized(
 
 
 def _place_in_picture(
-    size: tuple[int, int],
-    patch_size: tuple[int, int],
-    objects: tuple[np.ndarray, np.ndarray] | None,
-    patch_object: np.ndarray | None,
-    settings: NSASettings,
-    rng: np.random.Generator,
+    picture_object: np.ndarray, patch_object: np.ndarray, settings: NSASettings, rng: np.random.Generator
 ) -> Box | None:
+    pixels = cv2.countNonZero(patch_object)
+
     def draw() -> Box:
         return tuple(
             slice(center - length // 2, center + (length + 1) // 2)
-            for side, length in zip(size, patch_size, strict=True)
+            for side, length in zip(picture_object.shape, patch_object.shape, strict=True)
             for center in [int(rng.integers(length // 2 + 1, side - length // 2 - 1))]
         )
 
-    if objects is None:
-        return draw()
-    pixels = cv2.countNonZero(patch_object)
-    enough = pixels / patch_object.size > settings.min_object
-    return _first_that_fits(
-        draw,
-        lambda box: enough and cv2.countNonZero(objects[0][box] & patch_object) / pixels > settings.min_overlap,
-    )
+    def fits(box: Box) -> bool:
+        enough = pixels / patch_object.size > settings.min_object
+        return enough and cv2.countNonZero(picture_object[box] & patch_object) / pixels > settings.min_overlap
+
+    return _first_that_fits(draw, fits)

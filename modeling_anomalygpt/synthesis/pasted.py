@@ -105,8 +105,7 @@ def perlin_texture(
     if max_regions is not None and max_regions < 1:
         raise ValueError(f"`max_regions` must be at least 1 or None, got {max_regions}. Use None to keep every blob.")
     size = image.shape[:2]
-    background = nsa_settings(category).background
-    allowed = np.ones(size, bool) if background is None else object_mask(image, background) > 0
+    allowed = object_mask(image, nsa_settings(category).background) > 0
     min_area = max(16, size[0] * size[1] // 2000)
     for _ in range(_ATTEMPTS):
         shape = perlin_mask(size, rng) & allowed
@@ -253,9 +252,8 @@ def drawn_defect(
         [`SyntheticAnomaly`]: unchanged if the renderer drew nothing.
     """
     check_inputs(image, source, rng)
-    background = nsa_settings(category).background
-    solid = None if background is None else object_mask(image, background) > 0
-    drawn = renderer(image, solid if solid is None or solid.any() else None, rng)
+    solid = object_mask(image, nsa_settings(category).background) > 0
+    drawn = renderer(image, None if solid.all() or not solid.any() else solid, rng)
     mask = np.array(drawn.mask, bool)
     if not mask.any():
         return unchanged(image)
