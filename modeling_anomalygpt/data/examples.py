@@ -1,4 +1,4 @@
-"""A labelled split for evaluation during training: fixed questions, fixed answers, fixed references."""
+"""From an example to arrays: its words, its geometry, its pixel target; and a labelled split to measure on."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

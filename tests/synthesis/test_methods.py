@@ -167,20 +167,14 @@ def test_every_method_keeps_its_contract(name):
             assert (made.defect_type == "good") == (not made.is_anomalous)
 
 
-@pytest.mark.parametrize("name", ["nsa", "cut_paste", "scar", "perlin", "mixture"])
+@pytest.mark.parametrize("name", ["nsa", "cut_paste", "scar"])  # Perlin textures turn black into grey
 def test_pictures_of_one_colour_come_back_normal(name):
-    image = np.full((64, 64, 3), 0, np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     made = METHODS[name](image, image, np.random.default_rng(0))
-    if name == "perlin":  # colour changes turn black into grey
-        return
-    if name == "mixture":
-        assert made.is_anomalous  # the Perlin texture steps in
-        return
-    assert not made.is_anomalous
-    assert made.defect_type == "good"
-    assert made.regions == []
+    assert (made.is_anomalous, made.defect_type, made.regions) == (False, "good", [])
     np.testing.assert_array_equal(made.image, image)
     assert not np.shares_memory(made.image, image)
+    assert METHODS["mixture"](image, image, np.random.default_rng(0)).is_anomalous
 
 
 def test_patches_of_object_categories_touch_the_object():
@@ -252,12 +246,6 @@ def test_perlin_textures_keep_to_the_object_and_to_their_number():
         assert len(made.regions) <= 3
         assert not made.mask[(image == dark).all(axis=2)].sum() > 0.02 * made.mask.sum()
         np.testing.assert_array_equal(made.image[~made.mask], image[~made.mask])
-
-
-def test_perlin_textures_come_from_the_given_pictures():
-    image = np.full((64, 64, 3), 128, np.uint8)
-    made = perlin_texture(image, image, np.random.default_rng(3), textures=[picture(0, (64, 64))])
-    assert made.image[made.mask].std() > 5
 
 
 def test_a_mixture_draws_its_methods_by_weight_and_passes_the_category():

@@ -133,6 +133,8 @@ def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says
             sample for sample in (examples[index] for index in range(start, start + 4)) if sample["source"] == "nuts"
         )
         assert bad["image_id"] == f"{good['image_id']} (synthetic)"
+        assert answers(good, processor).startswith("No, there is no anomaly")
+        assert answers(bad, processor).startswith("Yes")
         changed = np.abs(good["pixel_values"] - bad["pixel_values"]).max(0) > 0.5
         assert not good["mask_labels"].any()
         # Bicubic resizing spreads a change by two pixels.
@@ -149,15 +151,6 @@ def test_defects_are_new_in_every_epoch_while_the_good_picture_stays(processor):
         good.add(examples[0]["pixel_values"].tobytes())
         bad.add(examples[1]["pixel_values"].tobytes())
     assert (len(good), len(bad)) == (1, 3)
-
-
-def test_the_answer_follows_from_the_target(processor):
-    examples = TrainingExamples([pairs()], processor, wording=FIXED)
-    for index in range(12):
-        sample = examples[index]
-        yes = answers(sample, processor).startswith("Yes")
-        assert yes == bool(sample["mask_labels"].any())
-    assert answers(examples[0], processor).startswith("No, there is no anomaly")
 
 
 def test_half_of_the_samples_have_a_reference_and_it_is_never_the_picture_itself(processor):
@@ -276,15 +269,12 @@ def test_languages_follow_their_shares(processor):
     assert chinese == pytest.approx(150, abs=25)
 
 
-def test_a_given_description_opens_the_question(processor):
+def test_a_given_description_opens_the_question_and_long_conversations_are_cut(processor):
     wording = Wording(varied=False, descriptions={"nut": "This is a nut; a good one is grey."})
-    text = processor.tokenizer.decode(TrainingExamples([pairs()], processor, wording=wording)[0]["input_ids"])
+    ids = TrainingExamples([pairs()], processor, wording=wording)[0]["input_ids"]
+    text = processor.tokenizer.decode(ids)
     assert "This is a nut; a good one is grey. Is there any anomaly in the image?" in text
-
-
-def test_long_conversations_are_cut(processor):
-    sample = TrainingExamples([pairs()], processor, max_length=60)[0]
-    assert len(sample["input_ids"]) == len(sample["labels"]) == 60
+    assert TrainingExamples([pairs()], processor, wording=wording, max_length=60)[0]["input_ids"] == ids[:60]
 
 
 def test_what_the_checkpoint_says_of_its_data(processor):
