@@ -362,14 +362,18 @@ def check_files_exist(paths: Sequence[str | os.PathLike], named_in: str) -> None
     """
     missing = [str(path) for path in paths if not os.path.isfile(split_page(path)[0])]
     if missing:
-        named = ", ".join(map(repr, missing[:_SHOWN]))
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         ansi = any(not name.isascii() for name in missing)
         raise FileNotFoundError(
-            f"Files named in {named_in} must exist, got {len(missing)} of {len(paths)} missing: {named}{more}. "
+            f"Files named in {named_in} must exist, got {len(missing)} of {len(paths)} missing: {some_of(missing)}. "
             "Unpack the whole archive, or correct the names (upper and lower case count)."
             + (" If letters are wrong, save the table as CSV UTF-8." if ansi else "")
         )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Joins the first names and counts the rest."""
+    rest = len(names) - _SHOWN
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def check_masks(records: Sequence[AnomalyRecord], mask_size: Callable[[str], tuple[int, int]]) -> None:

@@ -523,7 +523,11 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
                 init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 init.zeros_(convolution.bias)
         elif isinstance(module, AnomalyLocalizer) and module.state_embeds is not None:
-            init.normal_(module.state_embeds, std=self.config.initializer_range)
+            # Side by side, apart by what the temperature can tell: between vectors that are drawn apart every pixel is
+            # certain of one of them, and neither focal nor dice loss moves anything.
+            middle = unit_length(torch.randn_like(module.state_embeds[0]))
+            apart = 0.5 * self.config.map_temperature * torch.randn_like(module.state_embeds)
+            init.copy_(module.state_embeds, middle + apart)
         elif isinstance(module, VirtualTokens):
             init.normal_(module.embeds, std=self.config.initializer_range)
 

@@ -18,7 +18,7 @@ from datasets_scripts.rendering.products import FAMILIES, Product, render_produc
 
 from ..images import PictureError, load_picture
 from ..synthesis.anomaly import MIN_SIDE, SyntheticAnomaly
-from ..synthesis.drawn import drawn_defect
+from ..synthesis.pasted import drawn_defect
 from ..synthesis.synthesizer import Mixture, cut_paste, cut_paste_scar, nsa, perlin_texture
 
 _GOOD, _BAD = 0, 1  # apart in the seeds

@@ -49,10 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         _leave_out_the_known()
         disable_progress_bar()
-    from ..training.checkpoints import last_whole_checkpoint
-    from ..training.model import load_for_training
+    from ..training.checkpoints import is_finished, newest_checkpoint
     from ..training.trainer import AnomalyTrainer, SamplePictures
-    from ..training.tuning import describe_tuning, prepare_for_tuning
+    from ..training.tuning import describe_tuning, load_for_training, prepare_for_tuning
     from .training_data import evaluation_sets, training_examples
 
     model_args, tuning_args, data_args, training_args = parse_settings(args.recipe, given)
@@ -67,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     say = print if training_args.process_index == 0 else lambda *_: None
     say(describe_tuning(model, tuning_args.tuning))
     say(examples.summary())
-    if checkpoint:
+    finished = checkpoint is not None and is_finished(checkpoint)
+    if checkpoint and not finished:
         say(f"going on from {checkpoint}")
     weights = ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
     trainer = AnomalyTrainer(
@@ -83,11 +83,14 @@ def run(args: argparse.Namespace) -> int:
     if measured is not None:
         trainer.add_callback(SamplePictures(trainer))
     trainer.train(resume_from_checkpoint=checkpoint)
+    if finished and os.path.isfile(os.path.join(training_args.output_dir, "README.md")):  # written last
+        say(f"finished: {checkpoint} holds the last of {trainer.state.max_steps} steps; nothing was changed")
+        return 0
     last_measured = max((entry["step"] for entry in trainer.state.log_history if "eval_loss_lm" in entry), default=-1)
     if measured is not None and last_measured < trainer.state.global_step:
         trainer.evaluate()
     trainer.save_model()
-    last = last_whole_checkpoint(training_args.output_dir)
+    last = newest_checkpoint(training_args.output_dir)
     say(f"saved {training_args.output_dir}" + (f" (last checkpoint: {last})" if last else ""))
     say(f"try it: anomalygpt inspect PICTURE --model {training_args.output_dir} --references GOOD")
     return 0
@@ -122,12 +125,12 @@ def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any,
 
 def _with_usual(settings: dict[str, Any]) -> dict[str, Any]:
     """What nobody wants to say each time: measure where there is something to measure on, show it where one can."""
-    from ..training.trainer import tensorboard_is_installed
+    from transformers.integrations import is_tensorboard_available
 
     usual: dict[str, Any] = {"disable_tqdm": True}
     if settings.get("eval_dataset"):
         usual |= {"eval_strategy": "steps", "eval_on_start": True, "eval_steps": settings.get("save_steps", 100)}
-        if tensorboard_is_installed():
+        if is_tensorboard_available():
             usual["report_to"] = ["tensorboard"]
         if settings.get("metric_for_best_model"):
             usual["load_best_model_at_end"] = True
@@ -190,14 +193,14 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _start(training_args: Any) -> str | None:
     """The checkpoint to go on from; refuses a folder that holds another run."""
-    from ..training.checkpoints import TrainingError, last_whole_checkpoint
+    from ..training.checkpoints import TrainingError, last_whole_checkpoint, newest_checkpoint
 
     folder = training_args.output_dir
-    last = last_whole_checkpoint(folder)
+    last = newest_checkpoint(folder)
     if training_args.resume_from_checkpoint:
         return training_args.resume_from_checkpoint
     if training_args.resume:
-        return last
+        return last_whole_checkpoint(folder)
     hint = "which holds a model. Choose another folder."
     if last:
         hint = f"which holds {os.path.basename(last)}. Add --resume to go on from it, or choose another folder."

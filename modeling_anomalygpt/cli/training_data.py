@@ -149,7 +149,7 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
     """The labelled pictures of `eval_dataset`, `None` without; the seed draws references and pictures."""
     from torch.utils.data import ConcatDataset
 
-    from ..data.examples import evaluation_examples
+    from ..data.examples import EvaluationExamples
 
     sets = []
     for text in arguments.eval_dataset:
@@ -158,7 +158,7 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
         options = {"references": named.load("train", option="--eval_dataset"), "shots": shots} if shots > 0 else {}
         rows = named.load(named.split or "test", option="--eval_dataset")
         options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
-        sets.append(evaluation_examples(rows, processor, language=arguments.languages.split(",")[0], **options))
+        sets.append(EvaluationExamples(rows, processor, language=arguments.languages.split(",")[0], **options))
     return ConcatDataset(sets) if sets else None
 
 

@@ -1,6 +1,6 @@
-"""A labelled split for evaluation during training: fixed questions, fixed answers, fixed references."""
+"""From an example to arrays: its words, its geometry, its pixel target; and a labelled split to measure on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..image_processing_anomalygpt import place
 from ..processing_anomalygpt import AnomalyGPTProcessor
 from ..prompts import check_language, opening_question
 from ..regions import regions_of_mask
-from .sources import Example, NormalPictures, SourceRows, labelled_example
+from .sources import Example, SourceRows, labelled_example
 
 
 @dataclass(frozen=True)
@@ -22,25 +22,13 @@ class Wording:
     """How conversations about training pictures are worded.
 
     Attributes:
-        languages (`Mapping[str, float]`, *optional*, defaults to `{"en": 1.0}`):
-            Shares of `"en"` and `"zh"`.
-        max_turns (`int`, *optional*, defaults to 3):
-            At most so many questions; 1 as published.
-        varied (`bool`, *optional*, defaults to `True`):
-            Whether topics and wording vary. If not, every conversation is the description of a good object, the
-            question whether there is an anomaly, and the answer with the places (the published unsupervised training).
-        descriptions (`Mapping[str, str]`, *optional*):
-            A sentence for each category that says how a good object looks. Those of MVTec AD and VisA are known.
-
-    Example:
-    ```python
-    >>> facts = Facts("bolt", (224, 224))
-    >>> Wording(varied=False, descriptions={"bolt": "a bolt with a clean thread"}).messages(
-    ...     facts, np.random.default_rng(0)
-    ... )[1]["content"]
-    'No, there is no anomaly in the image.'
-
-    ```
+        languages (`Mapping[str, float]`, *optional*, defaults to `{"en": 1.0}`): Shares of `"en"` and `"zh"`.
+        max_turns (`int`, *optional*, defaults to 3): At most so many questions; 1 as published.
+        varied (`bool`, *optional*, defaults to `True`): Whether topics and wording vary. If not, every conversation is
+            the description of a good object, the question whether there is an anomaly, and the answer with the places
+            (the published unsupervised training).
+        descriptions (`Mapping[str, str]`, *optional*): A sentence for each category that says how a good object looks.
+            Those of MVTec AD and VisA are known.
     """
 
     languages: Mapping[str, float] = field(default_factory=lambda: {"en": 1.0})
@@ -58,38 +46,28 @@ class Wording:
         if self.max_turns < 1:
             raise ValueError(f"`max_turns` must be at least 1, got {self.max_turns}. The published training has 1.")
 
-    def messages(self, facts: Facts, rng: np.random.Generator) -> list[dict[str, str]]:
-        """A conversation about a picture.
+    def messages(self, example: Example, rng: np.random.Generator) -> list[dict[str, str]]:
+        """A conversation about a picture: the one it has, else one in words that the generator draws.
 
         Args:
-            facts (`Facts`): What is true.
+            example (`Example`): What is true.
             rng (`np.random.Generator`): Draws language, topics and wording.
 
         Returns:
             `list[dict[str, str]]`: Questions and answers in turn.
         """
-        names = list(self.languages)
-        shares = np.array([self.languages[name] for name in names], dtype=float)
-        language = names[int(rng.choice(len(names), p=shares / shares.sum()))]
+        if example.messages is not None:
+            return example.messages
+        facts = facts_of(example, self.descriptions.get(example.category))
+        shares = np.array(list(self.languages.values()), dtype=float)
+        language = list(self.languages)[int(rng.choice(len(shares), p=shares / shares.sum()))]
         if self.varied:
             return conversation(facts, rng, language, self.max_turns)
         return fixed_messages(facts, language)
 
-    def description(self, category: str) -> str | None:
-        """The sentence given for a category, if any."""
-        return self.descriptions.get(category)
-
 
 def fixed_messages(facts: Facts, language: str = "en") -> list[dict[str, str]]:
-    """The question of the paper, after the description of a good object, and its answer.
-
-    Args:
-        facts (`Facts`): What is true.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
-    Returns:
-        `list[dict[str, str]]`: A question and an answer.
-    """
+    """The question of the paper, after the description of a good object, and its answer; `"en"` or `"zh"`."""
     question, answer = fixed_turn(facts, "presence", language)
     description = facts.description if isinstance(facts.description, str) else None
     content = opening_question(facts.category, language, description, question)
@@ -106,13 +84,15 @@ def facts_of(example: Example, description: str | None = None) -> Facts:
     Returns:
         `Facts`: Regions and sizes in pixels of the picture.
     """
-    size = (example.picture.height, example.picture.width)
-    if example.mask is None or not example.mask.any():
-        return Facts(
-            example.category, size, (), example.defect_types, description=description, anomalous=example.anomalous
-        )
-    regions = regions_of_mask(example.mask)
-    return Facts(example.category, size, regions, example.defect_types, description=description)
+    has_mask = example.mask is not None and bool(example.mask.any())
+    return Facts(
+        example.category,
+        (example.picture.height, example.picture.width),
+        regions_of_mask(example.mask) if has_mask else (),
+        example.defect_types,
+        description=description,
+        anomalous=None if has_mask else example.anomalous,
+    )
 
 
 def seen_part(mask: np.ndarray, canvas_size: tuple[int, int], geometry: str) -> np.ndarray:
@@ -136,16 +116,12 @@ def seen_part(mask: np.ndarray, canvas_size: tuple[int, int], geometry: str) -> 
     at = place(mask.shape, canvas_size, geometry)
     if at.top >= 0 and at.left >= 0:
         return mask
-    seen = np.zeros_like(mask)
+    sides = zip((at.top, at.left), (at.height, at.width), canvas_size, mask.shape, strict=True)
     rows, columns = (
-        slice(
-            round(max(-corner, 0) / resized * side),
-            round(min(resized, canvas - corner) / resized * side),
-        )
-        for corner, resized, canvas, side in zip(
-            (at.top, at.left), (at.height, at.width), canvas_size, mask.shape, strict=True
-        )
+        slice(round(max(-corner, 0) / resized * side), round(min(resized, canvas - corner) / resized * side))
+        for corner, resized, canvas, side in sides
     )
+    seen = np.zeros_like(mask)
     seen[rows, columns] = mask[rows, columns]
     return seen
 
@@ -154,12 +130,10 @@ class ExampleEncoder:
     """Turns an example and a conversation about it into arrays.
 
     Args:
-        processor (`AnomalyGPTProcessor`):
-            Its image processor gives picture, mask and references the same geometry.
-        map_size (`int`, *optional*):
-            Side of the pixel target, in pixels: `config.map_size` of the model. Defaults to the pictures' height.
-        max_length (`int`, *optional*, defaults to 1024):
-            Conversations are cut after so many tokens, as published.
+        processor (`AnomalyGPTProcessor`): Its image processor gives picture, mask and references the same geometry.
+        map_size (`int`, *optional*): Side of the pixel target, in pixels: `config.map_size` of the model. Defaults to
+            the pictures' height.
+        max_length (`int`, *optional*, defaults to 1024): Conversations are cut after so many tokens, as published.
 
     Raises:
         ValueError: If `map_size` or `max_length` is not positive.
@@ -175,34 +149,23 @@ class ExampleEncoder:
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}. Use the model's.")
 
-    def without_unseen(self, example: Example) -> Example:
-        """Drops defects that the geometry cuts away: the picture as the model sees it is good then.
+    def __call__(self, example: Example, words: Callable[[Example], list[dict[str, str]]]) -> dict[str, Any]:
+        """Encodes one sample. A defect that the geometry cuts away is not spoken of: the picture is good then.
 
         Args:
-            example (`Example`): Changed in place.
-
-        Returns:
-            `Example`: The same.
-        """
-        if example.mask is not None and example.mask.any():
-            example.mask = seen_part(example.mask, self.canvas_size, self.processor.image_processor.geometry)
-            if not example.mask.any():
-                example.anomalous, example.defect_types = False, ()
-        return example
-
-    def __call__(self, example: Example, messages: list[dict[str, str]]) -> dict[str, Any]:
-        """Encodes one sample.
-
-        Args:
-            example (`Example`): The picture and what is known of it.
-            messages (`list[dict[str, str]]`): Questions and answers in turn.
+            example (`Example`): The picture and what is known of it; changed where its defect is cut away.
+            words (`Callable`): Gives questions and answers in turn for an example.
 
         Returns:
             `dict`: `input_ids`, `labels` (lists of `T`), `pixel_values` `(3, H, W)`, `mask_labels` `(M, M)` int64 or
             `None`, its side `map_size`, `reference_pixel_values` `(K, 3, H, W)` or `None`, `use_reference` (`bool`),
             `image_id`, and with a class tokenizer `state_prompt_ids` `(P, L)`, `state_prompt_labels` `(P,)`.
         """
-        sample: dict[str, Any] = dict(self.processor.encode_conversation(messages, max_length=self.max_length))
+        if example.mask is not None and example.mask.any():
+            example.mask = seen_part(example.mask, self.canvas_size, self.processor.image_processor.geometry)
+            if not example.mask.any():
+                example.anomalous, example.defect_types = False, ()
+        sample = dict(self.processor.encode_conversation(words(example), max_length=self.max_length))
         encoded = self.processor(images=example.picture, category=example.category, masks=[example.mask])
         sample["pixel_values"] = np.asarray(encoded["pixel_values"][0], dtype=np.float32)
         sample["mask_labels"] = self._target(example, encoded["mask_labels"][0])
@@ -210,17 +173,17 @@ class ExampleEncoder:
             if name in encoded:
                 sample[name] = encoded[name][0]
         sample["use_reference"] = bool(example.references)
-        sample["reference_pixel_values"] = self.references(example.references, example.turns)
+        sample["reference_pixel_values"] = self.references(example.references, example.quarter_turns)
         sample["map_size"] = self.map_size
         sample["image_id"] = example.image_id
         return sample
 
-    def references(self, pictures: list[Image.Image], turns: int = 0) -> np.ndarray | None:
-        """Reference pictures, turned on the canvas as the original does (a half turn at most where it is not square).
+    def references(self, pictures: list[Image.Image], quarter_turns: int = 0) -> np.ndarray | None:
+        """Reference pictures, rotated on the canvas as the original does (only by 180 degrees where it is not square).
 
         Args:
             pictures (`list[PIL.Image.Image]`): Good photographs.
-            turns (`int`, *optional*, defaults to 0): Quarter turns, 0 to 3.
+            quarter_turns (`int`, *optional*, defaults to 0): By how many right angles, 0 to 3.
 
         Returns:
             `np.ndarray` of shape `(K, 3, H, W)`, *optional*: `None` without pictures.
@@ -228,8 +191,9 @@ class ExampleEncoder:
         if not pictures:
             return None
         values = np.stack(self.processor.image_processor(pictures)["pixel_values"]).astype(np.float32)
-        turns = turns if self.canvas_size[0] == self.canvas_size[1] else 2 * (turns % 2)
-        return np.ascontiguousarray(np.rot90(values, turns, axes=(2, 3)))
+        if self.canvas_size[0] != self.canvas_size[1]:
+            quarter_turns = 2 * (quarter_turns % 2)
+        return np.ascontiguousarray(np.rot90(values, quarter_turns, axes=(2, 3)))
 
     def _target(self, example: Example, on_canvas: np.ndarray) -> np.ndarray | None:
         """The pixel target: where the defects cover more of a pixel than the published threshold of 0.3."""
@@ -245,83 +209,60 @@ class ExampleEncoder:
         return target.astype(np.int64)
 
 
-def evaluation_examples(
-    dataset: Any,
-    processor: AnomalyGPTProcessor,
-    *,
-    name: str = "evaluation",
-    references: Any = None,
-    shots: int = 1,
-    seed: int = 0,
-    map_size: int | None = None,
-    language: str = "en",
-    num_examples: int | None = None,
-) -> "EvaluationExamples":
+class EvaluationExamples(torch.utils.data.Dataset):
     """Samples of a labelled split, the same at every evaluation.
 
     The question is that of the paper, after the description of a good object; the answer follows from the mask. With
     `labels` on the answer one forward pass gives the loss, the token accuracy and the log-odds of Yes and No: with
     `prefix, yes, no = processor.yes_no_token_ids(language)` and `first`, the first position whose label is not -100,
-    the logits at `first - 1 + len(prefix)` decide.
+    the logits at `first - 1 + len(prefix)` decide. Items are as those of `TrainingExamples`, with `image_label`
+    (0 normal, 1 anomalous) beside them.
 
     Args:
-        dataset (`datasets.Dataset`):
-            Rows with `image` and `label`, and if known `mask`, `category`, `defect_type`, `image_id`.
-        processor (`AnomalyGPTProcessor`):
-            Of the model.
-        name (`str`, *optional*, defaults to `"evaluation"`):
-            What messages call the data set.
-        references (`datasets.Dataset`, *optional*):
-            Good photographs, usually the train split. `None`: text-guided maps.
-        shots (`int`, *optional*, defaults to 1):
-            References of each category, drawn once.
-        seed (`int`, *optional*, defaults to 0):
-            Draws the references and, with `num_examples`, the rows.
-        map_size (`int`, *optional*):
-            `config.map_size` of the model.
-        language (`str`, *optional*, defaults to `"en"`):
-            Of question and answer, `"en"` or `"zh"`.
-        num_examples (`int`, *optional*):
-            Takes so many rows, half of them anomalous where there are enough, instead of all.
-
-    Returns:
-        [`EvaluationExamples`]
+        dataset (`datasets.Dataset`): Rows with `image` and `label`, and if known `mask`, `category`, `defect_type`,
+            `image_id`.
+        processor (`AnomalyGPTProcessor`): Of the model.
+        name (`str`, *optional*, defaults to `"evaluation"`): What messages call the data set.
+        references (`datasets.Dataset`, *optional*): Good photographs, usually the train split. `None`: text-guided
+            maps.
+        shots (`int`, *optional*, defaults to 1): References of each category, drawn once.
+        seed (`int`, *optional*, defaults to 0): Draws the references and, with `num_examples`, the rows.
+        map_size (`int`, *optional*): `config.map_size` of the model.
+        language (`str`, *optional*, defaults to `"en"`): Of question and answer, `"en"` or `"zh"`.
+        num_examples (`int`, *optional*): Takes so many rows, half of them anomalous where there are enough, instead of
+            all.
 
     Raises:
         ValueError: If a column is missing, `shots` or `num_examples` is below 1, or there are too few normal pictures.
     """
-    if shots < 1:
-        raise ValueError(f"`shots` must be at least 1, got {shots}. Leave `references` out for text-guided maps.")
-    if num_examples is not None and num_examples < 1:
-        raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
-    rows = SourceRows(dataset, name, ("image", "label"))
-    chosen = chosen_rows(rows.labels, num_examples, seed)
-    encode = ExampleEncoder(processor, map_size)
-    drawn = {}
-    if references is not None:
-        categories = sorted({rows.categories[index] for index in chosen})
-        normals = NormalPictures(SourceRows(references, f"references of {name}"), categories, warn=False)
-        rng = np.random.default_rng(seed)
-        drawn = {one: encode.references(normals.some(one, shots, rng)) for one in categories}
-    return EvaluationExamples(rows, chosen, encode, drawn, language)
-
-
-class EvaluationExamples(torch.utils.data.Dataset):
-    """Made by `evaluation_examples`, which describes its samples.
-
-    Items are as those of `TrainingExamples`, with `image_label` (0 normal, 1 anomalous) beside them.
-    """
 
     def __init__(
         self,
-        rows: SourceRows,
-        chosen: list[int],
-        encode: ExampleEncoder,
-        references: dict[str, np.ndarray],
-        language: str,
+        dataset: Any,
+        processor: AnomalyGPTProcessor,
+        *,
+        name: str = "evaluation",
+        references: Any = None,
+        shots: int = 1,
+        seed: int = 0,
+        map_size: int | None = None,
+        language: str = "en",
+        num_examples: int | None = None,
     ):
-        self.rows, self.chosen, self.language = rows, chosen, language
-        self._encode, self._references = encode, references
+        if shots < 1:
+            raise ValueError(f"`shots` must be at least 1, got {shots}. Leave `references` out for text-guided maps.")
+        if num_examples is not None and num_examples < 1:
+            raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
+        self.rows, self.language = SourceRows(dataset, name, ("image", "label")), language
+        self.chosen = chosen_rows(self.rows.labels, num_examples, seed)
+        self._encode = ExampleEncoder(processor, map_size)
+        self._references: dict[str, np.ndarray] = {}
+        if references is not None:
+            good, rng = SourceRows(references, f"references of {name}"), np.random.default_rng(seed)
+            categories = sorted({self.rows.categories[index] for index in self.chosen})
+            good.check_references(categories, warn=False)
+            for category in categories:
+                self._references[category] = self._encode.references(_some(good, category, shots, rng))
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -329,8 +270,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.chosen[index]
         example = labelled_example(self.rows[row], self.rows.image_ids[row], self.rows.name)
-        example = self._encode.without_unseen(example)
-        sample = self._encode(example, fixed_messages(facts_of(example), self.language))
+        sample = self._encode(example, lambda example: fixed_messages(facts_of(example), self.language))
         reference = self._references.get(self.rows.categories[row])
         return sample | {
             "image_label": int(bool(example.anomalous)),
@@ -339,32 +279,22 @@ class EvaluationExamples(torch.utils.data.Dataset):
         }
 
 
+def _some(rows: SourceRows, category: str, count: int, rng: np.random.Generator) -> list[Image.Image]:
+    """Several different good photographs of a category."""
+    numbers = rows.normals.rows[category]
+    if count > len(numbers):
+        raise ValueError(
+            f"`shots` must be at most {len(numbers)}, the normal pictures of {category!r} in {rows.name!r}, got "
+            f"{count}. Lower it or add photographs."
+        )
+    return [rows.picture(numbers[index]) for index in rng.permutation(len(numbers))[:count]]
+
+
 def chosen_rows(labels: list[int], count: int | None, seed: int) -> list[int]:
-    """Rows to evaluate, in their order: half of them anomalous where there are enough.
-
-    Args:
-        labels (`list[int]`): 0 normal, 1 anomalous.
-        count (`int`, *optional*): How many rows; `None` takes all.
-        seed (`int`): Draws them.
-
-    Returns:
-        `list[int]`: Their numbers.
-    """
+    """Numbers of `count` rows to evaluate (`None`: all), in order: half of them anomalous where there are enough."""
     if count is None or count >= len(labels):
         return list(range(len(labels)))
     order = np.random.default_rng([seed, 1]).permutation(len(labels)).tolist()
     groups = [[index for index in order if labels[index] == label] for label in (1, 0)]
     first = min(len(groups[0]), max(count // 2, count - len(groups[1])))
     return sorted(groups[0][:first] + groups[1][: count - first])
-
-
-__all__ = [
-    "EvaluationExamples",
-    "ExampleEncoder",
-    "Wording",
-    "chosen_rows",
-    "evaluation_examples",
-    "facts_of",
-    "fixed_messages",
-    "seen_part",
-]

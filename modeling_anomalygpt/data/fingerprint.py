@@ -16,7 +16,12 @@ import numpy as np
 PICTURES_READ = 256
 """Of so many pictures at most the bytes are read; 256 files of 1 MB take about half a second."""
 
-_TOLD = ("image_id", "label", "category", "defect_type", "messages")
+_WORDS = ("image_id", "label", "category", "defect_type", "messages")
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that name any JSON-ready value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def split_fingerprint(dataset: Any) -> str:
@@ -29,9 +34,9 @@ def split_fingerprint(dataset: Any) -> str:
         `str`: 16 hexadecimal digits.
     """
     digest = hashlib.sha256(f"{len(dataset)}\n".encode())
-    told = [name for name in _TOLD if name in dataset.column_names]
-    if told:
-        for rows in dataset.select_columns(told).with_format(None).iter(batch_size=4096):
+    columns = [name for name in _WORDS if name in dataset.column_names]
+    if columns:
+        for rows in dataset.select_columns(columns).with_format(None).iter(batch_size=4096):
             digest.update(json.dumps(rows, sort_keys=True, ensure_ascii=True).encode())
     pictures = [name for name in ("image", "mask") if name in dataset.column_names]
     if pictures and len(dataset):
@@ -55,6 +60,3 @@ def _picture_bytes(stored: Any) -> bytes:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     return hashlib.sha256(content or b"").digest()
-
-
-__all__ = ["PICTURES_READ", "split_fingerprint"]

@@ -28,7 +28,7 @@ _USE = """```python
 from transformers import pipeline
 
 pipe = pipeline("anomaly-detection", model="{id}", trust_remote_code=True)
-found = pipe("query.png", references=["good_1.png", "good_2.png"], category="bolt")
+found = pipe("query.png", references=["good_1.png", "good_2.png"], category="{category}")
 print(found["verdict"], found["answer"], [region["position"] for region in found["regions"]])
 found["anomaly_map"].save("map.png")
 ```
@@ -38,7 +38,7 @@ _USE_ADAPTER = """```python
 from modeling_anomalygpt import AnomalyInspector
 
 inspector = AnomalyInspector.from_pretrained("{id}")  # loads {base} and this adapter
-inspector.set_references(["good_1.png", "good_2.png"], category="bolt")
+inspector.set_references(["good_1.png", "good_2.png"], category="{category}")
 result = inspector.inspect("query.png")
 print(result.verdict, result.answer)
 ```"""
@@ -76,6 +76,8 @@ class ModelFacts:
             Benchmark rows: `set`, `k_shot`, `seed` and columns of `SCORES`.
         limits (`list[str]`):
             Sentences beside those that hold for every model of this kind.
+        category (`str`, defaults to `"bolt"`):
+            What the photographs of the example show.
     """
 
     repo_id: str
@@ -88,6 +90,7 @@ class ModelFacts:
     training: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
+    category: str = "bolt"
 
 
 def model_card(facts: ModelFacts) -> str:
@@ -125,7 +128,7 @@ def model_card(facts: ModelFacts) -> str:
         eval_results=evaluation_results(facts.results) or None,
     )
     lines = ["---", data.to_yaml(), "---", "", f"# {title}", "", _purpose(facts), ""]
-    lines += ["## Use", "", _use(facts.repo_id, facts.base_models if facts.adapter else None), ""]
+    lines += ["## Use", "", _use(facts.repo_id, facts.category, facts.base_models if facts.adapter else None), ""]
     lines += _table("## Parts", ("part", "what"), facts.parts)
     lines += _table("## Licences", ("part", "licence"), facts.licences.items())
     lines += _table("## Training", ("setting", "value"), facts.training.items())
@@ -156,9 +159,11 @@ def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence:
     """
     parsed = ModelCard(card, ignore_metadata_errors=True)
     pattern = r"(?<=\n## Use\n\n).*?(?=\n\n## )"
-    if not re.search(pattern, parsed.text, flags=re.DOTALL):
+    written = re.search(pattern, parsed.text, flags=re.DOTALL)
+    if not written:
         return card
-    use = _use(repo_id, [adapter_of] if adapter_of else None)
+    shown = re.search(r'category="([^"\n]*)"', written.group())
+    use = _use(repo_id, shown.group(1) if shown else "bolt", [adapter_of] if adapter_of else None)
     text = re.sub(pattern, lambda _: use, parsed.text, count=1, flags=re.DOTALL)
     data = parsed.data
     named = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
@@ -228,8 +233,11 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
     }
 
 
-def _use(repo_id: str, adapter_of: list[str] | None) -> str:
-    return _USE_ADAPTER.format(id=repo_id, base=adapter_of[0]) if adapter_of else _USE.format(id=repo_id)
+def _use(repo_id: str, category: str, adapter_of: list[str] | None) -> str:
+    category = re.sub(r'["\\\s]+', " ", category)
+    if adapter_of:
+        return _USE_ADAPTER.format(id=repo_id, base=adapter_of[0], category=category)
+    return _USE.format(id=repo_id, category=category)
 
 
 def _purpose(facts: ModelFacts) -> str:

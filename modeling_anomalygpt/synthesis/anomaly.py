@@ -1,7 +1,6 @@
 """What every synthesis method returns, and the labels they share: changed pixels, disk median, logistic intensity.
 
-Arrays: a picture is `uint8` of shape `(height, width, 3)` RGB, a mask is `bool` of shape `(height, width)`. Nothing
-here modifies its input. NumPy and OpenCV only.
+Nothing here modifies its input.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ _MIDDLE = len(_DISK_ROWS) // 2
 
 @dataclass(frozen=True, eq=False)
 class SyntheticAnomaly:
-    """A picture with a made defect, and everything that is known about the defect.
+    """A picture with a synthetic defect, and everything that is known about the defect.
 
     Attributes:
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture after the change.
@@ -49,16 +48,33 @@ class SyntheticAnomaly:
 
 
 def unchanged(image: np.ndarray) -> SyntheticAnomaly:
-    """Wraps a picture in which no visible defect could be made: a copy, with an empty target.
-
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
-
-    Returns:
-        [`SyntheticAnomaly`]: `defect_type` is `"good"`.
-    """
+    """Wraps a picture in which no visible defect could be made: a copy, with an empty target."""
     size = image.shape[:2]
     return SyntheticAnomaly(image.copy(), np.zeros(size, bool), np.zeros(size, np.float32))
+
+
+def confined(anomaly: SyntheticAnomaly, image: np.ndarray, foreground: np.ndarray) -> SyntheticAnomaly:
+    """Keeps of a defect what lies on the part.
+
+    Args:
+        anomaly ([`SyntheticAnomaly`]): made on `image`.
+        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before.
+        foreground (`np.ndarray` of shape `(height, width)`, `bool`): the pixels of the part.
+
+    Returns:
+        [`SyntheticAnomaly`]: unchanged where less than a quarter of the defect, or less than 4 pixels, would remain.
+    """
+    mask = anomaly.mask & foreground
+    if mask.sum() < max(4, anomaly.mask.sum() / 4):
+        return unchanged(image)
+    regions = [region & foreground for region in anomaly.regions]
+    return SyntheticAnomaly(
+        np.where(foreground[..., None], anomaly.image, image),
+        mask,
+        anomaly.intensity * foreground,
+        [region for region in regions if region.any()],
+        anomaly.defect_type,
+    )
 
 
 def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -67,7 +83,7 @@ def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change.
         source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): the picture to take material from.
-        rng (`np.random.Generator`): the source of randomness.
+        rng (`np.random.Generator`): draws everything.
 
     Returns:
         `np.ndarray` of shape `(height, width, 3)`, `uint8`: the source, resized when its size differs.
@@ -75,11 +91,6 @@ def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator
     Raises:
         TypeError: if `rng` is not a `np.random.Generator`.
         ValueError: if a picture is not `uint8`, not `(height, width, 3)`, or has a side below 32 pixels.
-
-    Example:
-        >>> small, large = np.zeros((40, 60, 3), np.uint8), np.zeros((80, 80, 3), np.uint8)
-        >>> check_inputs(small, large, np.random.default_rng(0)).shape
-        (40, 60, 3)
     """
     if not isinstance(rng, np.random.Generator):
         raise TypeError(
@@ -87,8 +98,8 @@ def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator
         )
     for name, picture in (("image", image), ("source", source)):
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-            found = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
-            raise ValueError(f"`{name}` must be a uint8 array, got {found}. Convert it with np.asarray(picture).")
+            kind = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise ValueError(f"`{name}` must be a uint8 array, got {kind}. Convert it with np.asarray(picture).")
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
                 f"`{name}` must have shape (height, width, 3), got {picture.shape}. Convert the picture to RGB."
@@ -106,19 +117,9 @@ def check_inputs(image: np.ndarray, source: np.ndarray, rng: np.random.Generator
 
 
 def channel_sum(image: np.ndarray) -> np.ndarray:
-    """Sum of the three colour channels.
-
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`, `uint16`: values 0 to 765, three times the mean brightness.
-    """
+    """Sum of the three colour channels of a picture, `uint16`: 0 to 765, three times the mean brightness."""
     first, second, third = cv2.split(image)
-    total = first.astype(np.uint16)
-    total += second
-    total += third
-    return total
+    return np.add(first, second, dtype=np.uint16) + third
 
 
 def majority(mask: np.ndarray, size: int) -> np.ndarray:
@@ -130,12 +131,6 @@ def majority(mask: np.ndarray, size: int) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`: what a median filter of that size returns.
-
-    Example:
-        >>> speck = np.zeros((5, 5), bool)
-        >>> speck[2, 2] = True
-        >>> bool(majority(speck, 3).any())
-        False
     """
     votes = cv2.boxFilter(mask.view(np.uint8), -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE)
     return votes > size * size // 2
@@ -153,12 +148,6 @@ def disk_median(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(number of chosen pixels,)`: medians in row-major order, of the type of `values`.
-
-    Example:
-        >>> values = np.zeros((20, 20), np.uint16)
-        >>> values[:, 10:] = 7
-        >>> int(disk_median(values, values > 0).min())
-        7
     """
     padded = np.pad(values, _DISK_RADIUS, mode="edge")
     width = padded.shape[1]
@@ -184,8 +173,7 @@ def intensity_label(
     Source: https://arxiv.org/abs/2109.15222, section 3.3.
 
     Args:
-        before (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before the change.
-        after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture after it.
+        before, after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture without and with the change.
         pasted (`np.ndarray` of shape `(height, width)`, `bool` or `uint8`): where the change was made; what lies
             outside is no target.
         logistic (`tuple[float, float]`): steepness `k` per grey level, and `x0`, the change in grey levels whose label
@@ -213,8 +201,7 @@ def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray, tol
     """Pixels of a pasted shape that can be seen: their colours changed, specks removed and pinholes closed.
 
     Args:
-        before (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before the change.
-        after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture after it.
+        before, after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture without and with the change.
         shape (`np.ndarray` of shape `(height, width)`, `bool`): where the change was made.
         tolerance (`float`, *optional*, defaults to 5): mean absolute change in grey levels that is still invisible.
 
@@ -234,10 +221,6 @@ def separate_regions(mask: np.ndarray, min_area: int = 1) -> list[np.ndarray]:
 
     Returns:
         `list` of `np.ndarray` of shape `(height, width)`, `bool`: one mask a part.
-
-    Example:
-        >>> [int(part.sum()) for part in separate_regions(np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1]], bool))]
-        [2, 1]
     """
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]

@@ -1,7 +1,4 @@
-"""Contact sheets: many small pictures with captions and outlined defects on one page, to look at before training.
-
-Knows NumPy, OpenCV and PIL; does not know where the pictures come from.
-"""
+"""Contact sheets: many small pictures with captions and outlined defects on one page, to look at before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +86,3 @@ def _fitted(cell: SheetCell, size: int) -> Image.Image:
         outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
     return Image.fromarray(picture)
-
-
-__all__ = ["SheetCell", "contact_sheet"]

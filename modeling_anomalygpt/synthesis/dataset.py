@@ -6,7 +6,7 @@ access and restarts do not matter. The epoch lies in shared memory, so that work
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from ..images import load_picture
-from .synthesizer import Mixture, SyntheticAnomaly
+from .synthesizer import Mixture, SyntheticAnomaly, unchanged
 
-_NORMAL, _ANOMALOUS = 0, 1
-# Normal pictures a stream remembers for each category, as sources of patches.
+NORMAL, ANOMALOUS = 0, 1
+# Normal pictures a stream remembers for each category.
 _REMEMBERED = 8
 
 Method = Callable[[np.ndarray, np.ndarray, np.random.Generator], SyntheticAnomaly]
@@ -62,8 +62,8 @@ def with_synthetic_anomalies(
         >>> from modeling_anomalygpt.synthesis.synthesizer import cut_paste
         >>> noise = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
         >>> rows = [{"image": Image.fromarray(picture), "label": 0, "category": "tile"} for picture in noise]
-        >>> made = with_synthetic_anomalies(rows, cut_paste, seed=7, anomalous_share=1.0)
-        >>> len(made), made[1]["label"], made[1]["defect_type"], made[1]["mask"].size
+        >>> pictures = with_synthetic_anomalies(rows, cut_paste, seed=7, anomalous_share=1.0)
+        >>> len(pictures), pictures[1]["label"], pictures[1]["defect_type"], pictures[1]["mask"].size
         (3, 1, 'pasted_patch', (48, 48))
     """
     if seed < 0:
@@ -76,100 +76,130 @@ def with_synthetic_anomalies(
     return kind(dataset, _RowMaker(mixture, anomalous_share, short_side), seed)
 
 
-class _RowMaker:
-    """Turns a normal row and a source into a row with its anomaly; all randomness comes from the generator."""
-
-    def __init__(self, mixture: Method, anomalous_share: float, short_side: int | None):
-        self.mixture = mixture if isinstance(mixture, Mixture) else Mixture([mixture])
-        self.anomalous_share = anomalous_share
-        self.short_side = short_side
-
-    def picture(self, row: Mapping[str, Any]) -> Image.Image:
-        image = load_picture(row["image"])
-        if self.short_side is None or min(image.size) <= self.short_side:
-            return image
-        factor = self.short_side / min(image.size)
-        width, height = (max(round(side * factor), self.short_side) for side in image.size)
-        return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-
-    def anomalous(
-        self, row: dict[str, Any], normal: Image.Image, source: Image.Image, rng: np.random.Generator
-    ) -> dict:
-        made = self.mixture(np.asarray(normal), np.asarray(source), rng, category=row.get("category"))
-        if not made.is_anomalous:
-            return self.normal(row, normal)
-        row.update(
-            image=Image.fromarray(made.image),
-            mask=Image.fromarray(made.mask.astype(np.uint8) * 255),
-            label=_ANOMALOUS,
-            defect_type=made.defect_type,
-            normal_image=normal,
-            regions=made.regions,
-            intensity=made.intensity,
-        )
-        return row
-
-    def normal(self, row: dict[str, Any], normal: Image.Image) -> dict[str, Any]:
-        width, height = normal.size
-        row.update(
-            image=normal,
-            mask=Image.new("L", normal.size),
-            label=_NORMAL,
-            defect_type="good",
-            normal_image=normal,
-            regions=[],
-            intensity=np.zeros((height, width), np.float32),
-        )
-        return row
-
-
-def _is_normal(row: Mapping[str, Any]) -> bool:
-    return row.get("label", _NORMAL) == _NORMAL
-
-
-def _as_found(row: dict[str, Any]) -> dict[str, Any]:
-    row.update(normal_image=None, regions=None, intensity=None)
-    return row
-
-
-class SharedEpoch:
-    """The epoch, in shared memory: workers that are alive see it change."""
+class FollowsEpoch:
+    """Data that differ from epoch to epoch. The epoch lies in shared memory: workers that are alive see it change."""
 
     def __init__(self):
-        self._value = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def set(self, epoch: int) -> None:
-        """Sets the epoch for all workers.
+    @property
+    def epoch(self) -> int:
+        """The epoch, counted from 0."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; streams follow from their next iteration on.
 
         Args:
-            epoch (`int`): counted from 0.
+            epoch (`int`): counted from 0. Under distributed training every process sets it.
 
         Raises:
             ValueError: if it is negative.
         """
         if epoch < 0:
             raise ValueError(f"`epoch` must not be negative, got {epoch}. Count epochs from 0.")
-        self._value.fill_(epoch)
-
-    def get(self) -> int:
-        """The epoch, counted from 0."""
-        return int(self._value)
+        self._epoch.fill_(epoch)
 
 
-class SyntheticAnomalyDataset(torch.utils.data.Dataset):
+class NormalPictures:
+    """The normal pictures of a table by category, of which another one than that at hand can be drawn.
+
+    Args:
+        read (`Callable[[int], PIL.Image.Image]`): gives the picture of a row.
+        labels (`Sequence[int]`), categories (`Sequence[str | None]`): of all rows.
+        keys (`Sequence[Hashable]`): name the rows within their category.
+
+    Attributes:
+        rows (`dict[str | None, list[int]]`): numbers of the normal rows of each category.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Image.Image],
+        labels: Sequence[int],
+        categories: Sequence[str | None],
+        keys: Sequence[Hashable],
+    ):
+        self.read = read
+        self.rows: dict[str | None, list[int]] = {}
+        self._number = {}
+        for number, (label, category, key) in enumerate(zip(labels, categories, keys, strict=True)):
+            if label == NORMAL:
+                self.rows.setdefault(category, []).append(number)
+                self._number[category, key] = number
+
+    def another(self, category: str | None, key: Hashable, rng: np.random.Generator) -> Image.Image | None:
+        """Draws a normal picture of a category, never that of the row `key`; `None` if there is no other."""
+        numbers = self.rows.get(category, [])
+        itself = self._number.get((category, key))
+        others = len(numbers) - (itself is not None)
+        if others < 1:
+            return None
+        drawn = numbers[rng.integers(others)]
+        return self.read(numbers[-1] if drawn == itself else drawn)
+
+
+class RecentPictures:
+    """The last eight normal pictures of each category that were read from a stream."""
+
+    def __init__(self):
+        self._pictures = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+
+    def add(self, category: str | None, picture: Image.Image) -> None:
+        """Remembers a normal picture."""
+        self._pictures[category].append(picture)
+
+    def another(self, category: str | None, key: Hashable, rng: np.random.Generator) -> Image.Image | None:
+        """Draws one of them; `None` if the category has not been seen."""
+        pictures = self._pictures[category]
+        return pictures[rng.integers(len(pictures))] if pictures else None
+
+
+def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
+    """The picture, resized to this short side (in pixels) if its own is longer."""
+    if short_side is None or min(image.size) <= short_side:
+        return image
+    factor = short_side / min(image.size)
+    width, height = (max(round(side * factor), short_side) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+class _RowMaker:
+    """Turns a row into one with an anomaly, or into one without; all randomness comes from the generator."""
+
+    def __init__(self, mixture: Method, anomalous_share: float, short_side: int | None):
+        self.mixture = mixture if isinstance(mixture, Mixture) else Mixture([mixture])
+        self.anomalous_share = anomalous_share
+        self.short_side = short_side
+
+    def __call__(
+        self, row: Mapping[str, Any], key: Hashable, normals: NormalPictures | RecentPictures, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        if row.get("label", NORMAL) != NORMAL:
+            return dict(row) | {"normal_image": None, "regions": None, "intensity": None}
+        normal = shrunk(load_picture(row["image"]), self.short_side)
+        anomaly = unchanged(np.asarray(normal))
+        if rng.random() < self.anomalous_share:
+            source = shrunk(normals.another(row.get("category"), key, rng) or normal, self.short_side)
+            anomaly = self.mixture(np.asarray(normal), np.asarray(source), rng, category=row.get("category"))
+        return dict(row) | {
+            "image": Image.fromarray(anomaly.image) if anomaly.is_anomalous else normal,
+            "mask": Image.fromarray(anomaly.mask.astype(np.uint8) * 255),
+            "label": ANOMALOUS if anomaly.is_anomalous else NORMAL,
+            "defect_type": anomaly.defect_type,
+            "normal_image": normal,
+            "regions": anomaly.regions,
+            "intensity": anomaly.intensity,
+        }
+
+
+class SyntheticAnomalyDataset(FollowsEpoch, torch.utils.data.Dataset):
     """Map-style form; made by `with_synthetic_anomalies`, which describes its rows."""
 
     def __init__(self, dataset: Any, maker: _RowMaker, seed: int):
-        self.dataset = dataset
-        self.seed = seed
-        self._maker = maker
-        self._epoch = SharedEpoch()
-        labels, self._categories = _labels_and_categories(dataset)
-        sources = defaultdict(list)
-        for index, (label, category) in enumerate(zip(labels, self._categories, strict=True)):
-            if label == _NORMAL:
-                sources[category].append(index)
-        self._sources = dict(sources)
+        super().__init__()
+        self.dataset, self.seed, self._maker = dataset, seed, maker
+        self._normals = NormalPictures(self._picture, *_labels_and_categories(dataset), range(len(dataset)))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -178,56 +208,14 @@ class SyntheticAnomalyDataset(torch.utils.data.Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
         index = int(index) % len(self)
-        row = dict(self.dataset[index])
-        if not _is_normal(row):
-            return _as_found(row)
-        rng = np.random.default_rng([self.seed, self._epoch.get(), index])
-        normal = self._maker.picture(row)
-        if rng.random() >= self._maker.anomalous_share:
-            return self._maker.normal(row, normal)
-        return self._maker.anomalous(row, normal, self._source(index, normal, rng), rng)
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        return self._maker(self.dataset[index], index, self._normals, rng)
 
-    def version(self, index: int, anomalous: bool, rng: np.random.Generator) -> dict[str, Any]:
-        """One of the two versions of a normal picture, drawn by the caller's generator.
-
-        Args:
-            index (`int`): of a normal row, in `[0, len(self))`.
-            anomalous (`bool`): whether an anomaly is made; if not, nothing is drawn.
-            rng (`np.random.Generator`): decides on the source and the anomaly; seed and epoch play no part.
-
-        Returns:
-            `dict`: the row, with the columns that `with_synthetic_anomalies` describes.
-        """
-        row = dict(self.dataset[index])
-        normal = self._maker.picture(row)
-        if not anomalous:
-            return self._maker.normal(row, normal)
-        return self._maker.anomalous(row, normal, self._source(index, normal, rng), rng)
-
-    def _source(self, index: int, normal: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Another normal picture of the category, the picture itself if there is no other."""
-        candidates = self._sources[self._categories[index]]
-        if len(candidates) == 1:
-            return normal
-        # Any but the picture itself: one draw among the others.
-        drawn = candidates[rng.integers(len(candidates) - 1)]
-        if drawn == index:
-            drawn = candidates[-1]
-        return self._maker.picture(self.dataset[drawn])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose anomalies are made; workers that are alive follow.
-
-        Args:
-            epoch (`int`): counted from 0. Under distributed training every process sets it.
-
-        Raises:
-            ValueError: if it is negative.
-        """
-        self._epoch.set(epoch)
+    def _picture(self, index: int) -> Image.Image:
+        return load_picture(self.dataset[index]["image"])
 
 
-class SyntheticAnomalyStream(torch.utils.data.IterableDataset):
+class SyntheticAnomalyStream(FollowsEpoch, torch.utils.data.IterableDataset):
     """Streaming form; made by `with_synthetic_anomalies`, which describes its rows.
 
     A row's draws depend on `(seed, epoch, image_id)`, without `image_id` on its position in the stream of its worker.
@@ -236,47 +224,29 @@ class SyntheticAnomalyStream(torch.utils.data.IterableDataset):
     """
 
     def __init__(self, dataset: Any, maker: _RowMaker, seed: int):
-        self.dataset = dataset
-        self.seed = seed
-        self._maker = maker
-        self._epoch = SharedEpoch()
+        super().__init__()
+        self.dataset, self.seed, self._maker = dataset, seed, maker
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch = self._epoch.get()
+        epoch = self.epoch
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)  # in the worker's own copy: the caller's call does not reach it
         worker = torch.utils.data.get_worker_info()
-        remembered = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        recent = RecentPictures()
         for position, row in enumerate(self.dataset):
-            row = dict(row)
-            if not _is_normal(row):
-                yield _as_found(row)
-                continue
             if row.get("image_id") is None:
                 key = [0 if worker is None else worker.id, position]
             else:
-                key = [int.from_bytes(hashlib.sha256(str(row["image_id"]).encode()).digest()[:8], "little")]
-            rng = np.random.default_rng([self.seed, epoch, *key])
-            normal = self._maker.picture(row)
-            seen = remembered[row.get("category")]
-            if rng.random() < self._maker.anomalous_share:
-                source = seen[rng.integers(len(seen))] if seen else normal
-                made = self._maker.anomalous(row, normal, source, rng)
-            else:
-                made = self._maker.normal(row, normal)
-            seen.append(normal)
-            yield made
+                key = [number_of(str(row["image_id"]))]
+            changed = self._maker(row, position, recent, np.random.default_rng([self.seed, epoch, *key]))
+            if changed["normal_image"] is not None:
+                recent.add(row.get("category"), changed["normal_image"])
+            yield changed
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose anomalies are made, from the next iteration on; passed on to the stream.
 
-        Args:
-            epoch (`int`): counted from 0. Under distributed training every process sets it.
-
-        Raises:
-            ValueError: if it is negative.
-        """
-        self._epoch.set(epoch)
+def number_of(name: str) -> int:
+    """A number of 64 bits for a name, the same in every process, to seed generators with."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _labels_and_categories(dataset: Any) -> tuple[list[int], list[str | None]]:
@@ -285,6 +255,6 @@ def _labels_and_categories(dataset: Any) -> tuple[list[int], list[str | None]]:
     if hasattr(dataset, "select_columns"):
         wanted = [name for name in ("label", "category") if name in dataset.column_names]
         columns = dataset.select_columns(wanted).with_format(None)[:] if wanted else {}
-        return columns.get("label", [_NORMAL] * length), columns.get("category", [None] * length)
+        return columns.get("label", [NORMAL] * length), columns.get("category", [None] * length)
     rows = [dataset[index] for index in range(length)]
-    return [row.get("label", _NORMAL) for row in rows], [row.get("category") for row in rows]
+    return [row.get("label", NORMAL) for row in rows], [row.get("category") for row in rows]

@@ -41,8 +41,7 @@ class NSASettings:
 
     Attributes:
         size_bounds (`tuple[Bounds, Bounds]`): smallest and largest half height and half width of the patch that is cut
-            out, as shares of the picture. The resized patch keeps its *whole* sides within the same bounds, as in the
-            original.
+            out, as shares of the picture. The resized patch keeps its *whole* sides within them, as in the original.
         logistic (`tuple[float, float]`): steepness per grey level and middle in grey levels of the soft label.
         background (`tuple[float, float]`, *optional*): brightness of the background and the tolerance around it, in
             grey levels. `None`: the object fills the picture.
@@ -50,8 +49,7 @@ class NSASettings:
         min_object (`float`): share of the patch that must be object, exclusive.
         min_overlap (`float`): share of the patch's object that must fall on the object, exclusive.
         num_patches (`int`): the first patch is certain, each further one has probability 1/2.
-        gamma (`tuple[float, float, float]`): shape, scale and offset of the half sides' gamma distribution, as shares
-            of the picture.
+        gamma (`tuple[float, float, float]`): shape, scale and offset of the half sides' distribution, as shares.
     """
 
     size_bounds: tuple[Bounds, Bounds] = ((0.03, 0.4), (0.03, 0.4))
@@ -104,13 +102,7 @@ NSA_SETTINGS = {
 
 
 def nsa_settings(category: str | None) -> NSASettings:
-    """The published values of a category, the neutral ones of any other name.
-
-    Args:
-        category (`str`, *optional*): the name of a category, in MVTec AD's spelling for its own fifteen.
-
-    Returns:
-        [`NSASettings`]: neutral are half sides of 0.03 to 0.4, logistic (1/12, 24), no background.
+    """The published values of a category in MVTec AD's spelling, the neutral ones of any other name.
 
     Example:
         >>> nsa_settings("screw").logistic
@@ -121,16 +113,19 @@ def nsa_settings(category: str | None) -> NSASettings:
     return NSA_SETTINGS.get(category, NSASettings())
 
 
-def object_mask(image: np.ndarray, background: tuple[float, float]) -> np.ndarray:
+def object_mask(image: np.ndarray, background: tuple[float, float] | None) -> np.ndarray:
     """Pixels whose brightness is not the background's, cleaned by a 7 x 7 median.
 
     Args:
         image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture.
-        background (`tuple[float, float]`): brightness and tolerance in grey levels.
+        background (`tuple[float, float]`, *optional*): brightness and tolerance in grey levels; `None`: the object
+            fills the picture.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `uint8`: 1 on the object, 0 on the background.
     """
+    if background is None:
+        return np.ones(image.shape[:2], np.uint8)
     brightness, tolerance = background
     total = channel_sum(image)
     far = (total < 3 * (brightness - tolerance)) | (total > 3 * (brightness + tolerance))
@@ -150,10 +145,6 @@ def nsa(
     """Blends up to two patches of another normal picture into a picture.
 
     Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change, sides of 32 pixels or more.
-        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): another normal picture of the category; resized to the
-            picture's size when it differs.
-        rng (`np.random.Generator`): decides everything that is drawn.
         category (`str`, *optional*): chooses the values from `NSA_SETTINGS`; unknown names get the neutral ones.
         settings (`NSASettings`, *optional*): own values instead of the category's.
         blending (`str`, *optional*, defaults to `"normal"`): `"normal"` keeps the patch's gradients, `"mixed"` the
@@ -169,14 +160,7 @@ def nsa(
         after forty attempts (two pictures of one colour).
 
     Raises:
-        TypeError: if `rng` is not a Generator.
-        ValueError: if a picture is not `uint8` RGB of at least 32 pixels, or a choice is unknown.
-
-    Example:
-        >>> picture, other = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-        >>> made = nsa(picture, other, np.random.default_rng(1), category="carpet")
-        >>> made.is_anomalous, made.defect_type
-        (True, 'blended_patch')
+        ValueError: if a choice is unknown.
     """
     source = check_inputs(image, source, rng)
     if blending not in ("normal", "mixed", "random"):
@@ -188,9 +172,7 @@ def nsa(
     if blending == "random":
         blending = ("normal", "mixed")[rng.integers(2)]
     mode = cv2.NORMAL_CLONE if blending == "normal" else cv2.MIXED_CLONE
-    objects = None
-    if settings.background is not None:
-        objects = object_mask(image, settings.background), object_mask(source, settings.background)
+    objects = object_mask(image, settings.background), object_mask(source, settings.background)
     blend = partial(_blend_patch, source=source, objects=objects, settings=settings, mode=mode, rng=rng)
     coin = partial(rng.integers, 2)
     if compat == "original":
@@ -201,6 +183,7 @@ def nsa(
 
 
 Box = tuple[slice, slice]
+Blend = Callable[[np.ndarray], "_Patch | None"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,83 +195,62 @@ class _Patch:
     mask: np.ndarray
 
 
-def _as_published(
-    image: np.ndarray, blend: Callable[[np.ndarray], _Patch | None], coin: Callable[[], int], settings: NSASettings
-) -> SyntheticAnomaly:
-    result = image
+def _as_published(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: NSASettings) -> SyntheticAnomaly:
+    result, regions = image, []
     pasted = np.zeros(image.shape[:2], np.uint8)
-    around = None  # top, bottom, left, right of all patches so far
-    regions = []
+    around = None  # the box around all patches so far
     for number in range(settings.num_patches):
-        if number > 0 and coin() == 0:
-            continue
-        patch = blend(result)
+        patch = None if number > 0 and coin() == 0 else blend(result)
         if patch is None:
             continue
         result = patch.image
         pasted[patch.box] = patch.mask
-        rows, columns = patch.box
-        if around is not None:
-            rows = slice(min(rows.start, around[0].start), max(rows.stop, around[0].stop))
-            columns = slice(min(columns.start, around[1].start), max(columns.stop, around[1].stop))
-        around = rows, columns
+        around = patch.box if around is None else tuple(map(_hull, around, patch.box))
         region = np.zeros(image.shape[:2], bool)
         region[around] = True
         regions.append(region)
     intensity = intensity_label(image, result, pasted, settings.logistic)
-    if result is image:
-        result = image.copy()
+    result = image.copy() if result is image else result
     return SyntheticAnomaly(result, intensity > TARGET_THRESHOLD, intensity, regions, "blended_patch")
 
 
-def _mended(
-    image: np.ndarray, blend: Callable[[np.ndarray], _Patch | None], coin: Callable[[], int], settings: NSASettings
-) -> SyntheticAnomaly:
-    result = image
+def _mended(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: NSASettings) -> SyntheticAnomaly:
+    result, boxes, near = image, [], False
     pasted = np.zeros(image.shape[:2], np.uint8)
     intensity = np.zeros(image.shape[:2], np.float32)
-    boxes = []
-    near = False
     for number in range(settings.num_patches):
-        if number > 0 and coin() == 0:
-            continue
-        for _ in range(_PATCH_ATTEMPTS):
+        for _ in range(0 if number > 0 and coin() == 0 else _PATCH_ATTEMPTS):
             patch = blend(result)
             if patch is None:
                 continue
-            own = np.zeros_like(pasted)
-            own[patch.box] = patch.mask
-            label = intensity_label(result, patch.image, own, settings.logistic)
+            target = np.zeros_like(pasted)
+            target[patch.box] = patch.mask
+            label = intensity_label(result, patch.image, target, settings.logistic)
             if np.count_nonzero(label > TARGET_THRESHOLD) >= _MIN_TARGET * label.size:
                 result = patch.image
                 near |= bool(pasted[_grown(patch.box, 8)].any())
-                pasted |= own
+                pasted |= target
                 intensity += label
                 boxes.append(patch.box)
                 break
-    if not boxes:
-        return unchanged(image)
     if near:  # such patches see each other through the filters, otherwise their labels just add up
         intensity = intensity_label(image, result, pasted, settings.logistic)
     mask = intensity > TARGET_THRESHOLD
-    regions = _region_of_each(boxes, mask)
-    if not regions:  # patches that undo each other
+    if not mask.any():  # nothing can be seen, or patches undo each other
         return unchanged(image)
-    return SyntheticAnomaly(result, mask, intensity, regions, "blended_patch")
+    return SyntheticAnomaly(result, mask, intensity, _region_of_each(boxes, mask), "blended_patch")
+
+
+def _hull(one: slice, other: slice) -> slice:
+    return slice(min(one.start, other.start), max(one.stop, other.stop))
 
 
 def _grown(box: Box, pixels: int) -> Box:
-    rows, columns = box
-    return (
-        slice(max(rows.start - pixels, 0), rows.stop + pixels),
-        slice(max(columns.start - pixels, 0), columns.stop + pixels),
-    )
+    return tuple(slice(max(side.start - pixels, 0), side.stop + pixels) for side in box)
 
 
 def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
     """Splits the target among its patches; patches that overlap or touch are one defect to the eye."""
-    if len(boxes) == 1:
-        return [mask.copy()]
     groups = np.zeros(mask.shape, np.uint8)
     for box in boxes:
         groups[_grown(box, 2)] = 1
@@ -300,7 +262,7 @@ def _region_of_each(boxes: list[Box], mask: np.ndarray) -> list[np.ndarray]:
 def _blend_patch(
     image: np.ndarray,
     source: np.ndarray,
-    objects: tuple[np.ndarray, np.ndarray] | None,
+    objects: tuple[np.ndarray, np.ndarray],
     settings: NSASettings,
     mode: int,
     rng: np.random.Generator,
@@ -314,13 +276,13 @@ def _blend_patch(
     size = image.shape[:2]
     bounds = zip(settings.size_bounds, size, strict=True)
     limits = [(round(low * side), round(high * side)) for (low, high), side in bounds]
-    cut = _place_in_source(size, limits, None if objects is None else objects[1], settings, rng)
+    cut = _place_in_source(size, limits, objects[1], settings, rng)
     if cut is None:
         return None
     height, width = _resized(source[cut].shape, limits, settings.resize_bounds, rng)
     patch = cv2.resize(source[cut], (width, height))
-    patch_object = None if objects is None else cv2.resize(objects[1][cut], (width, height))
-    box = _place_in_picture(size, (height, width), objects, patch_object, settings, rng)
+    patch_object = cv2.resize(objects[1][cut], (width, height))
+    box = _place_in_picture(objects[0], patch_object, settings, rng)
     # The object of the patch, that of the picture and the background of both make up the whole rectangle.
     blended = np.zeros((height, width), np.uint8)
     blended[1:-1, 1:-1] = 255
@@ -329,10 +291,9 @@ def _blend_patch(
         return None
     if least_change is not None and not _can_change(image[box], patch, least_change):
         return None
-    target = np.ones((height, width), np.uint8) if objects is None else patch_object | objects[0][box]
     rows, columns = box
     center = (columns.stop - width // 2, rows.start + height // 2)
-    return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, target)
+    return _Patch(cv2.seamlessClone(patch, image, blended, center, mode), box, patch_object | objects[0][box])
 
 
 def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
@@ -354,28 +315,32 @@ def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
 def _place_in_source(
     size: tuple[int, int],
     limits: list[tuple[int, int]],
-    source_object: np.ndarray | None,
+    source_object: np.ndarray,
     settings: NSASettings,
     rng: np.random.Generator,
 ) -> Box | None:
     shape, scale, offset = settings.gamma
-    halves = []
-    for side, (low, high) in zip(size, limits, strict=True):
-        halves.append(int(np.clip((offset + rng.gamma(shape, scale)) * side, low, high)))
+    halves = [
+        int(np.clip((offset + rng.gamma(shape, scale)) * side, low, high))
+        for side, (low, high) in zip(size, limits, strict=True)
+    ]
+
+    def draw() -> Box:
+        centers = [int(rng.integers(low, side - low)) for side, (low, _) in zip(size, limits, strict=True)]
+        return tuple(
+            slice(max(center - half, 0), min(center + half, side))
+            for center, half, side in zip(centers, halves, size, strict=True)
+        )
+
+    return _first_that_fits(draw, lambda cut: source_object[cut].mean() > settings.min_object)
+
+
+def _first_that_fits(draw: Callable[[], Box], fits: Callable[[Box], bool]) -> Box | None:
     for attempt in range(_PLACEMENT_ATTEMPTS):
-        box = []
-        for side, (low, _high), half in zip(size, limits, halves, strict=True):
-            center = int(rng.integers(low, side - low))
-            box.append(slice(max(center - half, 0), min(center + half, side)))
-        cut = (box[0], box[1])
-        fits = source_object is None or _share(source_object[cut]) > settings.min_object
-        if fits and attempt < _PLACEMENT_ATTEMPTS - 1:
-            return cut
+        box = draw()
+        if fits(box) and attempt < _PLACEMENT_ATTEMPTS - 1:
+            return box
     return None
-
-
-def _share(mask: np.ndarray) -> float:
-    return cv2.countNonZero(mask) / mask.size
 
 
 def _resized(
@@ -390,24 +355,19 @@ def _resized(
 
 
 def _place_in_picture(
-    size: tuple[int, int],
-    patch_size: tuple[int, int],
-    objects: tuple[np.ndarray, np.ndarray] | None,
-    patch_object: np.ndarray | None,
-    settings: NSASettings,
-    rng: np.random.Generator,
+    picture_object: np.ndarray, patch_object: np.ndarray, settings: NSASettings, rng: np.random.Generator
 ) -> Box | None:
-    patch_pixels = 0 if patch_object is None else cv2.countNonZero(patch_object)
-    enough = patch_object is None or patch_pixels / patch_object.size > settings.min_object
-    for attempt in range(_PLACEMENT_ATTEMPTS):
-        box = []
-        for side, length in zip(size, patch_size, strict=True):
-            center = int(rng.integers(length // 2 + 1, side - length // 2 - 1))
-            box.append(slice(center - length // 2, center + (length + 1) // 2))
-        place = (box[0], box[1])
-        fits = objects is None or (
-            enough and cv2.countNonZero(objects[0][place] & patch_object) / patch_pixels > settings.min_overlap
+    pixels = cv2.countNonZero(patch_object)
+
+    def draw() -> Box:
+        return tuple(
+            slice(center - length // 2, center + (length + 1) // 2)
+            for side, length in zip(picture_object.shape, patch_object.shape, strict=True)
+            for center in [int(rng.integers(length // 2 + 1, side - length // 2 - 1))]
         )
-        if fits and attempt < _PLACEMENT_ATTEMPTS - 1:
-            return place
-    return None
+
+    def fits(box: Box) -> bool:
+        enough = pixels / patch_object.size > settings.min_object
+        return enough and cv2.countNonZero(picture_object[box] & patch_object) / pixels > settings.min_overlap
+
+    return _first_that_fits(draw, fits)

@@ -1,6 +1,10 @@
-"""Synthetic anomalies that are pasted: CutPaste, CutPaste-scar, and Perlin-shaped patches of a foreign texture."""
+"""Synthetic anomalies that are pasted or drawn: CutPaste, CutPaste-scar, Perlin-shaped textures, drawn defects.
 
-from collections.abc import Sequence
+Arguments and errors that all methods share: see `synthesizer`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,23 +23,8 @@ def cut_paste(image: np.ndarray, source: np.ndarray, rng: np.random.Generator) -
     CutPaste of Li et al. (https://arxiv.org/abs/2104.04015, section 2.2): area 2 to 15 % of the picture, aspect ratio
     0.3 to 3.3, colour jitter 0.1. The target is the part of the rectangle that can be seen.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change, sides of 32 pixels or more.
-        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): not looked at: the patch comes from the picture.
-        rng (`np.random.Generator`): decides everything that is drawn.
-
     Returns:
         [`SyntheticAnomaly`]: of type `"pasted_patch"`; unchanged if after ten attempts nothing can be seen.
-
-    Raises:
-        TypeError: if `rng` is not a Generator.
-        ValueError: if a picture is not `uint8` RGB of at least 32 pixels.
-
-    Example:
-        >>> picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-        >>> made = cut_paste(picture, picture, np.random.default_rng(1))
-        >>> bool(0.005 < made.mask.mean() < 0.16), len(made.regions)
-        (True, 1)
     """
     check_inputs(image, source, rng)
     height, width = image.shape[:2]
@@ -57,22 +46,8 @@ def cut_paste_scar(image: np.ndarray, source: np.ndarray, rng: np.random.Generat
     CutPaste-scar of Li et al. (https://arxiv.org/abs/2104.04015, section 2.3): 2 to 16 pixels wide and 10 to 25 long
     in a picture of 256 pixels, rotated by -45 to 45 degrees; other sizes in proportion to the short side.
 
-    Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change, sides of 32 pixels or more.
-        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): not looked at: the strip comes from the picture.
-        rng (`np.random.Generator`): decides everything that is drawn.
-
     Returns:
         [`SyntheticAnomaly`]: of type `"scar"`; unchanged if after ten attempts nothing can be seen.
-
-    Raises:
-        TypeError: if `rng` is not a Generator.
-        ValueError: if a picture is not `uint8` RGB of at least 32 pixels.
-
-    Example:
-        >>> picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-        >>> cut_paste_scar(picture, picture, np.random.default_rng(1)).defect_type
-        'scar'
     """
     check_inputs(image, source, rng)
     unit = min(image.shape[:2]) / 256
@@ -108,10 +83,8 @@ def perlin_texture(
     blobs keep to the object.
 
     Args:
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture to change, sides of 32 pixels or more.
         source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): texture source when `textures` is not given; its tiles
             are shuffled in half of the draws.
-        rng (`np.random.Generator`): decides everything that is drawn.
         category (`str`, *optional*): chooses the background from `NSA_SETTINGS`; unknown names have none.
         textures (`Sequence[np.ndarray]`, *optional*): pictures to draw the texture from instead of `source`, such as
             photographs of surfaces.
@@ -122,15 +95,7 @@ def perlin_texture(
         [`SyntheticAnomaly`]: of type `"foreign_texture"`; unchanged if after ten attempts nothing can be seen.
 
     Raises:
-        TypeError: if `rng` is not a Generator.
-        ValueError: if a picture is not `uint8` RGB of at least 32 pixels, `textures` is empty, or `max_regions` is
-            below 1.
-
-    Example:
-        >>> picture = np.full((64, 96, 3), 90, np.uint8)
-        >>> texture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-        >>> perlin_texture(picture, texture, np.random.default_rng(1)).is_anomalous
-        True
+        ValueError: if `textures` is empty, or `max_regions` is below 1.
     """
     foreign = check_inputs(image, source, rng)
     if textures is not None:
@@ -140,8 +105,7 @@ def perlin_texture(
     if max_regions is not None and max_regions < 1:
         raise ValueError(f"`max_regions` must be at least 1 or None, got {max_regions}. Use None to keep every blob.")
     size = image.shape[:2]
-    background = nsa_settings(category).background
-    allowed = np.ones(size, bool) if background is None else object_mask(image, background) > 0
+    allowed = object_mask(image, nsa_settings(category).background) > 0
     min_area = max(16, size[0] * size[1] // 2000)
     for _ in range(_ATTEMPTS):
         shape = perlin_mask(size, rng) & allowed
@@ -169,10 +133,6 @@ def perlin_mask(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`: where the noise, scaled to about [-1, 1], is above 0.5.
-
-    Example:
-        >>> perlin_mask((40, 60), np.random.default_rng(0)).shape
-        (40, 60)
     """
     cells = 2 ** rng.integers(0, 6, size=2)
     angle = rng.uniform(0, 2 * np.pi, size=cells + 1)
@@ -265,3 +225,40 @@ _COLOUR_CHANGES = (
     lambda texture, rng: cv2.GaussianBlur(texture, (0, 0), rng.uniform(0.5, 2.0)),
     lambda texture, rng: np.stack([cv2.equalizeHist(np.ascontiguousarray(texture[..., c])) for c in range(3)], -1),
 )
+
+
+# Parts of a drawn defect that are nearer than this share of the short side are one region: the lines of a crack.
+_JOINED = 0.02
+
+
+def drawn_defect(
+    image: np.ndarray,
+    source: np.ndarray,
+    rng: np.random.Generator,
+    category: str | None = None,
+    *,
+    renderer: Callable[[np.ndarray, np.ndarray | None, np.random.Generator], Any],
+) -> SyntheticAnomaly:
+    """Draws a defect on the picture. Bind the renderer: `functools.partial(drawn_defect, renderer=scratch)`.
+
+    For categories with a known background the defect keeps to the object.
+
+    Args:
+        category (`str`, *optional*): chooses the background from `NSA_SETTINGS`; unknown names have none.
+        renderer (`Callable`): a function `(image, object_mask, rng)` whose result has `image` (`uint8`), `mask`
+            (`bool`) and `defect_type`; `object_mask` is `bool`, or `None` where the object fills the picture.
+
+    Returns:
+        [`SyntheticAnomaly`]: unchanged if the renderer drew nothing.
+    """
+    check_inputs(image, source, rng)
+    solid = object_mask(image, nsa_settings(category).background) > 0
+    drawn = renderer(image, None if solid.all() or not solid.any() else solid, rng)
+    mask = np.array(drawn.mask, bool)
+    if not mask.any():
+        return unchanged(image)
+    side = 2 * round(_JOINED * min(mask.shape) / 2) + 1
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8))
+    count, parts = cv2.connectedComponents(grown, connectivity=8)
+    regions = [mask & (parts == part) for part in range(1, count)]
+    return SyntheticAnomaly(np.array(drawn.image, np.uint8), mask, mask.astype(np.float32), regions, drawn.defect_type)

@@ -28,19 +28,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class ModelArguments:
-    r"""
-    Which model is trained, and in what numbers its frozen part is kept.
-
-    Args:
-        model (`str`, *optional*):
-            Folder or Hub id; default: the embedded checkpoint.
-        dtype (`str`, defaults to `"float32"`):
-            Of the frozen weights: `float32` or `bfloat16`. What is trained is float32 in any case.
-        load_in_4bit (`bool`, defaults to `False`):
-            Keep the language model in 4 bits (QLoRA); needs bitsandbytes.
-        loss_weight_lm, loss_weight_focal, loss_weight_dice (`float`, *optional*):
-            Weights of the losses; default: the model's.
-    """
+    """Which model is trained, and in what numbers its frozen part is kept; each field's help says what it is."""
 
     model: str | None = _option(None, "checkpoint folder or Hub id (default: the embedded one)")
     dtype: str = _option("float32", "of the frozen weights: float32 or bfloat16")
@@ -56,62 +44,30 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    r"""
-    What is trained on. Data sets are written `NAME=DIR`, with options after a question mark:
-    `mvtec_ad=/data/mvtec?category=bottle&weight=2`, `rendered_parts?families=screw,gear&num_train=16`.
+    """What is trained on.
 
-    Args:
-        good (`list[str]`):
-            Folders of good photographs of one kind of part; defects are synthesised on them.
-        dataset (`list[str]`):
-            Data sets of `datasets_scripts`; each gets synthetic defects on its normal training pictures, or, with
-            `labels=real`, its own labels and masks (split `test` unless `split=` says otherwise).
-        conversations (`str`, *optional*):
-            JSON file of plain conversations (PandaGPT's layout), pictures in the folder `images` beside it.
-        conversation_weight (`float`, defaults to 1.0):
-            Share of plain conversations relative to a data set of weight 1.
-        eval_dataset (`list[str]`):
-            Labelled data sets to measure on during training (split `test`).
-        eval_references (`int`, defaults to 1):
-            Good photographs for the map of each picture measured; 0 for none.
-        eval_samples (`int`, *optional*):
-            At most so many pictures, half of them anomalous.
-        category (`str`, defaults to `"object"`):
-            What the photographs in `good` show, in any words.
-        description (`str`, *optional*):
-            A sentence that says how a good one looks.
-        mixture (`str`, defaults to `"mixed"`):
-            Synthetic defects: `nsa` as published, or `mixed`, all kinds of this project.
-        reference_share (`float`, defaults to 0.5):
-            Share of the samples whose map comes from another good photograph.
-        languages (`str`, defaults to `"en"`):
-            Of the conversations: `en`, `zh` or `en,zh`.
-        max_turns (`int`, defaults to 3):
-            Most questions about a picture.
-        varied (`bool`, defaults to `True`):
-            Whether questions and words vary; else the published question and answers.
-        max_length (`int`, defaults to 1024):
-            Tokens after which a conversation is cut.
-        short_side (`int`, defaults to 224):
-            Pictures are shrunk to this side, in pixels, before defects are made.
-        samples_per_epoch (`int`, *optional*):
-            Default: every picture once as it is and once with a defect.
+    Data sets are written `NAME=DIR`, with options after a question mark:
+    `mvtec_ad=/data/mvtec?category=bottle&weight=2`, `rendered_parts?families=screw,gear&num_train=16`. Each gets
+    synthetic defects on its normal training pictures, or, with `labels=real`, its labels and masks (split `test`
+    unless `split=` says otherwise). Each field's help says what it is.
     """
 
     good: list[str] = _option([], "folders of good photographs; defects are synthesised on them")
     dataset: list[str] = _option([], "data set NAME=DIR[?option=value&...], repeatable")
-    conversations: str | None = _option(None, "JSON file of plain conversations, pictures in images/ beside it")
+    conversations: str | None = _option(
+        None, "JSON file of plain conversations (PandaGPT's layout), pictures in images/"
+    )
     conversation_weight: float = _option(1.0, "share of plain conversations, relative to a data set")
     eval_dataset: list[str] = _option([], "labelled data set NAME=DIR to measure on during training")
-    eval_references: int = _option(1, "good photographs for the map of each picture measured")
-    eval_samples: int | None = _option(None, "measure on at most so many pictures")
+    eval_references: int = _option(1, "good photographs for the map of each picture measured; 0: none")
+    eval_samples: int | None = _option(None, "measure on at most so many pictures, half of them anomalous")
     category: str = _option("object", "what the photographs of --good show, in any words")
     description: str | None = _option(None, "a sentence that says how a good one looks")
     mixture: str = _option("mixed", "synthetic defects: nsa (published) or mixed")
     reference_share: float = _option(0.5, "share of samples with a map from another good photograph")
     languages: str = _option("en", "of the conversations: en, zh or en,zh")
     max_turns: int = _option(3, "most questions about a picture")
-    varied: bool = _option(True, "whether questions and words vary")
+    varied: bool = _option(True, "whether questions and words vary; else the published question and answers")
     max_length: int = _option(1024, "tokens after which a conversation is cut")
     short_side: int = _option(224, "side in pixels to which pictures are shrunk before defects are made")
     samples_per_epoch: int | None = _option(None, "samples of an epoch (default: every picture twice)")
@@ -139,15 +95,7 @@ class AnomalyTrainingArguments(TrainingArguments):
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    r"""
-    Reads a recipe.
-
-    Args:
-        name (`str`):
-            A YAML or JSON file, or the name of one of the package's recipes.
-
-    Returns:
-        `dict[str, Any]`: Settings.
+    """Reads a YAML or JSON file, or one of the package's recipes by its name.
 
     Raises:
         TrainingError: If there is no such recipe, **or** it cannot be read, **or** it is no list of settings.
@@ -202,13 +150,3 @@ def check_recipe(settings: Mapping[str, Any], classes: Iterable[type]) -> None:
 def _closest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-__all__ = [
-    "AnomalyTrainingArguments",
-    "DataArguments",
-    "ModelArguments",
-    "check_recipe",
-    "read_recipe",
-    "recipe_names",
-]

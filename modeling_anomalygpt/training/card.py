@@ -8,21 +8,17 @@ from typing import Any
 
 from ..files import write_atomically
 from ..hub.card import ModelFacts, model_card
+from .tuning import describe_tuning
 
 _VERSIONS = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
-def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: str) -> None:
-    r"""
-    Writes README.md beside a trained model.
+def write_training_card(folder: str | os.PathLike, trainer: Any) -> None:
+    """Writes README.md beside a trained model.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Where the model was saved; its name becomes the model's.
-        trainer ([`AnomalyTrainer`]):
-            Has trained.
-        tuning_line (`str`):
-            From [`describe_tuning`].
+        folder (`str` or `os.PathLike`): Where the model was saved; its name becomes the model's.
+        trainer ([`AnomalyTrainer`]): Has trained.
     """
     base = _base_of(trainer.model)
     data = getattr(trainer.train_dataset, "training_data", None)
@@ -30,7 +26,8 @@ def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: st
     recipe = {name: value for name, value in trainer.facts()["recipe"].items() if value not in (None, {}, "")}
     measured = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss_lm" in entry), {})
     losses = next((entry for entry in reversed(trainer.state.log_history) if "loss_lm" in entry), {})
-    training: dict[str, Any] = {"trained": tuning_line, "steps": trainer.state.global_step}
+    trained = describe_tuning(trainer.model, trainer.recipe.get("tuning", "training"))
+    training: dict[str, Any] = {"trained": trained, "steps": trainer.state.global_step}
     training |= {f"last training {name}": f"{losses[name]:.4f}" for name in sorted(losses) if name.startswith("loss")}
     training |= {
         f"measured {name.removeprefix('eval_')}": f"{value:.4f}"
@@ -49,18 +46,19 @@ def write_training_card(folder: str | os.PathLike, trainer: Any, tuning_line: st
         training=training,
         licences={"the checkpoint it was trained from": licence, "the pictures": "unknown"} if licence else {},
         limits=_limits(sets),
+        category=next(iter(getattr(trainer.train_dataset, "categories", ())), "object"),
     )
     write_atomically(pathlib.Path(folder) / "README.md", model_card(facts))
 
 
 def _limits(sets: list[dict[str, Any]]) -> list[str]:
-    told = [
+    limits = [
         "The licence of what was trained follows those of the checkpoint and of the pictures; state it before sharing."
     ]
     real = [f"{one['name']} ({one['split']})" for one in sets if one["labels"] in ("supervised", "defects")]
     if real:
-        told.append(f"Trained with the labels of {', '.join(real)}: scores on these pictures prove nothing.")
-    return told
+        limits.append(f"Trained with the labels of {', '.join(real)}: scores on these pictures prove nothing.")
+    return limits
 
 
 def _base_of(model: Any) -> str | None:
@@ -74,8 +72,8 @@ def _licence_of(base: str | None) -> str | None:
     card = pathlib.Path(base or "") / "README.md"
     if not base or not card.is_file():
         return None
-    found = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)
-    return found.group(1) if found else None
+    line = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)
+    return line.group(1) if line else None
 
 
 def _version(name: str) -> str | None:
@@ -83,6 +81,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-__all__ = ["write_training_card"]

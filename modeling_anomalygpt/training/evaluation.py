@@ -1,10 +1,9 @@
-"""Evaluation during training, batch by batch: losses, maps against masks, the first word against the truth.
+"""Losses of samples, and what is measured during training: maps against masks, the first word against the truth.
 
 Nothing of a batch is kept but counts: maps go into histograms.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,44 +14,15 @@ from transformers import EvalPrediction
 from ..evaluation.metrics import ImageMetrics, PixelMetrics
 from ..modeling_anomalygpt import dice_loss, focal_loss
 
+COLUMNS = ("lm", "focal", "dice", "answered", "masked", "correct", "tokens")
+"""Columns of [`sample_losses`]."""
 
-@dataclass
-class SampleLosses:
-    r"""
-    What each sample of a batch costs.
+METRICS = (
+    "loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy", "image_auroc", "pixel_auroc",
+    "yes_no_balanced_accuracy",
+)  # fmt: skip
 
-    Args:
-        lm (`torch.Tensor` of shape `(batch_size,)`):
-            Cross entropy averaged over the sample's answer tokens; 0 without any.
-        focal, dice (`torch.Tensor` of shape `(batch_size,)`):
-            Pixel losses summed over the layers; 0 without a pixel target.
-        answered, masked (`torch.BoolTensor` of shape `(batch_size,)`):
-            Which samples have answer tokens, which a pixel target.
-        correct, tokens (`torch.LongTensor` of shape `(batch_size,)`):
-            Answer tokens that the language model ranks first, and answer tokens.
-    """
-
-    lm: torch.Tensor
-    focal: torch.Tensor
-    dice: torch.Tensor
-    answered: torch.Tensor
-    masked: torch.Tensor
-    correct: torch.Tensor
-    tokens: torch.Tensor
-
-    def total(self, weights: dict[str, float], counts: torch.Tensor) -> torch.Tensor:
-        """The weighted sum of the losses, divided by how many samples of the whole step have answers and targets."""
-        answered, masked = counts.clamp(min=1)
-        pixels = weights["focal"] * self.focal.sum() + weights["dice"] * self.dice.sum()
-        return weights["lm"] * self.lm.sum() / answered + pixels / masked
-
-    def sums(self) -> torch.Tensor:
-        """Sums over the batch, in the order of `SUMS`, float64."""
-        values = (self.lm, self.focal, self.dice, self.answered, self.masked, self.correct, self.tokens)
-        return torch.stack([value.detach().double().sum() for value in values])
-
-
-SUMS = ("lm", "focal", "dice", "answered", "masked", "correct", "tokens")
+YesNo = list[tuple[int, list[int], list[int]]]
 
 
 def sample_losses(
@@ -60,41 +30,39 @@ def sample_losses(
     labels: torch.Tensor,
     layer_maps: torch.Tensor | None = None,
     mask_labels: torch.Tensor | None = None,
-) -> SampleLosses:
-    r"""
-    Computes the losses of every sample, in float32.
+) -> torch.Tensor:
+    """Computes the losses of every sample, in float32.
 
     Args:
-        logits (`torch.Tensor` of shape `(batch_size, sequence_length, vocab_size)`):
-            Longer sequences are cut on the left: virtual tokens stand before the text.
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-            Answer tokens; -100 elsewhere.
-        layer_maps (`torch.Tensor` of shape `(batch_size, num_layers, 2, height, width)`, *optional*):
-            Probabilities of normal and anomalous.
-        mask_labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*):
-            1 where anomalous, 0 elsewhere; a sample filled with -1 has no pixel target.
+        logits (`torch.Tensor` of shape `(batch_size, sequence_length, vocab_size)`): Longer sequences are cut on the
+            left: virtual tokens stand before the text.
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Answer tokens; -100 elsewhere.
+        layer_maps (`torch.Tensor` of shape `(batch_size, num_layers, 2, height, width)`, *optional*): Probabilities of
+            normal and anomalous.
+        mask_labels (`torch.Tensor` of shape `(batch_size, height, width)`, *optional*): 1 where anomalous, 0
+            elsewhere; a sample filled with -1 has no pixel target.
 
     Returns:
-        [`SampleLosses`]
+        `torch.Tensor` of shape `(batch_size, 7)`: Cross entropy averaged over the sample's answer tokens, focal and
+        dice loss summed over the layers (each 0 without a target); whether there are answer tokens and a pixel target;
+        answer tokens that the language model ranks first, and answer tokens.
 
     Example:
     ```python
     >>> logits = torch.zeros(2, 4, 8)                             # eight words, all alike
     >>> labels = torch.tensor([[-100, -100, 5, 6], [-100, -100, -100, 7]])
-    >>> sample_losses(logits, labels).lm                          # log 8 for each, however long the answer is
+    >>> sample_losses(logits, labels)[:, 0]                       # log 8 for each, however long the answer is
     tensor([2.0794, 2.0794])
 
     ```
     """
-    targets = labels[:, 1:]
-    predicted = logits[:, -labels.shape[1] : -1]
+    targets, predicted = labels[:, 1:], logits[:, -labels.shape[1] : -1]
     is_answer = targets != -100
     tokens = is_answer.sum(1)
     lm = logits.new_zeros(len(labels), dtype=torch.float32) + 0 * logits[:, :1, 0].sum()
     if is_answer.any():
-        each = functional.cross_entropy(predicted[is_answer].float(), targets[is_answer], reduction="none")
-        rows = is_answer.nonzero()[:, 0]
-        lm = lm.index_add(0, rows, each) / tokens.clamp(min=1)
+        losses = functional.cross_entropy(predicted[is_answer].float(), targets[is_answer], reduction="none")
+        lm = lm.index_add(0, is_answer.nonzero()[:, 0], losses) / tokens.clamp(min=1)
     correct = ((predicted.detach().argmax(-1) == targets) & is_answer).sum(1)
     masked = torch.zeros_like(tokens, dtype=torch.bool)
     focal = dice = torch.zeros_like(lm)
@@ -103,7 +71,14 @@ def sample_losses(
         layers, target = layer_maps.unbind(1), mask_labels.clamp(min=0)
         focal = sum(focal_loss(layer, target) for layer in layers).where(masked, 0.0)
         dice = sum(dice_loss(layer[:, 1], target) for layer in layers).where(masked, 0.0)
-    return SampleLosses(lm, focal, dice, tokens > 0, masked, correct, tokens)
+    return torch.stack([lm, focal, dice, *(count.to(lm) for count in (tokens > 0, masked, correct, tokens))], dim=1)
+
+
+def total_loss(losses: torch.Tensor, weights: Mapping[str, float], counts: torch.Tensor) -> torch.Tensor:
+    """The weighted sum of [`sample_losses`], divided by the numbers of samples of the whole step that have targets."""
+    lm, focal, dice = losses[:, :3].sum(0)
+    answered, masked = counts.clamp(min=1)
+    return weights["lm"] * lm / answered + (weights["focal"] * focal + weights["dice"] * dice) / masked
 
 
 def has_pixel_target(mask_labels: torch.Tensor) -> torch.Tensor:
@@ -118,97 +93,71 @@ def count_targets(labels: torch.Tensor, mask_labels: torch.Tensor | None) -> tor
     return torch.stack([answered, masked.to(answered.device)]).double()
 
 
-def mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
-    r"""
-    Means of losses over the samples that have them.
+def mean_losses(sums: Sequence[float]) -> dict[str, float]:
+    """Means of losses over the samples that have them.
 
     Args:
-        sums (`dict[str, float]`):
-            Under the names of `training_losses.SUMS`.
+        sums (`Sequence[float]`): Of the columns of [`sample_losses`].
 
     Returns:
         `dict[str, float]`: `loss_lm` and `token_accuracy`; `loss_focal` and `loss_dice` where there were targets.
 
     Example:
     ```python
-    >>> mean_losses({"lm": 6, "focal": 0, "dice": 0, "answered": 4, "masked": 0, "correct": 9, "tokens": 12})
+    >>> mean_losses([6, 0, 0, 4, 0, 9, 12])
     {'loss_lm': 1.5, 'token_accuracy': 0.75}
 
     ```
     """
-    means = {}
-    for name, value, count in (
-        ("loss_lm", "lm", "answered"),
-        ("loss_focal", "focal", "masked"),
-        ("loss_dice", "dice", "masked"),
-        ("token_accuracy", "correct", "tokens"),
-    ):
-        if sums[count]:
-            means[name] = sums[value] / sums[count]
-    return means
+    lm, focal, dice, answered, masked, correct, tokens = sums
+    pairs = {
+        "loss_lm": (lm, answered),
+        "loss_focal": (focal, masked),
+        "loss_dice": (dice, masked),
+        "token_accuracy": (correct, tokens),
+    }
+    return {name: value / count for name, (value, count) in pairs.items() if count}
 
 
-METRICS = (
-    "loss",
-    "loss_lm",
-    "loss_focal",
-    "loss_dice",
-    "token_accuracy",
-    "image_auroc",
-    "pixel_auroc",
-    "yes_no_balanced_accuracy",
-)
-
-
-def yes_no_ids(processor: Any) -> list[tuple[int, list[int], list[int]]]:
-    r"""
-    Where an answer says Yes or No, in each language.
+def yes_no_ids(processor: Any) -> YesNo:
+    """Where an answer says Yes or No, in each language.
 
     Args:
-        processor ([`AnomalyGPTProcessor`]):
-            May be `None` or another object: nothing then.
+        processor ([`AnomalyGPTProcessor`]): May be `None` or another object: nothing then.
 
     Returns:
         `list[tuple[int, list[int], list[int]]]`: Tokens that both words begin with, ids that mean yes and that mean no
         after them.
     """
-    found = []
+    places = []
     for language in ("en", "zh"):
         try:
             shared, yes, no = processor.yes_no_token_ids(language)
         except (AttributeError, ValueError):
             continue
-        found.append((len(shared), list(yes), list(no)))
-    return found
+        places.append((len(shared), list(yes), list(no)))
+    return places
 
 
 def evaluation_outputs(
-    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: list[tuple[int, list[int], list[int]]]
+    outputs: Any, inputs: dict[str, torch.Tensor], yes_no: YesNo
 ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    r"""
-    What the metrics need of a batch.
+    """What the metrics need of a batch.
 
     Args:
-        outputs ([`AnomalyGPTOutput`]):
-            With `sample_losses`.
-        inputs (`dict[str, torch.Tensor]`):
-            With `labels` and `mask_labels`.
-        yes_no (`list[tuple[int, list[int], list[int]]]`):
-            From [`yes_no_ids`].
+        outputs ([`AnomalyGPTOutput`]): With `sample_losses`.
+        inputs (`dict[str, torch.Tensor]`): With `labels` and `mask_labels`.
+        yes_no (`list[tuple[int, list[int], list[int]]]`): From [`yes_no_ids`].
 
     Returns:
         `tuple(tuple(torch.Tensor), tuple(torch.Tensor))`: `(losses (B, 7), maps (B, H, W), log_odds (B,))` and
         `(mask_labels (B, H, W), truth (B,))`; truth is 1 anomalous, 0 normal, -1 unknown, log odds NaN where the
         answer does not begin with yes or no.
     """
-    losses: SampleLosses = outputs["sample_losses"]
-    numbers = torch.stack([getattr(losses, name).float() for name in SUMS], dim=1)
-    labels, masks = inputs["labels"], inputs.get("mask_labels")
-    maps = outputs.anomaly_map.float()
+    labels, masks, maps = inputs["labels"], inputs.get("mask_labels"), outputs.anomaly_map.float()
     masks = torch.full_like(maps, -1) if masks is None else masks.float()
     logits = outputs.logits[:, -labels.shape[1] :]
-    answered = labels != -100
-    first = answered.int().argmax(1).clamp(min=1)
+    first = (labels != -100).int().argmax(1).clamp(min=1)
     rows = torch.arange(len(labels), device=labels.device)
     log_odds = torch.full((len(labels),), float("nan"), device=labels.device)
     truth = torch.full_like(first, -1)
@@ -219,20 +168,16 @@ def evaluation_outputs(
         asked = says_yes | says_no
         log_odds = torch.where(asked, before[:, yes].logsumexp(1) - before[:, no].logsumexp(1), log_odds)
         truth = torch.where(asked, says_yes.to(truth), truth)
-    masked = has_pixel_target(masks)
-    if "image_labels" in inputs:
-        return (numbers, maps, log_odds), (masks, inputs["image_labels"])
-    truth = torch.where(masked, (masks > 0).flatten(1).any(1).to(truth), truth)
-    return (numbers, maps, log_odds), (masks, truth)
+    truth = torch.where(has_pixel_target(masks), (masks > 0).flatten(1).any(1).to(truth), truth)
+    return (outputs["sample_losses"], maps, log_odds), (masks, inputs.get("image_labels", truth))
 
 
 class InspectionMetrics:
-    r"""
-    Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies.
+    """Streaming metrics for `batch_eval_metrics`: means of the losses, AUROC of pictures and pixels, accuracies.
 
     Args:
-        loss_weights (`dict[str, float]`, *optional*):
-            `config.loss_weights`; with them `loss`, the weighted sum, is among the metrics.
+        loss_weights (`dict[str, float]`, *optional*): `config.loss_weights`; with them `loss`, the weighted sum, is
+            among the metrics.
     """
 
     def __init__(self, loss_weights: Mapping[str, float] | None = None):
@@ -240,26 +185,26 @@ class InspectionMetrics:
         self._reset()
 
     def _reset(self) -> None:
-        self.sums = np.zeros(len(SUMS))
-        self.pictures, self.pixels = ImageMetrics(), PixelMetrics()
-        self.yes_no = np.zeros((2, 2))  # truth x whether the log-odds agree
-        self.seen = {"pictures": set(), "pixels": set()}
+        self._sums = np.zeros(len(COLUMNS))
+        self._images, self._pixels = ImageMetrics(), PixelMetrics()
+        self._yes_no = np.zeros((2, 2))  # truth x whether the log-odds agree
+        self._image_classes, self._pixel_classes = set(), set()
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
         """Takes in a batch; with `compute_result` returns the metrics and starts anew."""
-        numbers, maps, log_odds = (_numpy(values) for values in prediction.predictions)
+        losses, maps, log_odds = (_numpy(values) for values in prediction.predictions)
         masks, truth = (_numpy(values) for values in prediction.label_ids)
-        self.sums += numbers.astype(np.float64).sum(0)
+        self._sums += losses.astype(np.float64).sum(0)
         known = truth >= 0
         if known.any():
-            self.pictures.update(truth[known], maps[known].reshape(known.sum(), -1).max(1))
-            self.seen["pictures"] |= set(truth[known].tolist())
+            self._images.update(truth[known], maps[known].reshape(known.sum(), -1).max(1))
+            self._image_classes |= set(truth[known].tolist())
         masked = (masks >= 0).all((1, 2))
         if masked.any():
-            self.pixels.update(masks[masked] > 0, maps[masked])
-            self.seen["pixels"] |= set(np.unique(masks[masked] > 0).tolist())
+            self._pixels.update(masks[masked] > 0, maps[masked])
+            self._pixel_classes |= set(np.unique(masks[masked] > 0).tolist())
         asked = known & np.isfinite(log_odds)
-        np.add.at(self.yes_no, (truth[asked].astype(int), ((log_odds > 0) == (truth > 0))[asked].astype(int)), 1)
+        np.add.at(self._yes_no, (truth[asked].astype(int), ((log_odds > 0) == (truth > 0))[asked].astype(int)), 1)
         if not compute_result:
             return {}
         result = self._result()
@@ -267,32 +212,18 @@ class InspectionMetrics:
         return result
 
     def _result(self) -> dict[str, float]:
-        result = mean_losses(dict(zip(SUMS, self.sums.tolist(), strict=True)))
+        result = mean_losses(self._sums.tolist())
         if self.loss_weights:
             result["loss"] = sum(weight * result.get(f"loss_{name}", 0) for name, weight in self.loss_weights.items())
-        if len(self.seen["pictures"]) == 2:
-            result["image_auroc"] = self.pictures.compute()["image_auroc"]
-        if len(self.seen["pixels"]) == 2:
-            result["pixel_auroc"] = self.pixels.compute()["pixel_auroc"]
-        asked = self.yes_no.sum(1)
+        if len(self._image_classes) == 2:
+            result["image_auroc"] = self._images.compute()["image_auroc"]
+        if len(self._pixel_classes) == 2:
+            result["pixel_auroc"] = self._pixels.compute()["pixel_auroc"]
+        asked = self._yes_no.sum(1)
         if asked.all():
-            result["yes_no_balanced_accuracy"] = float((self.yes_no[:, 1] / asked).mean())
+            result["yes_no_balanced_accuracy"] = float((self._yes_no[:, 1] / asked).mean())
         return result
 
 
 def _numpy(values: Any) -> np.ndarray:
-    return values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-__all__ = [
-    "METRICS",
-    "SUMS",
-    "InspectionMetrics",
-    "SampleLosses",
-    "count_targets",
-    "evaluation_outputs",
-    "has_pixel_target",
-    "mean_losses",
-    "sample_losses",
-    "yes_no_ids",
-]
+    return torch.as_tensor(values).detach().float().cpu().numpy()

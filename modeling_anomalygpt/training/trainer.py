@@ -3,8 +3,6 @@
 Knows the trainer and what is trained; does not know how maps are computed or where pictures come from.
 """
 
-import importlib.util
-import itertools
 import math
 import os
 import pathlib
@@ -13,43 +11,43 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from transformers.utils import logging
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
 
+from ..data.fingerprint import fingerprint
 from .card import write_training_card
 from .checkpoints import (
+    DIGESTS_FILE,
+    STATE_FILE,
     UNFINISHED,
     TrainingError,
     check_facts,
-    fingerprint,
+    damage_of,
+    is_finished,
     last_whole_checkpoint,
+    newest_checkpoint,
     whole_folder,
     write_facts,
 )
+from .collator import InspectionCollator
 from .data import StreamedExamples
 from .evaluation import (
+    COLUMNS,
     METRICS,
-    SUMS,
     InspectionMetrics,
     count_targets,
     evaluation_outputs,
     mean_losses,
     sample_losses,
+    total_loss,
     yes_no_ids,
 )
-from .tuning import FrozenInEvaluationMode, describe_tuning, trainable_names, wake_states
+from .tuning import FrozenInEvaluationMode, trainable_names
 
 
 class EpochOfDataset(TrainerCallback):
-    r"""
-    Tells the training data which epoch begins, on every process: the trainer does so on one process only.
-
-    Args:
-        dataset (any, *optional*):
-            Its `set_epoch(epoch)` is called where it has one.
-    """
+    """Sets the epoch of the training data, where they have `set_epoch`, on every process: the trainer does on one."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -61,15 +59,13 @@ class EpochOfDataset(TrainerCallback):
 
 
 class SamplePictures(TrainerCallback):
-    r"""
-    Shows a few measured pictures in TensorBoard: the picture, its map, its target, and the answer.
+    """Shows a few measured pictures in TensorBoard: the picture, its map, its target, and the answer.
+
+    It does nothing without TensorBoard, and where one process alone has not the whole model (FSDP, ZeRO).
 
     Args:
-        trainer ([`AnomalyTrainer`]):
-            Its evaluation data, model and processor are used. It does nothing without TensorBoard, and where one
-            process alone has not the whole model (FSDP, ZeRO).
-        count (`int`, defaults to 4):
-            Pictures, evenly spread over the evaluation data.
+        trainer ([`AnomalyTrainer`]): Its evaluation data, model and processor are used.
+        count (`int`, defaults to 4): Pictures, evenly spread over the evaluation data.
     """
 
     def __init__(self, trainer: Any, count: int = 4):
@@ -78,7 +74,7 @@ class SamplePictures(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes the pictures of this step, on the first process."""
         callbacks = self.trainer.callback_handler.callbacks
-        writer = next((one.tb_writer for one in callbacks if isinstance(one, TensorBoardCallback)), None)
+        writer = next((board.tb_writer for board in callbacks if isinstance(board, TensorBoardCallback)), None)
         data = self.trainer.eval_dataset
         divided = self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled
         if writer is None or divided or not state.is_world_process_zero or not len(data):
@@ -92,47 +88,41 @@ class SamplePictures(TrainerCallback):
 
     @torch.no_grad()
     def _look(self, sample: dict[str, Any]) -> tuple[np.ndarray, str]:
-        trainer = self.trainer
+        trainer, processor = self.trainer, self.trainer.processing_class
         batch = trainer.data_collator([sample])
-        batch.pop("image_ids", None)
-        batch.pop("image_labels", None)
         labels, mask = batch.pop("labels"), batch.pop("mask_labels")[0]
         begin = int((labels[0] != -100).int().argmax())
-        inputs = trainer._prepare_inputs(batch)
+        inputs = trainer._prepare_inputs(
+            {name: value for name, value in batch.items() if name not in ("image_ids", "image_labels")}
+        )
         for name in ("input_ids", "attention_mask"):
             inputs[name] = inputs[name][:, :begin]
         model = trainer.accelerator.unwrap_model(trainer.model).eval()
         words = model.generate(
-            **inputs, max_new_tokens=32, do_sample=False, pad_token_id=trainer.processing_class.tokenizer.pad_token_id
+            **inputs, max_new_tokens=32, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id
         )
         outputs = model(**inputs)
-        processor = trainer.processing_class
         words = words[0, begin:] if words.shape[1] > begin else words[0]
-        asked = processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
-        answer = processor.strip_answer(words)
-        shown = [_as_bytes(sample["pixel_values"]), _as_bytes(outputs.anomaly_map[0]), _as_bytes(mask.clamp(min=0))]
-        side = shown[0].shape[0]
-        shown = [
-            np.repeat(np.repeat(one, -(-side // len(one)), 0), -(-side // len(one)), 1)[:side, :side] for one in shown
+        question = processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
+        answer = f"{question} -> **{processor.strip_answer(words)}** (score {outputs.anomaly_map.max():.3f})"
+        panels = [_as_bytes(values) for values in (sample["pixel_values"], outputs.anomaly_map[0], mask.clamp(min=0))]
+        side = len(panels[0])
+        factors = [-(-side // len(panel)) for panel in panels]
+        panels = [
+            panel.repeat(factor, 0).repeat(factor, 1)[:side, :side]
+            for panel, factor in zip(panels, factors, strict=True)
         ]
-        return np.concatenate(shown, axis=1), f"{asked} -> **{answer}** (score {outputs.anomaly_map.max():.3f})"
-
-
-def tensorboard_is_installed() -> bool:
-    """Whether `report_to="tensorboard"` works."""
-    return any(importlib.util.find_spec(name) is not None for name in ("tensorboard", "tensorboardX"))
+        return np.concatenate(panels, axis=1), answer
 
 
 def _as_bytes(values: Any) -> np.ndarray:
     """A picture `(3, H, W)` of any range or a map `(H, W)` in [0, 1] as `(H, W, 3)`, `uint8`."""
-    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, np.float32)
+    array = torch.as_tensor(values).float().cpu().numpy()
     if array.ndim == 2:
         return np.repeat((array.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
     low, high = array.min(), array.max()
     return ((array - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(1, 2, 0)
 
-
-logger = logging.get_logger(__name__)
 
 # Arguments of transformers that decide the numbers of a run; others only say how it is shown, saved or sped up.
 _DECIDE = (
@@ -143,28 +133,23 @@ _DECIDE = (
 
 
 class AnomalyTrainer(Trainer):
-    r"""
-    Trains AnomalyGPT.
+    """Trains AnomalyGPT.
 
     Every sample weighs the same: gradient accumulation, several processes and a last small batch give the loss of one
     large batch. What is frozen stays in evaluation mode. Checkpoints are whole or not there, and hold what is trained.
 
     Args:
-        model (`peft.PeftModel` or [`AnomalyGPTForConditionalGeneration`]):
-            As [`prepare_for_tuning`] returned it.
-        args (`TrainingArguments`):
-            Any; what must be so for this model is set.
-        train_dataset, eval_dataset ([`TrainingExamples`] or any `Dataset`, *optional*):
-            Samples for the collator; `set_epoch(epoch)` and `fingerprint` are used where there are any.
-            [`StreamedExamples`] are split by process here.
-        processing_class ([`AnomalyGPTProcessor`]):
-            The processor; saved with the model.
-        data_collator (`Callable`, *optional*):
-            Default: [`InspectionCollator`] of the processor.
-        compute_metrics (`Callable`, *optional*):
-            Default: [`InspectionMetrics`].
-        recipe (`dict[str, Any]`, *optional*):
-            Further settings that decide the run (mode, data mix); saved, and compared on resume.
+        model (`peft.PeftModel` or [`AnomalyGPTForConditionalGeneration`]): As [`prepare_for_tuning`] returned it.
+        args (`TrainingArguments`): Any; what must be so for this model is set.
+        train_dataset, eval_dataset ([`TrainingExamples`] or any `Dataset`, *optional*): Samples for the collator;
+            `set_epoch(epoch)` and `fingerprint` are used where there are any. [`StreamedExamples`] are split by
+            process here.
+        processing_class ([`AnomalyGPTProcessor`]): The processor; saved with the model.
+        data_collator (`Callable`, *optional*): Default: [`InspectionCollator`] of the processor. With `image_ids` in
+            its batches a failure names pictures.
+        compute_metrics (`Callable`, *optional*): Default: [`InspectionMetrics`].
+        recipe (`dict[str, Any]`, *optional*): Further settings that decide the run (mode, data mix); saved, and
+            compared on resume.
 
     Raises:
         TrainingError: If an argument has no effect on this model, **or** the metric of the best checkpoint is unknown.
@@ -204,17 +189,13 @@ class AnomalyTrainer(Trainer):
             _check_best_metric(args)
         if isinstance(train_dataset, StreamedExamples):
             train_dataset.split_by_process(args.process_index, args.world_size)
-        if data_collator is None:
-            from .collator import InspectionCollator
-
-            data_collator = InspectionCollator(processing_class)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=_WithImageIds(data_collator),
+            data_collator=data_collator or InspectionCollator(processing_class, with_names=True),
             compute_metrics=compute_metrics,
             callbacks=[EpochOfDataset(train_dataset), *(callbacks or [])],
             **kwargs,
@@ -226,7 +207,7 @@ class AnomalyTrainer(Trainer):
         self.yes_no = yes_no_ids(processing_class)
         self._trained = set(trainable_names(model))
         self._frozen_weights = _glance(model)
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64)
+        self._sums = torch.zeros(len(COLUMNS), dtype=torch.float64)
         self._staging: str | None = None
         self._facts: dict[str, dict[str, Any]] | None = None
 
@@ -287,17 +268,17 @@ class AnomalyTrainer(Trainer):
         in_step = model.training and num_items_in_batch is not None
         counts = num_items_in_batch if in_step else count_targets(labels, mask_labels).to(labels.device)
         weights = self.model.config.loss_weights
-        loss = losses.total(weights, counts) * (self.args.world_size if in_step else 1)  # processes are averaged
+        loss = total_loss(losses, weights, counts) * (self.args.world_size if in_step else 1)  # processes are averaged
         if model.training:
             self._check_finite(loss, image_ids)
-            self._sums = self._sums.to(loss.device) + losses.sums()
+            self._sums = self._sums.to(loss.device) + losses.detach().double().sum(0)
         outputs["sample_losses"] = losses
         return (loss, outputs) if return_outputs else loss
 
     def _check_finite(self, loss: torch.Tensor, image_ids: list) -> None:
         if math.isfinite(loss.item()):
             return
-        last = last_whole_checkpoint(self.args.output_dir)
+        last = newest_checkpoint(self.args.output_dir)
         kept = f"The last good checkpoint is {last}" if last else "There is no checkpoint yet"
         names = ", ".join(str(name) for name in image_ids[:8]) or "unnamed"
         raise TrainingError(
@@ -311,7 +292,7 @@ class AnomalyTrainer(Trainer):
             sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums.float(), "sum")
-            logs |= mean_losses(dict(zip(SUMS, sums.tolist(), strict=True)))
+            logs |= mean_losses(sums.tolist())
             self._sums = torch.zeros_like(self._sums)
         super().log(logs, start_time)
 
@@ -357,39 +338,28 @@ class AnomalyTrainer(Trainer):
         return self._facts
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; `True` takes the last whole checkpoint, and another run's checkpoint is refused."""
+        """As in transformers; `True` takes the last whole checkpoint.
+
+        A checkpoint of another run, or a damaged one, is refused; after one of a finished run no step is taken.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            if not (pathlib.Path(resume_from_checkpoint) / "trainer_state.json").is_file():
-                raise TrainingError(
-                    f"`resume_from_checkpoint` must be a whole checkpoint, got {resume_from_checkpoint}. "
-                    "Name a folder checkpoint-N of --output_dir."
-                )
-            check_facts(resume_from_checkpoint, self.facts())
-        else:
-            self._wake_states()
-        return super().train(resume_from_checkpoint or None, *args, **kwargs)
-
-    @torch.no_grad()
-    def _wake_states(self) -> None:
-        """Before a first step; see [`wake_states`]."""
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        data = self.train_dataset
-        if not any("state_embeds" in name for name in self._trained) or data is None:
-            return
-        if isinstance(data, torch.utils.data.IterableDataset):
-            batch = self.data_collator(list(itertools.islice(data, 4)))
-        else:
-            batch = self.data_collator([data[index] for index in range(min(4, len(data)))])
-        inputs = {name: batch[name].to(base.device) for name in ("pixel_values",)}
-        maps = base.eval().get_image_features(**inputs, return_layer_maps=True, return_dict=True).layer_maps
-        changed = wake_states(base.model.localizer, maps, base.config.map_temperature, self.args.seed)
-        if changed and self.is_world_process_zero():
-            logger.warning(
-                "The map without references was certain of every pixel, so that nothing could move it: its two state "
-                "vectors begin anew, side by side."
+        if not resume_from_checkpoint:
+            return super().train(None, *args, **kwargs)
+        damage = damage_of(resume_from_checkpoint)
+        if damage:
+            raise TrainingError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, got {resume_from_checkpoint}: {damage}. "
+                "Name another folder checkpoint-N of --output_dir, or add --resume to take the newest whole one."
             )
+        check_facts(resume_from_checkpoint, self.facts())
+        if not is_finished(resume_from_checkpoint):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        self.state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, STATE_FILE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, 0.0, {})
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -410,59 +380,50 @@ class AnomalyTrainer(Trainer):
     def _save_checkpoint(self, model, trial):
         for name, parameter in self.model.named_parameters():
             if name in self._trained and not torch.isfinite(parameter).all():
-                last = last_whole_checkpoint(self.args.output_dir)
+                last = newest_checkpoint(self.args.output_dir)
                 raise TrainingError(
                     f"Trained weights must be finite, got NaN or infinity in {name} at step {self.state.global_step}. "
                     f"The last good checkpoint is {last}; try half of --learning_rate."
                 )
         output_dir = super()._get_output_dir(trial)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staging = os.path.join(output_dir, UNFINISHED)
-        if self.state.best_global_step:
-            best = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
-            if os.path.basename(best) == name or os.path.isdir(best):
-                self.state.best_model_checkpoint = best
-        best = self.state.best_model_checkpoint
-        self._staging = staging
+        final, staging = os.path.join(output_dir, name), os.path.join(output_dir, UNFINISHED, name)
+        best = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if not (self.state.best_global_step and (best == final or os.path.isdir(best))):
+            best = self.state.best_model_checkpoint
+        self._staging = os.path.dirname(staging)
         try:
-            with whole_folder(
-                os.path.join(output_dir, name),
-                os.path.join(staging, name),
-                self.args.should_save,
-                self.accelerator.wait_for_everyone,
-            ):
+            with whole_folder(final, staging, self.args.should_save, self.accelerator.wait_for_everyone):
                 super()._save_checkpoint(model, trial)
                 self.state.best_model_checkpoint = best
                 if self.args.should_save:
-                    self.state.save_to_json(os.path.join(staging, name, "trainer_state.json"))
+                    self.state.save_to_json(os.path.join(staging, STATE_FILE))
         finally:
             self._staging = None
         if self.args.should_save:
             rotate_checkpoints(
-                output_dir=output_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
+                output_dir=output_dir, save_total_limit=self.args.save_total_limit, best_model_checkpoint=best
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves what is trained, processor, card and what decided the run; files already there are replaced whole."""
+        output_dir = output_dir or self.args.output_dir
         if _internal_call:
-            output_dir = output_dir or self.args.output_dir
             super().save_model(output_dir, _internal_call=True)
             if self.args.should_save:
                 data = getattr(self.train_dataset, "training_data", None)
                 write_facts(output_dir, self.facts(), data() if data else None)
             return
-        output_dir = output_dir or self.args.output_dir
         finished = os.path.join(output_dir, UNFINISHED, "finished")
         with whole_folder(finished, f"{finished}.partial", self.args.should_save, self.accelerator.wait_for_everyone):
             self.save_model(f"{finished}.partial", _internal_call=True)
         if self.args.should_save:
+            (pathlib.Path(finished) / DIGESTS_FILE).unlink()
             for path in pathlib.Path(finished).iterdir():
                 os.replace(path, pathlib.Path(output_dir) / path.name)
             for folder in (finished, os.path.dirname(finished)):
                 os.rmdir(folder)
-            write_training_card(output_dir, self, describe_tuning(self.model, self.recipe.get("tuning", "training")))
+            write_training_card(output_dir, self)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -470,8 +431,7 @@ class AnomalyTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes this project's card, also where transformers would write its own."""
         if self.is_world_process_zero():
-            line = describe_tuning(self.model, self.recipe.get("tuning", "training"))
-            write_training_card(self.args.output_dir, self, line)
+            write_training_card(self.args.output_dir, self)
 
 
 def _check_best_metric(args: TrainingArguments) -> None:
@@ -489,26 +449,9 @@ def _check_best_metric(args: TrainingArguments) -> None:
 
 def _glance(model: torch.nn.Module) -> str:
     """Names the frozen weights by a few numbers of each."""
-    told = {}
+    few = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             values = parameter.detach().flatten()
-            told[name] = [list(parameter.shape), values[:: max(1, len(values) // 7)].tolist()]
-    return fingerprint(told)
-
-
-class _WithImageIds:
-    """Adds the samples' `image_id` to the batch, so that a failure can name its pictures."""
-
-    def __init__(self, collator: Callable):
-        self.collator = collator
-
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = dict(self.collator(samples))
-        names = [sample.get("image_id") for sample in samples]
-        if "image_ids" not in batch and all(name is not None for name in names):
-            batch["image_ids"] = names
-        return batch
-
-
-__all__ = ["AnomalyTrainer", "EpochOfDataset", "SamplePictures", "TrainingError", "tensorboard_is_installed"]
+            few[name] = [list(parameter.shape), values[:: max(1, len(values) // 7)].tolist()]
+    return fingerprint(few)

@@ -1,15 +1,19 @@
-"""What is trained: four modes, from the paper's two parts to every weight. Knows PEFT and names of parts, no data.
+"""What is trained: the model as training loads it, and four modes, from the paper's two parts to every weight.
 
 `paper`, `prompt` and `lora` give a PEFT model whose own parts are saved with the adapter; `full` gives the model.
 """
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
+
+from ..checkpoints import ADAPTER_CONFIG, EMBEDDED_CHECKPOINT, UNQUANTIZED_MODULES, load_checkpoint
+from .checkpoints import TrainingError
 
 TUNING_MODES = ("paper", "prompt", "lora", "full")
 OWN_PARTS = ("localizer", "prompt_learner", "multi_modal_projector")
@@ -20,26 +24,11 @@ _LANGUAGE_LAYERS = r".*language_model.*\.({})"
 
 @dataclass
 class TuningArguments:
-    r"""
-    What is trained.
+    """What is trained.
 
-    Args:
-        tuning (`str`, defaults to `"prompt"`):
-            `paper`: localizer and prompt learner. `prompt`: those, the projector and virtual tokens before the text
-            (PEFT prompt tuning). `lora`: low-rank changes of the language model instead of virtual tokens. `full`:
-            every weight; the result is a whole checkpoint.
-        train_parts (`list[str]`, *optional*):
-            Own parts that are trained and saved; default: those of the mode.
-        num_virtual_tokens (`int`, defaults to 9):
-            Virtual tokens of mode `prompt`.
-        lora_rank (`int`, defaults to 8):
-            Rank of the changes of mode `lora`.
-        lora_alpha (`int`, defaults to 16):
-            Their scale, divided by the rank.
-        lora_dropout (`float`, defaults to 0.0):
-            Dropout before them, in [0, 1).
-        lora_target (`list[str]`, defaults to `["q_proj", "v_proj"]`):
-            Names of the language model's linear layers that are changed.
+    `paper`: localizer and prompt learner. `prompt`: those, the projector and virtual tokens before the text (PEFT's
+    prompt tuning). `lora`: low-rank changes of the language model instead of virtual tokens. `full`: every weight; the
+    result is a whole checkpoint. Each field's help says what it is.
     """
 
     tuning: str = field(default="prompt", metadata={"help": "what is trained: paper, prompt, lora or full"})
@@ -72,15 +61,59 @@ class TuningArguments:
         return ["localizer", "prompt_learner"] if self.tuning == "paper" else list(OWN_PARTS)
 
 
-def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Module:
-    r"""
-    Freezes what is not trained and adds what the mode adds.
+def load_for_training(arguments: Any) -> tuple[torch.nn.Module, Any]:
+    """Loads a model and its processor to train it.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            Changed in place.
-        arguments ([`TuningArguments`]):
-            Mode and sizes.
+        arguments ([`ModelArguments`]): Model, dtype, bits, weights of the losses.
+
+    Returns:
+        `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`: On the CPU, or where its 4-bit weights are.
+
+    Raises:
+        TrainingError: If the model is an adapter, **or** 4 bits are asked for without bitsandbytes.
+        CheckpointError: If it cannot be loaded.
+    """
+    source = arguments.model or str(EMBEDDED_CHECKPOINT)
+    if os.path.isfile(os.path.join(source, ADAPTER_CONFIG)):
+        raise TrainingError(
+            f"`model` must be a whole checkpoint, got the adapter {source!r}. "
+            f"Merge it first: anomalygpt merge {source} --output DIR"
+        )
+    source = os.path.abspath(source) if os.path.isdir(source) else source  # the adapter names it
+    quantization, device = None, "cpu"
+    if arguments.load_in_4bit:
+        quantization = _four_bits(arguments.dtype)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    model, processor = load_checkpoint(source, device, arguments.dtype, quantization)
+    weights = {name: getattr(arguments, f"loss_weight_{name}") for name in ("lm", "focal", "dice")}
+    model.config.loss_weights = model.config.loss_weights | {
+        name: value for name, value in weights.items() if value is not None
+    }
+    return model, processor
+
+
+def _four_bits(dtype: str) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise TrainingError("`load_in_4bit` needs bitsandbytes. Install it: pip install bitsandbytes.") from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        llm_int8_skip_modules=UNQUANTIZED_MODULES,
+    )
+
+
+def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Module:
+    """Freezes what is not trained and adds what the mode adds.
+
+    Args:
+        model ([`AnomalyGPTForConditionalGeneration`]): Changed in place.
+        arguments ([`TuningArguments`]): Mode and sizes.
 
     Returns:
         `peft.PeftModel`, or the model itself in mode `full`. Trained weights are float32, whatever the others are.
@@ -116,9 +149,10 @@ def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Modul
     elif arguments.tuning == "lora":
         target = _LANGUAGE_LAYERS.format("|".join(re.escape(name) for name in arguments.lora_target))
         if not any(re.fullmatch(target, name) for name, _ in model.named_modules()):
-            linear = {name.rsplit(".", 1)[-1] for name, module in language_layers(model)}
+            linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+            layers = sorted({name.rsplit(".", 1)[-1] for name in linear if "language_model" in name})
             raise ValueError(
-                f"`lora_target` must be among the language model's layers {', '.join(sorted(linear))}, "
+                f"`lora_target` must be among the language model's layers {', '.join(layers)}, "
                 f"got {', '.join(arguments.lora_target)}."
             )
         config = peft.LoraConfig(
@@ -141,27 +175,17 @@ def prepare_for_tuning(model: nn.Module, arguments: TuningArguments) -> nn.Modul
     return adapted
 
 
-def language_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers of the language model, with their names."""
-    for name, module in model.named_modules():
-        if "language_model" in name and isinstance(module, nn.Linear):
-            yield name, module
-
-
 def trainable_names(model: nn.Module) -> list[str]:
     """Names of the parameters that are trained."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def describe_tuning(model: nn.Module, tuning: str) -> str:
-    r"""
-    One line: what is trained and how many parameters that are.
+    """One line: what is trained and how many parameters that are.
 
     Args:
-        model (`nn.Module`):
-            As [`prepare_for_tuning`] returned it.
-        tuning (`str`):
-            The mode.
+        model (`nn.Module`): As [`prepare_for_tuning`] returned it.
+        tuning (`str`): The mode.
 
     Returns:
         `str`: Such as `"prompt: trains 390,208 of 6,567,552 parameters (5.9 %): localizer 65,728, ..."`.
@@ -178,46 +202,8 @@ def describe_tuning(model: nn.Module, tuning: str) -> str:
     return f"{tuning}: trains {trained:,} of {total:,} parameters ({100 * trained / max(total, 1):.1f} %): {parts}"
 
 
-def wake_states(localizer: nn.Module, layer_maps: torch.Tensor, temperature: float, seed: int = 0) -> bool:
-    r"""
-    Lets two learned state vectors begin side by side where no gradient would reach them.
-
-    Cosines are divided by a small temperature: vectors that were drawn at random lie far apart, every pixel is then
-    certain of one of them, and neither focal nor dice loss moves anything.
-
-    Args:
-        localizer ([`AnomalyLocalizer`]):
-            Its `state_embeds` are changed in place.
-        layer_maps (`torch.Tensor` of shape `(batch_size, num_layers, 2, height, width)`):
-            What it gives on some pictures with and without anomalies.
-        temperature (`float`):
-            `config.map_temperature`.
-        seed (`int`, defaults to 0):
-            Draws the small difference.
-
-    Returns:
-        `bool`: Whether they were changed: there are learned vectors and every pixel is certain to 1 in 10,000.
-    """
-    states = getattr(localizer, "state_embeds", None)
-    if states is None or not states.requires_grad or (layer_maps[:, :, 0] * layer_maps[:, :, 1]).max() > 1e-4:
-        return False
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        middle = torch.randn(states.shape[1], generator=generator)
-        middle /= middle.norm()
-        apart = 0.5 * temperature * torch.randn(states.shape, generator=generator)
-        states.copy_(middle + apart)
-    return True
-
-
 class FrozenInEvaluationMode:
-    r"""
-    Keeps what is not trained in evaluation mode: no dropout, and batch statistics never move, in no mode.
-
-    Args:
-        model (`nn.Module`):
-            As [`prepare_for_tuning`] returned it.
-    """
+    """Keeps what is not trained in evaluation mode: no dropout, and batch statistics never move, in no mode."""
 
     def __init__(self, model: nn.Module):
         self.modules = [
@@ -256,16 +242,3 @@ def _part_of(name: str) -> str:
     if "prompt_encoder" in name:
         return "virtual tokens"
     return "low-rank language model" if ".lora_" in name else "language model"
-
-
-__all__ = [
-    "OWN_PARTS",
-    "TUNING_MODES",
-    "FrozenInEvaluationMode",
-    "TuningArguments",
-    "describe_tuning",
-    "language_layers",
-    "prepare_for_tuning",
-    "trainable_names",
-    "wake_states",
-]

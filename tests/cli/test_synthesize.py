@@ -15,7 +15,7 @@ from modeling_anomalygpt import cli
 from modeling_anomalygpt.cli import made_pictures as cli_made_pictures
 from modeling_anomalygpt.cli.made_pictures import METHODS, Renderings
 from modeling_anomalygpt.synthesis.contact_sheet import SheetCell, contact_sheet
-from modeling_anomalygpt.synthesis.drawn import drawn_defect
+from modeling_anomalygpt.synthesis.pasted import drawn_defect
 from tests.dataset_checks import make_private_cache  # noqa: F401
 
 

@@ -70,6 +70,18 @@ def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, c
     assert code == 0, err
     assert "going on from again/checkpoint-1" in out
     assert not any(line.startswith("step 1/2") for line in out.splitlines())
+    before = {path: path.read_bytes() for path in (place / "again").rglob("*") if path.is_file()}
+    code, out, err = call(*common, "--resume")
+    assert (code, out.splitlines()[-1]) == (
+        0, "finished: again/checkpoint-2 holds the last of 2 steps; nothing was changed",
+    ), err  # fmt: skip
+    assert before == {path: path.read_bytes() for path in (place / "again").rglob("*") if path.is_file()}
+    with (place / "again" / "checkpoint-2" / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
+    code, out, err = call(*common, "--resume")
+    assert code == 0, err
+    assert "checkpoint-2 is damaged (optimizer.pt is not as it was written): again/checkpoint-1 is used instead" in err
+    assert "going on from again/checkpoint-1" in out
     code, _, err = call(*common, "--resume", "--learning_rate", "0.5")
     assert (code, "`learning_rate` must be 0.001, got 0.5" in err) == (2, True), err
 
@@ -90,13 +102,11 @@ def test_references_of_labelled_pictures_come_from_the_training_split(place):
 
     folder = place / "parts" / "nut"
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={folder}?labels=real"]))
-    source.prepare_references()
-    assert source._normals.rows.dataset[0]["split"] == "train"
+    assert source.reference_rows.dataset[0]["split"] == "train"
     shutil.copytree(folder / "test", place / "bare" / "test")
     shutil.copytree(folder / "ground_truth", place / "bare" / "ground_truth")
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={place}/bare?labels=real"]))
-    source.prepare_references()
-    assert source._normals.rows.dataset[0]["split"] == "test"
+    assert source.reference_rows.dataset[0]["split"] == "test"
 
 
 def test_a_warning_is_one_line(place, call):

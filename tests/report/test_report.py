@@ -238,7 +238,11 @@ def test_each_picture_has_its_own_threshold(tmp_path):
 
 
 def test_reasons_are_in_plain_words_and_statistics_behind_a_click(tmp_path):
-    reasons = {"close": "The map is near its limit.", "map_above": "1.02 times.", "few_references": "Two promise little."}
+    reasons = {
+        "close": "The map is near its limit.",
+        "map_above": "1.02 times.",
+        "few_references": "Two promise little.",
+    }
     evidence = {
         "threshold": 0.2,
         "reasons": [{"kind": kind, "text": text} for kind, text in reasons.items()],

@@ -1,5 +1,6 @@
-"""Training in processes of its own: killed without warning, and several at once."""
+"""Training in processes of its own: killed without warning, several at once, pushed to the Hub."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -8,9 +9,12 @@ import sys
 import pytest
 import torch
 
-from tests.test_training import trainer, weights
+from tests.clean_process import run_python
+from tests.fake_hub import USER, FakeHub
+from tests.training.squares import trainer, weights
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+REPOSITORY = pathlib.Path(__file__).parents[2]
+LOSSES = ("loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy")
 pytestmark = pytest.mark.slow
 
 
@@ -21,7 +25,7 @@ def run(*command):
 
 @pytest.mark.parametrize(("moment", "last"), [("step", 4), ("saving", 2), ("renaming", 2)])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, moment, last):
-    done = run(sys.executable, "-m", "tests.train_squares", str(tmp_path / "killed"), moment)
+    done = run(sys.executable, "-m", "tests.training.squares", str(tmp_path / "killed"), moment)
     assert done.returncode == -9, done.stderr[-2000:]
     names = {path.name for path in (tmp_path / "killed").glob("checkpoint-*")}
     assert f"checkpoint-{last}" in names
@@ -41,7 +45,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, moment, last):
 
 def two_processes(*words):
     launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611")
-    done = run(sys.executable, *launch, "-m", "tests.train_squares", *words)
+    done = run(sys.executable, *launch, "-m", "tests.training.squares", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
 
@@ -53,8 +57,8 @@ def test_a_last_small_batch_counts_once_in_two_processes(tmp_path, count):
     one.train()
     log = torch.load(tmp_path / "two" / "end.pt", weights_only=True)["log"]
     for alone, both in zip(one.state.log_history[:-1], log[:-1], strict=True):
-        names = alone.keys() & {"loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy"}
-        assert names == both.keys() & {"loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy"}
+        names = alone.keys() & set(LOSSES)
+        assert names == both.keys() & set(LOSSES)
         for name in names:
             assert alone[name] == pytest.approx(both[name], rel=2e-3), (alone["step"], name)
 
@@ -68,17 +72,50 @@ def test_a_stream_is_split_by_process(tmp_path):
 
 def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
     lines = two_processes(str(tmp_path / "two"), "never", "2")
-    assert sorted(line for line in lines if line.startswith("epochs")) == [
-        "epochs 0 [0, 1]",
-        "epochs 1 [0, 1]",
-    ]
+    assert sorted(line for line in lines if line.startswith("epochs")) == ["epochs 0 [0, 1]", "epochs 1 [0, 1]"]
     one = trainer(tmp_path / "one", "lora")
     one.train()
     two = torch.load(tmp_path / "two" / "end.pt", weights_only=True)
     for alone, both in zip(one.state.log_history[:-1], two["log"][:-1], strict=True):
-        for name in ("loss", "loss_lm", "loss_focal", "loss_dice", "token_accuracy"):
+        for name in LOSSES:
             assert alone[name] == pytest.approx(both[name], rel=1e-3), (alone["step"], name)
     for name, value in weights(one.model).items():
         torch.testing.assert_close(two["weights"][name], value, rtol=2e-2, atol=1e-3)
     files = {path.name for path in (tmp_path / "two" / "checkpoint-6").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "adapter_model.safetensors"} <= files
+    digests = json.loads((tmp_path / "two" / "checkpoint-6" / "checkpoint_files.json").read_text())
+    assert digests.keys() == files - {"checkpoint_files.json"}
+
+
+PUSH = """
+import pathlib, sys
+import numpy as np
+from PIL import Image
+from modeling_anomalygpt.cli import main
+from tests.tiny import tiny_pair
+
+work = pathlib.Path(sys.argv[1])
+for part in tiny_pair():
+    part.save_pretrained(work / "model")
+(work / "good").mkdir()
+for number in range(3):
+    values = np.random.default_rng(number).integers(90, 130, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(values).save(work / "good" / f"{number}.png")
+words = ["train", "--model", work / "model", "--good", work / "good", "--category", "plate", "--max_steps", "2",
+    "--per_device_train_batch_size", "2", "--save_steps", "1", "--short_side", "40", "--use_cpu", "True",
+    "--output_dir", work / "plate", "--push_to_hub", "True", "--hub_model_id", "somebody/plate"]
+sys.exit(main([str(word) for word in words]))
+"""
+
+
+def test_a_training_run_pushes_its_adapter_and_card_and_nothing_else(tmp_path):
+    with FakeHub() as hub:
+        run_python(PUSH, tmp_path, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
+        files = hub.files(f"{USER}/plate")
+    assert {"adapter_model.safetensors", "adapter_config.json", "training_data.json", "README.md"} <= files.keys()
+    assert not [name for name in files if name.startswith(("checkpoint", ".unfinished"))]
+    card = files["README.md"].decode()
+    assert "plate (split good, 3 pictures, labels synthetic)" in card
+    assert 'category="plate"' in card
+    assert str(tmp_path) not in card
+    assert json.loads(files["training_data.json"])["datasets"][0]["name"] == "plate"

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.data.examples import evaluation_examples
+from modeling_anomalygpt.data.examples import EvaluationExamples
 from modeling_anomalygpt.training.collator import InspectionCollator
-
-from .inspection_rows import answers, decoded, inspection_rows
-from .tiny import tiny_pair
-from .tiny_processor import make_processor
+from tests.inspection_rows import answers, decoded, inspection_rows
+from tests.tiny import tiny_pair
+from tests.tiny_processor import make_processor
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def processor():
 
 
 def test_samples_hold_question_answer_label_and_target(processor):
-    examples = evaluation_examples(inspection_rows(2, 2), processor)
+    examples = EvaluationExamples(inspection_rows(2, 2), processor)
     assert len(examples) == 4
     assert [examples[index]["image_label"] for index in range(4)] == [0, 0, 1, 1]
     for index in range(4):
@@ -34,7 +33,7 @@ def test_samples_hold_question_answer_label_and_target(processor):
 def test_references_are_drawn_once_from_the_same_category(processor):
     rows = datasets.concatenate_datasets([inspection_rows(1, 1, "nut"), inspection_rows(1, 1, "bolt", 100)])
     good = datasets.concatenate_datasets([inspection_rows(5, 0, "nut", 40), inspection_rows(5, 0, "bolt", 140)])
-    examples = evaluation_examples(rows, processor, references=good, shots=2, seed=5)
+    examples = EvaluationExamples(rows, processor, references=good, shots=2, seed=5)
     for index in range(4):
         sample = examples[index]
         assert sample["reference_pixel_values"].shape == (2, 3, 28, 28)
@@ -42,27 +41,27 @@ def test_references_are_drawn_once_from_the_same_category(processor):
         assert len(set(levels)) == 2
         assert all((level >= 140) == (index > 1) for level in levels)
     np.testing.assert_array_equal(examples[0]["reference_pixel_values"], examples[1]["reference_pixel_values"])
-    again = evaluation_examples(rows, processor, references=good, shots=2, seed=5)
+    again = EvaluationExamples(rows, processor, references=good, shots=2, seed=5)
     np.testing.assert_array_equal(again[0]["reference_pixel_values"], examples[0]["reference_pixel_values"])
     seeds = {
-        evaluation_examples(rows, processor, references=good, seed=seed)[0]["reference_pixel_values"].tobytes()
+        EvaluationExamples(rows, processor, references=good, seed=seed)[0]["reference_pixel_values"].tobytes()
         for seed in range(12)
     }
     assert len(seeds) > 2
 
 
 def test_a_part_of_the_rows_holds_both_labels(processor):
-    examples = evaluation_examples(inspection_rows(20, 6), processor, num_examples=8)
+    examples = EvaluationExamples(inspection_rows(20, 6), processor, num_examples=8)
     labels = [examples[index]["image_label"] for index in range(8)]
     assert labels == [0] * 4 + [1] * 4
-    assert examples.chosen == evaluation_examples(inspection_rows(20, 6), processor, num_examples=8).chosen
-    few = evaluation_examples(inspection_rows(20, 2), processor, num_examples=8)
+    assert examples.chosen == EvaluationExamples(inspection_rows(20, 6), processor, num_examples=8).chosen
+    few = EvaluationExamples(inspection_rows(20, 2), processor, num_examples=8)
     assert [few[index]["image_label"] for index in range(8)].count(1) == 2
 
 
 def test_the_position_after_the_question_decides_as_the_prompt_alone_does():
     model, processor = tiny_pair()
-    sample = evaluation_examples(inspection_rows(1, 0), processor, language="en")[0]
+    sample = EvaluationExamples(inspection_rows(1, 0), processor, language="en")[0]
     prefix, yes, no = processor.yes_no_token_ids("en")
     batch = InspectionCollator(processor)([sample])
     del batch["image_labels"]
@@ -78,12 +77,12 @@ def test_the_position_after_the_question_decides_as_the_prompt_alone_does():
 
 def test_what_cannot_be_evaluated_is_refused(processor):
     with pytest.raises(ValueError, match="'evaluation' must have the columns image, label, got .* Add label"):
-        evaluation_examples(inspection_rows().remove_columns("label"), processor)
+        EvaluationExamples(inspection_rows().remove_columns("label"), processor)
     with pytest.raises(ValueError, match="`shots` must be at least 1, got 0"):
-        evaluation_examples(inspection_rows(), processor, shots=0)
+        EvaluationExamples(inspection_rows(), processor, shots=0)
     with pytest.raises(ValueError, match="`num_examples` must be at least 1, got 0"):
-        evaluation_examples(inspection_rows(), processor, num_examples=0)
+        EvaluationExamples(inspection_rows(), processor, num_examples=0)
     with pytest.raises(ValueError, match="`shots` must be at most 2, the normal pictures of 'nut' in 'references of"):
-        evaluation_examples(inspection_rows(), processor, references=inspection_rows(2), shots=4)
+        EvaluationExamples(inspection_rows(), processor, references=inspection_rows(2), shots=4)
     with pytest.raises(ValueError, match=r"'references of evaluation' must hold normal pictures \(label 0\) of nut"):
-        evaluation_examples(inspection_rows(), processor, references=inspection_rows(2, 0, "bolt"))
+        EvaluationExamples(inspection_rows(), processor, references=inspection_rows(2, 0, "bolt"))

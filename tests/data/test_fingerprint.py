@@ -6,8 +6,7 @@ import datasets
 
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt.data.fingerprint import PICTURES_READ, split_fingerprint
-
-from .inspection_rows import conversation_rows, grey_picture, inspection_rows
+from tests.inspection_rows import conversation_rows, grey_picture, inspection_rows
 
 
 def folder_of_pictures(root):
@@ -18,24 +17,21 @@ def folder_of_pictures(root):
     return root
 
 
-def test_another_folder_and_another_cache_give_the_same_name(tmp_path):
+def test_another_folder_and_another_cache_give_the_same_name_and_a_changed_picture_another(tmp_path):
     first = folder_of_pictures(tmp_path / "one" / "part")
     second = tmp_path / "elsewhere" / "part"
     shutil.copytree(first, second)
-    names = [
-        split_fingerprint(load_anomaly_dataset("anomaly_folder", root, split="train", cache_dir=tmp_path / cache))
-        for root, cache in ((first, "cache1"), (second, "cache2"))
-    ]
-    assert names[0] == names[1]
-    assert len(names[0]) == 16
 
+    def name(root, cache):
+        return split_fingerprint(
+            load_anomaly_dataset("anomaly_folder", root, split="train", cache_dir=tmp_path / cache)
+        )
 
-def test_a_changed_picture_under_the_same_name_is_noticed(tmp_path):
-    root = folder_of_pictures(tmp_path / "part")
-    before = split_fingerprint(load_anomaly_dataset("anomaly_folder", root, split="train", cache_dir=tmp_path / "c"))
-    grey_picture(3).save(root / "train/good/a.png")
-    after = split_fingerprint(load_anomaly_dataset("anomaly_folder", root, split="train", cache_dir=tmp_path / "c"))
-    assert before != after
+    before = name(first, "cache1")
+    assert name(second, "cache2") == before
+    assert len(before) == 16
+    grey_picture(3).save(first / "train/good/a.png")
+    assert name(first, "cache1") != before
 
 
 def test_rows_labels_order_and_words_enter():

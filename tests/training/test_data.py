@@ -1,21 +1,23 @@
 """The training mix: what a sample is, where it comes from, and that seed, epoch and index alone decide it."""
 
+import itertools
 import pickle
 import warnings
 from collections import Counter
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt.data.examples import Wording, seen_part
 from modeling_anomalygpt.data.sources import LabelledPictures, PlainConversations, SyntheticPairs
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
 from modeling_anomalygpt.images import PictureError
-from modeling_anomalygpt.training.data import TrainingExamples
-
-from .inspection_rows import (
+from modeling_anomalygpt.training.collator import InspectionCollator
+from modeling_anomalygpt.training.data import StreamedExamples, TrainingExamples
+from tests.inspection_rows import (
     answers,
     conversation_rows,
     decoded,
@@ -24,7 +26,7 @@ from .inspection_rows import (
     inspection_rows,
     marking,
 )
-from .tiny_processor import make_processor
+from tests.tiny_processor import make_processor
 
 FIXED = Wording(varied=False)
 
@@ -32,6 +34,9 @@ FIXED = Wording(varied=False)
 @pytest.fixture(scope="module")
 def processor():
     return make_processor()
+
+
+BOTH_OF_SIX = [name for index in range(6) for name in (f"nut/{index}", f"nut/{index} (synthetic)")]
 
 
 def pairs(count=6, **options):
@@ -45,6 +50,18 @@ def mixed(processor, **options):
         PlainConversations(conversation_rows(), weight=1.5),
     ]
     return TrainingExamples(sources, processor, **({"seed": 3} | options))
+
+
+def labelled(rows, processor, **options):
+    options = {"reference_share": 0, "wording": FIXED} | options
+    return TrainingExamples([LabelledPictures(rows, "nuts")], processor, **options)
+
+
+def with_mask(mask, anomalous=True):
+    """One row with this mask, a picture or a file that is read as it is."""
+    rows = inspection_rows(0, 1) if anomalous else inspection_rows(1)
+    rows = rows.remove_columns("mask").add_column("mask", [None]).cast_column("mask", datasets.Image())
+    return rows.map(lambda row: {"mask": mask}, features=rows.features)
 
 
 def described(sample):
@@ -85,17 +102,6 @@ def test_samples_depend_on_seed_epoch_and_index_alone(processor):
     assert [described(other[index]) for index in range(len(other))] != first
 
 
-def test_workers_that_stay_alive_give_the_samples_of_the_main_process(processor):
-    examples = mixed(processor)
-    loader = torch.utils.data.DataLoader(
-        examples, batch_size=4, num_workers=2, persistent_workers=True, collate_fn=list
-    )
-    for epoch in (0, 2):
-        examples.set_epoch(epoch)
-        loaded = [described(sample) for batch in loader for sample in batch]
-        assert loaded == [described(examples[index]) for index in range(len(examples))]
-
-
 def test_sources_share_the_samples_by_weight_in_every_stretch(processor):
     examples = mixed(processor, length=60)
     names = [examples[index]["source"] for index in range(60)]
@@ -104,35 +110,18 @@ def test_sources_share_the_samples_by_weight_in_every_stretch(processor):
         assert Counter(names[start : start + 12]) == {"nuts": 4, "bolts": 2, "conversations": 6}
 
 
-def test_an_epoch_shows_every_picture_once_by_default_and_leaves_out_none(processor):
-    examples = TrainingExamples([pairs(), PlainConversations(conversation_rows())], processor)
+def test_an_epoch_shows_every_picture_once_by_default_in_a_new_order_and_conversations_in_turn(processor):
+    examples = TrainingExamples([pairs(), PlainConversations(conversation_rows(7))], processor)
     assert len(examples) == 24
-    for epoch in (0, 1):
+    orders, chats = [], Counter()
+    for epoch in range(7):
         examples.set_epoch(epoch)
-        seen = Counter(examples[index]["image_id"] for index in range(24))
-        assert all(seen[f"nut/{index}"] == seen[f"nut/{index} (synthetic)"] == 1 for index in range(6))
-
-
-def test_rows_come_round_equally_over_the_epochs_also_in_sources_of_other_sizes(processor):
-    examples = TrainingExamples(
-        [pairs(5), PlainConversations(conversation_rows(7))], processor, length=12, reference_share=0.0
-    )
-    seen = Counter()
-    for epoch in range(10):
-        examples.set_epoch(epoch)
-        seen.update(examples[index]["image_id"].removesuffix(" (synthetic)") for index in range(12))
-    assert {name: seen[name] for name in seen if name.startswith("nut")} == {f"nut/{index}": 12 for index in range(5)}
-    assert {seen[f"chat {index}"] for index in range(7)} <= {8, 9}
-
-
-def test_each_pass_is_shuffled_anew(processor):
-    examples = TrainingExamples([pairs(6)], processor, reference_share=0.0)
-    orders = []
-    for epoch in range(3):
-        examples.set_epoch(epoch)
-        orders.append([examples[index]["image_id"] for index in range(0, 12, 2)])
-    assert len({tuple(order) for order in orders}) == 3
-    assert len({tuple(sorted(order)) for order in orders}) == 1
+        names = [examples[index]["image_id"] for index in range(24)]
+        orders.append(tuple(name for name in names if name.startswith("nut")))
+        chats.update(name for name in names if name.startswith("chat"))
+    assert all(sorted(order) == sorted(BOTH_OF_SIX) for order in orders)
+    assert len(set(orders)) == 7
+    assert set(chats.values()) == {12}
 
 
 def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says(processor):
@@ -144,6 +133,8 @@ def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says
             sample for sample in (examples[index] for index in range(start, start + 4)) if sample["source"] == "nuts"
         )
         assert bad["image_id"] == f"{good['image_id']} (synthetic)"
+        assert answers(good, processor).startswith("No, there is no anomaly")
+        assert answers(bad, processor).startswith("Yes")
         changed = np.abs(good["pixel_values"] - bad["pixel_values"]).max(0) > 0.5
         assert not good["mask_labels"].any()
         # Bicubic resizing spreads a change by two pixels.
@@ -154,21 +145,12 @@ def test_both_pictures_of_a_pair_are_neighbours_and_differ_where_the_target_says
 
 def test_defects_are_new_in_every_epoch_while_the_good_picture_stays(processor):
     examples = TrainingExamples([pairs(1)], processor, reference_share=0.0)
-    seen = {}
+    good, bad = set(), set()
     for epoch in range(3):
         examples.set_epoch(epoch)
-        seen[epoch] = [described(examples[index])["pixel_values"] for index in range(2)]
-    assert seen[0][0] == seen[1][0] == seen[2][0]
-    assert len({seen[epoch][1] for epoch in seen}) == 3
-
-
-def test_the_answer_follows_from_the_target(processor):
-    examples = TrainingExamples([pairs()], processor, wording=FIXED)
-    for index in range(12):
-        sample = examples[index]
-        yes = answers(sample, processor).startswith("Yes")
-        assert yes == bool(sample["mask_labels"].any())
-    assert answers(examples[0], processor).startswith("No, there is no anomaly")
+        good.add(examples[0]["pixel_values"].tobytes())
+        bad.add(examples[1]["pixel_values"].tobytes())
+    assert (len(good), len(bad)) == (1, 3)
 
 
 def test_half_of_the_samples_have_a_reference_and_it_is_never_the_picture_itself(processor):
@@ -192,8 +174,6 @@ def test_half_of_the_samples_have_a_reference_and_it_is_never_the_picture_itself
 
 
 def test_references_show_the_same_category(processor):
-    import datasets
-
     two = datasets.concatenate_datasets([inspection_rows(3, 0, "nut", 10), inspection_rows(3, 0, "bolt", 100)])
     examples = TrainingExamples([SyntheticPairs(two, "both", mixture=marking)], processor, reference_share=1.0)
     for index in range(12):
@@ -212,8 +192,7 @@ def test_plain_conversations_are_said_as_written_and_have_no_target(processor):
 
 
 def test_labelled_pictures_keep_their_masks_and_name_their_defects(processor):
-    source = LabelledPictures(inspection_rows(2, 2), "nuts")
-    examples = TrainingExamples([source], processor, reference_share=0.0, wording=Wording(max_turns=3), length=80)
+    examples = labelled(inspection_rows(2, 2), processor, wording=Wording(max_turns=3), length=80)
     texts = []
     for index in range(80):
         sample = examples[index]
@@ -225,7 +204,7 @@ def test_labelled_pictures_keep_their_masks_and_name_their_defects(processor):
             assert np.abs(sample["mask_labels"] - naive).sum() <= 18  # a border of one pixel at most
             texts.append(answers(sample, processor))
     assert any("scratch" in text for text in texts)
-    assert any("bottom right" in text or "right" in text for text in texts)
+    assert any("right" in text for text in texts)
 
 
 def test_sets_of_defects_alone_take_references_from_elsewhere(processor):
@@ -237,26 +216,24 @@ def test_sets_of_defects_alone_take_references_from_elsewhere(processor):
 
 def test_pictures_without_masks_have_no_target_and_an_answer_without_a_place(processor):
     source = LabelledPictures(inspection_rows(0, 3, masks=False), "nuts", require_masks=False)
-    examples = TrainingExamples([source], processor, reference_share=0.0, wording=FIXED)
-    assert examples[0]["mask_labels"] is None
-    text = answers(examples[0], processor)
+    sample = TrainingExamples([source], processor, reference_share=0.0, wording=FIXED)[0]
+    assert sample["mask_labels"] is None
+    text = answers(sample, processor)
     assert text.startswith("Yes")
     assert "right" not in text
+    with pytest.raises(ValueError, match="`mask` must be given for every anomalous row of 'nuts', got none for 2 of"):
+        LabelledPictures(inspection_rows(2, 2, masks=False), "nuts")
 
 
 def test_the_pixel_target_has_the_size_of_the_map(processor):
-    small = TrainingExamples(
-        [LabelledPictures(inspection_rows(0, 1), "nuts")], processor, map_size=7, reference_share=0
-    )
-    full = TrainingExamples([LabelledPictures(inspection_rows(0, 1), "nuts")], processor, reference_share=0)
-    covered = full[0]["mask_labels"].reshape(7, 4, 7, 4).mean((1, 3))
-    np.testing.assert_array_equal(small[0]["mask_labels"], (covered > 0.3).astype(int))
+    small = labelled(inspection_rows(0, 1), processor, map_size=7)[0]["mask_labels"]
+    covered = labelled(inspection_rows(0, 1), processor)[0]["mask_labels"].reshape(7, 4, 7, 4).mean((1, 3))
+    np.testing.assert_array_equal(small, (covered > 0.3).astype(int))
 
 
 def test_a_defect_smaller_than_a_pixel_of_the_map_is_still_a_target(processor):
     rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((30, 30, 33, 33))})
-    sample = TrainingExamples([LabelledPictures(rows, "nuts")], processor, map_size=3, reference_share=0)[0]
-    assert sample["mask_labels"].sum() == 1
+    assert labelled(rows, processor, map_size=3)[0]["mask_labels"].sum() == 1
 
 
 def test_a_defect_that_the_geometry_cuts_away_is_not_spoken_of():
@@ -265,9 +242,9 @@ def test_a_defect_that_the_geometry_cuts_away_is_not_spoken_of():
     rows = inspection_rows(0, 1).map(
         lambda row: {"image": grey_picture(9, (96, 40)), "mask": defect_mask((88, 4, 95, 30), (96, 40))}
     )
-    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0, wording=FIXED)
-    assert answers(examples[0], processor).startswith("No")
-    assert examples[0]["mask_labels"].sum() == 0
+    sample = labelled(rows, processor)[0]
+    assert answers(sample, processor).startswith("No")
+    assert sample["mask_labels"].sum() == 0
 
 
 @pytest.mark.parametrize("size", [(40, 96), (96, 40), (57, 91)])
@@ -292,34 +269,24 @@ def test_languages_follow_their_shares(processor):
     assert chinese == pytest.approx(150, abs=25)
 
 
-def test_a_given_description_opens_the_question(processor):
+def test_a_given_description_opens_the_question_and_long_conversations_are_cut(processor):
     wording = Wording(varied=False, descriptions={"nut": "This is a nut; a good one is grey."})
-    text = processor.tokenizer.decode(TrainingExamples([pairs()], processor, wording=wording)[0]["input_ids"])
+    ids = TrainingExamples([pairs()], processor, wording=wording)[0]["input_ids"]
+    text = processor.tokenizer.decode(ids)
     assert "This is a nut; a good one is grey. Is there any anomaly in the image?" in text
-
-
-def test_long_conversations_are_cut(processor):
-    sample = TrainingExamples([pairs()], processor, max_length=60)[0]
-    assert len(sample["input_ids"]) == len(sample["labels"]) == 60
-
-
-def test_rendered_parts_and_the_mixture_of_all_methods_go_through(processor, tmp_path):
-    parts = load_anomaly_dataset(
-        "rendered_parts", category="gear", split="train", num_train=3, size=64, cache_dir=tmp_path
-    )
-    examples = TrainingExamples([SyntheticPairs(parts, "rendered_parts")], processor)
-    assert sum(bool(examples[index]["mask_labels"].any()) for index in range(6)) == 3
+    assert TrainingExamples([pairs()], processor, wording=wording, max_length=60)[0]["input_ids"] == ids[:60]
 
 
 def test_what_the_checkpoint_says_of_its_data(processor):
     examples = mixed(processor)
-    told = examples.training_data()["datasets"]
-    assert [(one["name"], one["split"], one["num_rows"], one["labels"]) for one in told] == [
+    sets = examples.training_data()["datasets"]
+    assert [(one["name"], one["split"], one["num_rows"], one["labels"]) for one in sets] == [
         ("nuts", "train", 6, "synthetic"),
         ("bolts", "test", 5, "supervised"),
         ("conversations", "train", 5, "conversations"),
     ]
     assert examples.summary().splitlines()[0] == ("nuts (train, synthetic): 6 rows, 12 of 35 samples an epoch (34%)")
+    assert examples.categories == ["bolt", "nut"]
 
 
 def test_the_fingerprint_names_data_and_options(processor):
@@ -361,38 +328,45 @@ def test_missing_columns_are_named():
         PlainConversations(inspection_rows(), "chat")
     with pytest.raises(ValueError, match="`dataset` 'nuts' must hold rows, got none"):
         SyntheticPairs(inspection_rows(2).select([]), "nuts")
-    with pytest.raises(TypeError, match="must be a `datasets.Dataset`, got IterableDataset. Streams belong into"):
-        SyntheticPairs(inspection_rows(2).to_iterable_dataset(), "nuts")
+    with pytest.raises(TypeError, match="`dataset` 'references of nuts' must be a `datasets.Dataset`, got list"):
+        LabelledPictures(inspection_rows(1, 1), "nuts", references=[])
 
 
-def test_missing_masks_are_refused_in_supervised_sets():
-    with pytest.raises(ValueError, match="`mask` must be given for every anomalous row of 'nuts', got none for 2 of"):
-        LabelledPictures(inspection_rows(2, 2, masks=False), "nuts")
+SOME = np.array(defect_mask()) > 0
 
 
-def test_a_mask_on_a_normal_picture_is_refused(processor):
-    rows = inspection_rows(1).map(lambda row: {"mask": defect_mask()})
-    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
-    with pytest.raises(
-        ValueError, match="`mask` of 'nut/0' in 'nuts' must be empty where the label is normal, got 168"
-    ):
-        examples[0]
+@pytest.mark.parametrize(
+    "values",
+    [SOME * 255, SOME * 1, SOME * 2, SOME * 100, SOME * np.uint16(3), SOME * np.uint16(40_000)],
+    ids=["white", "class 1", "class 2", "grey", "class 3 of 16 bits", "16 bits"],
+)
+def test_a_mask_marks_what_is_not_its_background(processor, values):
+    mask = Image.fromarray(values.astype(values.dtype if values.dtype == np.uint16 else np.uint8))
+    expected = labelled(with_mask(defect_mask()), processor)[0]["mask_labels"]
+    np.testing.assert_array_equal(labelled(with_mask(mask), processor)[0]["mask_labels"], expected)
 
 
-def test_a_mask_of_another_size_is_refused(processor):
-    rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((1, 1, 4, 4), (20, 20))})
-    examples = TrainingExamples([LabelledPictures(rows, "nuts")], processor, reference_share=0)
-    with pytest.raises(
-        ValueError, match="`mask` of 'nut/0' in 'nuts' must have the size of its picture, 40 x 48, got 20"
-    ):
-        examples[0]
+@pytest.mark.parametrize(
+    ("mask", "anomalous", "text"),
+    [
+        (defect_mask(), False, "must be empty where the label is normal, got 168 anomalous pixels. Correct"),
+        (
+            Image.new("L", (48, 40)),
+            True,
+            "must mark a pixel where the label is anomalous, got 0 anomalous pixels. Cor",
+        ),
+        (defect_mask((1, 1, 4, 4), (20, 20)), True, "must have the size of its picture, 40 x 48, got 20 x 20. Give"),
+    ],
+    ids=["on a normal picture", "empty on an anomalous one", "of another size"],
+)
+def test_a_mask_that_is_not_of_its_picture_is_refused(processor, mask, anomalous, text):
+    with pytest.raises(ValueError, match=f"`mask` of 'nut/0' in 'nuts' {text}"):
+        labelled(with_mask(mask, anomalous), processor)[0]
 
 
 def test_a_picture_that_cannot_be_read_is_named(processor, tmp_path):
     path = tmp_path / "broken.png"
     grey_picture(10).save(path)
-    import datasets
-
     features = datasets.Features({"image": datasets.Image(), "image_id": datasets.Value("string")})
     rows = datasets.Dataset.from_dict({"image": [str(path)], "image_id": ["train/broken.png"]}, features=features)
     examples = TrainingExamples([SyntheticPairs(rows, "own", mixture=marking)], processor, reference_share=0)
@@ -404,44 +378,108 @@ def test_a_picture_that_cannot_be_read_is_named(processor, tmp_path):
         examples[0]
 
 
-def test_malformed_conversations_are_named(processor, tmp_path):
+def test_malformed_conversations_are_named(processor):
     rows = conversation_rows(1).map(lambda row: {"messages": row["messages"][:1]})
     with pytest.raises(
         ValueError, match="`messages` of 'chat 0' in 'conversations' must be questions .* in turn, got"
     ):
         TrainingExamples([PlainConversations(rows)], processor)[0]
-    (tmp_path / "chat.json").write_text('[{"image_name": "a.png", "conversation": [}]')
-    with pytest.raises(ValueError, match="must be JSON, got an error at line 1: "):
-        load_anomaly_dataset("conversations", tmp_path, split="train", cache_dir=tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"seed": -1}, "`seed` must not be negative, got -1"),
-        ({"reference_share": 1.5}, r"`reference_share` must be in \[0, 1\], got 1.5"),
-        ({"length": 0}, "`length` must be at least 1, got 0"),
-        ({"map_size": 0}, "`map_size` must be positive, got 0"),
-        ({"max_length": 0}, "`max_length` must be positive, got 0"),
-    ],
-)
-def test_wrong_options_are_refused_by_name(processor, options, text):
-    with pytest.raises(ValueError, match=text):
-        TrainingExamples([pairs()], processor, **options)
 
 
 def test_wrong_weights_words_and_indices_are_refused(processor):
-    with pytest.raises(ValueError, match="`sources` must hold at least one source"):
-        TrainingExamples([], processor)
-    with pytest.raises(ValueError, match="`weight` must be positive, got 0"):
-        pairs(weight=0)
-    with pytest.raises(ValueError, match="`languages` must have a positive share"):
-        Wording({"en": 0})
-    with pytest.raises(ValueError, match="`languages` must have shares of at least 0, got -1 for 'en'"):
-        Wording({"en": -1})
-    with pytest.raises(ValueError, match="`max_turns` must be at least 1, got 0"):
-        Wording(max_turns=0)
-    with pytest.raises(IndexError, match=r"`index` must be in \[0, 12\), got 12"):
-        TrainingExamples([pairs()], processor)[12]
-    with pytest.raises(ValueError, match="`epoch` must not be negative, got -1"):
-        TrainingExamples([pairs()], processor).set_epoch(-1)
+    examples = TrainingExamples([pairs()], processor)
+    for call, text in (
+        (lambda: TrainingExamples([], processor), "`sources` must hold at least one source"),
+        (lambda: mixed(processor, seed=-1), "`seed` must not be negative, got -1"),
+        (lambda: mixed(processor, reference_share=1.5), r"`reference_share` must be in \[0, 1\], got 1.5"),
+        (lambda: mixed(processor, length=0), "`length` must be at least 1, got 0"),
+        (lambda: mixed(processor, map_size=0), "`map_size` must be positive, got 0"),
+        (lambda: mixed(processor, max_length=0), "`max_length` must be positive, got 0"),
+        (lambda: pairs(weight=0), "`weight` must be positive, got 0"),
+        (lambda: pairs(short_side=8), "`short_side` must be at least 32 pixels, got 8"),
+        (lambda: Wording({"en": 0}), "`languages` must have a positive share"),
+        (lambda: Wording({"en": -1}), "`languages` must have shares of at least 0, got -1 for 'en'"),
+        (lambda: Wording(max_turns=0), "`max_turns` must be at least 1, got 0"),
+        (lambda: examples.set_epoch(-1), "`epoch` must not be negative, got -1"),
+        (lambda: examples[12], r"`index` must be in \[0, 12\), got 12"),
+    ):
+        with pytest.raises((ValueError, IndexError), match=text):
+            call()
+
+
+# Streams
+
+
+def nuts(count=8, shards=4, **options):
+    stream = inspection_rows(count).to_iterable_dataset(num_shards=shards)
+    return SyntheticPairs(stream, "nuts", mixture=marking, **options)
+
+
+def chat(**options):
+    return PlainConversations(conversation_rows().to_iterable_dataset(), "chat", **options)
+
+
+BOTH = Counter({name: 1 for index in range(8) for name in (f"nut/{index}", f"nut/{index} (synthetic)")})
+
+
+def test_streamed_good_rows_become_pairs_and_conversations_come_between_by_weight(processor):
+    stream = StreamedExamples([nuts(), chat(weight=0.5)], processor, wording=FIXED)
+    samples = list(itertools.islice(stream, 24))
+    assert Counter(sample["source"] for sample in samples) == {"nuts": 16, "chat": 8}
+    pictures = [sample for sample in samples if sample["source"] == "nuts"]
+    for good, bad in zip(pictures[::2], pictures[1::2], strict=True):
+        assert bad["image_id"] == f"{good['image_id']} (synthetic)"
+        assert not good["mask_labels"].any()
+        assert answers(bad, processor).startswith("Yes") == bool(bad["mask_labels"].any())
+    assert InspectionCollator(processor)(samples)["pixel_values"].shape[0] == 24
+
+
+def test_a_stream_without_repetition_ends_with_its_rows_and_leaves_out_anomalous_ones(processor):
+    rows = inspection_rows(8, 3).to_iterable_dataset()
+    samples = list(StreamedExamples([SyntheticPairs(rows, "nuts", mixture=marking)], processor, repeat=False))
+    assert Counter(sample["image_id"] for sample in samples) == BOTH
+
+
+def test_the_same_stream_is_the_same_again_and_another_epoch_or_pass_is_not(processor):
+    stream = StreamedExamples([nuts(), chat()], processor, seed=2)
+    first, again = ([described(sample) for sample in itertools.islice(stream, 12)] for _ in range(2))
+    assert first == again
+    stream.set_epoch(1)
+    assert [described(sample) for sample in itertools.islice(stream, 12)] != first
+    twice = list(itertools.islice(StreamedExamples([nuts(2, 1)], processor), 8))
+    assert [sample["image_id"][:5] for sample in twice] == ["nut/0", "nut/0", "nut/1", "nut/1"] * 2
+    assert (twice[1]["mask_labels"] != twice[5]["mask_labels"]).any()
+
+
+def test_references_of_a_stream_are_pictures_seen_before_and_at_first_the_picture_itself_turned(processor):
+    samples = list(StreamedExamples([nuts(8, 1)], processor, reference_share=1.0, repeat=False))
+    levels = [grey_level(sample["reference_pixel_values"][0], processor) - 10 for sample in samples]
+    assert levels[:2] == [0, 0]
+    assert all(level < place // 2 for place, level in enumerate(levels[2:], start=2))
+    first = decoded(samples[0]["reference_pixel_values"][0], processor.image_processor)[0]
+    assert first[2, 2] < 200  # the white quarter is elsewhere
+
+
+def test_processes_and_workers_share_the_rows_without_repetition(processor):
+    seen = Counter()
+    for rank in range(2):
+        stream = StreamedExamples([nuts()], processor, num_processes=2, process_index=rank, repeat=False)
+        loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
+        seen.update(sample["image_id"] for sample in loader)
+    assert seen == BOTH
+
+
+def test_labelled_streams_keep_their_masks(processor):
+    rows = LabelledPictures(inspection_rows(3, 2).to_iterable_dataset(), "nuts")
+    samples = list(StreamedExamples([rows], processor, reference_share=1.0, repeat=False))
+    assert [bool(np.any(sample["mask_labels"])) for sample in samples] == [False] * 3 + [True] * 2
+    assert all(sample["use_reference"] for sample in samples)
+
+
+def test_streams_and_tables_are_not_taken_for_each_other(processor):
+    with pytest.raises(TypeError, match="`sources` must have a length, got the stream 'nuts'. Use StreamedExamples"):
+        TrainingExamples([nuts()], processor)
+    with pytest.raises(TypeError, match="`sources` must be streams, got 'nuts'. Use `.to_iterable_dataset"):
+        StreamedExamples([pairs()], processor)
+    with pytest.raises(ValueError, match=r"`process_index` must be in \[0, 1\), got 1. Give rank and world size"):
+        StreamedExamples([nuts()], processor, process_index=1)

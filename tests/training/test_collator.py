@@ -7,10 +7,9 @@ import torch
 from modeling_anomalygpt.data.sources import PlainConversations, SyntheticPairs
 from modeling_anomalygpt.training.collator import InspectionCollator
 from modeling_anomalygpt.training.data import TrainingExamples
-
-from .inspection_rows import conversation_rows, inspection_rows, marking
-from .tiny import tiny_pair
-from .tiny_processor import make_processor
+from tests.inspection_rows import conversation_rows, inspection_rows, marking
+from tests.tiny import tiny_pair
+from tests.tiny_processor import make_processor
 
 
 def samples_of(processor, reference_share=0.5, count=12, map_size=None):
@@ -32,7 +31,9 @@ def samples(processor):
 
 
 def test_texts_are_padded_on_the_right_and_nothing_of_the_padding_is_learnt(processor, samples):
-    batch = InspectionCollator(processor)(samples)
+    batch = InspectionCollator(processor, with_names=True)(samples)
+    assert batch["state_prompt_ids"].shape[:2] == batch["state_prompt_labels"].shape
+    assert batch["image_ids"] == [sample["image_id"] for sample in samples]
     longest = max(len(sample["input_ids"]) for sample in samples)
     assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (12, longest)
     for row, sample in enumerate(samples):
@@ -43,49 +44,24 @@ def test_texts_are_padded_on_the_right_and_nothing_of_the_padding_is_learnt(proc
         assert (batch["labels"][row, length:] == -100).all()
 
 
-def test_missing_targets_are_minus_one_and_the_others_stay(processor, samples):
+def test_missing_targets_are_minus_one_and_missing_references_zeros_that_are_not_used(processor, samples):
     batch = InspectionCollator(processor)(samples)
-    assert batch["mask_labels"].dtype == torch.int64
-    for target, sample in zip(batch["mask_labels"], samples, strict=True):
-        if sample["source"] == "conversations":
-            assert (target == -1).all()
-        else:
-            np.testing.assert_array_equal(target, sample["mask_labels"])
+    assert "image_ids" not in batch
+    assert (batch["mask_labels"].dtype, batch["reference_pixel_values"].shape) == (torch.int64, (12, 1, 3, 28, 28))
+    assert batch["use_reference"].tolist() == [sample["use_reference"] for sample in samples]
+    assert 0 < batch["use_reference"].sum() < 12
+    for row, sample in enumerate(samples):
+        target, reference = sample["mask_labels"], sample["reference_pixel_values"]
+        assert (target is None) == (sample["source"] == "conversations")
+        target = np.full((28, 28), -1) if target is None else target
+        reference = np.zeros((1, 3, 28, 28)) if reference is None else reference
+        np.testing.assert_array_equal(batch["mask_labels"][row], target)
+        np.testing.assert_array_equal(batch["reference_pixel_values"][row], reference)
 
 
-def test_missing_references_are_zeros_that_are_not_used(processor, samples):
-    batch = InspectionCollator(processor)(samples)
-    assert batch["reference_pixel_values"].shape == (12, 1, 3, 28, 28)
-    used = [sample["use_reference"] for sample in samples]
-    assert batch["use_reference"].tolist() == used
-    assert 0 < sum(used) < 12
-    for reference, sample in zip(batch["reference_pixel_values"], samples, strict=True):
-        if sample["use_reference"]:
-            np.testing.assert_array_equal(reference, sample["reference_pixel_values"])
-        else:
-            assert not reference.any()
-
-
-def test_a_batch_without_any_reference_has_them_only_where_asked_for(processor):
+def test_a_batch_without_any_reference_has_none(processor):
     samples = samples_of(processor, reference_share=0.0, count=4)
     assert "reference_pixel_values" not in InspectionCollator(processor)(samples)
-    batch = InspectionCollator(processor, num_references=2)(samples)
-    assert batch["reference_pixel_values"].shape == (4, 2, 3, 28, 28)
-    assert not batch["use_reference"].any()
-
-
-def test_state_prompts_of_several_categories_are_padded_together(processor, samples):
-    batch = InspectionCollator(processor)(samples)
-    assert batch["state_prompt_ids"].shape[:2] == batch["state_prompt_labels"].shape
-    assert {"nuts", "conversations"} == {sample["source"] for sample in samples}
-    without = make_processor(class_tokenizer=False)
-    assert "state_prompt_ids" not in InspectionCollator(without)(samples_of(without, count=4))
-
-
-def test_names_come_only_where_asked_for(processor, samples):
-    assert "image_ids" not in InspectionCollator(processor)(samples)
-    named = InspectionCollator(processor, with_names=True)(samples)
-    assert named["image_ids"] == [sample["image_id"] for sample in samples]
 
 
 def test_one_mixed_batch_costs_what_its_samples_cost_alone():
@@ -118,27 +94,12 @@ def test_the_map_of_each_sample_is_the_one_its_references_ask_for():
         torch.testing.assert_close(maps[row], shot[row] if sample["use_reference"] else text[row])
 
 
-def test_targets_smaller_than_the_pictures_fit_a_model_with_a_small_map():
-    model, processor = tiny_pair(map_size=14, prompt_channels=[4], num_map_prompts=4)
-    batch = InspectionCollator(processor)(samples_of(processor, count=4, map_size=14))
-    assert batch["mask_labels"].shape == (4, 14, 14)
-    assert torch.isfinite(model(**batch).loss)
-
-
-def test_a_batch_of_conversations_alone_has_a_loss_of_words_alone():
-    model, processor = tiny_pair()
-    examples = TrainingExamples([PlainConversations(conversation_rows())], processor)
-    out = model(**InspectionCollator(processor)([examples[0], examples[1]]))
-    assert out.loss_focal == out.loss_dice == 0
-    assert out.loss == out.loss_lm > 0
-
-
 def test_what_does_not_fit_is_refused(processor, samples):
     with pytest.raises(ValueError, match="`samples` must hold at least one sample"):
         InspectionCollator(processor)([])
-    with pytest.raises(ValueError, match="`num_references` must be positive, got 0"):
-        InspectionCollator(processor, num_references=0)
+    one = next(sample for sample in samples if sample["use_reference"])
+    two = one | {"reference_pixel_values": np.repeat(one["reference_pixel_values"], 2, 0)}
     with pytest.raises(ValueError, match=r"the same number of pictures in all samples, got \[1, 2\]"):
-        InspectionCollator(processor, num_references=2)(samples)
+        InspectionCollator(processor)([one, two])
     with pytest.raises(ValueError, match=r"`mask_labels` must be of one size in all samples, got \[14, 28\]"):
         InspectionCollator(processor)([samples[0], samples_of(processor, count=4, map_size=14)[0]])
