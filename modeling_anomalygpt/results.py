@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .checkpoints import CheckpointError, first_line
+from .checkpoints import CheckpointError
+from .errors import describe_error
 from .images import PictureError, load_picture
 from .regions import Region
 
@@ -256,7 +257,7 @@ def inspect_in_batches(
         try:
             return picture, load_picture(picture)
         except (PictureError, OSError) as error:
-            return failed(picture, first_line(error))
+            return failed(picture, describe_error(error))
 
     slots = read_ahead(pictures, read, ahead=batch_size + 1)
     while batch := list(islice(slots, size[0])):
@@ -278,7 +279,7 @@ def _inspected(
         out_of_memory = _is_out_of_memory(error)
         if len(loaded) == 1:
             line = "Not enough memory for this picture. Use a smaller picture or `tile`."
-            return [failed(loaded[0][0], line if out_of_memory else first_line(error))]
+            return [failed(loaded[0][0], line if out_of_memory else describe_error(error))]
     half = len(loaded) // 2 if out_of_memory else 1
     if out_of_memory and half < size[0]:
         warnings.warn(f"Not enough memory for {len(loaded)} pictures at a time; going on with {half}.", stacklevel=2)

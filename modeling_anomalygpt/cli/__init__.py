@@ -19,6 +19,7 @@ COMMANDS = {
     "mmad": (".mmad", "answer the questions of the MMAD benchmark; accuracies of its subtasks"),
     "push-space": (".push_space", "put a page for a model on the Hugging Face Hub, as a Space"),
     "merge": (".merge", "make one checkpoint of an adapter and the checkpoint it was trained from"),
+    "compose": (".compose", "make one checkpoint of a vision model and a language model"),
     "synthesize": (".synthesize", "make defects on good pictures; write a data set or a contact sheet"),
     "demo": (".demo", "open the page in a browser: inspect, ask, many pictures"),
 }
