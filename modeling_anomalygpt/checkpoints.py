@@ -1,90 +1,26 @@
-"""Loads a checkpoint with its processor, and says in one line what is wrong with one that cannot be used."""
+"""Checkpoints by folder or Hub id: loads one with its processor, or says in one line why it cannot be used."""
 
+import contextlib
 import json
 import os
 import pathlib
 import pickle
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
 from .configuration_anomalygpt import AnomalyGPTConfig
-from .errors import HubError, first_line, hub_failure, needs_connection
+from .errors import HubError, describe_error, hub_failure, needs_connection
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTModel
 from .processing_anomalygpt import AnomalyGPTProcessor
 
 ADAPTER_CONFIG = "adapter_config.json"
-_EMBEDDED = "anomalygpt_tiny"
-
-
-def adapter_base(source: str | os.PathLike) -> str | None:
-    """Which checkpoint an adapter belongs to.
-
-    Args:
-        source (`str` or `os.PathLike`): Folder or Hub id.
-
-    Returns:
-        `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
-
-    Raises:
-        ValueError: If the adapter names no checkpoint, **or** a folder that does not exist.
-    """
-    if os.path.isdir(source):
-        found = os.path.join(source, ADAPTER_CONFIG)
-        if not os.path.isfile(found) or os.path.isfile(os.path.join(source, "config.json")):
-            return None
-    else:
-        quiet = ("gated_repo", "missing_entries", "connection_errors")
-        found = cached_file(str(source), ADAPTER_CONFIG, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
-        if found is None:
-            return None
-    try:
-        base = json.loads(pathlib.Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{found!r} is not readable JSON: {error}. Save the adapter again.") from error
-    if not base:
-        raise ValueError(
-            f"The adapter {str(source)!r} must name its checkpoint as `base_model_name_or_path`, got {base!r}. "
-            f"Write it into {ADAPTER_CONFIG}."
-        )
-    looks_local = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
-    if looks_local and not os.path.isdir(base):
-        embedded = pathlib.Path(__file__).parent / _EMBEDDED
-        if pathlib.PurePath(base).name == _EMBEDDED and embedded.is_dir():
-            return str(embedded)
-        raise ValueError(
-            f"The adapter {str(source)!r} was trained from {base!r}, which does not exist here. Copy that checkpoint, "
-            f"or write where it is into {ADAPTER_CONFIG}."
-        )
-    return base
-
-
-def register() -> None:
-    """Lets `AutoModelForImageTextToText` and the others load AnomalyGPT folders without custom code."""
-    AutoConfig.register("anomalygpt", AnomalyGPTConfig, exist_ok=True)
-    AutoModel.register(AnomalyGPTConfig, AnomalyGPTModel, exist_ok=True)
-    AutoModelForImageTextToText.register(AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, exist_ok=True)
-    AutoImageProcessor.register(
-        AnomalyGPTConfig, image_processor_classes={"pil": AnomalyGPTImageProcessor}, exist_ok=True
-    )
-    AutoProcessor.register(AnomalyGPTConfig, AnomalyGPTProcessor, exist_ok=True)
-
-
-def register_for_auto_class() -> None:
-    """Lets `save_pretrained` and `push_to_hub` write the code beside the weights, for use without this package."""
-    AnomalyGPTConfig.register_for_auto_class()
-    AnomalyGPTModel.register_for_auto_class("AutoModel")
-    AnomalyGPTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
-    AnomalyGPTImageProcessor.register_for_auto_class("AutoImageProcessor")
-    AnomalyGPTProcessor.register_for_auto_class("AutoProcessor")
-
-
 EMBEDDED_CHECKPOINT = pathlib.Path(__file__).parent / "anomalygpt_tiny"
 
 # What stays in full precision when the language model is quantized to 4 or 8 bits: pass it as
@@ -103,6 +39,21 @@ UNQUANTIZED_MODULES = [
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message is one line that says why and what to do."""
+
+
+def register() -> None:
+    """Lets `AutoModelForImageTextToText` and the others load AnomalyGPT folders without custom code."""
+    AutoConfig.register("anomalygpt", AnomalyGPTConfig, exist_ok=True)
+    AutoModel.register(AnomalyGPTConfig, AnomalyGPTModel, exist_ok=True)
+    AutoModelForImageTextToText.register(AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, exist_ok=True)
+    AutoImageProcessor.register(
+        AnomalyGPTConfig, image_processor_classes={"pil": AnomalyGPTImageProcessor}, exist_ok=True
+    )
+    AutoProcessor.register(AnomalyGPTConfig, AnomalyGPTProcessor, exist_ok=True)
+
+
+def register_for_auto_class() -> None:
+    """Nothing is left to do: `save_pretrained` and `push_to_hub` always write the code beside the weights."""
 
 
 def load_checkpoint(
@@ -135,51 +86,86 @@ def load_checkpoint(
     if quantization_config is not None:
         options |= {"quantization_config": quantization_config, "device_map": device}
     try:
-        if not pathlib.Path(source).exists():
+        if not os.path.exists(source):
             needs_connection(str(source))
         base = adapter_base(source)
+        _check_size(base or source)
         loaded, info = AnomalyGPTForConditionalGeneration.from_pretrained(base or source, **options)
         if base is not None:
             loaded.load_adapter(str(source))
         processor = AnomalyGPTProcessor.from_pretrained(source)
-    except HubError as error:
-        raise CheckpointError(str(error)) from error
-    except (OSError, ValueError, SafetensorError, HFValidationError) as error:
-        reason = None if pathlib.Path(source).exists() else hub_failure(error, str(source))
-        if reason is not None:
-            raise CheckpointError(reason) from error
-        raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {first_line(error)}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"`model` must hold safetensors, got pickled weights with more than tensors in them in {str(source)!r}. "
-            "They are not read; get the checkpoint from somebody you trust."
-        ) from error
-    except RuntimeError as error:  # shapes that do not fit, weights that cannot be read
-        raise CheckpointError(
-            f"The weights in {str(source)!r} do not fit its config.json: {first_line(error)}"
-        ) from error
     except MemoryError:
         raise
     except Exception as error:  # damaged words and settings end in KeyError, TypeError, AttributeError ...
-        line = f"{type(error).__name__}: {first_line(error)}"
-        raise CheckpointError(f"Cannot load the checkpoint {str(source)!r}: {line}") from error
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info[kind]:
-            names = ", ".join(sorted(str(key) for key in info[kind])[:5])
-            raise CheckpointError(
-                f"The checkpoint {str(source)!r} has {len(info[kind])} {kind.replace('_', ' ')}: {names}. "
-                "Download or convert it again."
-            )
-    for name, parameter in loaded.named_parameters():
-        quantized = is_traceable_wrapper_subclass(parameter)  # its type knows few operations, `isfinite` is not one
-        if parameter.is_floating_point() and not quantized and not torch.isfinite(parameter).all():
-            raise CheckpointError(
-                f"The weights of {name} in {str(source)!r} must be finite, got NaN or infinity. "
-                "The file is damaged or its training diverged; use another checkpoint."
-            )
+        raise CheckpointError(_why(error, str(source))) from error
+    _check_weights(loaded, info, source)
     if quantization_config is None:
         loaded.to(device)
     return loaded.eval(), processor
+
+
+@contextlib.contextmanager
+def new_folder(output: str | os.PathLike) -> Iterator[str]:
+    """A folder to write a checkpoint into, which appears as `output` only when it is complete.
+
+    Raises:
+        CheckpointError: If `output` holds files already.
+    """
+    if os.path.isdir(output) and os.listdir(output):
+        raise CheckpointError(f"`output` must be a new folder, got {str(output)!r}, which holds files.")
+    partial = f"{os.fspath(output).rstrip(os.sep)}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if os.path.isdir(output):
+            os.rmdir(output)
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def adapter_base(source: str | os.PathLike) -> str | None:
+    """Which checkpoint an adapter belongs to.
+
+    Args:
+        source (`str` or `os.PathLike`): Folder or Hub id.
+
+    Returns:
+        `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
+
+    Raises:
+        ValueError: If the adapter names no checkpoint, **or** a folder that does not exist.
+    """
+    if os.path.isdir(source):
+        found = os.path.join(source, ADAPTER_CONFIG)
+        if not os.path.isfile(found) or os.path.isfile(os.path.join(source, "config.json")):
+            return None
+    else:
+        quiet = ("gated_repo", "missing_entries", "connection_errors")
+        found = cached_file(str(source), ADAPTER_CONFIG, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
+        if found is None:
+            return None
+    try:
+        settings = json.loads(pathlib.Path(found).read_text(encoding="utf-8"))
+        base, rank = settings.get("base_model_name_or_path"), settings.get("r") or 0
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{found!r} is not readable JSON: {error}. Save the adapter again.") from error
+    if not isinstance(rank, int) or rank > 4096:
+        raise ValueError(f"`r` in {found!r} must be a rank up to 4096, got {rank!r}.")
+    if not base:
+        raise ValueError(
+            f"The adapter {str(source)!r} must name its checkpoint as `base_model_name_or_path`, got {base!r}. "
+            f"Write it into {ADAPTER_CONFIG}."
+        )
+    looks_local = os.path.isabs(base) or base.startswith((".", "~")) or base.count("/") > 1
+    if looks_local and not os.path.isdir(base):
+        if pathlib.PurePath(base).name == EMBEDDED_CHECKPOINT.name and EMBEDDED_CHECKPOINT.is_dir():
+            return str(EMBEDDED_CHECKPOINT)
+        raise ValueError(
+            f"The adapter {str(source)!r} was trained from {base!r}, which does not exist here. Copy that checkpoint, "
+            f"or write where it is into {ADAPTER_CONFIG}."
+        )
+    return base
 
 
 def _check_folder(source: str | pathlib.Path) -> None:
@@ -201,12 +187,62 @@ def _check_folder(source: str | pathlib.Path) -> None:
     try:
         model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise CheckpointError(f"{str(config_file)!r} is not readable JSON: {first_line(error)}") from error
+        raise CheckpointError(f"{str(config_file)!r} is not readable JSON: {describe_error(error)}") from error
     if model_type != "anomalygpt":
         raise CheckpointError(
             f"`model` must be an AnomalyGPT checkpoint, got one of {model_type!r} in {str(source)!r}. "
             "Compose one with `AnomalyGPTForConditionalGeneration.from_vision_language_pretrained`."
         )
+
+
+def _check_size(source: str | os.PathLike) -> None:
+    """Refuses a configuration of many more numbers than the weights hold: they would fill the memory first."""
+    if source == EMBEDDED_CHECKPOINT:
+        return
+    names = ("model.safetensors", "pytorch_model.bin")
+    if os.path.isdir(source):
+        files = [path for name in names for path in pathlib.Path(source).glob(name.replace(".", "*."))]
+    else:  # one file, which is loaded in any case; of several the last is known only after all
+        found = cached_file(str(source), names[0], _raise_exceptions_for_missing_entries=False)
+        files = [] if found is None else [pathlib.Path(found)]
+    held = sum(path.stat().st_size for path in files)
+    with torch.device("meta"):
+        model = AnomalyGPTForConditionalGeneration(AnomalyGPTConfig.from_pretrained(source))
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if files and described > 4 * held:  # two bits a number
+        raise ValueError(f"its config.json describes {described:.2g} numbers, its weights are {held:.2g} bytes.")
+
+
+def _why(error: Exception, source: str) -> str:
+    """One line about a checkpoint that cannot be loaded."""
+    reason = None if os.path.exists(source) else hub_failure(error, source)
+    if isinstance(error, HubError) or reason is not None:
+        return reason or str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"`model` must hold safetensors, got pickled weights with more than tensors in them in {source!r}. "
+            "They are not read; get the checkpoint from somebody you trust."
+        )
+    if isinstance(error, RuntimeError):  # shapes that do not fit, weights that cannot be read
+        return f"The weights in {source!r} do not fit its config.json: {describe_error(error)}"
+    return f"Cannot load the checkpoint {source!r}: {describe_error(error)}"
+
+
+def _check_weights(model: torch.nn.Module, info: dict[str, Any], source: str | os.PathLike) -> None:
+    for kind in ("missing_keys", "mismatched_keys"):
+        if info[kind]:
+            names = ", ".join(sorted(str(key) for key in info[kind])[:5])
+            raise CheckpointError(
+                f"The checkpoint {str(source)!r} has {len(info[kind])} {kind.replace('_', ' ')}: {names}. "
+                "Download or convert it again."
+            )
+    for name, parameter in model.named_parameters():
+        quantized = is_traceable_wrapper_subclass(parameter)  # its type knows few operations, `isfinite` is not one
+        if parameter.is_floating_point() and not quantized and not torch.isfinite(parameter).all():
+            raise CheckpointError(
+                f"The weights of {name} in {str(source)!r} must be finite, got NaN or infinity. "
+                "The file is damaged or its training diverged; use another checkpoint."
+            )
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -216,7 +252,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"`device` must be usable here, got {str(device)!r}: {first_line(error)}") from error
+        raise CheckpointError(f"`device` must be usable here, got {str(device)!r}: {describe_error(error)}") from error
     return device
 
 
@@ -238,6 +274,7 @@ __all__ = [
     "CheckpointError",
     "adapter_base",
     "load_checkpoint",
+    "new_folder",
     "register",
     "register_for_auto_class",
 ]

@@ -1,6 +1,7 @@
 """Configuration of AnomalyGPT: sub-models, how maps are computed and become prompts, how verdicts are reached."""
 
 import math
+import re
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -62,6 +63,18 @@ _FORMER_FIELDS = {
     "match_exposure": "match_exposure",
     "region_threshold": "region_threshold",
 }
+
+# Fields that count something. What is above belongs to no model: it would hang or fill the memory.
+_COUNTS = {
+    "projection_dim": (1, 65536),
+    "map_size": (1, 4096),
+    "num_base_prompts": (1, 4096),
+    "num_map_prompts": (1, 4096),
+    "num_image_tokens": (1, 4096),
+    "num_virtual_tokens": (0, 4096),
+}
+_PARTS_IN_PARTS = re.compile(r"(\w*_layers?|layers|num_\w*(blocks|stages|experts)|depths?)$")
+_MOST_PARTS = 1024
 
 # Attributes that transformers itself writes beside the fields of a configuration.
 _WRITTEN_BY_TRANSFORMERS = {
@@ -160,6 +173,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     """
 
     model_type = "anomalygpt"
+    _auto_class = "AutoConfig"
     attribute_map = {"image_token_id": "image_token_index"}
     sub_configs = {"vision_config": AutoConfig, "text_tower_config": AutoConfig, "text_config": AutoConfig}
     keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "layer_maps", "patch_features"]
@@ -230,12 +244,12 @@ class AnomalyGPTConfig(PreTrainedConfig):
         return [name for name in cls.__annotations__ if not name.startswith("_")]
 
     def _check_ranges(self) -> None:
-        counts = ("num_base_prompts", "num_map_prompts", "num_image_tokens")
-        for name in ("projection_dim", "map_size", *counts):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.num_virtual_tokens < 0:
-            raise ValueError(f"`num_virtual_tokens` must not be negative, got {self.num_virtual_tokens}.")
+        for name, (lowest, highest) in _COUNTS.items():
+            if not lowest <= getattr(self, name) <= highest:
+                raise ValueError(f"`{name}` must be between {lowest} and {highest}, got {getattr(self, name)}.")
+        for name in ("vision_config", "text_tower_config", "text_config"):
+            if getattr(self, name) is not None:
+                _check_parts(name, getattr(self, name).to_dict())
         if self.reference_dims is not None and len(self.reference_dims) != len(self.out_indices):
             raise ValueError(
                 f"`reference_dims` must be None or one width for each of the {len(self.out_indices)} `out_indices`, "
@@ -295,6 +309,20 @@ def _checked_decision(entries: dict[str, Any]) -> dict[str, bool | float]:
         elif not lowest <= value <= highest:
             raise ValueError(f"`decision[{name!r}]` must be between {lowest:g} and {highest:g}, got {value}.")
     return {name: entries.get(name, default) for name, (default, _, _) in _DECISION.items()}
+
+
+def _check_parts(name: str, value: Any) -> None:
+    """Refuses a part of millions of layers, whatever its configuration calls them."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            _check_parts(f"{name}.{key}", entry)
+    elif isinstance(value, list | tuple):
+        if len(value) > _MOST_PARTS:
+            raise ValueError(f"`{name}` must have at most {_MOST_PARTS} entries, got {len(value)}.")
+        for entry in value:
+            _check_parts(name, entry)
+    elif isinstance(value, int) and value > _MOST_PARTS and _PARTS_IN_PARTS.search(name):
+        raise ValueError(f"`{name}` must be at most {_MOST_PARTS}, got {value}.")
 
 
 def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:

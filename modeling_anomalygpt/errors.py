@@ -126,7 +126,8 @@ def describe_error(error: BaseException) -> str:
     Returns:
         `str`: Its message; with the type's name where the message alone would say nothing.
     """
-    text = first_line(error) if str(error).strip() else ""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
         return "Not enough memory. Try a smaller --batch-size, --dtype bfloat16, or --device cpu."
     if isinstance(error, OSError) and error.strerror:
@@ -140,12 +141,6 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0].strip() if text else type(error).__name__
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` with the known word that is most like this one; empty where none is."""
     close = difflib.get_close_matches(word, list(known), n=1)
@@ -156,7 +151,6 @@ __all__ = [
     "HubError",
     "describe_error",
     "did_you_mean",
-    "first_line",
     "hub_failure",
     "needs_connection",
     "needs_token",

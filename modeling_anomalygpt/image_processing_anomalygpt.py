@@ -20,6 +20,9 @@ from .images import flatten_pictures, load_mask, load_picture
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""
 
+MAX_SIDE = 4096
+"""Largest side of that canvas; 200 MB a picture."""
+
 
 class AnomalyGPTImageProcessorKwargs(ImagesKwargs, total=False):
     """Arguments of the image processor beside those of transformers.
@@ -120,6 +123,7 @@ class AnomalyGPTImageProcessor(PilBackend):
     """
 
     valid_kwargs = AnomalyGPTImageProcessorKwargs
+    _auto_class = "AutoImageProcessor"
     model_input_names = ["pixel_values"]
     geometry = "square"
     mask_threshold = 0.3
@@ -221,8 +225,9 @@ class AnomalyGPTImageProcessor(PilBackend):
             raise ValueError(
                 f"`geometry` must be one of {', '.join(GEOMETRIES)}, got {geometry!r}. Choose one of them."
             )
-        if not size or not size.height or not size.width or min(size.height, size.width) < 1:
-            raise ValueError(f"`size` must have a positive 'height' and 'width', got {size}. Give both.")
+        sides = (size.height or 0, size.width or 0) if size else (0, 0)
+        if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
+            raise ValueError(f"`size` must have a 'height' and 'width' from 1 to {MAX_SIDE}, got {size}. Give both.")
         if threshold is None or not 0 <= threshold < 1:
             raise ValueError(f"`mask_threshold` must be between 0 and 1, got {threshold}. The published value is 0.3.")
         return kwargs

@@ -1,10 +1,13 @@
 """AnomalyGPT: vision tower, text tower, localizer, prompt learner and language model, in this order (paper figure 2).
 
-Tensors in, named outputs out. Knows nothing of paths, pictures, words, data sets or metrics.
+Tensors in, named outputs out.
 """
 
 import dataclasses
 import json
+import os
+import pathlib
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +16,14 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils import cached_file, can_return_tuple
 from transformers.utils.loading_report import LoadStateDictInfo
 
+from .composition import compose
 from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
@@ -31,6 +35,7 @@ from .localization import (
     text_guided_layer_maps,
 )
 from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length, weights_fingerprint
+from .processing_anomalygpt import AnomalyGPTProcessor
 from .references import study_references
 from .vision_features import read_vision_tower, vision_tower_widths
 
@@ -86,70 +91,6 @@ class AnomalyGPTOutput(ModelOutput):
     loss_lm: torch.FloatTensor | None = None
     loss_focal: torch.FloatTensor | None = None
     loss_dice: torch.FloatTensor | None = None
-
-
-def fill_placeholders(
-    vectors: torch.Tensor,
-    input_ids: torch.LongTensor | None,
-    inputs_embeds: torch.Tensor,
-    image_token_id: int,
-    embeddings: nn.Module,
-) -> torch.Tensor:
-    """Replaces the embeddings of placeholders, row by row and from left to right.
-
-    Args:
-        vectors (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`): What replaces the placeholders.
-        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids. `None`:
-            placeholders are recognised by their embedding.
-        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, text_width)`): Embeddings of the tokens.
-        image_token_id (`int`): Id of the placeholder.
-        embeddings (`nn.Module`): The language model's token embeddings.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, sequence_length, text_width)`
-
-    Raises:
-        ValueError: If a row has not `num_vectors` placeholders.
-    """
-    if input_ids is not None:
-        placeholders = input_ids == image_token_id
-    else:
-        token = torch.tensor(image_token_id, device=inputs_embeds.device)
-        placeholders = (inputs_embeds == embeddings(token)).all(-1)
-    counts = placeholders.sum(1)
-    if len(placeholders) != len(vectors) or (counts != vectors.shape[1]).any():
-        raise ValueError(
-            f"`input_ids` must hold {vectors.shape[1]} placeholders in each of {len(vectors)} rows, got "
-            f"{counts.tolist()}. Put one picture into each prompt; `AnomalyGPTProcessor` writes the placeholders."
-        )
-    vectors = vectors.to(inputs_embeds.device, inputs_embeds.dtype)
-    return inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), vectors)
-
-
-def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """A text tower with new weights.
-
-    `AutoModel` knows CLIP's text half; those of SigLIP and others exist as classes only, named like their
-    configurations.
-
-    Args:
-        config (`PreTrainedConfig`): Configuration of a text encoder.
-
-    Returns:
-        `PreTrainedModel`
-
-    Raises:
-        ValueError: If transformers has no model for `config`.
-    """
-    if type(config) in AutoModel._model_mapping:
-        return AutoModel.from_config(config)
-    model_class = getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
-    if model_class is None:
-        raise ValueError(
-            f"`text_tower_config` must be of a text encoder that transformers has, got {config.model_type!r}. "
-            "CLIP's and SigLIP's are tested."
-        )
-    return model_class._from_config(config)
 
 
 class PromptLearner(nn.Module):
@@ -241,66 +182,42 @@ class VirtualTokens(nn.Module):
         return outputs
 
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PROMPTS, _PREFIX = "prompt_embeddings", "base_model."
-
-
-def read_prompt_adapter(source: str | None, **download: Any) -> dict[str, torch.Tensor] | None:
-    """Reads an adapter of prompt tuning.
+def fill_placeholders(
+    vectors: torch.Tensor,
+    input_ids: torch.LongTensor | None,
+    inputs_embeds: torch.Tensor,
+    image_token_id: int,
+    embeddings: nn.Module,
+) -> torch.Tensor:
+    """Replaces the embeddings of placeholders, row by row and from left to right.
 
     Args:
-        source (`str`, *optional*): Folder or Hub id.
-        download: As in `from_pretrained`: `revision`, `token`, `local_files_only`, ...
+        vectors (`torch.Tensor` of shape `(batch_size, num_vectors, text_width)`): What replaces the placeholders.
+        input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*): Token ids. `None`:
+            placeholders are recognised by their embedding.
+        inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, text_width)`): Embeddings of the tokens.
+        image_token_id (`int`): Id of the placeholder.
+        embeddings (`nn.Module`): The language model's token embeddings.
 
     Returns:
-        `dict[str, torch.Tensor]`: `prompt_embeddings` and the weights of own parts under the model's names; `None`
-        for an adapter of another kind.
-    """
-    if source is None:
-        return None
-    settings = cached_file(source, _CONFIG, _raise_exceptions_for_missing_entries=False, **download)
-    if settings is None:
-        return None
-    with open(settings, encoding="utf-8") as file:
-        if json.load(file).get("peft_type") != "PROMPT_TUNING":
-            return None
-    weights = load_file(cached_file(source, _WEIGHTS, **download))
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items()}
-
-
-def install_prompt_adapter(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Gives a model the virtual tokens and the own parts of an adapter.
-
-    Args:
-        model ([`AnomalyGPTForConditionalGeneration`]): Changed in place, its configuration as well.
-        weights (`dict[str, torch.Tensor]`): From [`read_prompt_adapter`].
+        `torch.Tensor` of shape `(batch_size, sequence_length, text_width)`
 
     Raises:
-        ValueError: If the model has virtual tokens already, **or** a weight has no place or another shape in it.
+        ValueError: If a row has not `num_vectors` placeholders.
     """
-    if model.config.num_virtual_tokens:
+    if input_ids is not None:
+        placeholders = input_ids == image_token_id
+    else:
+        token = torch.tensor(image_token_id, device=inputs_embeds.device)
+        placeholders = (inputs_embeds == embeddings(token)).all(-1)
+    counts = placeholders.sum(1)
+    if len(placeholders) != len(vectors) or (counts != vectors.shape[1]).any():
         raise ValueError(
-            f"`num_virtual_tokens` must be 0 before an adapter is loaded, got {model.config.num_virtual_tokens}. "
-            "Load the adapter into the model that it was trained from."
+            f"`input_ids` must hold {vectors.shape[1]} placeholders in each of {len(vectors)} rows, got "
+            f"{counts.tolist()}. Put one picture into each prompt; `AnomalyGPTProcessor` writes the placeholders."
         )
-    weights = dict(weights)
-    prompts = weights.pop(_PROMPTS)
-    places = model.state_dict()
-    for name, tensor in (*weights.items(), ("the virtual tokens", prompts)):
-        place = prompts.new_empty(len(prompts), model.config.text_config.hidden_size).shape
-        place = place if tensor is prompts else places[name].shape if name in places else None
-        if place != tensor.shape:
-            raise ValueError(
-                f"The adapter must fit the model, got {name} of shape {tuple(tensor.shape)} for "
-                f"{'no such weight' if place is None else tuple(place)}. Load the model that it was trained from."
-            )
-    model.load_state_dict(weights, strict=False)
-    model.config.num_virtual_tokens = len(prompts)
-    anchor = model.get_input_embeddings().weight
-    virtual_tokens = VirtualTokens(*prompts.shape).to(anchor.device, anchor.dtype).requires_grad_(False)
-    with torch.no_grad():
-        virtual_tokens.embeds.copy_(prompts)
-    model.model.virtual_tokens = virtual_tokens
+    vectors = vectors.to(inputs_embeds.device, inputs_embeds.dtype)
+    return inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), vectors)
 
 
 def focal_loss(
@@ -379,126 +296,6 @@ def pixel_losses(layer_maps: torch.Tensor | None, mask_labels: torch.Tensor) -> 
     }
 
 
-def map_by_references(
-    model: Any,
-    queries: tuple[PatchFeatures, ...],
-    memory_bank: MemoryBank | None,
-    reference_pixel_values: torch.Tensor | None,
-) -> torch.Tensor:
-    """The few-shot map; normalised by what is normal on the part where the configuration says so and it is known.
-
-    Args:
-        model ([`AnomalyGPTModel`]): Its encoder and configuration are used.
-        queries (`tuple[PatchFeatures]`): Layers as they are compared, from [`AnomalyLocalizer.comparable`].
-        memory_bank ([`MemoryBank`], *optional*): For all queries.
-        reference_pixel_values (`torch.Tensor` of shape `(batch_size, k_shot, 3, height, width)`, *optional*): For each
-            query its own, when there is no bank.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32 in [0, 1].
-
-    Raises:
-        ValueError: If the bank or the references do not fit the queries.
-    """
-    map_size, decision = model.config.map_size, model.config.decision
-    if memory_bank is not None:
-        memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
-        bank = memory_bank.to(queries[0].vectors.device).features
-        anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
-        if not decision["normalised_maps"] or memory_bank.threshold is None:
-            return anomaly_map
-        return normalised_map(anomaly_map, memory_bank.threshold)
-    batch_size = len(queries[0].vectors)
-    if reference_pixel_values.dim() != 5 or len(reference_pixel_values) != batch_size:
-        raise ValueError(
-            "`reference_pixel_values` must have shape (batch_size, k_shot, 3, height, width) with the batch size "
-            f"{batch_size}, got {tuple(reference_pixel_values.shape)}."
-        )
-    shape = reference_pixel_values.shape[:2]
-    layers = model.get_patch_features(reference_pixel_values.flatten(0, 1))
-    layers = tuple(PatchFeatures(layer.vectors.unflatten(0, shape), layer.grid) for layer in layers)
-    bank = tuple(unit_length(layer.vectors).flatten(1, 2) for layer in layers)
-    anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
-    if not decision["normalised_maps"]:
-        return anomaly_map
-    thresholds = []
-    for index, own in enumerate(reference_pixel_values):
-        features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
-        scores, _ = study_references(model.get_patch_features, own, features, map_size, decision)
-        thresholds.append(scores.threshold(decision))
-    return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds))
-
-
-@dataclass
-class PretrainedParts:
-    """Loaded parts; the projections are those of a dual encoder (CLIP), or `None`."""
-
-    vision_tower: PreTrainedModel
-    text_tower: PreTrainedModel | None
-    visual_projection: nn.Linear | None
-    text_projection: nn.Linear | None
-    language_model: PreTrainedModel
-
-    @classmethod
-    def load(cls, vision: str, language: str, text_tower: str | None, dtype: torch.dtype | str) -> "PretrainedParts":
-        """Loads each part from its folder or Hub id; of a dual encoder, the half that is asked for."""
-        whole_vision = AutoModel.from_pretrained(vision, dtype=dtype)
-        whole_text = AutoModel.from_pretrained(text_tower, dtype=dtype) if text_tower is not None else None
-        visual_projection = getattr(whole_vision, "visual_projection", None)
-        text_projection = getattr(whole_text, "text_projection", None)
-        projected = isinstance(visual_projection, nn.Linear) and isinstance(text_projection, nn.Linear)
-        return cls(
-            vision_tower=getattr(whole_vision, "vision_model", whole_vision),
-            text_tower=getattr(whole_text, "text_model", whole_text),
-            visual_projection=visual_projection if projected else None,
-            text_projection=text_projection if projected else None,
-            language_model=AutoModelForCausalLM.from_pretrained(language, dtype=dtype),
-        )
-
-    def config(self, **fields) -> AnomalyGPTConfig:
-        """The configuration that fits the parts; `fields` override what is derived."""
-        derived = {"image_token_index": self.language_model.get_input_embeddings().num_embeddings}
-        depth = getattr(self.vision_tower.config, "num_hidden_layers", None)
-        if isinstance(depth, int):
-            derived["out_indices"] = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
-        if self.text_tower is not None:
-            derived["project_towers"] = self.text_projection is not None
-            text_config = self.text_tower.config
-            own_width = getattr(text_config, "projection_size", None) or text_config.hidden_size
-            derived["projection_dim"] = self.text_projection.out_features if self.text_projection else own_width
-        return AnomalyGPTConfig(
-            vision_config=self.vision_tower.config,
-            text_tower_config=self.text_tower.config if self.text_tower is not None else None,
-            text_config=self.language_model.config.get_text_config(),
-            **(derived | fields),
-        )
-
-    def install(self, model: PreTrainedModel) -> None:
-        """Puts the parts into a model on the meta device; new ones start in the dtype of their neighbours."""
-        image_token_id = model.config.image_token_id
-        if image_token_id >= self.language_model.get_input_embeddings().num_embeddings:
-            self.language_model.resize_token_embeddings(image_token_id + 1)
-            model.config.text_config.vocab_size = image_token_id + 1
-        model.model.vision_tower = self.vision_tower
-        model.model.text_tower = self.text_tower
-        if self.visual_projection is not None:
-            model.model.visual_projection = self.visual_projection
-            model.model.text_projection = self.text_projection
-        model.model.language_model = getattr(self.language_model, self.language_model.base_model_prefix)
-        model.lm_head = self.language_model.get_output_embeddings()
-        model.tie_weights()
-        for part in model.model.children():
-            if any(parameter.is_meta for parameter in part.parameters()):
-                part.to_empty(device=self.language_model.device)
-                part.apply(model._init_weights)
-        for part in (model.model.prompt_learner, model.model.multi_modal_projector):
-            part.to(self.language_model.dtype)
-        if model.model.visual_projection is not None:
-            model.model.visual_projection.to(self.vision_tower.dtype)
-        if model.model.text_projection is not None:
-            model.model.text_projection.to(self.text_tower.dtype)
-
-
 class AnomalyGPTPreTrainedModel(PreTrainedModel):
     """What both models share: configuration class, initialisation, what transformers may do with them."""
 
@@ -514,6 +311,8 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
+    processor: AnomalyGPTProcessor | None = None
+    """Saved beside the weights; only a composed model has one."""
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -535,11 +334,30 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
         """As in transformers, and also for adapters of prompt tuning: their vectors become part of the model."""
         load_config = kwargs.get("load_config")
         download = dict(getattr(load_config, "download_kwargs", None) or {}) | (kwargs.get("adapter_kwargs") or {})
-        weights = read_prompt_adapter(peft_model_id, **download)
-        if weights is None:
+        if not load_prompt_adapter(self, peft_model_id, **download):
             return super().load_adapter(peft_model_id, *args, **kwargs)
-        install_prompt_adapter(self, weights)
         return LoadStateDictInfo(**{field.name: set() for field in dataclasses.fields(LoadStateDictInfo)})
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Saves as usual, with the code that loads it anywhere and, of a composed model, the processor."""
+        here = pathlib.Path(__file__).parent
+        self.config.auto_map = {
+            "AutoModel": "modeling_anomalygpt.AnomalyGPTModel",
+            "AutoModelForImageTextToText": "modeling_anomalygpt.AnomalyGPTForConditionalGeneration",
+        }
+        if not (here / "pipeline_anomalygpt.py").is_file():  # this code came from a repository, where it stays behind
+            self.config.custom_pipelines = {}
+        super().save_pretrained(save_directory, **kwargs)
+        if not kwargs.get("is_main_process", True):
+            return
+        folder = pathlib.Path(save_directory)
+        for path in here.glob("*.py"):
+            if path.name != "__init__.py":
+                shutil.copyfile(path, folder / path.name)
+        for path in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+            path.chmod(folder.stat().st_mode & 0o666)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
 
 
 class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
@@ -550,6 +368,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"lm_head"]
+    _auto_class = "AutoModel"
 
     def __init__(self, config: AnomalyGPTConfig):
         super().__init__(config)
@@ -677,7 +496,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         if by_reference:
             with in_float32(pixel_values):
                 matching_features = self.localizer.comparable(patch_features)
-                few_shot_map = map_by_references(self, matching_features, memory_bank, reference_pixel_values)
+                few_shot_map = self._few_shot_map(matching_features, memory_bank, reference_pixel_values)
         text_map = layer_maps[:, :, 1].mean(1) if by_text else None
         anomaly_map = combine_maps(text_map, few_shot_map, use_reference, mean=localization == "mean")
 
@@ -705,6 +524,40 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         prompts = self.prompt_learner(anomaly_map)
         tokens = tokens.unflatten(1, (self.config.num_image_tokens, -1)).to(prompts)
         return torch.cat([tokens, prompts], dim=1)
+
+    def _few_shot_map(
+        self,
+        queries: tuple[PatchFeatures, ...],
+        memory_bank: MemoryBank | None,
+        reference_pixel_values: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Normalised by what is normal on the part where the configuration says so and it is known."""
+        map_size, decision = self.config.map_size, self.config.decision
+        if memory_bank is not None:
+            memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
+            bank = memory_bank.to(queries[0].vectors.device).features
+            anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+            if not decision["normalised_maps"] or memory_bank.threshold is None:
+                return anomaly_map
+            return normalised_map(anomaly_map, memory_bank.threshold)
+        batch_size, shape = len(queries[0].vectors), reference_pixel_values.shape
+        if len(shape) != 5 or shape[0] != batch_size:
+            raise ValueError(
+                "`reference_pixel_values` must have shape (batch_size, k_shot, 3, height, width) with the batch "
+                f"size {batch_size}, got {tuple(shape)}."
+            )
+        layers = self.get_patch_features(reference_pixel_values.flatten(0, 1))
+        layers = tuple(PatchFeatures(layer.vectors.unflatten(0, shape[:2]), layer.grid) for layer in layers)
+        bank = tuple(unit_length(layer.vectors).flatten(1, 2) for layer in layers)
+        anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+        if not decision["normalised_maps"]:
+            return anomaly_map
+        thresholds = []
+        for index, images in enumerate(reference_pixel_values):
+            features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
+            scores, _ = study_references(self.get_patch_features, images, features, map_size, decision)
+            thresholds.append(scores.threshold(decision))
+        return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds))
 
     def _state_embeds(self, batch_size, state_prompt_ids, state_prompt_labels, text_embeds) -> torch.Tensor:
         for name, given in (("state_prompt_ids", state_prompt_ids), ("text_embeds", text_embeds)):
@@ -789,6 +642,19 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         )  # fmt: skip
 
 
+def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """`AutoModel` knows CLIP's text half; those of SigLIP and others are classes named like their configurations."""
+    if type(config) in AutoModel._model_mapping:
+        return AutoModel.from_config(config)
+    model_class = getattr(transformers, type(config).__name__.replace("Config", "Model"), None)
+    if model_class is None:
+        raise ValueError(
+            f"`text_tower_config` must be of a text encoder that transformers has, got {config.model_type!r}. "
+            "CLIP's and SigLIP's are tested."
+        )
+    return model_class._from_config(config)
+
+
 class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMixin):
     """The whole of AnomalyGPT: a picture and a question in, a map, a score and an answer out.
 
@@ -799,6 +665,7 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     # The pixel losses are means over samples: they must not be rescaled by the number of answer tokens.
     accepts_loss_kwargs = False
+    _auto_class = "AutoModelForImageTextToText"
 
     def __init__(self, config: AnomalyGPTConfig):
         super().__init__(config)
@@ -821,17 +688,16 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             text_tower (`str`, *optional*): Folder or Hub id of the text tower, usually the same as `vision`. `None`:
                 two learned state vectors.
             dtype (`torch.dtype` or `str`, defaults to `"auto"`): As in `from_pretrained`.
-            kwargs: Fields of [`AnomalyGPTConfig`]. `image_token_index` defaults to a new token after the vocabulary,
-                `out_indices` to the quarters of the depth.
+            kwargs: Fields of [`AnomalyGPTConfig`]. `image_token_index` defaults to the tokenizer's `<image>`, a new
+                token if it has none; `out_indices` to the quarters of the depth, of staged models to the middle.
 
         Returns:
-            [`AnomalyGPTForConditionalGeneration`]
+            [`AnomalyGPTForConditionalGeneration`]: Its `save_pretrained` writes a complete folder, with the processor.
+
+        Raises:
+            ValueError: If `language` has no tokenizer, **or** a field does not fit the parts.
         """
-        parts = PretrainedParts.load(vision, language, text_tower, dtype)
-        with torch.device("meta"):  # no memory for the random weights that the parts replace
-            model = cls(parts.config(**kwargs))
-        parts.install(model)
-        return model
+        return compose(cls, vision, language, text_tower, dtype, **kwargs)
 
     def get_image_features(self, *args, **kwargs) -> AnomalyGPTImageFeatures:
         """See [`AnomalyGPTModel.get_image_features`]."""
@@ -841,13 +707,6 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         # transformers repeats the features for the beams in place; the caller's must stay as they are.
         copies = {modality: type(output)(**output) for modality, output in mm_encoder_output.items()}
         return super()._expand_multimodal_outputs(input_ids, copies, *args, **kwargs)
-
-    def save_pretrained(self, save_directory, **kwargs) -> None:
-        """Saves as usual; with custom code, `AutoModel` finds the model without a head as well."""
-        if self._auto_class is not None:
-            base = {"AutoModel": "modeling_anomalygpt.AnomalyGPTModel"}
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **base}
-        super().save_pretrained(save_directory, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -924,21 +783,58 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         )
 
 
+def load_prompt_adapter(model: PreTrainedModel, source: str | None, **download: Any) -> bool:
+    """Gives a model the virtual tokens and the other trained parts of an adapter of prompt tuning.
+
+    Args:
+        model ([`AnomalyGPTForConditionalGeneration`]): Changed in place, its configuration as well.
+        source (`str`, *optional*): Folder or Hub id of an adapter.
+        download: As in `from_pretrained`: `revision`, `token`, `local_files_only`, ...
+
+    Returns:
+        `bool`: Whether it is such an adapter; the model is untouched by one of another kind.
+
+    Raises:
+        ValueError: If the model has virtual tokens already, **or** a weight has no place or another shape in it.
+    """
+    optional = {"_raise_exceptions_for_missing_entries": False}
+    settings = None if source is None else cached_file(source, "adapter_config.json", **optional, **download)
+    if settings is None or json.loads(pathlib.Path(settings).read_text("utf-8")).get("peft_type") != "PROMPT_TUNING":
+        return False
+    if model.config.num_virtual_tokens:
+        raise ValueError(
+            f"`num_virtual_tokens` must be 0 before an adapter is loaded, got {model.config.num_virtual_tokens}. "
+            "Load the adapter into the model that it was trained from."
+        )
+    weights = load_file(cached_file(source, "adapter_model.safetensors", **download))
+    weights = {name.removeprefix("base_model."): tensor for name, tensor in weights.items()}
+    prompts = weights.pop("prompt_embeddings")
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shapes["the virtual tokens"] = (len(prompts), model.config.text_config.hidden_size)
+    for name, tensor in (*weights.items(), ("the virtual tokens", prompts)):
+        if shapes.get(name) != tensor.shape:
+            raise ValueError(
+                f"The adapter must fit the model, got {name} of shape {tuple(tensor.shape)} for "
+                f"{tuple(shapes[name]) if name in shapes else 'no such weight'}. "
+                "Load the model that it was trained from."
+            )
+    model.load_state_dict(weights, strict=False)
+    model.config.num_virtual_tokens = len(prompts)
+    anchor = model.get_input_embeddings().weight
+    model.model.virtual_tokens = VirtualTokens(*prompts.shape).to(anchor.device, anchor.dtype).requires_grad_(False)
+    with torch.no_grad():
+        model.model.virtual_tokens.embeds.copy_(prompts)
+    return True
+
+
 __all__ = [
     "AnomalyGPTForConditionalGeneration",
     "AnomalyGPTImageFeatures",
     "AnomalyGPTModel",
-    "AnomalyGPTOutput",
-    "AnomalyGPTPreTrainedModel",
-    "PretrainedParts",
-    "PromptLearner",
-    "VirtualTokens",
     "dice_loss",
     "fill_placeholders",
     "focal_loss",
-    "install_prompt_adapter",
-    "map_by_references",
+    "load_prompt_adapter",
     "new_text_tower",
     "pixel_losses",
-    "read_prompt_adapter",
 ]

@@ -1,12 +1,9 @@
-"""Pictures and texts to model inputs, and generated tokens to answers.
-
-Knows tokenizers, words and the image processor; knows no weights and no device.
-"""
+"""Pictures and texts to model inputs, and generated tokens to answers: the processor and the published chat format."""
 
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,148 +16,14 @@ from transformers.utils import cached_file
 from .images import flatten_pictures
 from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompts
 
+# Ends every answer.
 STOP_MARK = "###"
-"""Ends every answer."""
-
-Encode = Callable[[list[str]], list[list[int]]]
-
-
-def yes_no_token_ids(
-    encode: Encode, yes: str, no: str, commas: Sequence[str]
-) -> tuple[list[int], list[int], list[int]]:
-    """Where an answer decides between two words.
-
-    Tokenizers that write a letter as several bytes, or a space as a token of its own, give both words the same first
-    tokens; these come first. The words are tokenized alone and before a comma, since some tokenizers join a word with
-    what follows.
-
-    Args:
-        encode (`Callable`): Token ids of each of a list of texts, each alone.
-        yes (`str`): First word of an answer that agrees.
-        no (`str`): First word of an answer that denies.
-        commas (`list[str]`): What may follow the word.
-
-    Returns:
-        `tuple[list[int], list[int], list[int]]`: Token ids to append to the prompt before the logits are read (mostly
-        none); ids that mean Yes at the position after them; ids that mean No. Where there are several they are ways to
-        write the same word: add their probabilities.
-
-    Raises:
-        ValueError: If both words are written alike.
-    """
-    endings = ["", *commas]
-    ids = encode([word + ending for word in (yes, no) for ending in endings])
-    prefix = os.path.commonprefix(ids)
-    starts = [one[len(prefix)] if len(one) > len(prefix) else None for one in ids]
-    yes_ids, no_ids = set(starts[: len(endings)]), set(starts[len(endings) :])
-    if None in starts or yes_ids & no_ids:
-        raise ValueError(
-            f"`tokenizer` must write {yes!r} and {no!r} differently, got {ids[0]} and {ids[len(endings)]}. Choose "
-            "another `language` or a tokenizer that knows these words."
-        )
-    return prefix, sorted(yes_ids), sorted(no_ids)
-
-
-def stop_token_ids(encode: Encode, tokenizer: Any) -> list[int]:
-    """Token ids that end an answer: the end token and the first token of each way to write the mark `###`.
-
-    A lone `#` is left out, since an answer may hold one; `StopAtMark` sees it where it belongs to a mark.
-
-    Args:
-        encode (`Callable`): Token ids of each of a list of texts, each alone.
-        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
-
-    Returns:
-        `list[int]`: For `generation_config.eos_token_id`.
-    """
-    found = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    for ids in encode([STOP_MARK, "\n" + STOP_MARK, "a.\n" + STOP_MARK, "。\n" + STOP_MARK]):
-        texts = [tokenizer.decode([token]) for token in ids]
-        first = next((i for i, text in enumerate(texts) if "#" in text), None)
-        if first is not None and "##" in texts[first] and ids[first] not in found:
-            found.append(ids[first])
-    return found
-
-
-class StopAtMark(StoppingCriteria):
-    """Stops each row of a batch as soon as its text ends with `###`, however the tokenizer writes it.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
-        num_tokens (`int`, *optional*, defaults to 8): How many of the last tokens are looked at.
-    """
-
-    def __init__(self, tokenizer: Any, num_tokens: int = 8) -> None:
-        self.tokenizer = tokenizer
-        self.num_tokens = num_tokens
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Tell which rows are finished.
-
-        Args:
-            input_ids (`torch.LongTensor` of shape `(B, T)`): What has been generated so far.
-            scores (`torch.FloatTensor`): Unused.
-            **kwargs: Unused.
-
-        Returns:
-            `torch.BoolTensor` of shape `(B,)`: Whether the row ends with the mark.
-        """
-        texts = self.tokenizer.batch_decode(input_ids[:, -self.num_tokens :], skip_special_tokens=True)
-        done = [text.rstrip().endswith(STOP_MARK) for text in texts]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
-
-
-def encode_state_prompts(
-    tokenizer: Any, normal: Sequence[str], anomalous: Sequence[str], length: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenize the prompt ensemble of one category.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): Of the text tower.
-        normal (`list[str]`): Sentences about a good object.
-        anomalous (`list[str]`): Sentences about an anomalous one.
-        length (`int`, *optional*): Length to pad to, and to cut at. By default the tokenizer's longest input where
-            that is at most 128 (77 of CLIP, 64 of SigLIP), else the longest prompt.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: Token ids `(P, L)` and labels `(P,)`, 0 normal and 1 anomalous; int64.
-    """
-    longest = tokenizer.model_max_length
-    length = length or (longest if longest <= 128 else None)
-    ids = tokenizer(
-        [*normal, *anomalous],
-        padding="max_length" if length else "longest",
-        max_length=length or min(longest, 512),
-        truncation=True,
-        padding_side="right",
-        split_special_tokens=True,
-    )["input_ids"]
-    return np.array(ids, dtype=np.int64), np.array([0] * len(normal) + [1] * len(anomalous), dtype=np.int64)
-
-
-def stack_state_prompts(
-    encoded: Sequence[tuple[np.ndarray, np.ndarray]], pad_token_id: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Batch the state prompts of several pictures.
-
-    Args:
-        encoded (`list[tuple[np.ndarray, np.ndarray]]`): Ids and labels of each picture's category.
-        pad_token_id (`int`): Fills shorter prompts.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: `(N, P, L)` token ids and `(N, P)` labels.
-    """
-    length = max(ids.shape[1] for ids, _ in encoded)
-    stacked = [np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=pad_token_id) for ids, _ in encoded]
-    return np.stack(stacked), np.stack([labels for _, labels in encoded])
-
-
+# U+001E stands before every piece of a rendered conversation; is split at and never tokenized.
 SEPARATOR = "\x1e"
-"""U+001E: stands before every piece of a rendered conversation; is split at and never tokenized."""
-
+# The piece that stands for a run of placeholder tokens, whatever the tokenizer calls them.
 IMAGE_PLACEHOLDER = "<image>"
-"""Piece of a rendered conversation that stands for a run of placeholder tokens, whatever the tokenizer calls them."""
-
+# What a user writes can neither end a piece nor begin a message. The last question always asks for an answer, so
+# `add_generation_prompt` changes nothing.
 CHAT_TEMPLATE = r"""{%- set mark = '\x1e' -%}
 {%- set chat = namespace(image=false, system='', first=true) -%}
 {%- for message in messages -%}
@@ -193,54 +56,23 @@ CHAT_TEMPLATE = r"""{%- set mark = '\x1e' -%}
 {{- chat.system ~ text ~ '\n### Assistant:' -}}
 {%- endif -%}
 {%- endfor -%}"""
-"""The chat template; what a user writes can neither end a piece nor start a turn. The last question always asks for an
-answer, so `add_generation_prompt` changes nothing."""
 
 
-def pieces_of(rendered: str) -> list[str]:
-    r"""Split a rendered conversation.
-
-    Args:
-        rendered (`str`): What `CHAT_TEMPLATE` wrote: `SEPARATOR` stands before every piece.
-
-    Returns:
-        `list[str]`: The pieces, without separators.
-
-    Example:
-    ```python
-    >>> pieces_of("\x1e### Human: <Img>\x1e<image>")
-    ['### Human: <Img>', '<image>']
-
-    ```
-    """
+def _pieces_of(rendered: str) -> list[str]:
+    """The pieces of what `CHAT_TEMPLATE` wrote."""
     return rendered.split(SEPARATOR)[1:]
 
 
-def is_rendered(text: str) -> bool:
-    """Whether a text has the pieces of a rendered conversation, rather than being a plain question.
-
-    Args:
-        text (`str`): Any text.
-
-    Returns:
-        `bool`: True for what `CHAT_TEMPLATE` writes.
-    """
-    pieces = pieces_of(text)
+def _is_rendered(text: str) -> bool:
+    """Whether a text has the pieces of a rendered conversation, rather than being a plain question."""
+    pieces = _pieces_of(text)
     asked = any(piece.endswith("### Assistant:") for piece in pieces)
     return text.startswith(f"{SEPARATOR}### Human: ") and asked and pieces.count(IMAGE_PLACEHOLDER) in (0, 2)
 
 
-def before_question(rendered: str, sentence: str) -> str:
-    """Put a sentence before the first question of a rendered conversation.
-
-    Args:
-        rendered (`str`): What `CHAT_TEMPLATE` wrote.
-        sentence (`str`): Text with the space that shall follow it, if any.
-
-    Returns:
-        `str`: The rendered conversation with the sentence.
-    """
-    pieces = pieces_of(rendered)
+def _before_question(rendered: str, sentence: str) -> str:
+    """The same rendered conversation with a sentence before its first question."""
+    pieces = _pieces_of(rendered)
     index = next(i for i, piece in enumerate(pieces) if "### Assistant:" in piece)
     start = "### Human: " if pieces[index].startswith("### Human: ") else ""
     sentence = sentence.replace(SEPARATOR, "").replace("###", "")
@@ -248,35 +80,8 @@ def before_question(rendered: str, sentence: str) -> str:
     return "".join(SEPARATOR + piece for piece in pieces)
 
 
-def without_mark(text: str) -> str:
-    r"""Drop the mark that ends an answer, also where generation stopped inside it.
-
-    Args:
-        text (`str`): Generated text.
-
-    Returns:
-        `str`: The text before a closing `##` or `###`.
-
-    Example:
-    ```python
-    >>> without_mark("No, there is no anomaly.\n###")
-    'No, there is no anomaly.'
-
-    ```
-    """
-    return re.sub(r"\s*##+\s*$", "", text)
-
-
-def with_image(messages: Sequence[dict[str, Any]], image: bool) -> list[dict[str, Any]]:
-    """Messages whose first user turn has a picture, or none.
-
-    Args:
-        messages (`list[dict]`): Messages of `role` and `content`.
-        image (`bool`): Whether the first user turn has a picture.
-
-    Returns:
-        `list[dict]`: New messages; contents of users are lists of parts.
-    """
+def _with_image(messages: Sequence[dict[str, Any]], image: bool) -> list[dict[str, Any]]:
+    """The same messages, their first question with a picture or without."""
     changed, first = [], True
     for message in messages:
         if message["role"] == "user":
@@ -289,16 +94,8 @@ def with_image(messages: Sequence[dict[str, Any]], image: bool) -> list[dict[str
     return changed
 
 
-def check_messages(messages: Any) -> None:
-    """Refuse what the format cannot express.
-
-    Args:
-        messages (`list[dict]`): Messages of `role` and `content`.
-
-    Raises:
-        ValueError: If there is no message, the roles do not alternate, or a picture stands anywhere but in the first
-            user message.
-    """
+def _check_messages(messages: Any) -> None:
+    """Refuses what the format cannot express: no message, roles that do not alternate, a picture out of its place."""
     if not messages or any(not {"role", "content"} <= set(message) for message in messages):
         raise ValueError("`conversation` must hold messages with 'role' and 'content'. Begin with a user's question.")
     leading = 0
@@ -308,15 +105,14 @@ def check_messages(messages: Any) -> None:
         if message["role"] != ("assistant" if i % 2 else "user"):
             raise ValueError(
                 "`conversation` must begin with 'user' (after 'system', if any) and alternate with 'assistant', got "
-                f"{message['role']!r} at turn {i + 1}. Merge or reorder the messages."
+                f"{message['role']!r} at message {i + 1}. Merge or reorder the messages."
             )
         parts = [] if isinstance(message["content"], str) else message["content"] or []
         pictures = sum(part["type"] in ("image", "image_url") for part in parts)
         if pictures > (i == 0):
             raise ValueError(
-                f"`conversation` must have its only picture in the first user message, got {pictures} at turn "
-                f"{i + 1}. "
-                "Start a new conversation for another picture; good examples go into `references`."
+                f"`conversation` must have its only picture in the first user message, got {pictures} at message "
+                f"{i + 1}. Start a new conversation for another picture; good examples go into `references`."
             )
         unknown = {str(part["type"]) for part in parts} - {"text", "image", "image_url"}
         if unknown:
@@ -328,7 +124,64 @@ def check_messages(messages: Any) -> None:
         raise ValueError("`conversation` must hold a user's message, got only 'system'. Ask a question.")
 
 
-_OWN_ARGUMENTS = ("category", "description", "language", "references", "masks")
+def _without_mark(text: str) -> str:
+    """The text before a closing `##` or `###`: generation may stop inside the mark."""
+    return re.sub(r"\s*##+\s*$", "", text)
+
+
+class StopAtMark(StoppingCriteria):
+    """Stops each row of a batch as soon as its last eight tokens end with `###`, however the tokenizer writes it.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Which rows of `input_ids` `(B, T)` are finished, `(B,)`."""
+        texts = self.tokenizer.batch_decode(input_ids[:, -8:], skip_special_tokens=True)
+        done = [text.rstrip().endswith(STOP_MARK) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def _encode_state_prompts(
+    tokenizer: Any, normal: Sequence[str], anomalous: Sequence[str], length: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids `(P, length)` and labels `(P,)` (0 normal, 1 anomalous) of the prompt ensemble of one category.
+
+    Without a length: the tokenizer's longest input where that is at most 128 (77 of CLIP, 64 of SigLIP), else the
+    longest prompt.
+    """
+    longest = tokenizer.model_max_length
+    length = length or (longest if longest <= 128 else None)
+    ids = tokenizer(
+        [*normal, *anomalous],
+        padding="max_length" if length else "longest",
+        max_length=length or min(longest, 512),
+        truncation=True,
+        padding_side="right",
+        split_special_tokens=True,
+    )["input_ids"]
+    return np.array(ids, dtype=np.int64), np.array([0] * len(normal) + [1] * len(anomalous), dtype=np.int64)
+
+
+def stack_state_prompts(
+    encoded: Sequence[tuple[np.ndarray, np.ndarray]], pad_token_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batches the state prompts of several pictures.
+
+    Args:
+        encoded (`list[tuple[np.ndarray, np.ndarray]]`): Ids and labels of each picture's category.
+        pad_token_id (`int`): Fills shorter prompts.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: `(N, P, L)` token ids and `(N, P)` labels.
+    """
+    length = max(ids.shape[1] for ids, _ in encoded)
+    stacked = [np.pad(ids, ((0, 0), (0, length - ids.shape[1])), constant_values=pad_token_id) for ids, _ in encoded]
+    return np.stack(stacked), np.stack([labels for _, labels in encoded])
 
 
 class AnomalyGPTProcessor(ProcessorMixin):
@@ -340,8 +193,8 @@ class AnomalyGPTProcessor(ProcessorMixin):
             a padding token it pads with its end token, as the original does.
         class_tokenizer (`PreTrainedTokenizerBase`, *optional*): Of the text tower that encodes the state prompts;
             saved in the sub-folder `class_tokenizer`. Without it no state prompts are made.
-        chat_template (`str`, *optional*, defaults to `CHAT_TEMPLATE`): Jinja template that writes U+001E before
-            every piece.
+        chat_template (`str`, *optional*): The published format, `CHAT_TEMPLATE`: the only one whose pieces this class
+            can read, and no program of a stranger's checkpoint.
         image_token (`str`, *optional*, defaults to `"<image>"`): The tokenizer's token that holds the place of image
             and prompt vectors.
         num_image_tokens (`int`, *optional*, defaults to 1): Placeholders of the picture.
@@ -350,8 +203,11 @@ class AnomalyGPTProcessor(ProcessorMixin):
             longest input where that is at most 128 (CLIP, SigLIP), else the longest prompt.
 
     Raises:
-        ValueError: If the tokenizer does not know the image token, or a number of placeholders is negative.
+        ValueError: If the tokenizer does not know the image token, **or** a number of placeholders is out of range,
+            **or** the chat template is another.
     """
+
+    _auto_class = "AutoProcessor"
 
     def __init__(
         self,
@@ -365,10 +221,16 @@ class AnomalyGPTProcessor(ProcessorMixin):
         state_prompt_length: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_image_tokens < 1 or num_prompt_tokens < 0:
+        counts = (num_image_tokens, num_prompt_tokens, state_prompt_length or 0)
+        if num_image_tokens < 1 or min(counts) < 0 or max(counts) > 8192:
             raise ValueError(
-                f"`num_image_tokens` must be positive and `num_prompt_tokens` at least 0, got {num_image_tokens} "
-                f"and {num_prompt_tokens}. Take those of the model's configuration."
+                "`num_image_tokens` must be positive, `num_prompt_tokens` and `state_prompt_length` at least 0, and "
+                f"none above 8192, got {counts}. Take those of the model's configuration."
+            )
+        if chat_template is not None and chat_template.strip() != CHAT_TEMPLATE:
+            raise ValueError(
+                f"`chat_template` must be the published format, got {chat_template[:40]!r}. Leave it out; another one "
+                "may be given to `apply_chat_template`."
             )
         token_id = tokenizer.convert_tokens_to_ids(image_token) if tokenizer is not None else None
         if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != image_token:
@@ -385,14 +247,13 @@ class AnomalyGPTProcessor(ProcessorMixin):
         for part in (tokenizer, class_tokenizer):
             if part is not None and part.pad_token is None:
                 part.pad_token = part.eos_token or part.unk_token
-        chat_template = chat_template or CHAT_TEMPLATE
         if class_tokenizer is None:
             self.class_tokenizer = None
             # The base class saves and checks what this lists; a missing tokenizer is neither.
             self.get_attributes = functools.partial(list, ("image_processor", "tokenizer"))
-            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+            super().__init__(image_processor, tokenizer, chat_template=CHAT_TEMPLATE)
         else:
-            super().__init__(image_processor, tokenizer, class_tokenizer, chat_template=chat_template)
+            super().__init__(image_processor, tokenizer, class_tokenizer, chat_template=CHAT_TEMPLATE)
         self._state_prompt_cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(
@@ -454,7 +315,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             texts = [text] if isinstance(text, str) else list(text)
             texts = self._conversations(texts, len(pictures), description, language)
             start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-            ids = [sum(self._encode_pieces(pieces_of(one)), start) for one in texts]
+            ids = [sum(self._encode_pieces(_pieces_of(one)), start) for one in texts]
             data.update(self._pad(ids, side, text_kwargs))
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -480,13 +341,12 @@ class AnomalyGPTProcessor(ProcessorMixin):
         if not conversation:
             raise ValueError("`conversation` must hold at least one message, got none. Ask a question.")
         if kwargs.get("return_assistant_tokens_mask"):
-            raise ValueError(
-                "`return_assistant_tokens_mask` must be False. Use `encode_conversation` for the targets."
-            )
+            raise ValueError("`return_assistant_tokens_mask` must be False. `encode_conversation` gives the targets.")
         batched = isinstance(conversation[0], (list, tuple))
         for messages in conversation if batched else [conversation]:
-            check_messages(messages)
-        own = {name: kwargs.pop(name) for name in _OWN_ARGUMENTS if name in kwargs}
+            _check_messages(messages)
+        own = ("category", "description", "language", "references", "masks")
+        own = {name: kwargs.pop(name) for name in own if name in kwargs}
         if own:
             kwargs["processor_kwargs"] = {**(kwargs.get("processor_kwargs") or {}), **own}
         return super().apply_chat_template(conversation, chat_template=chat_template, **kwargs)
@@ -508,10 +368,10 @@ class AnomalyGPTProcessor(ProcessorMixin):
         Raises:
             ValueError: If there is no answer, or `max_length` does not even hold the placeholders.
         """
-        check_messages(messages)
+        _check_messages(messages)
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError("`messages` must hold an answer (role 'assistant'), got none. There is nothing to learn.")
-        pieces = pieces_of(self.apply_chat_template(with_image(messages, image)))
+        pieces = _pieces_of(self.apply_chat_template(_with_image(messages, image)))
         start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         input_ids, labels = list(start), [-100] * len(start)
         for piece, ids in zip(pieces, self._encode_pieces(pieces), strict=True):
@@ -531,7 +391,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             `list[int]`: Token ids.
         """
         start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return sum(self._encode_pieces(pieces_of(rendered)), start)
+        return sum(self._encode_pieces(_pieces_of(rendered)), start)
 
     def pad_conversations(
         self, conversations: Sequence[dict[str, list[int]]], return_tensors: str | None = "pt"
@@ -553,7 +413,9 @@ class AnomalyGPTProcessor(ProcessorMixin):
     def yes_no_token_ids(self, language: str = "en") -> tuple[list[int], list[int], list[int]]:
         """Where the answer decides between Yes and No.
 
-        Tokenizers that write a letter as several bytes give both words the same first tokens; these come first.
+        Tokenizers that write a letter as several bytes, or a space as a token of its own, give both words the same
+        first tokens; these come first. The words are tokenized alone and before a comma, since some tokenizers join a
+        word with what follows.
 
         Args:
             language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
@@ -567,8 +429,16 @@ class AnomalyGPTProcessor(ProcessorMixin):
             ValueError: If the tokenizer writes both words alike.
         """
         check_language(language)
-        commas = [","] if language == "en" else ["，"]
-        return yes_no_token_ids(self._encode, YES_WORDS[language], NO_WORDS[language], commas)
+        yes, no, comma = YES_WORDS[language], NO_WORDS[language], "," if language == "en" else "，"
+        ids = self._encode([yes, yes + comma, no, no + comma])
+        prefix = os.path.commonprefix(ids)
+        starts = [one[len(prefix)] if len(one) > len(prefix) else None for one in ids]
+        if None in starts or set(starts[:2]) & set(starts[2:]):
+            raise ValueError(
+                f"`tokenizer` must write {yes!r} and {no!r} differently, got {ids[0]} and {ids[2]}. Choose another "
+                "`language` or a tokenizer that knows these words."
+            )
+        return prefix, sorted(set(starts[:2])), sorted(set(starts[2:]))
 
     def strip_answer(self, answer: str | Sequence[int] | torch.Tensor | np.ndarray) -> str:
         """The plain answer: cut at the first `###` (however it is tokenized) or end token, without outer white space.
@@ -587,7 +457,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
         answer = answer.split(STOP_MARK)[0]
         if self.tokenizer.eos_token:
             answer = answer.split(self.tokenizer.eos_token)[0]
-        return without_mark(answer).strip()
+        return _without_mark(answer).strip()
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
@@ -603,7 +473,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             `list[str]`: One text for each sequence.
         """
         texts = self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
-        return [without_mark(text) for text in texts]
+        return [_without_mark(text) for text in texts]
 
     @property
     def stop_strings(self) -> list[str]:
@@ -612,15 +482,20 @@ class AnomalyGPTProcessor(ProcessorMixin):
 
     @property
     def stop_token_ids(self) -> list[int]:
-        """Token ids that end an answer, for `generation_config.eos_token_id`."""
-        return stop_token_ids(self._encode, self.tokenizer)
+        """Ids for `generation_config.eos_token_id`: the end token and the first token of each way to write the mark.
+
+        A lone `#` is left out, since an answer may hold one; [`StopAtMark`] sees it where it belongs to a mark.
+        """
+        found = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        for ids in self._encode([STOP_MARK, "\n" + STOP_MARK, "a.\n" + STOP_MARK, "。\n" + STOP_MARK]):
+            texts = [self.tokenizer.decode([token]) for token in ids]
+            first = next((i for i, text in enumerate(texts) if "#" in text), None)
+            if first is not None and "##" in texts[first] and ids[first] not in found:
+                found.append(ids[first])
+        return found
 
     def stopping_criteria(self) -> StoppingCriteriaList:
-        """Criteria for `generate(stopping_criteria=...)` that stop at `###` in any encoding.
-
-        Returns:
-            `StoppingCriteriaList`: One criterion.
-        """
+        """For `generate(stopping_criteria=...)`: stops at `###` in any encoding."""
         return StoppingCriteriaList([StopAtMark(self.tokenizer)])
 
     @property
@@ -668,9 +543,9 @@ class AnomalyGPTProcessor(ProcessorMixin):
 
     def _conversations(self, texts: list[str], num_pictures: int, description: Any, language: str) -> list[str]:
         """Rendered conversations from questions or rendered conversations, checked against the pictures."""
-        rendered = [is_rendered(text) for text in texts]
+        rendered = [_is_rendered(text) for text in texts]
         marked = [
-            IMAGE_PLACEHOLDER in pieces_of(text) if done else IMAGE_PLACEHOLDER in text or self.image_token in text
+            IMAGE_PLACEHOLDER in _pieces_of(text) if done else IMAGE_PLACEHOLDER in text or self.image_token in text
             for text, done in zip(texts, rendered, strict=True)
         ]
         if num_pictures == len(texts):
@@ -685,10 +560,10 @@ class AnomalyGPTProcessor(ProcessorMixin):
         for text, done, image, sentence in zip(texts, rendered, marked, descriptions, strict=True):
             if not done:
                 text = text.replace(self.image_token, " ").replace(IMAGE_PLACEHOLDER, " ").strip()
-                text = self.apply_chat_template(with_image([{"role": "user", "content": text}], image))
+                text = self.apply_chat_template(_with_image([{"role": "user", "content": text}], image))
             if sentence is not None and sentence.strip():
                 sentence = describe("object", language, sentence)
-                text = before_question(text, sentence + (" " if language == "en" else ""))
+                text = _before_question(text, sentence + (" " if language == "en" else ""))
             result.append(text)
         return result
 
@@ -711,7 +586,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
             return {}
         for one in categories:
             if one not in self._state_prompt_cache:
-                encoded = encode_state_prompts(self.class_tokenizer, *state_prompts(one), self.state_prompt_length)
+                encoded = _encode_state_prompts(self.class_tokenizer, *state_prompts(one), self.state_prompt_length)
                 self._state_prompt_cache[one] = encoded
         cached = [self._state_prompt_cache[one] for one in categories]
         ids, labels = stack_state_prompts(cached, self.class_tokenizer.pad_token_id)
@@ -745,21 +620,4 @@ def _one_each(name: str, value: Any, count: int) -> list[Any]:
     return values
 
 
-__all__ = [
-    "CHAT_TEMPLATE",
-    "IMAGE_PLACEHOLDER",
-    "SEPARATOR",
-    "STOP_MARK",
-    "AnomalyGPTProcessor",
-    "StopAtMark",
-    "before_question",
-    "check_messages",
-    "encode_state_prompts",
-    "is_rendered",
-    "pieces_of",
-    "stack_state_prompts",
-    "stop_token_ids",
-    "with_image",
-    "without_mark",
-    "yes_no_token_ids",
-]
+__all__ = ["CHAT_TEMPLATE", "IMAGE_PLACEHOLDER", "AnomalyGPTProcessor", "StopAtMark", "stack_state_prompts"]

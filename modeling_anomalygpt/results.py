@@ -19,7 +19,8 @@ import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from .checkpoints import CheckpointError, first_line
+from .checkpoints import CheckpointError
+from .errors import describe_error
 from .files import write_atomically
 from .images import PictureError, load_picture
 from .regions import Region
@@ -332,7 +333,7 @@ def inspect_in_batches(
         try:
             return picture, load_picture(picture), source
         except (PictureError, OSError) as error:
-            return failed(picture, first_line(error))
+            return failed(picture, describe_error(error))
 
     def taken() -> Iterator[Any]:
         """Files are read by other threads; an array may be a camera's buffer and is read before the next is taken."""
@@ -367,7 +368,7 @@ def _inspected(
         out_of_memory = _is_out_of_memory(error)
         if len(loaded) == 1:
             line = "Not enough memory for this picture. Use a smaller picture or `tile`."
-            return [failed(loaded[0][0], line if out_of_memory else first_line(error))]
+            return [failed(loaded[0][0], line if out_of_memory else describe_error(error))]
     half = len(loaded) // 2 if out_of_memory else 1
     if out_of_memory and half < size[0]:
         warnings.warn(f"Not enough memory for {len(loaded)} pictures at a time; going on with {half}.", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Adapters: loaded by transformers, merged into plain checkpoints, equal to PEFT's own."""
+"""Adapters: trained by PEFT alone or by ours, loaded by transformers, merged into plain checkpoints."""
 
 import json
 
@@ -21,6 +21,21 @@ from tests.tiny_processor import make_processor
 
 peft = pytest.importorskip("peft")
 register()
+OWN_PARTS = ["localizer", "prompt_learner", "multi_modal_projector"]
+LORA = {
+    "r": 4,
+    "target_modules": r".*language_model.*\.(q_proj|v_proj)",
+    "modules_to_save": OWN_PARTS,
+    "task_type": "CAUSAL_LM",
+}
+PROMPTS = {
+    "num_virtual_tokens": 5,
+    "modules_to_save": OWN_PARTS,
+    "task_type": "CAUSAL_LM",
+    "num_layers": 2,
+    "token_dim": 32,
+    "num_attention_heads": 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +151,63 @@ def test_an_adapter_without_its_checkpoint_is_refused_and_the_embedded_one_is_fo
     (tmp_path / "adapter_config.json").write_text(json.dumps(elsewhere))
     assert adapter_base(tmp_path) == str(EMBEDDED_CHECKPOINT)
     assert adapter_base(EMBEDDED_CHECKPOINT) is None
+
+
+# PEFT alone
+
+
+def training_inputs(model) -> dict[str, torch.Tensor]:
+    inputs = tiny_inputs(model.config)
+    mask_labels = torch.zeros(2, 28, 28)
+    mask_labels[:, :14] = 1
+    return inputs | {"labels": inputs["input_ids"].where(inputs["input_ids"] < 90, -100), "mask_labels": mask_labels}
+
+
+def train(adapted, inputs, steps=3) -> list[float]:
+    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = adapted(**inputs).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("LoraConfig", LORA), ("PromptTuningConfig", PROMPTS)], ids=["LoRA", "prompt tuning"]
+)
+def test_an_adapter_is_trained_saved_and_loaded_exactly(folder, kind, settings):
+    model = AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base")
+    adapted = peft.get_peft_model(model, getattr(peft, kind)(**settings))
+    inputs = training_inputs(model)
+    untouched = model.model.language_model.layers[0].mlp.up_proj.weight.clone()
+    losses = train(adapted, inputs)
+    assert losses[-1] < losses[0]
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    for part in OWN_PARTS:
+        assert any(f".{part}.modules_to_save." in name for name in trained), part
+    others = [name for name in trained if "lora_" not in name and "prompt_encoder" not in name]
+    assert all(any(f".{part}.modules_to_save." in name for part in OWN_PARTS) for name in others)
+    assert torch.equal(model.model.language_model.layers[0].mlp.up_proj.weight, untouched)
+
+    adapted.eval()
+    words = {name: tensor for name, tensor in inputs.items() if name not in ("labels", "mask_labels")}
+    with torch.no_grad():
+        expected = adapted(**words)
+        assert (
+            expected.anomaly_map
+            - AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base")(**words).anomaly_map
+        ).abs().max() > 1e-3
+    answer = adapted.generate(**words, max_new_tokens=3, do_sample=False)
+    adapted.save_pretrained(folder / kind)
+    loaded = peft.PeftModel.from_pretrained(
+        AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base"), folder / kind
+    ).eval()
+    with torch.no_grad():
+        outputs = loaded(**words)
+    assert torch.equal(outputs.logits, expected.logits)
+    assert torch.equal(outputs.anomaly_map, expected.anomaly_map)
+    assert torch.equal(loaded.generate(**words, max_new_tokens=3, do_sample=False), answer)

@@ -1,22 +1,31 @@
-"""Loading: what cannot be used is refused by name, in one line."""
+"""Loading: the auto classes know AnomalyGPT, and what cannot be used is refused by name, in one line, at once."""
 
 import json
+import pathlib
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+import modeling_anomalygpt
 from modeling_anomalygpt.checkpoints import UNQUANTIZED_MODULES, CheckpointError, load_checkpoint
-from tests.tiny import tiny_pair
+from tests.fuzzing import bounded_memory
+from tests.tiny import tiny_config, tiny_pair
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("whole") / "checkpoint"
+    for part in tiny_pair():
+        part.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def saved(tmp_path):
-    model, processor = tiny_pair()
-    folder = tmp_path / "checkpoint"
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+def saved(whole, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(whole, tmp_path / "checkpoint"))
 
 
 def refusal(source, **options) -> str:
@@ -26,75 +35,49 @@ def refusal(source, **options) -> str:
     return str(caught.value)
 
 
-def test_a_saved_checkpoint_is_loaded_in_evaluation_mode(saved):
-    model, processor = load_checkpoint(saved, device="cpu")
+# What loads
+
+
+@pytest.mark.parametrize(
+    ("auto", "name"),
+    [
+        (AutoConfig, "AnomalyGPTConfig"),
+        (AutoModel, "AnomalyGPTModel"),
+        (AutoModelForImageTextToText, "AnomalyGPTForConditionalGeneration"),
+        (AutoImageProcessor, "AnomalyGPTImageProcessor"),
+        (AutoProcessor, "AnomalyGPTProcessor"),
+    ],
+)
+def test_each_auto_class_loads_ours(whole, auto, name):
+    modeling_anomalygpt.register()
+    modeling_anomalygpt.register()  # twice does no harm
+    assert type(auto.from_pretrained(whole)) is getattr(modeling_anomalygpt, name)
+
+
+def test_auto_models_are_made_from_a_configuration():
+    modeling_anomalygpt.register()
+    assert type(AutoModel.from_config(tiny_config())) is modeling_anomalygpt.AnomalyGPTModel
+
+
+def test_the_first_use_of_a_class_registers_all(monkeypatch):
+    registered = []
+    monkeypatch.setattr("modeling_anomalygpt.checkpoints.register", lambda: registered.append(True))
+    vars(modeling_anomalygpt).pop("AnomalyGPTConfig", None)
+    assert modeling_anomalygpt.AnomalyGPTConfig.model_type == "anomalygpt"
+    assert registered
+
+
+def test_a_saved_checkpoint_is_loaded_in_evaluation_mode(whole):
+    model, processor = load_checkpoint(whole, device="cpu")
     assert not model.training
     assert model.dtype == torch.float32
     assert processor.num_prompt_tokens == model.config.num_prompt_tokens
 
 
-def test_the_language_model_may_be_half_precision_while_maps_stay_single(saved):
-    model, _ = load_checkpoint(saved, device="cpu", dtype="bfloat16")
+def test_the_language_model_may_be_half_precision_while_maps_stay_single(whole):
+    model, _ = load_checkpoint(whole, device="cpu", dtype="bfloat16")
     assert model.lm_head.weight.dtype == torch.bfloat16
     assert model.model.localizer.layers[0].weight.dtype == torch.float32
-
-
-def test_a_folder_without_a_configuration_is_refused(tmp_path):
-    assert "`model` must be a folder with a config.json" in refusal(tmp_path)
-
-
-def test_a_missing_folder_is_refused(tmp_path):
-    assert "which does not exist" in refusal(tmp_path / "nothing")
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
-    assert "`model` must be an AnomalyGPT checkpoint, got one of 'llava'" in refusal(tmp_path)
-
-
-def test_a_damaged_configuration_is_refused(saved):
-    (saved / "config.json").write_text("{")
-    assert "is not readable JSON" in refusal(saved)
-    (saved / "config.json").write_text("[]")
-    assert "is not readable JSON" in refusal(saved)
-
-
-def test_missing_weights_are_named(saved):
-    weights = load_file(saved / "model.safetensors")
-    del weights["model.prompt_learner.base_prompts"]
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    assert "1 missing keys: model.prompt_learner.base_prompts" in refusal(saved)
-
-
-def test_truncated_weights_are_refused(saved):
-    content = (saved / "model.safetensors").read_bytes()
-    (saved / "model.safetensors").write_bytes(content[: len(content) // 2])
-    assert str(saved) in refusal(saved)
-
-
-def test_weights_of_another_size_are_refused(saved):
-    weights = load_file(saved / "model.safetensors")
-    weights["model.prompt_learner.base_prompts"] = torch.zeros(5, 7)
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    assert str(saved) in refusal(saved)
-
-
-def test_weights_that_are_not_finite_are_refused(saved):
-    weights = load_file(saved / "model.safetensors")
-    weights["model.prompt_learner.base_prompts"][0, 0] = float("nan")
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    assert "The weights of model.prompt_learner.base_prompts" in refusal(saved)
-
-
-def test_a_folder_without_processor_is_refused(saved):
-    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
-        (saved / name).unlink()
-    assert str(saved) in refusal(saved)
-
-
-def test_unknown_device_and_dtype_are_refused(saved):
-    assert "`device` must be usable here, got 'toaster'" in refusal(saved, device="toaster")
-    assert "`dtype` must be one of float32, bfloat16, float16, auto, got 'int4'" in refusal(saved, dtype="int4")
 
 
 def test_a_language_model_of_eight_bits_loads_through_load_checkpoint():
@@ -104,3 +87,96 @@ def test_a_language_model_of_eight_bits_loads_through_load_checkpoint():
     settings = TorchAoConfig(torchao.Int8WeightOnlyConfig(), modules_to_not_convert=UNQUANTIZED_MODULES)
     model, _ = load_checkpoint(quantization_config=settings)
     assert type(model.model.language_model.layers[0].mlp.up_proj.weight).__name__ == "Int8Tensor"
+
+
+# What is refused
+
+
+def test_folders_without_a_checkpoint_of_ours_are_refused(tmp_path):
+    assert "which does not exist" in refusal(tmp_path / "nothing")
+    assert "`model` must be a folder with a config.json" in refusal(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert "`model` must be an AnomalyGPT checkpoint, got one of 'llava'" in refusal(tmp_path)
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "is not readable JSON" in refusal(tmp_path)
+
+
+PROMPTS = "model.prompt_learner.base_prompts"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (None, f"1 missing keys: {PROMPTS}"),
+        (torch.zeros(5, 7), "do not fit its config.json"),
+        (torch.full((3, 32), float("nan")), f"The weights of {PROMPTS} in"),
+    ],
+    ids=["missing", "another size", "not finite"],
+)
+def test_weights_that_cannot_be_used_are_named(saved, changed, message):
+    weights = load_file(saved / "model.safetensors")
+    weights |= {PROMPTS: changed}
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, saved / "model.safetensors", metadata={"format": "pt"})
+    assert message in refusal(saved)
+
+
+def test_truncated_weights_are_refused(saved):
+    content = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(content[: len(content) // 2])
+    assert str(saved) in refusal(saved)
+
+
+def test_a_folder_without_processor_is_refused(saved):
+    for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
+        (saved / name).unlink()
+    assert str(saved) in refusal(saved)
+
+
+def test_unknown_device_and_dtype_are_refused(whole):
+    assert "`device` must be usable here, got 'toaster'" in refusal(whole, device="toaster")
+    assert "`dtype` must be one of float32, bfloat16, float16, auto, got 'int4'" in refusal(whole, dtype="int4")
+
+
+LARGE = 10**8
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value", "message"),
+    [
+        ("config.json", "text_config.num_hidden_layers", 3_000_000, "must be at most 1024, got 3000000"),
+        ("config.json", "vision_config.num_hidden_layers", 3_000_000, "must be at most 1024, got 3000000"),
+        ("config.json", "text_config.layer_types", ["full_attention"] * 99_999, "layer"),
+        ("config.json", "text_config.hidden_size", LARGE, "numbers, its weights are"),
+        ("config.json", "text_config.vocab_size", LARGE, "numbers, its weights are"),
+        ("config.json", "vision_config.image_size", 7 * 10**4, "numbers, its weights are"),
+        ("config.json", "prompt_channels", [LARGE], "numbers, its weights are"),
+        ("config.json", "num_virtual_tokens", LARGE, "must be between 0 and 4096"),
+        ("config.json", "map_size", 10**6, "must be between 1 and 4096"),
+        ("processor_config.json", "num_prompt_tokens", LARGE, "none above 8192, got"),
+        ("processor_config.json", "image_processor.size", {"height": 22400, "width": 22400}, "from 1 to 4096, got"),
+        ("chat_template.jinja", None, LOOPS, "`chat_template` must be the published format, got"),
+        ("chat_template.jinja", None, "{{ 'a' * 1500000000 }}", "`chat_template` must be the published format, got"),
+    ],
+)
+def test_a_checkpoint_that_would_hang_or_fill_the_memory_is_refused(saved, file, place, value, message):
+    if place is None:
+        (saved / file).write_text(value)
+    else:
+        settings = json.loads((saved / file).read_text())
+        *groups, name = place.split(".")
+        group = settings
+        for one in groups:
+            group = group[one]
+        group[name] = value
+        (saved / file).write_text(json.dumps(settings))
+    with bounded_memory():
+        assert message in refusal(saved, device="cpu")
+
+
+def test_an_adapter_of_a_huge_rank_is_refused(saved, tmp_path):
+    settings = {"peft_type": "LORA", "r": LARGE, "base_model_name_or_path": str(saved), "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    assert "must be a rank up to 4096, got 100000000" in refusal(tmp_path)

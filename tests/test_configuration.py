@@ -44,7 +44,7 @@ def test_tied_embeddings_follow_the_language_model():
         ({"map_temperature": 0.0}, "`map_temperature` must be above 0, got 0.0"),
         ({"map_size": 4}, "`map_size` must be at least 8 for 2 halvings and 4 map prompts, got 4"),
         ({"num_map_prompts": 5}, "`num_map_prompts` must be a square number, got 5"),
-        ({"num_base_prompts": 0}, "`num_base_prompts` must be at least 1, got 0"),
+        ({"num_base_prompts": 0}, "`num_base_prompts` must be between 1 and 4096, got 0"),
         ({"reference_pooling": 2}, "`reference_pooling` must be odd, one window or several, got 2"),
         ({"reference_pooling": [1, 4]}, r"`reference_pooling` must be odd, one window or several, got \[1, 4\]"),
         ({"reference_pooling": []}, r"`reference_pooling` must be odd, one window or several, got \[\]"),

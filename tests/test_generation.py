@@ -69,11 +69,6 @@ def test_generation_without_a_cache_equals_generation_with_one(model, inputs):
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), atol=1e-4, rtol=1e-4)
 
 
-def test_a_static_cache_gives_the_same(model, inputs):
-    static = model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
-    assert torch.equal(static, model.generate(**inputs, **GREEDY))
-
-
 def test_the_picture_is_looked_at_once(model, inputs):
     with CallCounter(model.model.vision_tower) as tower:
         expected = model.generate(**inputs, **GREEDY)
@@ -126,25 +121,10 @@ def test_the_best_beam_is_at_least_as_probable_as_the_greedy_answer(model, input
 
 
 def test_beams_from_features_seen_before_equal_beams_from_pictures(model, inputs):
-    expected = model.generate(**inputs, **GREEDY, num_beams=3)
-    answer = model.generate(
-        **words_of(inputs), mm_encoder_outputs={"image": look(model, inputs)}, **GREEDY, num_beams=3
-    )
-    assert torch.equal(answer, expected)
-
-
-def test_what_was_seen_can_be_used_again_after_beams(model, inputs):
-    features = look(model, inputs)
-    for _ in range(2):
+    expected, features = model.generate(**inputs, **GREEDY, num_beams=3), look(model, inputs)
+    for _ in range(2):  # they are not changed
         answer = model.generate(**words_of(inputs), mm_encoder_outputs={"image": features}, **GREEDY, num_beams=3)
-    assert torch.equal(answer, model.generate(**inputs, **GREEDY, num_beams=3))
-    assert len(features.pooler_output) == 2
-
-
-def test_several_samples_are_drawn_for_each_question(model, inputs):
-    samples = model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=3)
-    assert samples.shape[0] == 6
-    assert torch.equal(samples[:3, : inputs["input_ids"].shape[1]], inputs["input_ids"][:1].expand(3, -1))
+        assert torch.equal(answer, expected)
 
 
 # Placeholders
@@ -185,16 +165,6 @@ def test_a_second_turn_on_the_cache_equals_a_fresh_run(model, inputs):
     assert torch.equal(second, fresh)
 
 
-def test_a_cached_forward_pass_equals_a_whole_one(model, inputs):
-    with torch.no_grad():
-        whole = model(**inputs).logits
-        start = {name: tensor[:, :-3] if name in words_of(inputs) else tensor for name, tensor in inputs.items()}
-        first = model(**start, use_cache=True)
-        rest = model(input_ids=inputs["input_ids"][:, -3:], attention_mask=inputs["attention_mask"],
-                     past_key_values=first.past_key_values)  # fmt: skip
-    torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), whole, atol=1e-4, rtol=1e-4)
-
-
 # Embeddings instead of words
 
 
@@ -205,13 +175,6 @@ def test_embeddings_alone_give_the_new_words(model, inputs):
     assert torch.equal(model.generate(**rest, inputs_embeds=embeds, **GREEDY), expected[:, -NEW:])
     both = model.generate(**inputs, inputs_embeds=embeds, **GREEDY)
     assert torch.equal(both[:, -NEW:], expected[:, -NEW:])
-
-
-def test_embeddings_alone_work_with_beams(model, inputs):
-    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
-    rest = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
-    expected = model.generate(**inputs, **GREEDY, num_beams=2)[:, -NEW:]
-    assert torch.equal(model.generate(**rest, inputs_embeds=embeds, **GREEDY, num_beams=2), expected)
 
 
 # Streaming

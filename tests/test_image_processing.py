@@ -137,13 +137,6 @@ def test_the_way_back_equals_a_naive_loop(geometry, picture_size, map_size):
     )
 
 
-def test_the_way_back_of_square_maps_equals_torch_interpolation():
-    anomaly_map = torch.rand(1, 1, 24, 24)
-    (restored,) = AnomalyGPTImageProcessor().post_process_anomaly_map(anomaly_map[:, 0], [(50, 70)])
-    expected = torch.nn.functional.interpolate(anomaly_map, size=(50, 70), mode="bilinear", align_corners=False)[0, 0]
-    torch.testing.assert_close(torch.from_numpy(restored), expected, rtol=1e-5, atol=1e-6)
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(GEOMETRIES), st.integers(8, 90), st.integers(8, 90), st.integers(0, 2**31 - 1))
 def test_a_point_goes_there_and_back_to_where_it_was(geometry, height, width, seed):
@@ -177,12 +170,6 @@ def test_letterbox_margins_never_enter_and_what_was_cropped_is_zero():
     np.testing.assert_allclose(restored[:, 20:60], 1)
 
 
-def test_a_map_of_one_cell_and_half_precision_maps_come_back():
-    processor = AnomalyGPTImageProcessor()
-    (restored,) = processor.post_process_anomaly_map(torch.full((1, 1, 1), 0.5, dtype=torch.bfloat16), [(3, 4)])
-    np.testing.assert_array_equal(restored, np.full((3, 4), 0.5, np.float32))
-
-
 def test_sizes_and_maps_of_different_number_are_refused():
     with pytest.raises(ValueError, match=r"one map for each of the 2 `original_sizes`, got \(1, 4, 4\)"):
         AnomalyGPTImageProcessor().post_process_anomaly_map(np.zeros((1, 4, 4)), [(3, 3), (4, 4)])
@@ -192,7 +179,7 @@ def test_sizes_and_maps_of_different_number_are_refused():
     ("arguments", "message"),
     [
         ({"geometry": "stretch"}, "`geometry` must be one of square, center_crop, letterbox"),
-        ({"size": {"shortest_edge": 224}}, "`size` must have a positive 'height' and 'width'"),
+        ({"size": {"shortest_edge": 224}}, "`size` must have a 'height' and 'width' from 1 to 4096"),
         ({"mask_threshold": 1.5}, "`mask_threshold` must be between 0 and 1, got 1.5"),
     ],
 )

@@ -1,11 +1,18 @@
-"""One forward pass: shapes, placeholders, batches, references, number formats, and what is refused."""
+"""One forward pass and its losses: shapes, placeholders, batches, references, number formats, what is refused."""
+
+import math
 
 import pytest
 import torch
 from torch.nn import functional
 
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
+from modeling_anomalygpt.modeling_anomalygpt import (
+    AnomalyGPTForConditionalGeneration,
+    dice_loss,
+    focal_loss,
+    pixel_losses,
+)
 from tests.tiny import IMAGE_TOKEN, CallCounter, left_padded, lively_model, one_row, tiny_config, tiny_inputs
 
 TIGHT = {"atol": 1e-5, "rtol": 1e-4}
@@ -61,12 +68,6 @@ def test_what_is_seen_has_the_documented_shapes(model, inputs):
 
 
 @torch.no_grad()
-def test_the_base_model_returns_what_the_head_reads(model, inputs):
-    hidden = model.model(**inputs).last_hidden_state
-    torch.testing.assert_close(model.lm_head(hidden), model(**inputs).logits)
-
-
-@torch.no_grad()
 def test_placeholders_are_replaced_in_order_and_words_are_left(model, inputs):
     read = {}
     hook = model.model.language_model.register_forward_pre_hook(
@@ -88,11 +89,6 @@ def test_only_the_last_logits_are_computed_on_request(model, inputs):
     logits = model(**inputs).logits
     torch.testing.assert_close(model(**inputs, logits_to_keep=2).logits, logits[:, -2:])
     torch.testing.assert_close(model(**inputs, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
-
-
-@torch.no_grad()
-def test_a_tuple_is_returned_on_request(model, inputs):
-    torch.testing.assert_close(model(**inputs, return_dict=False)[0], model(**inputs).logits)
 
 
 @torch.no_grad()
@@ -245,14 +241,6 @@ def test_references_replace_the_text_guided_map_unless_it_is_asked_for(model, in
         torch.testing.assert_close(seen.anomaly_map, expected)
 
 
-def test_references_need_no_state_prompts(model, inputs, references):
-    pixels = {"pixel_values": inputs["pixel_values"]}
-    alone = see(model, pixels, reference_pixel_values=references)
-    both = see(model, inputs, reference_pixel_values=references)
-    torch.testing.assert_close(alone.anomaly_map, both.anomaly_map)
-    assert alone.layer_maps is None
-
-
 def test_each_picture_chooses_whether_it_follows_its_references(model, inputs, references):
     text = see(model, inputs)
     few_shot = see(model, inputs, reference_pixel_values=references)
@@ -379,3 +367,134 @@ def test_a_layer_that_the_vision_model_has_not_is_refused():
                 out_indices=[7],
             )
         )
+
+
+# Losses and gradients
+
+
+def training_inputs(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    labels = inputs["input_ids"].clone()
+    labels[:, :-4] = -100
+    mask_labels = torch.zeros(2, 28, 28)
+    mask_labels[0, 5:12, 3:20] = 1
+    return inputs | {"labels": labels, "mask_labels": mask_labels}
+
+
+def test_the_losses_add_up_with_their_weights(inputs):
+    batch = training_inputs(inputs)
+    for weights in ({"lm": 1.0, "focal": 1.0, "dice": 1.0}, {"lm": 0.5, "focal": 2.0, "dice": 0.0}):
+        outputs = lively_model(loss_weights=weights)(**batch)
+        expected = sum(weights[name] * outputs[f"loss_{name}"] for name in weights)
+        torch.testing.assert_close(outputs.loss.detach(), expected)
+
+
+@torch.no_grad()
+def test_the_language_loss_is_the_mean_over_answer_tokens(model, inputs):
+    batch = training_inputs(inputs)
+    outputs = model(**batch)
+    log_probabilities = outputs.logits.log_softmax(-1)
+    costs = [
+        -log_probabilities[row, position - 1, batch["labels"][row, position]]
+        for row in range(2)
+        for position in range(batch["labels"].shape[1])
+        if batch["labels"][row, position] != -100
+    ]
+    torch.testing.assert_close(outputs.loss_lm, torch.stack(costs).mean())
+
+
+def test_the_pixel_losses_train_the_localizer_even_with_references(model, inputs, references):
+    batch = training_inputs(inputs)
+    batch.pop("labels")
+    model.zero_grad()
+    outputs = model(**batch, reference_pixel_values=references)
+    outputs.loss.backward()
+    assert model.model.localizer.layers[0].weight.grad.abs().sum() > 0
+    assert model.lm_head.weight.grad is None
+    assert all(parameter.grad is None for parameter in model.model.prompt_learner.parameters())
+    assert all(parameter.grad is None for parameter in model.model.language_model.parameters())
+    model.zero_grad()
+
+
+def test_every_part_is_reached_by_the_losses(inputs):
+    model = lively_model()
+    model(**training_inputs(inputs)).loss.backward()
+    for name, part in model.model.named_children():
+        reached = [parameter for parameter in part.parameters() if parameter.grad is not None]
+        assert any(parameter.grad.abs().sum() > 0 for parameter in reached), name
+    without_tower = lively_model(text_tower_config=None)
+    batch = {name: tensor for name, tensor in training_inputs(inputs).items() if not name.startswith("state_prompt")}
+    without_tower(**batch).loss.backward()
+    assert without_tower.model.localizer.state_embeds.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradients_are_the_same_with_activation_checkpointing(inputs, use_reentrant):
+    gradients = []
+    for checkpointing in (False, True):
+        model = lively_model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+            assert model.is_activation_checkpointing
+            if use_reentrant:
+                model.enable_input_require_grads()
+        model(**training_inputs(inputs), use_cache=False).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, **TIGHT)
+
+
+def naive_focal(probability, target, gamma=2.0, smooth=1e-5):
+    losses = []
+    for sample, mask in zip(probability.tolist(), target.tolist(), strict=True):
+        terms = []
+        for row in range(len(mask)):
+            for column in range(len(mask[0])):
+                wanted = int(mask[row][column])
+                one_hot = [smooth, smooth]
+                one_hot[wanted] = 1 - smooth
+                agreement = sum(one_hot[state] * sample[state][row][column] for state in (0, 1)) + smooth
+                terms.append(-((1 - agreement) ** gamma) * math.log(agreement))
+        losses.append(sum(terms) / len(terms))
+    return torch.tensor(losses)
+
+
+def random_maps():
+    probability = torch.randn(3, 2, 5, 6).softmax(1)
+    target = (torch.rand(3, 5, 6) > 0.6).float()
+    return probability, target
+
+
+def test_focal_loss_equals_a_loop_over_the_pixels():
+    probability, target = random_maps()
+    torch.testing.assert_close(focal_loss(probability, target), naive_focal(probability, target))
+
+
+def test_dice_loss_of_a_hand_worked_map():
+    probability = torch.tensor([[[0.5, 1.0], [0.0, 0.0]]])
+    target = torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])
+    torch.testing.assert_close(dice_loss(probability, target), torch.tensor([1 - (2 * 1.5 + 1) / (1.5 + 3 + 1)]))
+
+
+def test_pixel_losses_sum_over_layers_and_skip_samples_without_target():
+    layers = torch.randn(3, 4, 2, 5, 6).softmax(2)
+    target = (torch.rand(3, 5, 6) > 0.6).float()
+    target[1] = -1
+    losses = pixel_losses(layers, target)
+    kept = [0, 2]
+    expected = sum(focal_loss(layers[kept, layer], target[kept]).mean() for layer in range(4))
+    torch.testing.assert_close(losses["focal"], expected)
+    expected = sum(dice_loss(layers[kept, layer, 1], target[kept]).mean() for layer in range(4))
+    torch.testing.assert_close(losses["dice"], expected)
+
+
+def test_a_batch_without_any_target_costs_nothing_but_keeps_the_graph():
+    layers = torch.randn(2, 1, 2, 4, 4, requires_grad=True)
+    losses = pixel_losses(layers, torch.full((2, 4, 4), -1))
+    (losses["focal"] + losses["dice"]).backward()
+    torch.testing.assert_close(layers.grad, torch.zeros_like(layers))
+
+
+def test_a_pixel_target_without_layer_maps_is_refused():
+    with pytest.raises(ValueError, match="`mask_labels` must come with pictures whose layer maps are known, got none"):
+        pixel_losses(None, torch.zeros(1, 4, 4))

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "open the page in a browser: inspect, ask, many pictures",
     "train": "train on good photographs or data sets; a small adapter folder comes out",
     "merge": "make one checkpoint of an adapter and the checkpoint it was trained from",
+    "compose": "make one checkpoint of a vision model and a language model",
     "evaluate": "measure a model, and methods to compare it with, on labelled pictures",
     "mmad": "answer the questions of the MMAD benchmark; accuracies of its subtasks",
     "synthesize": "make defects on good pictures; write a data set or a contact sheet",

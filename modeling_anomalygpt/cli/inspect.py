@@ -69,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
     folder = choose_folder(args.output, args.resume)
     queries = find_pictures(args.query, without=folder)
-    passed_over = getattr(queries, "passed_over", {})
     references = find_references(args)
     normals = find_pictures(args.calibrate) if args.calibrate else []
     if (normals or args.save_references) and not references:
@@ -122,9 +121,9 @@ def _inspect(
     page = report.write()
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
-    if passed_over:
+    if queries.passed_over:
         print(f"anomalygpt inspect: {queries.remark}", file=sys.stderr)
-    return _exit_code(report.results, args.fail_on_anomaly, len(passed_over))
+    return _exit_code(report.results, args.fail_on_anomaly, len(queries.passed_over))
 
 
 def choose_folder(output: str | None, resume: bool) -> pathlib.Path:

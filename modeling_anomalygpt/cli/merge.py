@@ -9,8 +9,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the adapter, `--output` and `--dtype`."""
     parser.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id that training wrote")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
-    dtypes = ("float32", "bfloat16", "float16")
-    parser.add_argument("--dtype", choices=dtypes, default="float32", help="of the weights")
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    own = "of the weights (default: as in the checkpoint)"
+    parser.add_argument("--dtype", choices=dtypes, default="auto", help=own)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,14 +1,13 @@
 """Merges an adapter into its checkpoint: a plain checkpoint comes out that needs neither adapter nor PEFT."""
 
 import os
-import shutil
 
-from ..checkpoints import CheckpointError, adapter_base, load_checkpoint
-from ..modeling_anomalygpt import install_prompt_adapter, read_prompt_adapter
+from ..checkpoints import CheckpointError, adapter_base, load_checkpoint, new_folder
+from ..modeling_anomalygpt import load_prompt_adapter
 from ..processing_anomalygpt import AnomalyGPTProcessor
 
 
-def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: str = "float32") -> None:
+def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: str = "auto") -> None:
     r"""
     Writes the checkpoint that an adapter and its base make together.
 
@@ -20,35 +19,25 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
             Folder or Hub id of the adapter.
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
-        dtype (`str`, defaults to `"float32"`):
-            Of the merged weights.
+        dtype (`str`, defaults to `"auto"`):
+            Of the merged weights; `"auto"`: as the checkpoint's.
 
     Raises:
         CheckpointError: If `source` is no adapter, **or** cannot be loaded, **or** the output is there already.
     """
-    if os.path.isdir(output) and os.listdir(output):
-        raise CheckpointError(f"`output` must be a new folder, got {str(output)!r}, which holds files.")
     base = adapter_base(source)
     if base is None:
         raise CheckpointError(
             f"`adapter` must be an adapter, got {str(source)!r}, which has no adapter_config.json or is whole already."
         )
-    model, _ = load_checkpoint(base, device="cpu", dtype=dtype)
-    weights = read_prompt_adapter(str(source))
-    if weights is not None:
-        install_prompt_adapter(model, weights)
-    else:
-        from peft import PeftModel
+    with new_folder(output) as partial:
+        model, _ = load_checkpoint(base, device="cpu", dtype=dtype)
+        if not load_prompt_adapter(model, str(source)):
+            from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
-    processor = AnomalyGPTProcessor.from_pretrained(source)
-    partial = f"{os.fspath(output).rstrip(os.sep)}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    if os.path.isdir(output):
-        os.rmdir(output)
-    os.replace(partial, output)
+            model = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
+        model.processor = AnomalyGPTProcessor.from_pretrained(source)
+        model.save_pretrained(partial)
 
 
 __all__ = ["merge_adapter"]

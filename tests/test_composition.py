@@ -1,7 +1,11 @@
 """Pretrained parts become one model: what they computed alone they compute inside it."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -11,17 +15,24 @@ from transformers import (
     Dinov2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
     SiglipConfig,
     SiglipModel,
 )
 
+from modeling_anomalygpt.checkpoints import load_checkpoint
+from modeling_anomalygpt.cli import main
+from modeling_anomalygpt.inspector import AnomalyInspector
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from tests.tiny import TEXT_CONFIG, TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_inputs
+from tests.tiny import TEXT_CONFIG, TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_inputs, tiny_tokenizer
+from tests.tiny_processor import byte_tokenizer, picture
 
 SMALL_MAPS = {"map_size": 28, "prompt_channels": [4, 8], "num_map_prompts": 4, "num_base_prompts": 3}
-WORDS = TEXT_CONFIG["vocab_size"]
+WORDS = len(byte_tokenizer())
+IMAGE_TOKEN = WORDS - 1  # the tokenizer knows <image>
+NORMALIZE = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
 
 
 def without_type(config: dict) -> dict:
@@ -32,17 +43,24 @@ def without_type(config: dict) -> dict:
 def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
-    vision, text = without_type(VISION_CONFIG), without_type(TEXT_TOWER_CONFIG)
+    vision, text = without_type(VISION_CONFIG), without_type(TEXT_TOWER_CONFIG) | {"vocab_size": 300}
     CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=20)).save_pretrained(folder / "clip")
     siglip = SiglipConfig(vision_config=vision, text_config=text | {"hidden_size": 24, "projection_size": 24})
     SiglipModel(siglip).save_pretrained(folder / "siglip")
     Dinov2Model(Dinov2Config(**vision)).save_pretrained(folder / "dinov2")
     resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
     ResNetModel(resnet).save_pretrained(folder / "resnet")
+    words = without_type(TEXT_CONFIG) | {"vocab_size": WORDS}
     for name, tied in (("llama", False), ("tied", True)):
-        LlamaForCausalLM(LlamaConfig(**without_type(TEXT_CONFIG), tie_word_embeddings=tied)).save_pretrained(
-            folder / name
-        )
+        LlamaForCausalLM(LlamaConfig(**words, tie_word_embeddings=tied)).save_pretrained(folder / name)
+        byte_tokenizer().save_pretrained(folder / name)
+    for name in ("clip", "siglip"):
+        text_words = tiny_tokenizer()
+        text_words.model_max_length = 12
+        text_words.save_pretrained(folder / name)
+    settings = {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 28, "width": 28}, **NORMALIZE}
+    for name in ("clip", "siglip", "dinov2"):
+        (folder / name / "preprocessor_config.json").write_text(json.dumps(settings | {"size": {"shortest_edge": 32}}))
     return folder
 
 
@@ -121,32 +139,45 @@ def test_the_text_tower_may_come_from_another_model(parts, tmp_path):
 
 
 @torch.no_grad()
-def test_layers_of_a_model_without_a_depth_are_named_by_the_caller(parts, tmp_path):
+def test_the_middle_stages_of_a_staged_model_are_compared_unless_others_are_named(parts, tmp_path):
+    assert compose(parts, "resnet", projection_dim=16).config.out_indices == [1]
     check_files(compose(parts, "resnet", out_indices=[1, 2], projection_dim=16), tmp_path)
-    with pytest.raises(ValueError, match="`out_indices` must be below 3, the number of hidden states of ResNetModel"):
-        compose(parts, "resnet", projection_dim=16)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("language", ["llama", "tied"])
-def test_the_language_model_speaks_as_before_and_knows_one_more_token(parts, tmp_path, language):
+def test_the_language_model_speaks_as_before(parts, tmp_path, language):
     model = compose(parts, "dinov2", language)
     alone = AutoModelForCausalLM.from_pretrained(parts / language).eval()
-    assert model.config.image_token_id == WORDS
-    assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == WORDS + 1
-    assert model.lm_head.weight.shape[0] == WORDS + 1
+    assert model.config.image_token_id == IMAGE_TOKEN
+    assert model.get_input_embeddings().num_embeddings == model.lm_head.weight.shape[0] == WORDS
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == (language == "tied")
     ids = torch.randint(3, 90, (2, 7))
-    torch.testing.assert_close(model(input_ids=ids).logits[..., :WORDS], alone(input_ids=ids).logits)
-    assert model.generation_config.eos_token_id == TEXT_CONFIG["eos_token_id"]
+    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    assert model.generation_config.suppress_tokens == [IMAGE_TOKEN]
     check_files(model, tmp_path)
 
 
-@torch.no_grad()
-def test_a_placeholder_of_the_vocabulary_leaves_its_size(parts):
-    model = compose(parts, "dinov2", image_token_index=WORDS - 1)
-    assert model.get_input_embeddings().num_embeddings == WORDS
-    assert model.generation_config.suppress_tokens == [WORDS - 1]
+def words_without_image(folder, vocabulary: int, known: int) -> None:
+    """A language model of `vocabulary` rows with a tokenizer of `known` words, `<image>` not among them."""
+    config = without_type(TEXT_CONFIG) | {"vocab_size": vocabulary}
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(known)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w1").save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(60, 61), (70, 70)], ids=["full", "rows to spare"])
+def test_a_tokenizer_without_a_placeholder_learns_one_after_its_last_word(parts, tmp_path, vocabulary, rows):
+    words_without_image(tmp_path / "words", vocabulary, 60)
+    with pytest.raises(ValueError, match="must write 'Yes' and 'No' differently"):
+        compose(parts, "dinov2", tmp_path / "words").processor.yes_no_token_ids()
+    model = compose(parts, "dinov2", tmp_path / "words")
+    assert model.config.image_token_id == model.processor.image_token_id == 60
+    assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == rows
+    other = compose(parts, "dinov2", tmp_path / "words", image_token_index=7)
+    assert (other.processor.image_token, other.generation_config.suppress_tokens) == ("w7", [7])
+    with pytest.raises(ValueError, match="`image_token_index` must be a token of the tokenizer or 60, .*, got 99"):
+        compose(parts, "dinov2", tmp_path / "words", image_token_index=99)
 
 
 @torch.no_grad()
@@ -177,3 +208,47 @@ def test_new_parts_are_initialised_and_nothing_stays_without_memory(parts):
         assert not tensor.is_meta, name
         assert torch.isfinite(tensor).all(), name
     assert model.model.prompt_learner.convolutions[0].weight.std() > 0.1
+
+
+# Complete folders
+
+
+def test_a_composed_model_is_saved_with_its_processor_and_inspects(parts, tmp_path):
+    compose(parts, "clip", text_tower="clip").save_pretrained(tmp_path)
+    model, processor = load_checkpoint(tmp_path, device="cpu")
+    images = processor.image_processor
+    assert (images.size["height"], images.size["width"]) == (28, 28)
+    assert {name: list(getattr(images, name)) for name in NORMALIZE} == NORMALIZE
+    assert model.generation_config.eos_token_id == processor.stop_token_ids
+    inspector = AnomalyInspector(model, processor)
+    inspector.set_references([picture(0)], category="bolt")
+    assert inspector.inspect(picture(1), category="bolt").anomaly_map.shape == (20, 30)
+
+
+def test_parts_keep_their_number_format_on_disk(parts, tmp_path):
+    compose(parts, "dinov2", dtype=torch.bfloat16).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for name, tensor in tensors.items() if "localizer" not in name} == {torch.bfloat16}
+
+
+def test_a_vision_folder_without_settings_takes_the_models_size(parts):
+    images = compose(parts, "resnet", projection_dim=16).processor.image_processor
+    assert (images.size["height"], images.size["width"]) == (224, 224)
+
+
+def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, capsys):
+    arguments = ["compose", "--vision", str(parts / "dinov2"), "--language", str(parts / "llama")]
+    assert main([*arguments, "--output", str(tmp_path / "new")]) == 0
+    assert load_checkpoint(tmp_path / "new", device="cpu")[1].image_token_id == IMAGE_TOKEN
+    assert not list(tmp_path.glob("*.partial"))
+    capsys.readouterr()
+    for changed, message in (
+        (["--output", str(tmp_path / "new")], "`output` must be a new folder"),
+        (["--output", str(tmp_path / "b"), "--language", str(parts / "dinov2")], ""),
+        (["--output", str(tmp_path / "b"), "--vision", str(tmp_path / "nothing")], ""),
+    ):
+        assert main([*arguments, *changed]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,139 @@
+"""Composes an AnomalyGPT and its processor from pretrained parts: a vision model, a language model, a text tower."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .configuration_anomalygpt import AnomalyGPTConfig
+from .image_processing_anomalygpt import AnomalyGPTImageProcessor
+from .processing_anomalygpt import IMAGE_PLACEHOLDER, AnomalyGPTProcessor
+
+
+def compose(
+    model_class: type[PreTrainedModel],
+    vision: str,
+    language: str,
+    text_tower: str | None,
+    dtype: torch.dtype | str,
+    **fields: Any,
+) -> PreTrainedModel:
+    """See [`AnomalyGPTForConditionalGeneration.from_vision_language_pretrained`], whose class is `model_class`."""
+    language_model = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    whole_vision = AutoModel.from_pretrained(vision, dtype=dtype)
+    whole_text = AutoModel.from_pretrained(text_tower, dtype=dtype) if text_tower is not None else None
+    parts = {  # of a dual encoder (CLIP, SigLIP) the half that is asked for
+        "vision_tower": getattr(whole_vision, "vision_model", whole_vision),
+        "text_tower": getattr(whole_text, "text_model", whole_text),
+    }
+    projections = [getattr(whole_vision, "visual_projection", None), getattr(whole_text, "text_projection", None)]
+    if all(isinstance(projection, nn.Linear) for projection in projections):
+        parts["visual_projection"], parts["text_projection"] = projections
+    tokenizer, image_token = _tokenizer(language, fields.get("image_token_index"))
+    fields["image_token_index"] = tokenizer.convert_tokens_to_ids(image_token)
+    config = _config(parts, language_model, fields)
+    with torch.device("meta"):  # no memory for the random weights that the parts replace
+        model = model_class(config)
+    _install(model, parts, language_model)
+    model.processor = AnomalyGPTProcessor(
+        _image_processor(config, vision),
+        tokenizer,
+        None if text_tower is None else AutoTokenizer.from_pretrained(text_tower),
+        image_token=image_token,
+        num_image_tokens=config.num_image_tokens,
+        num_prompt_tokens=config.num_prompt_tokens,
+    )
+    model.generation_config.eos_token_id = model.processor.stop_token_ids
+    return model
+
+
+def _config(parts: dict[str, nn.Module], language_model: PreTrainedModel, fields: dict[str, Any]) -> AnomalyGPTConfig:
+    """The configuration that fits the parts; `fields` override what is derived."""
+    vision_config, text_tower = parts["vision_tower"].config, parts["text_tower"]
+    derived = {}
+    depth = getattr(vision_config, "num_hidden_layers", None)
+    stages = len(getattr(vision_config, "depths", None) or ())
+    if isinstance(depth, int):
+        derived["out_indices"] = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
+    elif stages:  # the middle ones: the first sees edges only, the last hardly where
+        derived["out_indices"] = list(range(max(1, stages - 2), max(2, stages)))
+    if text_tower is not None:
+        projection = parts.get("text_projection")
+        own_width = getattr(text_tower.config, "projection_size", None) or text_tower.config.hidden_size
+        derived["project_towers"] = projection is not None
+        derived["projection_dim"] = own_width if projection is None else projection.out_features
+    return AnomalyGPTConfig(
+        vision_config=vision_config,
+        text_tower_config=None if text_tower is None else text_tower.config,
+        text_config=language_model.config.get_text_config(),
+        **(derived | fields),
+    )
+
+
+def _install(model: PreTrainedModel, parts: dict[str, nn.Module], language_model: PreTrainedModel) -> None:
+    """Puts the parts into a model on the meta device; new ones start in the dtype of their neighbours."""
+    image_token_id = model.config.image_token_id
+    if image_token_id >= language_model.get_input_embeddings().num_embeddings:
+        language_model.resize_token_embeddings(image_token_id + 1)
+        model.config.text_config.vocab_size = image_token_id + 1
+    for name, part in parts.items():
+        setattr(model.model, name, part)
+    model.model.language_model = getattr(language_model, language_model.base_model_prefix)
+    model.lm_head = language_model.get_output_embeddings()
+    model.tie_weights()
+    for part in model.model.children():
+        if any(parameter.is_meta for parameter in part.parameters()):
+            part.to_empty(device=language_model.device)
+            part.apply(model._init_weights)
+    neighbours = {
+        "prompt_learner": language_model,
+        "multi_modal_projector": language_model,
+        "visual_projection": parts["vision_tower"],
+        "text_projection": parts["text_tower"],
+    }
+    for name, neighbour in neighbours.items():
+        if getattr(model.model, name) is not None:
+            getattr(model.model, name).to(neighbour.dtype)
+
+
+def _tokenizer(language: str, image_token_id: int | None) -> tuple[Any, str]:
+    """The language model's tokenizer, and its placeholder: the token with this id, by default `<image>`."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(language)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`language` must have a tokenizer beside its weights, got none that can be read in {str(language)!r}. "
+            "Save it there with `tokenizer.save_pretrained`."
+        ) from error
+    if image_token_id is not None and image_token_id < len(tokenizer):
+        token = tokenizer.convert_ids_to_tokens(image_token_id)
+    else:
+        token = IMAGE_PLACEHOLDER
+        if image_token_id is not None and (image_token_id > len(tokenizer) or token in tokenizer.get_vocab()):
+            raise ValueError(
+                f"`image_token_index` must be a token of the tokenizer or {len(tokenizer)}, the next one, got "
+                f"{image_token_id}. Leave it out for a new token {token!r}."
+            )
+    tokenizer.add_special_tokens({"extra_special_tokens": [token]}, replace_extra_special_tokens=False)
+    return tokenizer, token
+
+
+def _image_processor(config: AnomalyGPTConfig, vision: str) -> AnomalyGPTImageProcessor:
+    """The size and statistics that the vision model was trained with, of whole pictures."""
+    try:
+        trained_on, _ = BaseImageProcessor.get_image_processor_dict(vision)
+    except OSError:  # a bare model: transformers' usual statistics
+        trained_on = {}
+    images = {name: trained_on[name] for name in ("image_mean", "image_std", "resample") if trained_on.get(name)}
+    if trained_on.get("do_normalize") is False:
+        images |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    size = trained_on.get("crop_size") or trained_on.get("size") or getattr(config.vision_config, "image_size", None)
+    if isinstance(size, dict):
+        size = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
+    height, width = [size] * 2 if isinstance(size, int) else size or (224, 224)
+    return AnomalyGPTImageProcessor(size={"height": height, "width": width}, **images)
+
+
+__all__ = ["compose"]
