@@ -25,7 +25,7 @@ setup(
     package_data={
         "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training/recipes/*"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
-        "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
+        "spaces_app": ["README.md", "README_zh.md", "requirements.txt", "*.json", "*.css", "*.js"],
         "spaces_app.examples": ["*/*/*.jpg"],
     },
     install_requires=[

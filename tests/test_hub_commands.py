@@ -1,16 +1,13 @@
 """The commands that talk to the Hub: what they would send, and one line for everything that can go wrong there."""
 
-import json
-
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint, register_for_auto_class
+from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, load_checkpoint
 from modeling_anomalygpt.cli.push import merge
 from modeling_anomalygpt.errors import HubError, hub_failure, needs_connection
-from modeling_anomalygpt.hub.files import checkpoint_files, code_files
 from modeling_anomalygpt.hub.publishing import model_repository
 from tests.clean_process import run_python
 from tests.tiny import tiny_pair
@@ -137,64 +134,6 @@ def test_without_a_token_nothing_is_tried(folder, capsys, monkeypatch):
     assert capsys.readouterr().err == (
         "anomalygpt push: error: There is no token for the Hub. Make one at https://huggingface.co/settings/tokens "
         "and run `hf auth login`, or set HF_TOKEN.\n"
-    )
-
-
-def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):
-    """The folder is made ready without opening weights; transformers' own way must give the same."""
-    from modeling_anomalygpt import (
-        AnomalyGPTConfig,
-        AnomalyGPTForConditionalGeneration,
-        AnomalyGPTImageProcessor,
-        AnomalyGPTModel,
-        AnomalyGPTProcessor,
-    )
-
-    classes = (
-        AnomalyGPTConfig, AnomalyGPTForConditionalGeneration, AnomalyGPTImageProcessor, AnomalyGPTModel,
-        AnomalyGPTProcessor,
-    )  # fmt: skip
-    before = [one._auto_class for one in classes]
-    register_for_auto_class()
-    try:
-        for part in (AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor):
-            part.from_pretrained(folder).save_pretrained(tmp_path)
-    finally:
-        for one, value in zip(classes, before, strict=True):
-            one._auto_class = value
-    files = checkpoint_files(folder)
-    saved = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert saved <= files.keys()
-    assert files.keys() - saved <= code_files().keys()
-    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
-        sent, expected = json.loads(files[name]), json.loads((tmp_path / name).read_text())
-        assert sent["auto_map"] == expected["auto_map"], name
-        assert sent.get("image_processor") == expected.get("image_processor"), name
-
-
-def test_no_pickle_and_no_training_state_is_sent(folder, tmp_path):
-    import shutil
-
-    shutil.copytree(folder, tmp_path / "run")
-    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "secret.txt", "run.log"):
-        (tmp_path / "run" / name).write_bytes(b"x")
-    (tmp_path / "run" / "checkpoint-10").mkdir()
-    (tmp_path / "run" / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
-    assert model_repository(tmp_path / "run", "me/x").keys() == model_repository(folder, "me/x").keys()
-
-
-def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(folder):
-    card = ModelCard(model_repository(folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
-    assert card.data.library_name == "transformers"
-    assert card.data.pipeline_tag == "image-text-to-text"
-    assert card.data.license == "apache-2.0"
-    assert 'model="me/bolts"' in card.text
-    assert "| vision tower | `clip_vision_model`, 4 layers of width 24 |" in card.text
-
-
-def test_the_embedded_checkpoint_keeps_its_own_card():
-    assert (
-        model_repository(EMBEDDED_CHECKPOINT, "me/x")["README.md"] == (EMBEDDED_CHECKPOINT / "README.md").read_bytes()
     )
 
 

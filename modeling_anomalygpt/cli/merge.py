@@ -16,7 +16,7 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", metavar="ADAPTER", help="folder or Hub id that training wrote")
     parser.add_argument("--output", required=True, metavar="DIR", help="new folder for the checkpoint")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the weights"
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: as they are stored)"
     )
 
 

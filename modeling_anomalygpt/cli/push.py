@@ -42,8 +42,7 @@ def run_push(args: argparse.Namespace) -> int:
 
     from ..checkpoints import EMBEDDED_CHECKPOINT
     from ..errors import quiet_client
-    from ..hub.files import needs_merging
-    from ..hub.publishing import model_repository
+    from ..hub.publishing import model_repository, needs_merging
 
     quiet_client()
     with contextlib.ExitStack() as closing:

@@ -34,6 +34,7 @@ def run_push_space(args: argparse.Namespace) -> int:
 
     from ..errors import quiet_client
     from ..hub.publishing import push_folder
+    from ..hub.space import write_space
 
     quiet_client()
     if args.output:
@@ -48,49 +49,4 @@ def run_push_space(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_space(folder: str, model: str | None = None, title: str | None = None) -> None:
-    r"""
-    Writes a Space; a model that is a folder travels inside, in the place of the embedded checkpoint.
-
-    Args:
-        folder (`str`):
-            Where to.
-        model (`str`, *optional*):
-            Hub id or folder. `None`: the embedded checkpoint.
-        title (`str`, *optional*):
-            Of the Space.
-
-    Raises:
-        ValueError: If the folder holds no whole model, or the Space cannot be written there.
-    """
-    import pathlib
-    import shutil
-
-    from spaces_app.assemble import assemble_space
-
-    from ..hub.files import code_files, is_adapter
-    from ..hub.publishing import model_repository
-
-    inside = model is not None and pathlib.Path(model).is_dir()
-    if not inside:
-        assemble_space(folder, model, title)
-        return
-    if is_adapter(model):
-        raise ValueError(
-            f"`model` must be a whole model or a Hub id, got the adapter {model!r}. "
-            "Push it with `anomalygpt push`, which makes it whole, then give its id."
-        )
-    files = model_repository(model, pathlib.Path(model).name)
-    assemble_space(folder, None, title)
-    place = pathlib.Path(folder) / "modeling_anomalygpt" / "anomalygpt_tiny"
-    shutil.rmtree(place)
-    for name in files.keys() - code_files().keys():  # the package beside it has the code
-        target, content = place / name, files[name]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            target.write_bytes(content)
-        else:
-            shutil.copyfile(content, target)
-
-
-__all__ = ["add_push_space_arguments", "run_push_space", "write_space"]
+__all__ = ["add_push_space_arguments", "run_push_space"]

@@ -187,6 +187,7 @@ class InspectionReport:
             num_references=len(self.references),
         )
         path = self.folder / "report.html"
+        self._good.clear()  # a page that keeps its report keeps no decoded picture
         write_atomically(path, page)
         return path
 

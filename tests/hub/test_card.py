@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from modeling_anomalygpt.hub.card import SCORES, ModelFacts, evaluation_results, model_card, readdressed, with_results
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ROWS = [
     {"set": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
     {"set": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},
