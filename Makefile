@@ -26,8 +26,7 @@ demo: install ## Inspect the example pictures with the embedded checkpoint
 	$(BIN)/anomalygpt inspect examples/capsules/query --references examples/capsules/good --category capsules --output results/demo
 
 space: install ## Assemble a complete Space in build/space (MODEL=user/name: with a model from the Hub)
-	$(BIN)/python -m spaces_app.assemble build/space $(if $(MODEL),--model $(MODEL))
-	@echo "build/space is complete. Try it: cd build/space && python app.py"
+	$(BIN)/anomalygpt push-space anomalygpt --output build/space $(if $(MODEL),--model $(MODEL))
 
 test: install ## Run the tests (under ten minutes on two cores)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q

@@ -34,7 +34,7 @@ setup(
         ],
         "datasets_scripts": ["rendering/*.json"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
-        "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
+        "spaces_app": ["README.md", "README_zh.md", "requirements.txt", "*.json", "*.css", "*.js"],
         "spaces_app.examples": ["*/*/*.jpg"],
     },
     install_requires=[

@@ -1,4 +1,4 @@
-"""The Space: `python app.py` here, in a Space, or `anomalygpt demo`."""
+"""The page and its endpoints: `python app.py` in a Space, or `anomalygpt demo`."""
 
 import os
 
@@ -8,35 +8,58 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import atexit
 import importlib.util
 import shutil
+import socket
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
 
-from spaces_app.callbacks import connect
-from spaces_app.endpoints import add_endpoints
-from spaces_app.engine import Engine  # before anything that imports torch (ZeroGPU)
-from spaces_app.example_pictures import EXAMPLES_FOLDER
-from spaces_app.layout import build_layout
-from spaces_app.limits import FILE_SECONDS, MAX_FILE_SIZE, MAX_SESSIONS, MAX_WAITING
-from spaces_app.style import HEAD, SCRIPT, STYLE, page_theme
+from modeling_anomalygpt.prompts import DESCRIPTIONS
+from spaces_app import engine as work  # before anything that imports torch (ZeroGPU)
+from spaces_app import views
+from spaces_app.engine import Engine, RefusedError, Session, Settings, reason_in_words
+from spaces_app.views import words_of
+
+SOURCES = ["upload", "webcam", "clipboard"]
+LOCALIZATIONS = ("auto", "reference", "text", "mean")
+SETTINGS = (
+    "category", "description", "question", "language", "localization", "use_language", "rotations", "tile",
+    "mm_per_pixel",
+)  # fmt: skip
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei"]
+# What lies outside the page's own container is out of reach of `css=`.
+_HEAD = """<style>.gradio-container { padding: 10px 14px !important; }
+@media (max-width: 700px) {
+  .gradio-container { padding: 4px !important; } .gradio-container .main.app { padding: 8px !important; }
+}</style>
+<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
+%3Ccircle cx='14' cy='14' r='9' fill='none' stroke='%230d9488' stroke-width='4'/%3E\
+%3Cpath d='M21 21l8 8' stroke='%230d9488' stroke-width='4' stroke-linecap='round'/%3E\
+%3Ccircle cx='14' cy='14' r='3' fill='%23d9322c'/%3E%3C/svg%3E">"""
+_TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
+_BROWSER_LANGUAGE = "() => (navigator.language || 'en').toLowerCase().startsWith('zh') ? 'zh' : 'en'"
+_SHOW_VERDICT = """(session, language) => {
+  if (window.innerWidth < 900) {
+    document.getElementById('verdict')?.scrollIntoView({ behavior: 'smooth', block: 'start' });
+  }
+  return [session, language];
+}"""
+_CLIENT = """from gradio_client import Client, handle_file
+
+client = Client("http://127.0.0.1:7860")  # or the id of a Space
+result, overlay = client.predict(
+    handle_file("photo.jpg"), [handle_file("good_1.jpg"), handle_file("good_2.jpg")], "bolt", api_name="/inspect"
+)
+print(result["verdict"], result["answer"], overlay)
+print(client.predict("Where is the anomaly?", api_name="/chat")[0])"""
 
 
-def build_app(engine: Engine) -> gr.Blocks:
-    """The page, not launched.
-
-    Args:
-        engine ([`Engine`]): The model that serves all visitors.
-
-    Returns:
-        `gr.Blocks`: With its queue.
-    """
-    with gr.Blocks(title="AnomalyGPT", analytics_enabled=False, delete_cache=(600, FILE_SECONDS)) as blocks:
-        page = build_layout()
-        page.parts["blocks"] = blocks
-        connect(page, engine)
-        add_endpoints(page["session"], engine)
-    return blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=8)
+# Start
 
 
 def launch_app(model: str | None = None, **options: Any) -> tuple[gr.Blocks, str]:
@@ -53,34 +76,610 @@ def launch_app(model: str | None = None, **options: Any) -> tuple[gr.Blocks, str
         `tuple(gr.Blocks, str)`: The page, and its local address.
 
     Raises:
-        ValueError: If `mcp_server` is asked for without the package for it.
+        ValueError: If `mcp_server` is asked for without the package for it, **or** the port cannot be used.
     """
     if options.get("mcp_server") and importlib.util.find_spec("mcp") is None:
         raise ValueError("`mcp` must be installed for the MCP server, got none. Run: pip install 'mcp>=1.21,<2'.")
-    _own_cache()
+    _check_port(options.get("server_port"), options.get("server_name"))
+    if "GRADIO_TEMP_DIR" not in os.environ:  # uploads go to a folder of this process, deleted when it ends
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anomalygpt-")
+        atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
     blocks = build_app(Engine.load(model))
     fixed = {
-        "theme": page_theme(),
-        "css": STYLE,
-        "js": SCRIPT,
-        "head": HEAD,
+        "theme": _theme(),
+        "css": (views.HERE / "style.css").read_text(encoding="utf-8"),
+        "js": (views.HERE / "page.js").read_text(encoding="utf-8"),
+        "head": _HEAD,
         "ssr_mode": False,
         "footer_links": ["api"],
-        "max_file_size": MAX_FILE_SIZE,
-        "state_session_capacity": MAX_SESSIONS,
-        "allowed_paths": [str(EXAMPLES_FOLDER)],
+        "max_file_size": work.MAX_FILE_SIZE,
+        "state_session_capacity": work.MAX_SESSIONS,
+        "allowed_paths": [str(views.EXAMPLES_FOLDER)],
         "show_error": False,
     }
     _, address, _ = blocks.launch(**(fixed | options))
     return blocks, address
 
 
-def _own_cache() -> None:
-    """Uploads of this process go to a folder of its own, readable by its user alone, deleted when it ends."""
-    if "GRADIO_TEMP_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="anomalygpt-")
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+def build_app(engine: Engine) -> gr.Blocks:
+    """The page, not launched, with its queue."""
+    with gr.Blocks(title="AnomalyGPT", analytics_enabled=False, delete_cache=(600, work.FILE_SECONDS)) as blocks:
+        page = build_layout()
+        # The picture's path is taken as it is: what cannot be opened is refused in words by `open_picture`, where
+        # Gradio's own opening would end in an error without any.
+        page["picture"].preprocess = lambda payload: None if payload is None else payload.path
+        _connect_language(page, blocks)
+        _connect_inspection(page, engine)
+        _connect_scale(page, engine)
+        _connect_chat(page, engine)
+        _connect_batch(page, engine)
+        _add_endpoints(page["session"], engine)
+    return blocks.queue(max_size=work.MAX_WAITING, default_concurrency_limit=8)
+
+
+def _check_port(port: int | None, host: str | None) -> None:
+    """Refused before the model is loaded, which takes long."""
+    if port is None:
+        return
+    if not 0 < port < 65536:
+        raise ValueError(f"`port` must be from 1 to 65535, got {port}. The usual one is 7860.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(f"`port` must be free, got {port}: {error.strerror or error}. Choose another.") from error
+
+
+def _theme() -> gr.themes.Base:
+    """Slate with one accent, fonts of the visitor's own system; nothing is fetched from elsewhere."""
+    return gr.themes.Default(
+        primary_hue=gr.themes.colors.teal,
+        secondary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=[*_FONTS, "sans-serif"],
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        block_shadow="none",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+    )
+
+
+# Components
+
+
+class Page:
+    """The components by name, and what each of them says in a language."""
+
+    def __init__(self):
+        self.parts: dict[str, Any] = {}
+        self.words: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {}
+        self.examples = views.example_pictures()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.parts[name]
+
+    def add(self, name: str, kind: type, *said: str, say: Callable | None = None, **options: Any) -> Any:
+        """Makes a component. `said` are its texts: its word for "label" and "value", with "_hint" for "placeholder".
+
+        `say(words, language)` gives texts that are not found that way.
+        """
+        if said:
+            say = lambda words, _: {  # noqa: E731
+                text: words[f"{name}_hint" if text == "placeholder" else name] for text in said
+            }
+        if say is not None:
+            self.words[name] = say
+            options |= say(words_of("en"), "en")
+        self.parts[name] = kind(elem_id=name.replace("_", "-"), **options)
+        return self.parts[name]
+
+    def head(self, title: str, hint: str | None = None) -> None:
+        """A heading, with a line below."""
+        line = (lambda words: f"<p>{words[hint]}</p>") if hint else (lambda words: "")
+        say = lambda words, _: {"value": f"<h2>{words[title]}</h2>{line(words)}"}  # noqa: E731
+        self.add(title, gr.HTML, say=say, elem_classes="ag-head", padding=False)
+
+    def in_language(self, language: str) -> list[dict[str, Any]]:
+        """Updates of all components with words, in the order of `words`."""
+        return [gr.update(**say(words_of(language), language)) for say in self.words.values()]
+
+
+def build_layout() -> Page:
+    """Makes all components, inside an open `gr.Blocks`."""
+    page = Page()
+    forget = lambda session: None if session is None else session.forget()  # noqa: E731
+    page.parts["session"] = gr.State(None, time_to_live=work.SESSION_SECONDS, delete_callback=forget)
+    with gr.Row(elem_id="top"):
+        brand = lambda words, _: {"value": f"<h1>{words['title']}</h1><p>{words['tagline']}</p>"}  # noqa: E731
+        page.add("brand", gr.HTML, say=brand, padding=False)
+        with gr.Row(elem_id="tools"):
+            languages = {"choices": [("English", "en"), ("中文", "zh")], "label": "Language / 语言"}
+            page.add("language", gr.Radio, value="en", show_label=False, container=False, **languages)
+            page.add("theme", gr.Button, "value", size="sm")
+    with gr.Tabs():
+        with page.add("tab_inspect", gr.Tab, "label", id="inspect"), gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                _inputs(page)
+            with gr.Column(scale=7, min_width=320):
+                _results(page)
+        with page.add("tab_batch", gr.Tab, "label", id="batch"):
+            _batch(page)
+        with page.add("tab_about", gr.Tab, "label", id="about"):
+            page.add("about", gr.Markdown, say=lambda words, _: {"value": "\n\n".join(words["about"])})
+            gr.Code(_CLIENT, language="python", show_label=False, interactive=False)
+    return page
+
+
+def _inputs(page: Page) -> None:
+    page.head("head_picture")
+    # No words: an update would replace the component by one that opens files itself (`build_app`).
+    image = {"sources": SOURCES, "show_label": False}
+    page.add("picture", gr.Image, type="filepath", image_mode=None, height=290, buttons=["fullscreen"], **image)
+    page.head("head_references", "hint_references")
+    gallery = {"columns": 4, "height": 170, "object_fit": "cover", "file_types": ["image"], "interactive": True}
+    page.add("references", gr.Gallery, type="filepath", **gallery, **image)
+    page.head("head_part")
+    with gr.Group():
+        suggested = lambda words, language: {"label": words["category"], "choices": category_choices(language)}  # noqa: E731
+        page.add("category", gr.Dropdown, say=suggested, value="object", allow_custom_value=True)
+        page.add("description", gr.Textbox, "label", "placeholder", max_length=work.MAX_DESCRIPTION)
+    with gr.Row(elem_classes="ag-run-row"):
+        page.add("inspect", gr.Button, "value", variant="primary", size="lg")
+        page.add("stop", gr.Button, "value", size="lg", interactive=False)
+    with page.add("scale", gr.Accordion, "label", open=False):
+        page.add("scale_hint", gr.HTML, say=lambda words, _: {"value": views.note(words["scale_hint"])})
+        with gr.Row():
+            page.add("known_length", gr.Number, "label", value=10, minimum=0, min_width=130)
+            page.add("mm_per_pixel", gr.Number, "label", value=0, minimum=0, min_width=130)
+        page.add("scale_picture", gr.Image, "label", type="pil", interactive=False, buttons=["fullscreen"])
+        page.add("scale_state", gr.HTML, say=lambda words, _: {"value": views.note(words["scale_none"])})
+    with page.add("settings", gr.Accordion, "label", open=False):
+        kinds = lambda words, _: {  # noqa: E731
+            "label": words["localization"],
+            "choices": [(words[f"localization_{kind}"], kind) for kind in LOCALIZATIONS],
+        }
+        page.add("localization", gr.Radio, say=kinds, value="auto")
+        page.add("use_language", gr.Checkbox, "label", value=True)
+        page.add("rotations", gr.Checkbox, "label", value=False)
+        page.add("tile", gr.Number, "label", value=0, minimum=0, maximum=4096, precision=0)
+        page.add("question", gr.Textbox, "label", max_length=work.MAX_QUESTION)
+    if page.examples:
+        page.head("head_examples")
+        quiet = {"allow_preview": False, "interactive": False, "show_label": False, "buttons": []}
+        captions = lambda words, _: {  # noqa: E731
+            "value": [
+                (
+                    picture,
+                    words["example"].format(category=words[f"category_{category}"], defect=words[f"defect_{kind}"]),
+                )
+                for picture, _, category, kind in page.examples
+            ]
+        }
+        page.add("examples", gr.Gallery, say=captions, columns=3, object_fit="cover", **quiet)
+
+
+def _results(page: Page) -> None:
+    page.add("verdict", gr.HTML, value=views.welcome_card("en"), padding=False)
+    with page.add("views", gr.Column, visible=False):
+        with gr.Tabs():
+            with page.add("tab_regions", gr.Tab, "label"):
+                page.add("overlay", gr.AnnotatedImage, "label", height=400)
+            with page.add("tab_compare", gr.Tab, "label"):
+                page.add("slider", gr.ImageSlider, "label", height=440, max_height=440)
+        with page.add("region_box", gr.Column, visible=False):
+            page.add("region_card", gr.HTML)
+            with gr.Row():
+                for name in ("region_crop", "nearest_good"):
+                    page.add(name, gr.Image, "label", interactive=False, height=210, min_width=140, buttons=[])
+        page.add("regions", gr.HTML, padding=False)
+        with page.add("evidence_fold", gr.Accordion, say=lambda words, _: {"label": words["evidence"]}, open=False):
+            page.add("evidence", gr.HTML, padding=False)
+    page.head("chat")
+    chat = {"show_label": False, "render_markdown": False, "feedback_options": None, "buttons": ["copy_all"]}
+    placeholder = lambda words, _: {"label": words["chat"], "placeholder": words["chatbot_hint"]}  # noqa: E731
+    page.add("chatbot", gr.Chatbot, say=placeholder, height=330, **chat)  # texts arrive escaped (`shown_messages`)
+    with gr.Row(elem_id="suggestions"):
+        for name in ("ask_where", "ask_what", "ask_highlight"):
+            page.add(name, gr.Button, "value", size="sm")
+    with gr.Row(elem_id="ask-row"):
+        box = {"show_label": False, "container": False, "max_length": work.MAX_QUESTION, "scale": 8}
+        page.add("message", gr.Textbox, say=lambda words, _: {"placeholder": words["message_hint"]}, **box)
+        page.add("send", gr.Button, "value", variant="primary")
+        page.add("stop_chat", gr.Button, say=lambda words, _: {"value": words["stop"]})
+
+
+def _batch(page: Page) -> None:
+    page.add("batch_intro", gr.HTML, "value")
+    with gr.Row():
+        with gr.Column(scale=4, min_width=300):
+            many = {"file_count": "multiple"}
+            page.add("batch_files", gr.File, "label", file_types=["image"], height=240, **many)
+            with gr.Row(elem_classes="ag-run-row"):
+                page.add("batch_run", gr.Button, "value", variant="primary")
+                page.add("batch_stop", gr.Button, say=lambda words, _: {"value": words["stop"]})
+            page.add("batch_state", gr.HTML, say=lambda words, _: {"value": words["batch_empty"]})
+            page.add("downloads", gr.File, "label", visible=False, **many)
+        with gr.Column(scale=8, min_width=320):
+            table = {"datatype": "str", "type": "array", "interactive": False, "wrap": True, "max_height": 420}
+            heads = lambda words, language: {"label": words["batch_table"], "headers": work.batch_heads(language)}  # noqa: E731
+            widths = ["20%", "13%", "10%", "16%", "15%", "26%"]
+            page.add("batch_table", gr.Dataframe, say=heads, column_widths=widths, buttons=["copy"], **table)
+            buttons = ["download", "fullscreen"]
+            page.add("batch_picture", gr.Image, "label", interactive=False, visible=False, height=420, buttons=buttons)
+
+
+def category_choices(language: str) -> list[tuple[str, str]]:
+    """Suggested categories: what is shown, and what is used."""
+    names = [(one.en_name if language == "en" else one.zh_name, one.en_name) for one in DESCRIPTIONS.values()]
+    general = ("object" if language == "en" else "物体", "object")
+    return [general, *sorted({pair for pair in names if pair[1] != "object" and len(pair[1]) <= work.MAX_CATEGORY})]
+
+
+# What they do
+
+
+def visit(session: Session | None, engine: Engine, request: gr.Request | None) -> Session:
+    """The visitor's session, a new one on the first request, with the address that fairness goes by.
+
+    Behind a proxy the address is the last one that was forwarded: earlier ones are the visitor's own words.
+    """
+    session = session or Session(engine)
+    if request is not None:
+        forwarded = request.headers.get("x-forwarded-for", "").split(",")[-1].strip()
+        session.visitor = forwarded or getattr(request.client, "host", "") or ""
+    return session
+
+
+def gallery_files(gallery: Sequence | None) -> list[str]:
+    """Paths of a gallery's pictures, or of a list of files."""
+    return [item[0] if isinstance(item, (tuple, list)) else str(item) for item in gallery or ()]
+
+
+def _settings(fields: Sequence[Any]) -> Settings:
+    return Settings(**dict(zip(SETTINGS, fields, strict=True)))
+
+
+def shown_messages(session: Session, remark: str = "") -> list[dict[str, Any]]:
+    """The messages, and a remark of the page's own; the page takes texts for HTML, so all of them are escaped."""
+    messages = [*session.messages, *([{"role": "assistant", "content": remark}] if remark else [])]
+    return [
+        one | {"content": escape(one["content"], quote=False)} if isinstance(one["content"], str) else one
+        for one in messages
+    ]
+
+
+def _connect_language(page: Page, blocks: gr.Blocks) -> None:
+    def say(language: str, session: Session | None) -> list[Any]:
+        is_idle = session is None or session.result is None
+        card = views.welcome_card(language) if is_idle else views.verdict_card(session.result, language)
+        return [*page.in_language(language), card]
+
+    def greet(language: str) -> Any:
+        return language if language == "zh" else gr.skip()
+
+    worded = [*(page[name] for name in page.words), page["verdict"]]
+    page["theme"].click(None, js=_TOGGLE_THEME, api_visibility="private")
+    page["language"].change(say, [page["language"], page["session"]], worded, **QUIET)
+    gr.on([blocks.load], greet, page["language"], page["language"], js=_BROWSER_LANGUAGE, queue=False, **QUIET)
+
+
+def _connect_inspection(page: Page, engine: Engine) -> None:
+    names = ("verdict", "views", "overlay", "slider", "regions", "evidence", "region_box", "chatbot")
+    shown, buttons = [page["session"], *(page[name] for name in names)], [page["inspect"], page["stop"]]
+
+    def begin(request: gr.Request, session: Session | None, language: str) -> list[Any]:
+        session = visit(session, engine, request)  # known to what is asked while the first inspection runs
+        return [session, views.busy_card(language), gr.update(interactive=False), gr.update(interactive=True)]
+
+    def end() -> list[Any]:
+        return [gr.update(interactive=True), gr.update(interactive=False)]
+
+    def run(
+        request: gr.Request, session: Session | None, picture: str | None, references: list | None, *fields: Any
+    ) -> Iterator[list[Any]]:
+        settings, session = _settings(fields), visit(session, engine, request)
+        try:
+            for _ in work.inspect_picture(engine, session, picture, gallery_files(references), settings):
+                yield [gr.skip()] * len(shown)  # shows whether the visitor is still there
+            yield [session, *_shown(session, settings.language)]
+        except Exception as error:
+            card = views.error_card(reason_in_words(error, settings.language), settings.language)
+            yield [session, card, gr.update(visible=False), None, None, "", "", gr.update(visible=False), []]
+
+    def load_example(event: gr.SelectData) -> list[Any]:
+        picture, good, category, _ = page.examples[event.index]
+        return [picture, good, category, ""]
+
+    def failed(language: str) -> str:
+        return views.error_card(words_of(language)["not_shown"], language)
+
+    def stopped(language: str) -> list[Any]:
+        return [views.error_card(words_of(language)["stopped_reason"], language, "stopped"), *end()]
+
+    inputs = [page["session"], page["picture"], page["references"], *(page[name] for name in SETTINGS)]
+    starts, runs = [page["inspect"].click], []
+    if page.examples:
+        filled = [page[name] for name in ("picture", "references", "category", "description")]
+        starts.append(page["examples"].select(load_example, None, filled, **QUIET).then)
+    for start in starts:
+        begun = start(
+            begin, [page["session"], page["language"]], [page["session"], page["verdict"], *buttons],
+            js=_SHOW_VERDICT, queue=False, **QUIET,
+        )  # fmt: skip
+        runs.append(begun.then(run, inputs, shown, **MODEL_QUEUE, **QUIET))
+        runs[-1].failure(failed, page["language"], page["verdict"], queue=False, **QUIET)
+        runs[-1].then(end, None, buttons, queue=False, **QUIET)
+    page["stop"].click(stopped, page["language"], [page["verdict"], *buttons], cancels=runs, queue=False, **QUIET)
+    region = [page[name] for name in ("region_box", "region_card", "region_crop", "nearest_good")]
+    page["overlay"].select(_region_shown, [page["session"], page["language"]], region, **QUIET)
+
+
+def _shown(session: Session, language: str) -> list[Any]:
+    """Values of everything that shows a result; of one without a verdict there is no map worth showing."""
+    result, hidden = session.result, gr.update(visible=False)
+    card = views.verdict_card(result, language)
+    if result.verdict == "unknown":
+        return [card, hidden, None, None, "", "", hidden, shown_messages(session)]
+    factor = session.shown_size[0] / session.size[0]
+    masks, colours = views.annotations(result.regions, session.shown_size, factor, language)
+    overlay = gr.update(value=(session.files["picture"], masks), color_map=colours)
+    slider = (session.files["picture"], session.files["map"])
+    tables = [views.regions_table(result, language), views.evidence_table(result, language)]
+    return [card, gr.update(visible=True), overlay, slider, *tables, hidden, shown_messages(session)]
+
+
+def _region_shown(session: Session | None, language: str, event: gr.SelectData) -> list[Any]:
+    """The clicked region, enlarged, beside the most similar good place."""
+    index = event.index if isinstance(event.index, int) else -1
+    if session is None or session.result is None or not 0 <= index < len(session.result.regions):
+        return [gr.update(visible=False), "", None, None]
+    region = session.result.regions[index]
+    crop = good = None
+    try:
+        crop = views.region_crop(work.open_picture(session.picture), region)
+        if region.nearest_good and 0 <= (number := region.nearest_good["reference"]) < len(session.references):
+            good = views.nearest_good_crop(region, session.size, work.open_picture(session.references[number]))
+    except RefusedError:
+        pass  # the upload is no longer kept; its numbers are
+    card = views.region_card(region, index + 1, language)
+    return [gr.update(visible=True), card, crop, gr.update(value=good, visible=good is not None)]
+
+
+def _connect_scale(page: Page, engine: Engine) -> None:
+    def opened(picture: str, language: str) -> tuple[Any, float]:
+        return views.reduced(work.open_picture(picture, language), views.LONGEST_SIDE_SCALE)
+
+    def show(session: Session | None, picture: str | None, language: str) -> list[Any]:
+        session = visit(session, engine, None)
+        session.points = []
+        try:
+            return [session, opened(picture, language)[0] if picture else None]
+        except RefusedError:
+            return [session, None]  # the reason comes when it is inspected
+
+    def click(
+        session: Session | None, picture: str | None, length: float | None, language: str, event: gr.SelectData
+    ) -> list[Any]:
+        session = visit(session, engine, None)
+        if not picture:
+            return [session, None, gr.skip(), gr.skip()]
+        try:
+            shown, factor = opened(picture, language)
+        except RefusedError as error:
+            return [session, None, gr.skip(), views.note(str(error))]
+        point = (round(event.index[0]), round(event.index[1]))
+        session.points = [point] if len(session.points) >= 2 else [*session.points, point]
+        scale = views.millimetres_per_pixel(session.points, length, factor)
+        note = views.scale_note(session.points, length, scale, language)
+        return [session, views.draw_points(shown, session.points), round(scale, 6) if scale else gr.skip(), note]
+
+    def length_changed(session: Session | None, picture: str | None, length: float | None, language: str) -> list[Any]:
+        if session is None or len(session.points) < 2 or not picture:
+            return [gr.skip(), gr.skip()]
+        scale = views.millimetres_per_pixel(session.points, length, opened(picture, language)[1])
+        note = views.scale_note(session.points, length, scale, language)
+        return [round(scale, 6) if scale else gr.skip(), note]
+
+    common, found = [page["session"], page["picture"]], [page["mm_per_pixel"], page["scale_state"]]
+    measured = [*common, page["known_length"], page["language"]]
+    page["picture"].change(show, [*common, page["language"]], [page["session"], page["scale_picture"]], **QUIET)
+    page["scale_picture"].select(click, measured, [page["session"], page["scale_picture"], *found], **QUIET)
+    page["known_length"].change(length_changed, measured, found, **QUIET)
+
+
+def _connect_chat(page: Page, engine: Engine) -> None:
+    def talk(session: Session | None, message: str, language: str, request: gr.Request) -> Iterator[list[Any]]:
+        session = visit(session, engine, request)
+        try:
+            for _ in work.reply(engine, session, message, language):
+                yield [session, shown_messages(session), ""]
+        except Exception as error:
+            yield [session, shown_messages(session, reason_in_words(error, language)), gr.skip()]
+
+    def suggestion(key: str) -> Callable[..., Iterator[list[Any]]]:
+        def ask(session: Session | None, language: str, request: gr.Request) -> Iterator[list[Any]]:
+            words = words_of(language)
+            yield from talk(session, words.get(f"{key}_full", words[key]), language, request)
+
+        return ask
+
+    def clear(session: Session | None) -> Session | None:
+        if session is not None and session.result is not None:
+            session.messages, session.result.conversation = [], []
+        return session
+
+    shown, options = [page["session"], page["chatbot"], page["message"]], QUIET | MODEL_QUEUE
+    inputs = [page["session"], page["message"], page["language"]]
+    events = [start(talk, inputs, shown, **options) for start in (page["message"].submit, page["send"].click)]
+    events += [
+        page[key].click(suggestion(key), [page["session"], page["language"]], shown, **options)
+        for key in ("ask_where", "ask_what", "ask_highlight")
+    ]
+    page["stop_chat"].click(None, cancels=events, api_visibility="private")
+    page["chatbot"].clear(clear, page["session"], page["session"], queue=False, **QUIET)
+
+
+def _connect_batch(page: Page, engine: Engine) -> None:
+    shown = [page[name] for name in ("session", "batch_table", "batch_state", "downloads", "batch_picture")]
+    hidden = gr.update(visible=False)
+
+    def run(
+        request: gr.Request, session: Session | None, files: list | None, references: list | None, *fields: Any
+    ) -> Iterator[list[Any]]:
+        settings, session, files = _settings(fields), visit(session, engine, request), files or []
+        language, words = settings.language, words_of(settings.language)
+        yield [session, [], views.note(words["batch_state"].format(done=0, total=len(files))), hidden, hidden]
+        try:
+            for results in work.inspect_batch(engine, session, files, gallery_files(references), settings):
+                if results is None:
+                    yield [gr.skip()] * len(shown)
+                    continue
+                state = views.note(words["batch_state"].format(done=len(results), total=len(files)))
+                yield [session, work.batch_rows(results, language), state, gr.skip(), gr.skip()]
+            downloads = gr.update(value=work.write_downloads(session.batch.report), visible=True)
+            summary = views.note(views.batch_summary(session.batch.report.results, language))
+            yield [session, gr.skip(), summary, downloads, gr.skip()]
+        except Exception as error:
+            yield [session, [], views.error_card(reason_in_words(error, language), language), hidden, hidden]
+
+    def stopped(session: Session | None, language: str) -> list[Any]:
+        if session is None or session.batch is None or not session.batch.report.results:
+            return [gr.skip(), gr.skip()]
+        report = session.batch.report
+        text = words_of(language)["batch_stopped"].format(done=len(report.results), total=len(session.batch.names))
+        return [views.note(text), gr.update(value=work.write_downloads(report), visible=True)]
+
+    def row_shown(session: Session | None, event: gr.SelectData) -> Any:
+        path = None if session is None or session.batch is None else session.batch.overlay(event.index[0])
+        return gr.update(value=path, visible=path is not None)
+
+    inputs = [page["session"], page["batch_files"], page["references"], *(page[name] for name in SETTINGS)]
+    running = page["batch_run"].click(run, inputs, shown, **MODEL_QUEUE, **QUIET)
+    stop_shows = [page["batch_state"], page["downloads"]]
+    page["batch_stop"].click(
+        stopped, [page["session"], page["language"]], stop_shows, cancels=[running], api_visibility="private"
+    )
+    page["batch_table"].select(row_shown, page["session"], page["batch_picture"], **QUIET)
+
+
+# Endpoints
+
+
+def _add_endpoints(state: gr.State, engine: Engine) -> None:
+    """The two named endpoints for programs, `/inspect` and `/chat` (docs/space.md); their components are not shown."""
+
+    def inspect(
+        session: Session | None,
+        image: str,
+        references: list | None = None,
+        category: str = "",
+        description: str = "",
+        language: str = "en",
+        localization: str = "auto",
+        rotations: bool = False,
+        tile: float = 0,
+        mm_per_pixel: float = 0,
+        question: str = "",
+        request: gr.Request = None,
+    ) -> Iterator[tuple[Session, dict, str | None]]:
+        """
+        Inspects a photograph of a part, compared with photographs of good ones.
+
+        Args:
+            image: The photograph to inspect.
+            references: Photographs of good parts, taken like the one to inspect. Without any there is no verdict.
+            category: What the photograph shows, such as bolt.
+            description: How a good one looks, one sentence; may be empty.
+            language: en or zh.
+            localization: auto, reference, text or mean.
+            rotations: Whether rotated copies of the references are learned, for parts that lie in any direction.
+            tile: Side in pixels of the tiles of large pictures; 0 for none.
+            mm_per_pixel: Scale for sizes in millimetres; 0 when it is unknown.
+            question: First question; empty for whether there is any anomaly.
+
+        Returns:
+            The result (verdict, pred_score, log_odds, answer, regions, evidence, ...) and the overlay.
+        """
+        session, language = visit(session, engine, request), language or "en"
+        try:
+            _check("language", language, ("en", "zh"), "en")
+            _check("localization", localization, LOCALIZATIONS, language)
+            fields = (category, description, question, language, localization or "auto", True, rotations)
+            settings = _settings([*fields, int(tile or 0), mm_per_pixel])
+            for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
+                yield session, gr.skip(), gr.skip()
+            yield session, session.result.to_dict(), session.files["overlay"]
+        except Exception as error:
+            raise _shown_error(error, language) from None
+
+    def chat(
+        session: Session | None,
+        message: str,
+        image: str | None = None,
+        references: list | None = None,
+        category: str = "",
+        language: str = "en",
+        request: gr.Request = None,
+    ) -> Iterator[tuple[Session, str, str | None]]:
+        """
+        Asks about a photograph: the one given here, or else the one inspected last by this client.
+
+        Args:
+            message: The question, in English or Chinese, such as: Where is the anomaly? Highlight the anomalies.
+            image: A photograph to inspect first; empty to go on talking about the last one.
+            references: Photographs of good parts; only with an image.
+            category: What the photograph shows; only with an image.
+            language: en or zh: of what the page itself says.
+
+        Returns:
+            The answer as it grows, and the overlay where the question asks to see the places.
+        """
+        session, language = visit(session, engine, request), language or "en"
+        try:
+            _check("language", language, ("en", "zh"), "en")
+            if image:
+                settings = Settings(category=category, language=language)
+                for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
+                    yield session, "", None
+            for answer in work.reply(engine, session, message, language):
+                shows = work.asks_for_overlay(message)
+                yield session, answer, session.messages[-1]["content"]["path"] if shows else None
+        except Exception as error:
+            raise _shown_error(error, language) from None
+
+    with gr.Group(visible=False):
+        image, references = gr.File(label="image"), gr.File(label="references", file_count="multiple")
+        texts = {name: gr.Textbox("", label=name) for name in ("category", "description", "question")}
+        language, localization = gr.Textbox("en", label="language"), gr.Textbox("auto", label="localization")
+        rotations, tile = gr.Checkbox(label="rotations"), gr.Number(0, label="tile")
+        mm_per_pixel, message = gr.Number(0, label="mm_per_pixel"), gr.Textbox(label="message")
+        result, overlay, answer = gr.JSON(label="result"), gr.File(label="overlay"), gr.Textbox(label="answer")
+        inspected = [state, image, references, texts["category"], texts["description"], language, localization]
+        inspected += [rotations, tile, mm_per_pixel, texts["question"]]
+        gr.Button().click(inspect, inspected, [state, result, overlay], api_name="inspect", **MODEL_QUEUE)
+        asked = [state, message, image, references, texts["category"], language]
+        gr.Button().click(chat, asked, [state, answer, overlay], api_name="chat", **MODEL_QUEUE)
+
+
+def _check(name: str, chosen: Any, choices: tuple[str, ...], language: str) -> None:
+    if chosen not in choices:
+        raise RefusedError(words_of(language)["bad_choice"].format(name=name, choices=", ".join(choices)))
+
+
+def _shown_error(error: Exception, language: str) -> gr.Error:
+    # Gradio shows messages of errors as HTML; file names in them must not act as markup.
+    language = language if language in ("en", "zh") else "en"
+    return gr.Error(escape(reason_in_words(error, language), quote=False), print_exception=False)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from modeling_anomalygpt.hub.files import code_files
+from modeling_anomalygpt.hub.publishing import code_files
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "modeling_anomalygpt"

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from modeling_anomalygpt import AnomalyDetectionPipeline
 from modeling_anomalygpt.handler import EndpointHandler
-from modeling_anomalygpt.hub.files import HERE, code_files
+from modeling_anomalygpt.hub.publishing import HERE, code_files
 from modeling_anomalygpt.images import PictureError
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import CallCounter, tiny_pair
@@ -111,7 +111,7 @@ def test_wrong_options_and_pictures_are_refused(pipe, folder):
 
 
 def test_saved_with_its_code_the_folder_finds_its_pipeline(pipe, folder, tmp_path):
-    from modeling_anomalygpt.hub.files import checkpoint_files
+    from modeling_anomalygpt.hub.publishing import checkpoint_files
 
     config = json.loads(checkpoint_files(folder)["config.json"])
     assert config["custom_pipelines"]["anomaly-detection"]["impl"].split(".")[0] + ".py" in code_files()

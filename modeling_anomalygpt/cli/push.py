@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt push`; returns the exit code."""
     be_quiet()
     from ..checkpoints import EMBEDDED_CHECKPOINT
-    from ..hub.files import needs_merging
-    from ..hub.publishing import model_repository, push_files
+    from ..hub.publishing import model_repository, needs_merging, push_files
 
     with contextlib.ExitStack() as closing:
         folder = args.model or str(EMBEDDED_CHECKPOINT)

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText
 from ..checkpoints import register
 from ..modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from ..processing_anomalygpt import AnomalyGPTProcessor
-from .layout import IGNORED_IMAGEBIND_KEYS, IGNORED_LLAMA_KEYS, Origin, PublishedSizes, Shapes, lora_keys
+from .layout import IGNORED_IMAGEBIND_KEYS, IGNORED_LLAMA_KEYS, Origin, Shapes, lora_keys
 
 # What each published file is recognised by, and how it is called in messages.
 _SIGNS = {
@@ -79,20 +79,7 @@ class ConversionReport:
 
 
 def check_kind(expected: str, shapes: Shapes, path: object) -> None:
-    r"""
-    Refuse a file that is not what its option says, and say what it is instead.
-
-    Args:
-        expected (`str`):
-            `imagebind`, `language_model`, `pandagpt` or `anomalygpt`.
-        shapes (`Mapping[str, tuple[int, ...]]`):
-            Shapes by key.
-        path (`object`):
-            For the message.
-
-    Raises:
-        ValueError: If the keys are those of another published file, **or** of none.
-    """
+    """Refuse a file that is not what its option says, a key of `_SIGNS`, and say what it is instead."""
     pattern, wanted = _SIGNS[expected]
     if any(pattern.match(key) for key in shapes):
         return
@@ -108,7 +95,7 @@ def check_kind(expected: str, shapes: Shapes, path: object) -> None:
 
 def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") -> None:
     r"""
-    Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish.
+    Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish; name all deviations at once.
 
     Vicuna v0 is LLaMA with one more vocabulary entry (32001), rotary base 10000 without scaling, normalisation epsilon
     1e-6 and 2048 positions. Vicuna v1.x has 32000 entries; Llama-2 and what is built on it differ in the others too.
@@ -120,9 +107,6 @@ def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") 
             For the message.
         option (`str`, defaults to `"--vicuna"`):
             `"--llama"`: the base of a delta, which has LLaMA's vocabulary; all else is checked alike.
-
-    Raises:
-        ValueError: If a value is another one's. All deviations are named at once.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -154,12 +138,7 @@ def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") 
 
 
 def check_vocabulary(num_pieces: int, num_embeddings: int) -> None:
-    r"""
-    Check that embedding and tokenizer belong together: as many rows as pieces, or one more (`[PAD]` of Vicuna v0).
-
-    Raises:
-        ValueError: If they do not, **or** if LLaMA's 32000 pieces come without the 32001st row.
-    """
+    """Refuse an embedding without a row for each piece of the tokenizer, or one more (`[PAD]` of Vicuna v0)."""
     allowed = [num_pieces + 1] if num_pieces == _LLAMA_VOCABULARY else [num_pieces, num_pieces + 1]
     if num_embeddings not in allowed:
         raise ValueError(
@@ -169,12 +148,7 @@ def check_vocabulary(num_pieces: int, num_embeddings: int) -> None:
 
 
 def check_rotary_frequencies(frequencies: torch.Tensor, key: str) -> None:
-    r"""
-    Check the rotary frequencies that checkpoints of 2023 store: 10000 ** (-2i / d) for dimension pair i of a head.
-
-    Raises:
-        ValueError: If the base is another one, **or** the positions are scaled.
-    """
+    """Refuse stored rotary frequencies other than 10000 ** (-2i / d) for dimension pair i of a head."""
     expected = _ROPE_BASE ** (-torch.arange(len(frequencies)).double() / len(frequencies))
     if not torch.allclose(frequencies.double(), expected, rtol=1e-2, atol=1e-4):
         raise ValueError(
@@ -184,12 +158,7 @@ def check_rotary_frequencies(frequencies: torch.Tensor, key: str) -> None:
 
 
 def check_is_complete_model(final_norm: torch.Tensor, path: object) -> None:
-    r"""
-    Refuse a Vicuna delta in the place of a model: scales of a normalisation are about 1, a delta's are about 0.
-
-    Raises:
-        ValueError: If `final_norm` is a delta's.
-    """
+    """Refuse a Vicuna delta in the place of a model: scales of a normalisation are about 1, a delta's are about 0."""
     mean = float(final_norm.float().abs().mean())
     if mean < 0.1:
         raise ValueError(
@@ -199,14 +168,8 @@ def check_is_complete_model(final_norm: torch.Tensor, path: object) -> None:
 
 
 def check_delta(base: Shapes, delta: Shapes, delta_norm: torch.Tensor, path: object) -> None:
-    r"""
-    Check that Vicuna's v0 delta fits its base: the same tensors, one more vocabulary row, small values.
-
-    Raises:
-        ValueError: If the delta is of v1.x, of another width or depth, **or** is a complete model.
-    """
-    rows, base_rows = delta["model.embed_tokens.weight"][0], base["model.embed_tokens.weight"][0]
-    width, base_width = delta["model.embed_tokens.weight"][1], base["model.embed_tokens.weight"][1]
+    """Refuse a Vicuna delta that does not fit its base: of v1.x, of another width, or a complete model."""
+    (rows, width), (base_rows, base_width) = delta["model.embed_tokens.weight"], base["model.embed_tokens.weight"]
     if width != base_width:
         raise ValueError(
             f"`--vicuna-delta` must have the width of `--llama`, {base_width}, got {width} in '{path}'. 7B has width "
@@ -225,17 +188,12 @@ def check_delta(base: Shapes, delta: Shapes, delta_norm: torch.Tensor, path: obj
         )
 
 
-def check_language_width(sizes: PublishedSizes, pandagpt: Shapes, language_width: int) -> None:
-    r"""
-    Check that both deltas were trained for a language model of this width.
-
-    Raises:
-        ValueError: If one was not; the message names the published size that has this width.
-    """
+def check_language_width(pandagpt: Shapes, anomalygpt: Shapes, language_width: int) -> None:
+    """Refuse deltas that were trained for a language model of another width; name the size that has it."""
     names = {4096: "7B", 5120: "13B"}
     for option, width in (
         ("--pandagpt", pandagpt.get("llama_proj.weight", (language_width,))[0]),
-        ("--anomalygpt", sizes.language_width),
+        ("--anomalygpt", anomalygpt.get("prompt_learner.base_prompts", (0, language_width))[1]),
     ):
         if width != language_width:
             raise ValueError(
@@ -256,7 +214,7 @@ def compare_keys(
     Enter into `report` every key that is missing, unexpected, misshapen or left out.
 
     Args:
-        report (`ConversionReport`):
+        report ([`ConversionReport`]):
             Is filled.
         origins (`Mapping[str, Origin]`):
             Where each parameter comes from.
@@ -291,7 +249,7 @@ def compare_keys(
             else:
                 report.unexpected.append(f"{file}: {key}")
     for keys in (report.missing, report.unexpected, report.misshapen):
-        keys[:] = sorted(set(keys), key=_natural)
+        keys[:] = sorted(set(keys))
 
 
 def _compare_lora(report: ConversionReport, published: Mapping[str, Shapes], weight: str, down: str, up: str) -> None:
@@ -316,20 +274,22 @@ def _listed(keys: list[str], shown: int) -> str:
     return ", ".join(keys[:shown]) + (", ..." if len(keys) > shown else "")
 
 
-def _natural(key: str) -> list:
-    """Sort key under which block 10 comes after block 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", key)]
-
-
+# The question without and with a picture, and a sentence that a working model finds likely.
 _FACT = ("What is the capital of France?", "The capital of France is Paris.")
 _SCENE = ("What is shown in the image?", "The image shows a red circle on a white background.")
 _ANOMALY = "Is there any anomaly in the image?"
-_MAX_NEW_TOKENS = 40
+_FAILURES = (
+    "the language model itself answers badly: not Vicuna version 0, a delta that was not added to its base, "
+    "or a LoRA of another model.",
+    "the language model answers, but not about pictures: ImageBind or PandaGPT's projection do not belong to it.",
+    "pictures are described, but the anomaly question is not answered with Yes or No: AnomalyGPT's localizer and "
+    "prompt learner were trained for another model.",
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the self-test: what was asked and answered, whether it passed, what a failure means."""
+    """One stage of the self-test: what was measured and answered, whether it passed, what a failure means."""
 
     name: str
     passed: bool
@@ -362,74 +322,49 @@ def verify(folder: str | Path, device: str | None = None) -> list[Stage]:
     register()
     folder = Path(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     loader = AutoModelForImageTextToText if is_adapter else AnomalyGPTForConditionalGeneration
-    model = loader.from_pretrained(folder, dtype="auto").to(device).eval()
+    model = loader.from_pretrained(folder, dtype="auto").eval()
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     processor = AnomalyGPTProcessor.from_pretrained(folder.parent if is_adapter else folder)
     limit = math.log(model.config.text_config.vocab_size) / 2
-
-    question, fact = _FACT
-    surprise = _surprise(model, processor, None, question, fact)
-    language = Stage(
-        "1 language model",
-        surprise < limit,
-        _answer(model, processor, None, question),
-        f"surprise {surprise:.2f} nats a token for {fact!r}, limit {limit:.2f}",
-        "the language model itself answers badly: not Vicuna version 0, a delta that was not added to its base, "
-        "or a LoRA of another model.",
-    )
-    picture = _red_circle()
-    question, scene = _SCENE
-    surprise = _surprise(model, processor, picture, question, scene)
-    image = Stage(
-        "2 picture",
-        surprise < limit,
-        _answer(model, processor, picture, question),
-        f"surprise {surprise:.2f} nats a token for {scene!r}, limit {limit:.2f}",
-        "the language model answers, but not about pictures: ImageBind or PandaGPT's projection do not belong to it.",
-    )
-    inputs = processor(images=picture, text=_ANOMALY, category="object", return_tensors="pt").to(device)
+    circle = Image.new("RGB", (224, 224), "white")
+    ImageDraw.Draw(circle).ellipse((52, 52, 172, 172), fill="red")
+    stages = []
+    for name, image, (question, sentence), failure in (
+        ("1 language model", None, _FACT, _FAILURES[0]),
+        ("2 picture", circle, _SCENE, _FAILURES[1]),
+    ):
+        surprise = _surprise(model, processor, image, question, sentence)
+        measured = f"surprise {surprise:.2f} nats a token for {sentence!r}, limit {limit:.2f}"
+        answer = _answer(model, processor, image, question)
+        stages.append(Stage(name, surprise < limit, answer, measured, failure))
     with torch.no_grad():
-        outputs = model(**inputs)
-    answer = _answer(model, processor, picture, _ANOMALY)
-    anomaly_map = outputs.anomaly_map
+        inputs = processor(images=circle, text=_ANOMALY, category="object", return_tensors="pt")
+        anomaly_map = model(**inputs.to(model.device)).anomaly_map
+    answer = _answer(model, processor, circle, _ANOMALY)
     in_range = bool(anomaly_map.isfinite().all() and anomaly_map.min() >= 0 and anomaly_map.max() <= 1)
-    anomaly = Stage(
-        "3 anomaly",
-        in_range and answer.lower().startswith(("yes", "no")),
-        answer,
-        f"map from {float(anomaly_map.min()):.3f} to {float(anomaly_map.max()):.3f}",
-        "pictures are described, but the anomaly question is not answered with Yes or No: AnomalyGPT's localizer and "
-        "prompt learner were trained for another model.",
-    )
-    return [language, image, anomaly]
+    measured = f"map from {float(anomaly_map.min()):.3f} to {float(anomaly_map.max()):.3f}"
+    passed = in_range and answer.lower().startswith(("yes", "no"))
+    return [*stages, Stage("3 anomaly", passed, answer, measured, _FAILURES[2])]
 
 
-def _red_circle() -> Image.Image:
-    picture = Image.new("RGB", (224, 224), "white")
-    ImageDraw.Draw(picture).ellipse((52, 52, 172, 172), fill="red")
-    return picture
+def _inputs(model, processor, image, question: str):
+    given = {} if image is None else {"images": image}
+    return processor(text=question, return_tensors="pt", **given).to(model.device)
 
 
-def _inputs(model, processor, picture, question: str):
-    if picture is not None:
-        return processor(images=picture, text=question, return_tensors="pt").to(model.device)
-    return processor(text=question, return_tensors="pt").to(model.device)
-
-
-def _answer(model, processor, picture, question: str) -> str:
-    inputs = _inputs(model, processor, picture, question)
+def _answer(model, processor, image, question: str) -> str:
+    inputs = _inputs(model, processor, image, question)
     with torch.no_grad():
-        output = model.generate(**inputs, max_new_tokens=_MAX_NEW_TOKENS)
+        output = model.generate(**inputs, max_new_tokens=40)
     return processor.strip_answer(output[0, inputs["input_ids"].shape[1] :])
 
 
-def _surprise(model, processor, picture, question: str, answer: str) -> float:
+def _surprise(model, processor, image, question: str, answer: str) -> float:
     """Mean negative log-likelihood of the answer's tokens, in nats."""
-    inputs = _inputs(model, processor, picture, question)
+    inputs = _inputs(model, processor, image, question)
     ids = processor.tokenizer(answer, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
-    prompt = inputs.pop("input_ids")
-    mask = inputs.pop("attention_mask")
+    prompt, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     with torch.no_grad():
         logits = model(
             input_ids=torch.cat([prompt, ids], dim=1),
@@ -438,18 +373,3 @@ def _surprise(model, processor, picture, question: str, answer: str) -> float:
             **inputs,
         ).logits
     return float(torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0]))
-
-
-__all__ = [
-    "ConversionReport",
-    "Stage",
-    "check_delta",
-    "check_is_complete_model",
-    "check_kind",
-    "check_language_width",
-    "check_llama_config",
-    "check_rotary_frequencies",
-    "check_vocabulary",
-    "compare_keys",
-    "verify",
-]

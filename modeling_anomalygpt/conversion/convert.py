@@ -1,41 +1,25 @@
 """The published ImageBind, Vicuna, PandaGPT and AnomalyGPT files become one folder for `from_pretrained`.
 
-Knows the order of a conversion: look at all files, refuse what does not fit, then stream tensor by tensor. Key names
-are in published_layout, sizes in published_configuration, refusals in conversion_checks, file formats in
-checkpoint_streams, folders and Hub ids in published_sources.
+The order of a conversion: look at all files, refuse what does not fit, then stream tensor by tensor. Key names and
+sizes are in layout.py, refusals in checks.py, file formats, folders and Hub ids in streams.py. What needs torch is
+imported where it is used, so that `anomalygpt convert --help` answers at once.
 """
 
 import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-from tqdm.auto import tqdm
-from transformers import GenerationConfig
+if TYPE_CHECKING:
+    from .checks import ConversionReport
 
-from ..image_processing_anomalygpt import AnomalyGPTImageProcessor
-from ..processing_anomalygpt import AnomalyGPTProcessor
-from .checks import ConversionReport, check_kind, check_language_width, check_vocabulary, compare_keys
-from .configuration import parameter_shapes, published_config
-from .layout import Origin, Shapes, adapter_key, infer_sizes, lora_keys, parameter_origins
-from .streams import (
-    DEFAULT_CLIP_BPE,
-    Checkpoint,
-    LanguageModelFiles,
-    SafetensorsWriter,
-    clip_merges_file,
-    open_language_model,
-    parse_size,
-)
-from .tokenizers import clip_tokenizer, llama_tokenizer
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("bfloat16", "float16", "float32")
+DEFAULT_CLIP_BPE = "openai/clip-vit-large-patch14"
 _FP32_PREFIX = "model.localizer."  # the model keeps its localizer in float32 whatever the dtype
-_TARGET_MODULES = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 
 _MODEL_CARD = """---
 license: cc-by-nc-sa-4.0
@@ -70,7 +54,7 @@ def convert(
     num_attention_heads: int = 16,
     out_indices: list[int] | None = None,
     progress: bool = True,
-) -> ConversionReport:
+) -> "ConversionReport":
     r"""
     Convert the published files into one folder that `from_pretrained` loads.
 
@@ -116,155 +100,105 @@ def convert(
         OSError: If the disk is too small.
         ValueError: If a file is not what it should be; the message names keys, files and what to do.
     """
+    import torch
+    from transformers import GenerationConfig
+
+    from ..image_processing_anomalygpt import AnomalyGPTImageProcessor
+    from ..processing_anomalygpt import AnomalyGPTProcessor
+    from . import checks, layout, streams
+    from .tokenizers import clip_tokenizer
+
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    output, shard_bytes = Path(output), parse_size(max_shard_size)
+    output, shard_bytes = Path(output), streams.parse_size(max_shard_size)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"`output` must be a new or empty folder, got '{output}', which has contents.")
 
-    files = {}
-    for name, path in (("imagebind", imagebind), ("pandagpt", pandagpt), ("anomalygpt", anomalygpt)):
-        files[name] = Checkpoint(path)
-        check_kind(name, files[name].shapes, path)
-    files["language_model"] = open_language_model(vicuna, llama, vicuna_delta)
+    paths, files = {"imagebind": str(imagebind), "pandagpt": str(pandagpt), "anomalygpt": str(anomalygpt)}, {}
+    for name, path in paths.items():
+        files[name] = streams.Checkpoint(path)
+        checks.check_kind(name, files[name].shapes, path)
+    paths["language_model"] = str(vicuna) if vicuna else f"{llama} + {vicuna_delta}"
+    files["language_model"] = streams.open_language_model(vicuna, llama, vicuna_delta)
     published = {name: file.shapes for name, file in files.items()}
 
-    class_tokenizer = clip_tokenizer(clip_merges_file(clip_bpe))
-    config, sizes, tokenizer = _configuration(files["language_model"], published, num_attention_heads, out_indices)
+    class_tokenizer = clip_tokenizer(streams.clip_merges_file(clip_bpe))
+    config, tokenizer = _configuration(files["language_model"], published, num_attention_heads, out_indices)
     config.dtype, config.architectures = dtype, ["AnomalyGPTForConditionalGeneration"]
-    parameters = parameter_shapes(config)
-    depth = config.text_config.num_hidden_layers
-    origins = parameter_origins(sizes, depth)
-    report = _report(files, (imagebind, pandagpt, anomalygpt), vicuna, llama, vicuna_delta, sizes, config)
-    compare_keys(report, origins, parameters, published, depth)
+    parameters = layout.parameter_shapes(config)
+    depth, rank = config.text_config.num_hidden_layers, layout.lora_rank(published["pandagpt"])
+    origins = layout.parameter_origins(config)
+    report = _report(paths, published, config, rank)
+    checks.compare_keys(report, origins, parameters, published, depth)
     report.raise_if_wrong()
-    report.num_parameters = sum(math.prod(shape) for shape in parameters.values())
-    report.output = str(output)
+    report.num_parameters, report.output = sum(map(math.prod, parameters.values())), str(output)
 
     processor = AnomalyGPTProcessor(AnomalyGPTImageProcessor(), tokenizer, class_tokenizer)
+    # Greedy; stops at the end token and where `###`, which ends an answer in Vicuna v0, begins in either encoding.
+    generation = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=processor.stop_token_ids,
+        pad_token_id=tokenizer.eos_token_id,
+        suppress_tokens=[processor.image_token_id],
+    )
+    # File by file and, within a file, in its own order: shards are read once, front to back.
+    position = {(file, key): (i, j) for i, file in enumerate(published) for j, key in enumerate(published[file])}
+    order = sorted(origins, key=lambda name: position[origins[name].file, origins[name].key])
+    dtypes = {True: torch.float32, False: getattr(torch, dtype)}
+    plan = {name: (parameters[name], dtypes[name.startswith(_FP32_PREFIX)]) for name in order}
     with _atomic_folder(output) as folder:
-        _check_free_space(folder, parameters, DTYPES[dtype])
-        order = _reading_order(origins, published)
-        plan = {
-            name: (parameters[name], torch.float32 if name.startswith(_FP32_PREFIX) else DTYPES[dtype])
-            for name in order
-        }
-        writer = SafetensorsWriter(folder, plan, shard_bytes)
-        adapters = {} if keep_lora else lora_keys(depth)
-        _stream(writer, {name: origins[name] for name in order}, files, adapters, progress)
+        _check_free_space(folder, sum(math.prod(shape) * kind.itemsize for shape, kind in plan.values()))
+        writer = streams.SafetensorsWriter(folder, plan, shard_bytes)
+        adapters = {} if keep_lora else layout.lora_keys(depth)
+        streams.copy_tensors(writer, {name: origins[name] for name in order}, files, adapters, progress)
         writer.finish()
         if keep_lora:
-            _save_adapter(folder / "lora", output, files["pandagpt"], depth, sizes.lora_rank)
+            streams.save_adapter(folder / "lora", output, files["pandagpt"], depth, rank)
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
-        processor.save_pretrained(folder)
-        _generation_config(processor).save_pretrained(folder)
-        (folder / "README.md").write_text(
-            _MODEL_CARD.format(report="\n".join(f"    {line}" for line in str(report).split("\n")))
-        )
+        for part in (processor, generation, config):
+            part.save_pretrained(folder)
+        lines = "\n".join(f"    {line}" for line in str(report).split("\n"))
+        (folder / "README.md").write_text(_MODEL_CARD.format(report=lines))
         (folder / "conversion_report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-        config.save_pretrained(folder)
     return report
 
 
-def _configuration(language_model: LanguageModelFiles, published: dict[str, Shapes], heads: int, out_indices):
-    """Configuration, sizes and tokenizer; whatever does not fit is refused on the way."""
-    sizes = infer_sizes(published["imagebind"], published["pandagpt"], published["anomalygpt"])
+def _configuration(language_model: Any, published: dict[str, Any], heads: int, out_indices: list[int] | None) -> tuple:
+    """Configuration and tokenizer; whatever does not fit is refused on the way."""
+    from . import checks, layout
+    from .tokenizers import llama_tokenizer
+
     embedding = published["language_model"].get("model.embed_tokens.weight")
     if embedding is None:
         raise ValueError(
             "`--vicuna` must hold the key 'model.embed_tokens.weight'. It is missing: is a shard missing?"
         )
-    check_language_width(sizes, published["pandagpt"], embedding[1])
+    checks.check_language_width(published["pandagpt"], published["anomalygpt"], embedding[1])
     tokenizer = llama_tokenizer(language_model.tokenizer_file, embedding[0])
     image_token_index = tokenizer.convert_tokens_to_ids("<image>")
-    check_vocabulary(image_token_index or embedding[0], embedding[0])
-    config = published_config(sizes, language_model.config, image_token_index, heads, out_indices)
-    return config, sizes, tokenizer
+    checks.check_vocabulary(image_token_index or embedding[0], embedding[0])
+    config = layout.published_config(published, language_model.config, image_token_index, heads, out_indices)
+    return config, tokenizer
 
 
-def _report(files, paths, vicuna, llama, vicuna_delta, sizes, config) -> ConversionReport:
-    language = str(vicuna) if vicuna else f"{llama} + {vicuna_delta}"
-    names = dict(zip(("imagebind", "pandagpt", "anomalygpt"), map(str, paths), strict=True))
-    text = config.text_config
+def _report(paths: dict[str, str], published: dict[str, Any], config: Any, rank: int) -> "ConversionReport":
+    from .checks import ConversionReport
+
+    vision, states, text = config.vision_config, config.text_tower_config, config.text_config
     return ConversionReport(
-        files=names | {"language_model": language},
-        num_tensors={name: len(file.shapes) for name, file in files.items()},
+        files=paths,
+        num_tensors={name: len(shapes) for name, shapes in published.items()},
         sizes={
-            "vision": f"{sizes.vision_width} x {sizes.vision_depth} blocks",
-            "text": f"{sizes.text_width} x {sizes.text_depth} blocks",
+            "vision": f"{vision.hidden_size} x {vision.num_hidden_layers} blocks",
+            "text": f"{states.hidden_size} x {states.num_hidden_layers} blocks",
             "language model": f"{text.hidden_size} x {text.num_hidden_layers} blocks, vocabulary {text.vocab_size}",
-            "LoRA rank": sizes.lora_rank,
+            "LoRA rank": rank,
             "read-out blocks": config.out_indices,
         },
     )
 
 
-def _reading_order(origins: dict[str, Origin], published: dict[str, Shapes]) -> list[str]:
-    """Parameters file by file and, within a file, in its own order: shards are read once, front to back."""
-    position = {(file, key): (i, j) for i, file in enumerate(published) for j, key in enumerate(published[file])}
-    return sorted(origins, key=lambda name: position[(origins[name].file, origins[name].key)])
-
-
-def _stream(writer, origins: dict[str, Origin], files, adapters: dict[str, tuple[str, str]], progress: bool) -> None:
-    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in writer.tensors.values())
-    current = None
-    with tqdm(total=total, unit="B", unit_scale=True, disable=None if progress else True) as bar:
-        for name, origin in origins.items():
-            if origin.file != current and current is not None:
-                files[current].close()
-            current = origin.file
-            bar.set_description(origin.file)
-            tensor = origin.apply(files[origin.file][origin.key])
-            if origin.file == "language_model" and origin.key in adapters:
-                # lora_alpha equals the rank in PandaGPT, so the scale is 1.
-                down, up = (files["pandagpt"][key].float() for key in adapters[origin.key])
-                tensor = tensor.float() + up @ down
-            shape, dtype = writer.tensors[name]
-            tensor = tensor.to(dtype)
-            if not tensor.isfinite().all():
-                raise ValueError(
-                    f"`{origin.file}` must hold finite numbers, got infinite or undefined ones in '{origin.key}' as "
-                    f"{dtype}. Download the file again, or choose another `dtype`."
-                )
-            writer.write(name, tensor)
-            bar.update(math.prod(shape) * dtype.itemsize)
-    for file in files.values():
-        file.close()
-
-
-def _save_adapter(folder: Path, base: Path, pandagpt: Checkpoint, depth: int, rank: int) -> None:
-    """PandaGPT's LoRA in the layout of PEFT."""
-    folder.mkdir()
-    keys = [key for pair in lora_keys(depth).values() for key in pair]
-    save_file(
-        {adapter_key(key): pandagpt[key].float().contiguous() for key in keys}, folder / "adapter_model.safetensors"
-    )
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base.resolve()),
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.1,
-        "bias": "none",
-        "target_modules": _TARGET_MODULES,
-        "inference_mode": True,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _generation_config(processor: AnomalyGPTProcessor) -> GenerationConfig:
-    """Greedy; stops at the end token and where `###`, which ends an answer in Vicuna v0, begins in either encoding."""
-    return GenerationConfig(
-        bos_token_id=processor.tokenizer.bos_token_id,
-        eos_token_id=processor.stop_token_ids,
-        pad_token_id=processor.tokenizer.eos_token_id,
-        suppress_tokens=[processor.image_token_id],
-    )
-
-
-def _check_free_space(folder: Path, parameters: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
-    needed = sum(math.prod(shape) for shape in parameters.values()) * dtype.itemsize
+def _check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
@@ -274,7 +208,7 @@ def _check_free_space(folder: Path, parameters: dict[str, tuple[int, ...]], dtyp
 
 
 @contextmanager
-def _atomic_folder(output: Path):
+def _atomic_folder(output: Path) -> Iterator[Path]:
     """A hidden sibling that takes the name `output` at the end, or disappears with the error."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.unfinished-{os.getpid()}"

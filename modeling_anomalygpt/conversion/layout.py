@@ -1,4 +1,4 @@
-"""Keys and shapes of the four published files, and which parameter of ours each becomes.
+"""Keys and shapes of the four published files, the configuration they tell, and which parameter of ours each becomes.
 
 Knows names, shapes and the five ways in which a tensor is rearranged; knows nothing of files, folders or tokenizers.
 The layouts: ImageBind-Huge, PandaGPT's delta (LoRA and image projection), AnomalyGPT's delta (localizer and prompt
@@ -6,10 +6,13 @@ learner), and LLaMA as transformers names it (Vicuna).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+
+from ..configuration_anomalygpt import AnomalyGPTConfig
+from ..modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -24,6 +27,10 @@ IGNORED_LLAMA_KEYS = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv
 
 _LORA_KEY = "llama_model.base_model.model.{module}.lora_{side}.default.weight"
 _LORA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_NOT_OF_LLAMA = {
+    "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache",
+    "max_sequence_length", "pad_token_id", "rope_scaling", "rope_theta", "rope_parameters",
+}  # fmt: skip
 _POOLED = 3  # indices per block of the published prompt net: convolution, activation, pooling
 
 
@@ -59,127 +66,152 @@ class Origin:
         return published[:2] + published[3:] if self.change == "sum_time" else published
 
 
-@dataclass(frozen=True)
-class PublishedSizes:
-    """Every size of the model that its tensors tell. Heads are not among them: all published towers have 16."""
-
-    vision_width: int
-    vision_depth: int
-    vision_mlp_width: int
-    patch_size: int
-    image_size: int
-    text_width: int
-    text_depth: int
-    text_mlp_width: int
-    text_vocabulary: int
-    text_context: int
-    projection_dim: int
-    language_width: int
-    lora_rank: int
-    num_layer_maps: int
-    num_base_prompts: int
-    prompt_channels: tuple[int, ...]
-    prompt_kernel: int
-
-    @property
-    def num_map_prompts(self) -> int:
-        """Prompt vectors made from the map: what the last convolution leaves of the halved map."""
-        return ((self.image_size >> len(self.prompt_channels)) - self.prompt_kernel + 1) ** 2
-
-
-def infer_sizes(imagebind: Shapes, pandagpt: Shapes, anomalygpt: Shapes) -> PublishedSizes:
+def published_config(
+    published: Mapping[str, Shapes],
+    llama_config: dict,
+    image_token_index: int,
+    num_attention_heads: int = 16,
+    out_indices: list[int] | None = None,
+) -> AnomalyGPTConfig:
     r"""
-    Read every size of the model off the tensors' shapes.
+    The configuration of a published model: the sizes that its tensors tell, and the values that no tensor tells.
 
     Args:
-        imagebind (`Mapping[str, tuple[int, ...]]`):
-            Shapes by published key, of ImageBind's file.
-        pandagpt (`Mapping[str, tuple[int, ...]]`):
-            The same of PandaGPT's delta.
-        anomalygpt (`Mapping[str, tuple[int, ...]]`):
-            The same of AnomalyGPT's delta.
-
-    Returns:
-        `PublishedSizes`: The sizes.
+        published (`Mapping[str, Mapping[str, tuple[int, ...]]]`):
+            Shapes by published key, of each file.
+        llama_config (`dict`):
+            `config.json` of the language model.
+        image_token_index (`int`):
+            Id of the placeholder.
+        num_attention_heads, out_indices:
+            See [`convert`].
 
     Raises:
-        ValueError: If a tensor that tells a size is missing, **or** the patches form no square.
+        ValueError: If a tensor that tells a size is missing, **or** the patches form no square, **or** a width is no
+            multiple of the heads, **or** the depth has no quarters, **or** there are not as many read-out blocks as
+            layers of the localizer.
     """
-    vision, text = "modality_trunks.vision.blocks.", "modality_trunks.text.blocks."
-    stem = _shape(imagebind, "imagebind", "modality_preprocessors.vision.rgbt_stem.proj.1.weight")
-    positions = _shape(imagebind, "imagebind", "modality_preprocessors.vision.pos_embedding_helper.pos_embed")
-    vocabulary = _shape(imagebind, "imagebind", "modality_preprocessors.text.token_embedding.weight")
-    head = _shape(imagebind, "imagebind", "modality_heads.vision.2.weight")
-    base_prompts = _shape(anomalygpt, "anomalygpt", "prompt_learner.base_prompts")
-    convolutions = prompt_net_indices(anomalygpt)
-    if not convolutions:
+
+    def shape(file: str, key: str) -> tuple[int, ...]:
+        if key not in published[file]:
+            raise ValueError(f"`{file}` must hold the key '{key}', which tells the model's size. It is missing.")
+        return published[file][key]
+
+    def depth(file: str, prefix: str) -> int:
+        indices = [int(key[len(prefix) :].split(".")[0]) for key in published[file] if key.startswith(prefix)]
+        if not indices:
+            raise ValueError(f"`{file}` must hold keys '{prefix}*', got none.")
+        return max(indices) + 1
+
+    base_prompts, kernels = shape("anomalygpt", "prompt_learner.base_prompts"), _prompt_kernels(shape, published)
+    num_layer_maps = depth("anomalygpt", "image_decoder.fc.")
+    patch_width, *_, patch_size = shape("imagebind", "modality_preprocessors.vision.rgbt_stem.proj.1.weight")
+    num_patches = shape("imagebind", "modality_preprocessors.vision.pos_embedding_helper.pos_embed")[1] - 1
+    side = round(num_patches**0.5)
+    if side**2 != num_patches:
+        raise ValueError(f"`imagebind` must have a square number of patches, got {num_patches}.")
+    vocabulary, text_width = shape("imagebind", "modality_preprocessors.text.token_embedding.weight")
+    towers = {}
+    for part, width in (("vision", patch_width), ("text", text_width)):
+        if width % num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` must divide the {part} tower's width {width}, got {num_attention_heads}."
+            )
+        towers[part] = {
+            "model_type": f"clip_{part}_model",
+            "hidden_size": width,
+            "intermediate_size": shape("imagebind", f"modality_trunks.{part}.blocks.0.mlp.fc1.weight")[0],
+            "num_hidden_layers": depth("imagebind", f"modality_trunks.{part}.blocks."),
+            "num_attention_heads": num_attention_heads,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-6,
+            "projection_dim": shape("imagebind", "modality_heads.vision.2.weight")[0],
+        }
+    towers["vision"] |= {"image_size": side * patch_size, "patch_size": patch_size}
+    towers["text"] |= {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": shape("imagebind", "modality_preprocessors.text.pos_embed")[1],
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+    }
+    map_size, channels = side * patch_size, [kernel[0] for kernel in kernels[:-1]]
+    return AnomalyGPTConfig(
+        vision_config=towers["vision"],
+        text_tower_config=towers["text"],
+        text_config={"model_type": "llama"}
+        | {key: value for key, value in llama_config.items() if key not in _NOT_OF_LLAMA}
+        | {"bos_token_id": 1, "eos_token_id": 2},  # some LLaMA conversions of 2023 have 0 and 1
+        projection_dim=towers["vision"]["projection_dim"],
+        out_indices=_read_out_blocks(towers["vision"]["num_hidden_layers"], num_layer_maps, out_indices),
+        map_size=map_size,
+        num_base_prompts=base_prompts[0],
+        prompt_channels=channels,
+        # What the last convolution leaves of the map, halved after each of the others.
+        num_map_prompts=((map_size >> len(channels)) - kernels[-1][-1] + 1) ** 2,
+        image_token_index=image_token_index,
+    )
+
+
+def _prompt_kernels(shape: Callable, published: Mapping[str, Shapes]) -> list[tuple[int, ...]]:
+    pattern = re.compile(r"prompt_learner\.meta_net\.(\d+)\.weight$")
+    indices = [int(match[1]) for match in map(pattern.match, published["anomalygpt"]) if match]
+    if not indices:
         raise ValueError("`anomalygpt` must hold keys prompt_learner.meta_net.*, got none. Is it an AnomalyGPT delta?")
-    kernels = [_shape(anomalygpt, "anomalygpt", f"prompt_learner.meta_net.{i}.weight") for i in convolutions]
-    side = round((positions[1] - 1) ** 0.5)
-    if side**2 != positions[1] - 1:
-        raise ValueError(f"`imagebind` must have a square number of patches, got {positions[1] - 1}.")
+    return [shape("anomalygpt", f"prompt_learner.meta_net.{i}.weight") for i in range(0, max(indices) + 1, _POOLED)]
+
+
+def _read_out_blocks(depth: int, num_layer_maps: int, out_indices: list[int] | None) -> list[int]:
+    if out_indices is None and depth % 4:
+        raise ValueError(
+            f"`imagebind` must have a depth of four equal parts, got {depth} blocks. Is the download incomplete? "
+            "Else name the read-out blocks in `out_indices`."
+        )
+    out_indices = out_indices or [depth * quarter // 4 for quarter in (1, 2, 3, 4)]
+    if len(out_indices) != num_layer_maps:
+        raise ValueError(
+            f"`anomalygpt` must have one image_decoder layer for each of the read-out blocks {out_indices}, got "
+            f"{num_layer_maps}."
+        )
+    return out_indices
+
+
+def lora_rank(pandagpt: Shapes) -> int:
+    """The rank of PandaGPT's LoRA matrices; `ValueError` where they have none in common."""
     ranks = {shape[0] for key, shape in pandagpt.items() if ".lora_A." in key}
     if len(ranks) != 1:
         raise ValueError(
             f"`pandagpt` must hold LoRA matrices of one rank, got ranks {sorted(ranks)}. Is it a PandaGPT delta?"
         )
-    return PublishedSizes(
-        vision_width=stem[0],
-        vision_depth=_depth(imagebind, "imagebind", vision),
-        vision_mlp_width=_shape(imagebind, "imagebind", f"{vision}0.mlp.fc1.weight")[0],
-        patch_size=stem[-1],
-        image_size=side * stem[-1],
-        text_width=vocabulary[1],
-        text_depth=_depth(imagebind, "imagebind", text),
-        text_mlp_width=_shape(imagebind, "imagebind", f"{text}0.mlp.fc1.weight")[0],
-        text_vocabulary=vocabulary[0],
-        text_context=_shape(imagebind, "imagebind", "modality_preprocessors.text.pos_embed")[1],
-        projection_dim=head[0],
-        language_width=base_prompts[1],
-        lora_rank=ranks.pop(),
-        num_layer_maps=_depth(anomalygpt, "anomalygpt", "image_decoder.fc."),
-        num_base_prompts=base_prompts[0],
-        prompt_channels=tuple(kernel[0] for kernel in kernels[:-1]),
-        prompt_kernel=kernels[-1][-1],
-    )
+    return ranks.pop()
 
 
-def prompt_net_indices(anomalygpt: Shapes) -> list[int]:
-    """Indices of the convolutions in the published prompt net: 0, 3, 6, ... (activation and pooling between)."""
-    pattern = re.compile(r"prompt_learner\.meta_net\.(\d+)\.weight$")
-    found = [int(match[1]) for match in map(pattern.match, anomalygpt) if match]
-    return list(range(0, max(found, default=-1) + 1, _POOLED))
+def parameter_shapes(config: AnomalyGPTConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters of the model, found without memory on the meta device."""
+    with torch.device("meta"):
+        model = AnomalyGPTForConditionalGeneration(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def parameter_origins(sizes: PublishedSizes, language_depth: int) -> dict[str, Origin]:
-    r"""
-    Where every parameter of `AnomalyGPTForConditionalGeneration` comes from, LoRA aside.
-
-    Args:
-        sizes (`PublishedSizes`):
-            Depths of the towers, number of layer maps and of convolutions.
-        language_depth (`int`):
-            Blocks of the language model.
-
-    Returns:
-        `dict[str, Origin]`: Our parameter names and their origins, ordered by file.
-    """
-    origins = _vision_origins(sizes.vision_depth) | _text_tower_origins(sizes.text_depth)
+def parameter_origins(config: AnomalyGPTConfig) -> dict[str, Origin]:
+    """Where every parameter of the model comes from, LoRA aside."""
+    origins = _tower_origins("vision", config.vision_config.num_hidden_layers)
+    origins |= _tower_origins("text", config.text_tower_config.num_hidden_layers)
     for side in ("weight", "bias"):
         origins[f"model.multi_modal_projector.{side}"] = Origin("pandagpt", f"llama_proj.{side}")
-        for i in range(sizes.num_layer_maps):
+        for i in range(len(config.out_indices)):
             origins[f"model.localizer.layers.{i}.{side}"] = Origin("anomalygpt", f"image_decoder.fc.{i}.{side}")
-        for i in range(len(sizes.prompt_channels) + 1):
+        for i in range(len(config.prompt_channels) + 1):
             key = f"prompt_learner.meta_net.{_POOLED * i}.{side}"
             origins[f"model.prompt_learner.convolutions.{i}.{side}"] = Origin("anomalygpt", key)
     origins["model.prompt_learner.base_prompts"] = Origin("anomalygpt", "prompt_learner.base_prompts")
-    for key in llama_keys(language_depth):
+    for key in _llama_keys(config.text_config.num_hidden_layers):
         ours = key if key == "lm_head.weight" else key.replace("model.", "model.language_model.", 1)
         origins[ours] = Origin("language_model", key)
     return origins
 
 
-def llama_keys(depth: int) -> list[str]:
+def _llama_keys(depth: int) -> list[str]:
     """The keys of a LLaMA checkpoint with `depth` blocks."""
     parts = [f"self_attn.{name}" for name in _LORA_PROJECTIONS]
     parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"]
@@ -220,75 +252,44 @@ def adapter_key(published_key: str) -> str:
     return f"base_model.model.model.language_model.{key}"
 
 
-def _vision_origins(depth: int) -> dict[str, Origin]:
-    stem, tower = "modality_preprocessors.vision", "model.vision_tower"
-    origins = {
-        f"{tower}.embeddings.class_embedding": Origin("imagebind", f"{stem}.cls_token", "squeeze"),
-        f"{tower}.embeddings.patch_embedding.weight": Origin(
-            "imagebind", f"{stem}.rgbt_stem.proj.1.weight", "sum_time"
+# Our parameter and the published key with its change, of each tower; {side} is weight and bias.
+_TOWERS = {
+    "vision": {
+        "vision_tower.embeddings.class_embedding": ("preprocessors.vision.cls_token", "squeeze"),
+        "vision_tower.embeddings.patch_embedding.weight": ("preprocessors.vision.rgbt_stem.proj.1.weight", "sum_time"),
+        "vision_tower.embeddings.position_embedding.weight": (
+            "preprocessors.vision.pos_embedding_helper.pos_embed",
+            "squeeze",
         ),
-        f"{tower}.embeddings.position_embedding.weight": Origin(
-            "imagebind", f"{stem}.pos_embedding_helper.pos_embed", "squeeze"
-        ),
-        "model.visual_projection.weight": Origin("imagebind", "modality_heads.vision.2.weight"),
-    }
-    for side in ("weight", "bias"):
-        key = f"modality_trunks.vision.pre_transformer_layer.0.{side}"
-        origins[f"{tower}.pre_layrnorm.{side}"] = Origin("imagebind", key)
-        origins[f"{tower}.post_layernorm.{side}"] = Origin("imagebind", f"modality_heads.vision.0.{side}")
-    return origins | _block_origins("modality_trunks.vision", tower, depth)
+        "vision_tower.pre_layrnorm.{side}": ("trunks.vision.pre_transformer_layer.0.{side}", "none"),
+        "vision_tower.post_layernorm.{side}": ("heads.vision.0.{side}", "none"),
+        "visual_projection.weight": ("heads.vision.2.weight", "none"),
+    },
+    "text": {
+        "text_tower.embeddings.token_embedding.weight": ("preprocessors.text.token_embedding.weight", "none"),
+        "text_tower.embeddings.position_embedding.weight": ("preprocessors.text.pos_embed", "squeeze"),
+        "text_tower.final_layer_norm.{side}": ("heads.text.proj.0.{side}", "none"),
+        "text_projection.weight": ("heads.text.proj.1.weight", "none"),
+    },
+}
+_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj", "layer_norm1": "norm_1", "layer_norm2": "norm_2", "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
 
 
-def _text_tower_origins(depth: int) -> dict[str, Origin]:
-    stem, tower = "modality_preprocessors.text", "model.text_tower"
-    origins = {
-        f"{tower}.embeddings.token_embedding.weight": Origin("imagebind", f"{stem}.token_embedding.weight"),
-        f"{tower}.embeddings.position_embedding.weight": Origin("imagebind", f"{stem}.pos_embed", "squeeze"),
-        "model.text_projection.weight": Origin("imagebind", "modality_heads.text.proj.1.weight"),
-    }
-    for side in ("weight", "bias"):
-        origins[f"{tower}.final_layer_norm.{side}"] = Origin("imagebind", f"modality_heads.text.proj.0.{side}")
-    return origins | _block_origins("modality_trunks.text", tower, depth)
-
-
-def _block_origins(trunk: str, tower: str, depth: int) -> dict[str, Origin]:
-    names = {"attn.out_proj": "self_attn.out_proj", "norm_1": "layer_norm1", "norm_2": "layer_norm2"}
-    names |= {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+def _tower_origins(tower: str, depth: int) -> dict[str, Origin]:
     origins = {}
-    for i in range(depth):
-        theirs, ours = f"{trunk}.blocks.{i}", f"{tower}.encoder.layers.{i}"
-        for side in ("weight", "bias"):
+    for side in ("weight", "bias"):
+        for ours, (key, change) in _TOWERS[tower].items():
+            origins[f"model.{ours.format(side=side)}"] = Origin(
+                "imagebind", f"modality_{key.format(side=side)}", change
+            )
+        for i in range(depth):
+            theirs, block = f"modality_trunks.{tower}.blocks.{i}", f"model.{tower}_tower.encoder.layers.{i}"
             for part in ("query", "key", "value"):
-                name = f"{ours}.self_attn.{part[0]}_proj.{side}"
+                name = f"{block}.self_attn.{part[0]}_proj.{side}"
                 origins[name] = Origin("imagebind", f"{theirs}.attn.in_proj_{side}", part)
-            for their_name, our_name in names.items():
-                origins[f"{ours}.{our_name}.{side}"] = Origin("imagebind", f"{theirs}.{their_name}.{side}")
+            for ours, name in _BLOCK.items():
+                origins[f"{block}.{ours}.{side}"] = Origin("imagebind", f"{theirs}.{name}.{side}")
     return origins
-
-
-def _shape(shapes: Shapes, file: str, key: str) -> tuple[int, ...]:
-    if key not in shapes:
-        raise ValueError(f"`{file}` must hold the key '{key}', which tells the model's size. It is missing.")
-    return shapes[key]
-
-
-def _depth(shapes: Shapes, file: str, prefix: str) -> int:
-    indices = [int(key[len(prefix) :].split(".")[0]) for key in shapes if key.startswith(prefix)]
-    if not indices:
-        raise ValueError(f"`{file}` must hold keys '{prefix}*', got none.")
-    return max(indices) + 1
-
-
-__all__ = [
-    "IGNORED_IMAGEBIND_KEYS",
-    "IGNORED_LLAMA_KEYS",
-    "Origin",
-    "PublishedSizes",
-    "Shapes",
-    "adapter_key",
-    "infer_sizes",
-    "llama_keys",
-    "lora_keys",
-    "parameter_origins",
-    "prompt_net_indices",
-]

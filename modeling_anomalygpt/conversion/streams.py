@@ -1,26 +1,28 @@
-"""Where the published files are: paths, folders and Hub ids; Vicuna as a model, or as LLaMA and a delta.
-
-Knows folders; knows nothing of our own parameters.
-"""
+"""Published files in, shards out: lazily read checkpoints, folders and Hub ids, Vicuna as LLaMA and a delta."""
 
 import json
 import math
 import pickle
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
 
+from ..errors import describe_error
 from .checks import check_delta, check_is_complete_model, check_kind, check_llama_config, check_rotary_frequencies
-from .layout import IGNORED_LLAMA_KEYS, Shapes
+from .layout import IGNORED_LLAMA_KEYS, Origin, Shapes, adapter_key, lora_keys
 
 # Pages of a mapped file stay in memory once read. A file is mapped anew after this many bytes, so that a conversion's
 # peak depends neither on the size of the checkpoint nor on that of its shards.
 _REMAP_AFTER_BYTES = 512 * 2**20
 
+_LORA_MODULES = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 _SAFETENSORS_DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
@@ -33,11 +35,7 @@ class CheckpointFile:
 
     Args:
         path (`str` or `Path`):
-            A `.safetensors` file or a file of `torch.save` that holds a flat dictionary of tensors.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds anything but tensors, **or** is not a flat dictionary.
+            A `.safetensors` file, or one of `torch.save` that holds a flat dictionary of tensors and nothing else.
     """
 
     def __init__(self, path: str | Path):
@@ -46,12 +44,11 @@ class CheckpointFile:
             raise FileNotFoundError(f"No file at '{self.path}'. Check the path and that the download is complete.")
         self._touched = 0
         self._tensors = None
-        self._is_mapped = True
         self._map()
         self.shapes: dict[str, tuple[int, ...]] = dict(self._shapes())
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        if self._touched > _REMAP_AFTER_BYTES and self._is_mapped:
+        if self._touched > _REMAP_AFTER_BYTES:
             self.close()
         if self._tensors is None:
             self._map()
@@ -75,7 +72,7 @@ class CheckpointFile:
             except Exception as error:
                 raise ValueError(_damaged(self.path, error)) from error
             return
-        self._tensors, self._is_mapped = _load_pickle(self.path)
+        self._tensors = _load_pickle(self.path)
         for key, value in self._tensors.items():
             if not isinstance(key, str) or not isinstance(value, torch.Tensor):
                 raise ValueError(
@@ -99,10 +96,6 @@ class Checkpoint:
     Args:
         path (`str` or `Path`):
             A file, or a folder with `model*.safetensors` or `pytorch_model*.bin` (safetensors preferred).
-
-    Raises:
-        FileNotFoundError: If nothing is there, **or** a shard that the index names is missing.
-        ValueError: If two shards hold the same key.
     """
 
     def __init__(self, path: str | Path):
@@ -123,11 +116,6 @@ class Checkpoint:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, in the order of the files."""
         return {key: file.shapes[key] for key, file in self._file_of.items()}
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the files on disk."""
-        return sum(file.path.stat().st_size for file in self.files)
 
     def __contains__(self, key: str) -> bool:
         return key in self._file_of
@@ -154,9 +142,6 @@ class SafetensorsWriter:
             Shape and dtype of every tensor, in the order of the shards.
         max_shard_bytes (`int`):
             Largest size of a shard in bytes; a larger tensor gets a shard of its own.
-
-    Raises:
-        ValueError: If a tensor is unknown, has another shape, or arrives twice, **or** (on `finish`) never arrived.
     """
 
     def __init__(
@@ -238,17 +223,10 @@ def parse_size(size: int | str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def _load_pickle(path: Path) -> tuple[dict, bool]:
-    """The dictionary of a `torch.save` file and whether it could be mapped; nothing but tensors is unpickled."""
-    is_mapped = True
+def _load_pickle(path: Path) -> dict:
+    """The mapped dictionary of a `torch.save` file; nothing but tensors is unpickled."""
     try:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            is_mapped = False  # a file in the format before PyTorch 1.6
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"'{path}' must hold tensors only, got a pickle with other objects or no pickle at all. It was not "
@@ -258,14 +236,13 @@ def _load_pickle(path: Path) -> tuple[dict, bool]:
         raise ValueError(_damaged(path, error)) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"'{path}' must be a dictionary of tensors, got {type(loaded).__name__}.")
-    return loaded, is_mapped
+    return loaded
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return (
         f"'{path}' must be a complete checkpoint file, got {path.stat().st_size:,} bytes that cannot be read "
-        f"({reason}). Download it again."
+        f"({describe_error(error)}). Download it again."
     )
 
 
@@ -307,7 +284,6 @@ def _split(tensors: dict[str, tuple[tuple[int, ...], torch.dtype]], max_shard_by
     yield group
 
 
-DEFAULT_CLIP_BPE = "openai/clip-vit-large-patch14"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -320,10 +296,6 @@ class LanguageModelFiles:
             `config.json`, `tokenizer.model` and weights as transformers saves them.
         delta_folder (`Path`, *optional*):
             The same for Vicuna's delta; `folder` is then LLaMA.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If the model is not Vicuna v0, **or** delta and base do not belong together.
     """
 
     def __init__(self, folder: Path, delta_folder: Path | None = None):
@@ -380,20 +352,7 @@ class LanguageModelFiles:
 def open_language_model(
     vicuna: str | Path | None, llama: str | Path | None = None, vicuna_delta: str | Path | None = None
 ) -> LanguageModelFiles:
-    r"""
-    Open Vicuna, or LLaMA with Vicuna's delta.
-
-    Args:
-        vicuna (`str` or `Path`, *optional*):
-            Folder or Hub id of the complete model.
-        llama (`str` or `Path`, *optional*):
-            Folder or Hub id of the base, with `vicuna_delta`.
-        vicuna_delta (`str` or `Path`, *optional*):
-            Folder or Hub id of the delta, with `llama`.
-
-    Raises:
-        ValueError: If not exactly one of the two ways is given.
-    """
+    """Open Vicuna, or LLaMA with Vicuna's delta, each a folder or a Hub id; `ValueError` for anything in between."""
     if vicuna and not (llama or vicuna_delta):
         return LanguageModelFiles(_folder_or_hub(vicuna, "vicuna"))
     if llama and vicuna_delta and not vicuna:
@@ -432,13 +391,59 @@ def clip_merges_file(file_or_id: str | Path) -> Path:
     return Path(hf_hub_download(str(file_or_id), "merges.txt"))
 
 
-__all__ = [
-    "DEFAULT_CLIP_BPE",
-    "Checkpoint",
-    "CheckpointFile",
-    "LanguageModelFiles",
-    "SafetensorsWriter",
-    "clip_merges_file",
-    "open_language_model",
-    "parse_size",
-]
+def copy_tensors(
+    writer: "SafetensorsWriter",
+    origins: Mapping[str, Origin],
+    files: Mapping[str, Any],
+    adapters: Mapping[str, tuple[str, str]],
+    progress: bool,
+) -> None:
+    """Stream every tensor from its published file to the writer, in the order of `origins`; close the files.
+
+    `adapters` are keys of the language model with the keys of the LoRA matrices that are added to them.
+    """
+    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in writer.tensors.values())
+    current = None
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None if progress else True) as bar:
+        for name, origin in origins.items():
+            if origin.file != current and current is not None:
+                files[current].close()
+            current = origin.file
+            bar.set_description(origin.file)
+            tensor = origin.apply(files[origin.file][origin.key])
+            if origin.file == "language_model" and origin.key in adapters:
+                # lora_alpha equals the rank in PandaGPT, so the scale is 1.
+                down, up = (files["pandagpt"][key].float() for key in adapters[origin.key])
+                tensor = tensor.float() + up @ down
+            shape, dtype = writer.tensors[name]
+            tensor = tensor.to(dtype)
+            if not tensor.isfinite().all():
+                raise ValueError(
+                    f"`{origin.file}` must hold finite numbers, got infinite or undefined ones in '{origin.key}' as "
+                    f"{dtype}. Download the file again, or choose another `dtype`."
+                )
+            writer.write(name, tensor)
+            bar.update(math.prod(shape) * dtype.itemsize)
+    for file in files.values():
+        file.close()
+
+
+def save_adapter(folder: Path, base: Path, pandagpt: Checkpoint, depth: int, rank: int) -> None:
+    """PandaGPT's LoRA in the layout of PEFT."""
+    folder.mkdir()
+    keys = [key for pair in lora_keys(depth).values() for key in pair]
+    save_file(
+        {adapter_key(key): pandagpt[key].float().contiguous() for key in keys}, folder / "adapter_model.safetensors"
+    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base.resolve()),
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.1,
+        "bias": "none",
+        "target_modules": _LORA_MODULES,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -235,6 +235,3 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise ValueError("The file ends inside a field.")
         yield tag >> 3, data[position : position + length]
         position += length
-
-
-__all__ = ["CLIP_NUM_MERGES", "clip_tokenizer", "llama_tokenizer"]

@@ -28,9 +28,9 @@ _USE = """```python
 from transformers import pipeline
 
 pipe = pipeline("anomaly-detection", model="{id}", trust_remote_code=True)
-found = pipe("query.png", references=["good_1.png", "good_2.png"], category="{category}")
-print(found["verdict"], found["answer"], [region["position"] for region in found["regions"]])
-found["anomaly_map"].save("map.png")
+result = pipe("query.png", references=["good_1.png", "good_2.png"], category="{category}")
+print(result["verdict"], result["answer"], [region["position"] for region in result["regions"]])
+result["anomaly_map"].save("map.png")
 ```
 
 With the package, also from the command line: `anomalygpt inspect photos/ --references good/ --model {id}`."""
@@ -42,6 +42,10 @@ inspector.set_references(["good_1.png", "good_2.png"], category="{category}")
 result = inspector.inspect("query.png")
 print(result.verdict, result.answer)
 ```"""
+_PURPOSE = (
+    "It compares a photograph of a part with a few good ones and says whether something is wrong, where, and answers "
+    "questions about it in English and Chinese."
+)
 _LIMITS = (
     "It compares with good photographs of the same part, taken alike; without any it is much worse.",
     "It says nothing about what the picture does not show, and is no safety device.",
@@ -56,9 +60,7 @@ class ModelFacts:
 
     Args:
         repo_id (`str`):
-            `"user/name"` on the Hub.
-        title (`str`, *optional*):
-            Heading; default: the name.
+            `"user/name"` on the Hub; its last part is the heading.
         base_models (`list[str]`):
             Hub ids of what it was made of.
         parts (`list[tuple[str, str]]`):
@@ -68,20 +70,19 @@ class ModelFacts:
             `other`; none makes it `unknown`.
         adapter (`bool`, defaults to `False`):
             Whether only an adapter is in the repository; its model is the first of `base_models`.
-        datasets (`list[str]`):
-            What it was trained on.
+        datasets, limits (`list[str]`):
+            What it was trained on; sentences beside those that hold for every model of this kind.
         training (`dict[str, Any]`):
             Settings worth telling, name and value.
         results (`list[dict]`):
             Benchmark rows: `set`, `k_shot`, `seed` and columns of `SCORES`.
         limits (`list[str]`):
             Sentences beside those that hold for every model of this kind.
-        category (`str`, defaults to `"bolt"`):
-            What the photographs of the example show.
+        category (`str`, defaults to `"object"`):
+            What it is shown with in the section "Use".
     """
 
     repo_id: str
-    title: str | None = None
     base_models: list[str] = field(default_factory=list)
     parts: list[tuple[str, str]] = field(default_factory=list)
     licences: dict[str, str] = field(default_factory=dict)
@@ -90,19 +91,12 @@ class ModelFacts:
     training: dict[str, Any] = field(default_factory=dict)
     results: list[dict[str, Any]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
-    category: str = "bolt"
+    category: str = "object"
 
 
 def model_card(facts: ModelFacts) -> str:
     r"""
-    Writes the card.
-
-    Args:
-        facts ([`ModelFacts`]):
-            What is known.
-
-    Returns:
-        `str`: Front matter and text; sections of which nothing is known are left out.
+    The card: front matter and text. Sections of which nothing is known are left out.
 
     Example:
     ```python
@@ -114,7 +108,7 @@ def model_card(facts: ModelFacts) -> str:
     """
     if facts.adapter and not facts.base_models:
         raise ValueError("`base_models` must name the model of an adapter, got none.")
-    title = facts.title or facts.repo_id.rsplit("/", 1)[-1]
+    title = facts.repo_id.rsplit("/", 1)[-1]
     kinds = sorted(set(facts.licences.values()))
     data = ModelCardData(
         license=kinds[0] if len(kinds) == 1 else "other" if kinds else "unknown",
@@ -127,8 +121,9 @@ def model_card(facts: ModelFacts) -> str:
         model_name=title if facts.results else None,
         eval_results=evaluation_results(facts.results) or None,
     )
-    lines = ["---", data.to_yaml(), "---", "", f"# {title}", "", _purpose(facts), ""]
-    lines += ["## Use", "", _use(facts.repo_id, facts.category, facts.base_models if facts.adapter else None), ""]
+    purpose = f"An adapter for {facts.base_models[0]}. {_PURPOSE}" if facts.adapter else _PURPOSE
+    lines = ["---", data.to_yaml(), "---", "", f"# {title}", "", purpose, ""]
+    lines += ["## Use", "", _use(facts.repo_id, facts.base_models[0] if facts.adapter else None, facts.category), ""]
     lines += _table("## Parts", ("part", "what"), facts.parts)
     lines += _table("## Licences", ("part", "licence"), facts.licences.items())
     lines += _table("## Training", ("setting", "value"), facts.training.items())
@@ -162,8 +157,8 @@ def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence:
     written = re.search(pattern, parsed.text, flags=re.DOTALL)
     if not written:
         return card
-    shown = re.search(r'category="([^"\n]*)"', written.group())
-    use = _use(repo_id, shown.group(1) if shown else "bolt", [adapter_of] if adapter_of else None)
+    category = re.search(r'category="([^"]*)"', parsed.text)
+    use = _use(repo_id, adapter_of, category[1] if category else "object")
     text = re.sub(pattern, lambda _: use, parsed.text, count=1, flags=re.DOTALL)
     data = parsed.data
     named = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
@@ -202,20 +197,7 @@ def evaluation_results(rows: Iterable[dict[str, Any]]) -> list[EvalResult]:
 
 
 def with_results(card: str, rows: Sequence[dict[str, Any]], model_name: str) -> str:
-    r"""
-    A card with the benchmark rows in its front matter; its text stays as it is.
-
-    Args:
-        card (`str`):
-            A README.md with front matter.
-        rows (`list[dict]`):
-            As in [`evaluation_results`].
-        model_name (`str`):
-            Name of the model in the index.
-
-    Returns:
-        `str`: The card.
-    """
+    """A card with the benchmark rows (see [`evaluation_results`]) in its front matter; its text stays as it is."""
     parsed = ModelCard(card, ignore_metadata_errors=True)
     data = parsed.data.to_dict() | {"model_name": model_name, "eval_results": evaluation_results(rows)}
     data.pop("model-index", None)
@@ -233,19 +215,8 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
     }
 
 
-def _use(repo_id: str, category: str, adapter_of: list[str] | None) -> str:
-    category = re.sub(r'["\\\s]+', " ", category)
-    if adapter_of:
-        return _USE_ADAPTER.format(id=repo_id, base=adapter_of[0], category=category)
-    return _USE.format(id=repo_id, category=category)
-
-
-def _purpose(facts: ModelFacts) -> str:
-    what = f"An adapter for {facts.base_models[0]}. It" if facts.adapter else "It"
-    return (
-        f"{what} compares a photograph of a part with a few good ones and says whether something is wrong, where, "
-        "and answers questions about it in English and Chinese."
-    )
+def _use(repo_id: str, adapter_of: str | None, category: str) -> str:
+    return (_USE_ADAPTER if adapter_of else _USE).format(id=repo_id, base=adapter_of, category=category)
 
 
 def _results(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ What is exported takes `pixel_values` as the processor makes them and returns th
 """
 
 import copy
+import importlib.util
 import json
 import os
 import pathlib
@@ -60,14 +61,11 @@ class MapPath(nn.Module):
                 self.register_buffer(f"bank_{index}", layer.clone().float())
             self.threshold = bank.threshold if bank is not None and self.config.decision["normalised_maps"] else None
         elif not bank_as_input:
-            states = self.localizer.state_embeds[None] if text_embeds is None else text_embeds
-            states = unit_length(states.detach())
+            states = unit_length((self.localizer.state_embeds[None] if text_embeds is None else text_embeds).detach())
         self.register_buffer("text_embeds", states)
 
     def forward(self, pixel_values: torch.Tensor, *bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r"""
-        Computes maps.
-
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
                 From the processor.
@@ -102,17 +100,7 @@ class MapPath(nn.Module):
 
 @dataclass
 class ExportedMapPath:
-    r"""
-    What was written and how far it is from PyTorch.
-
-    Args:
-        path (`pathlib.Path`):
-            The file; a `.json` of the same name beside it says how to use it.
-        largest_difference (`float`, *optional*):
-            Largest difference of any map value to PyTorch's, over the pictures of the check; `None`: not checked.
-        checked_with (`str`):
-            Name of the runtime that was compared.
-    """
+    """What was written, and how far any map value of a runtime is from PyTorch's (`None`: not checked)."""
 
     path: pathlib.Path
     largest_difference: float | None
@@ -217,34 +205,19 @@ def _example(inspector: Any, path: MapPath, bank: MemoryBank | None) -> tuple[to
 
 
 def _difference(path: MapPath, file: pathlib.Path, pictures: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> float:
-    largest = 0.0
+    differences = []
     for count in (1, 3):
         some = torch.randn(count, *pictures.shape[1:], generator=torch.Generator().manual_seed(count))
         fewer = tuple(layer[: max(1, len(layer) - count)] for layer in extra)
         with torch.no_grad():
-            expected = [one.numpy() for one in path(some, *fewer)]
-        for one, other in zip(
-            run_exported(file, some.numpy(), *(layer.numpy() for layer in fewer)), expected, strict=True
-        ):
-            largest = max(largest, float(np.abs(one - other).max()))
-    return largest
+            expected = path(some, *fewer)
+        results = run_exported(file, some.numpy(), *(layer.numpy() for layer in fewer))
+        differences += [np.abs(one - other.numpy()).max() for one, other in zip(results, expected, strict=True)]
+    return float(max(differences))
 
 
 def run_exported(file: str | os.PathLike, pixel_values: np.ndarray, *bank: np.ndarray) -> list[np.ndarray]:
-    r"""
-    Runs an exported file.
-
-    Args:
-        file (`str` or `os.PathLike`):
-            `NAME.onnx` or `NAME.pt2`.
-        pixel_values (`np.ndarray` of shape `(batch_size, 3, height, width)`):
-            float32, from the processor.
-        bank (`np.ndarray`, each of shape `(num_patches, dim)`):
-            Where the bank is an input.
-
-    Returns:
-        `list[np.ndarray]`: `anomaly_map` and `pred_score`.
-    """
+    """Runs `NAME.onnx` or `NAME.pt2`; arguments and results are those of [`MapPath.forward`], as arrays."""
     if pathlib.Path(file).suffix == ".pt2":
         program = torch.export.load(str(file)).module()
         with torch.no_grad():
@@ -281,8 +254,6 @@ def _description(inspector: Any, path: MapPath, extra: tuple[torch.Tensor, ...])
 
 def check_packages(check: bool) -> None:
     """Refuses to go on without the packages that an export to ONNX needs; `check` needs onnxruntime as well."""
-    import importlib.util
-
     missing = [name for name in ("onnx", "onnxscript", *(["onnxruntime"] if check else []))
                if importlib.util.find_spec(name) is None]  # fmt: skip
     if missing:

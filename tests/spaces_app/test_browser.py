@@ -14,10 +14,10 @@ from playwright.sync_api import expect, sync_playwright
 
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from spaces_app import app as app_module
-from spaces_app import callbacks
+from spaces_app import engine as engine_module
 
 CHROMIUM = shutil.which("chromium")
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 GOOD = [str(EXAMPLES / "capsules" / "good" / f"good_{number}.jpg") for number in (1, 2)]
 QUERY = EXAMPLES / "capsules" / "query"
 SECONDS = 60_000
@@ -33,12 +33,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
-    blocks, address = app_module.launch_app(prevent_thread_lock=True, quiet=True)
-    yield address
-    blocks.close(verbose=False)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
+        blocks, address = app_module.launch_app(prevent_thread_lock=True, quiet=True)
+        yield address
+        blocks.close(verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +75,18 @@ class Visitor:
         self.page.set_input_files("#picture input[type=file]", str(picture))
         expect(self.page.locator("#picture img")).to_be_visible(timeout=SECONDS)
         if references:
-            self.page.set_input_files("#references input[type=file]", [str(path) for path in references])
-            expect(self.page.locator("#references .thumbnail-item, #references .thumbnail-lg")).to_have_count(
-                len(references), timeout=SECONDS
-            )
+            self.references(references)
+
+    def references(self, paths):
+        self.page.set_input_files("#references input[type=file]", [str(path) for path in paths])
+        self.count_references(len(paths))
+
+    def count_references(self, count):
+        thumbnails = self.page.locator("#references .thumbnail-item, #references .thumbnail-lg")
+        expect(thumbnails).to_have_count(count, timeout=SECONDS)
+
+    def example(self, number):
+        self.page.locator("#examples .thumbnail-item, #examples .thumbnail-lg").nth(number).click()
 
     def inspect(self):
         self.page.locator("#inspect").click()
@@ -134,16 +141,16 @@ def test_a_visitor_uploads_inspects_asks_and_clicks_a_region(visit):
     x, y = (box[a] + box[s] / 2 + (at - 224) * scale for a, s, at in (("x", "width", 364), ("y", "height", 347)))
     visitor.page.mouse.click(x, y)
     visitor.see("#region-card", "bottom right")
-    visitor.see("#region img")
+    visitor.see("#region-box img")
 
 
 def test_an_example_runs_with_one_click_and_a_row_opens_its_region(visit):
     visitor = visit()
-    visitor.page.locator("#examples .thumbnail-item, #examples .thumbnail-lg").first.click()
+    visitor.example(0)
     visitor.see("#verdict .ag-anomalous")
     visitor.see("#regions tr[data-region]").click()
     visitor.see("#region-card")
-    expect(visitor.page.locator("#references .thumbnail-item, #references .thumbnail-lg")).to_have_count(4)
+    visitor.count_references(4)
 
 
 def test_what_goes_wrong_is_said_in_words(visit, tmp_path):
@@ -155,7 +162,7 @@ def test_what_goes_wrong_is_said_in_words(visit, tmp_path):
     bad = tmp_path / "torn <i>.png"
     bad.write_bytes((QUERY / "part_1_good.jpg").read_bytes()[:500])
     visitor.page.set_input_files("#picture input[type=file]", str(bad))
-    visitor.page.wait_for_timeout(2000)
+    visitor.page.wait_for_timeout(1000)
     visitor.inspect()
     visitor.see("#verdict .ag-error", "cannot be used")
     expect(visitor.page.locator("#verdict i:not(.ag-dot)")).to_have_count(0)
@@ -163,16 +170,18 @@ def test_what_goes_wrong_is_said_in_words(visit, tmp_path):
     visitor.complaints = [one for one in visitor.complaints if "Failed to load resource" not in one]
 
 
-def test_markup_in_a_category_stays_text(visit):
+def test_markup_stays_text_and_a_question_during_the_inspection_waits_for_it(visit):
     visitor = visit()
     visitor.upload(QUERY / "part_1_good.jpg", GOOD)
     box = visitor.page.locator("#category input")
     box.fill("<img src=x onerror=document.title='stolen'>")
     box.press("Enter")
     visitor.inspect()
-    visitor.see("#verdict .ag-card h3")
+    visitor.see("#verdict .ag-busy")
     visitor.ask("<img src=x onerror=document.title='stolen'> Where is it?")
     visitor.see("#chatbot [data-testid=user]", "<img src=x")
+    visitor.see("#chatbot [data-testid=bot]")
+    expect(visitor.page.locator("#chatbot")).not_to_contain_text("Inspect a picture first")
     assert visitor.page.title() == "AnomalyGPT"
 
 
@@ -211,8 +220,7 @@ def test_two_clicks_on_a_known_length_give_millimetres(visit):
 
 def test_many_pictures_give_a_table_and_downloads(visit):
     visitor = visit()
-    visitor.page.set_input_files("#references input[type=file]", GOOD)
-    expect(visitor.page.locator("#references .thumbnail-item, #references .thumbnail-lg")).to_have_count(2)
+    visitor.references(GOOD)
     visitor.page.get_by_role("tab", name="Many pictures").click()
     visitor.page.set_input_files(
         "#batch-files input[type=file]", [str(path) for path in sorted(QUERY.glob("*.jpg"))[:3]]
@@ -228,28 +236,27 @@ def test_many_pictures_give_a_table_and_downloads(visit):
 
 
 def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path, monkeypatch):
-    whole = callbacks.inspect_batch
+    whole = engine_module.inspect_batch
 
     def slowly(*arguments):
         for results in whole(*arguments):
             yield results
             time.sleep(0.2)
 
-    monkeypatch.setattr(callbacks, "inspect_batch", slowly)  # there must be time to press the button
-    for number in range(60):
+    monkeypatch.setattr(engine_module, "inspect_batch", slowly)  # there must be time to press the button
+    for number in range(20):
         shutil.copyfile(QUERY / "part_6_crack.jpg", tmp_path / f"piece_{number:02d}.jpg")
     visitor = visit()
-    visitor.page.set_input_files("#references input[type=file]", GOOD)
-    expect(visitor.page.locator("#references .thumbnail-item, #references .thumbnail-lg")).to_have_count(2)
+    visitor.references(GOOD)
     visitor.page.get_by_role("tab", name="Many pictures").click()
     visitor.page.set_input_files("#batch-files input[type=file]", [str(path) for path in sorted(tmp_path.iterdir())])
-    expect(visitor.page.locator("#batch-files")).to_contain_text("piece_59", timeout=SECONDS)
+    expect(visitor.page.locator("#batch-files")).to_contain_text("piece_19", timeout=SECONDS)
     visitor.page.locator("#batch-run").click()
     expect(visitor.page.locator("#batch-table")).to_contain_text("piece_00", timeout=SECONDS)
     visitor.page.locator("#batch-stop").click()
-    told = re.compile(r"Stopped after (\d+) of 60")
+    told = re.compile(r"Stopped after (\d+) of 20")
     done = int(told.search(visitor.see("#batch-state", "Stopped after").inner_text())[1])
-    assert 0 < done < 60
+    assert 0 < done < 20
     expect(visitor.page.locator("#downloads")).to_contain_text("report", timeout=SECONDS)
     visitor.page.wait_for_timeout(1500)  # nothing goes on behind the visitor's back
     assert int(told.search(visitor.see("#batch-state").inner_text())[1]) == done
@@ -257,9 +264,9 @@ def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path, monkeypatch)
 
 def test_the_page_fits_a_phone_and_turns_dark(visit):
     visitor = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, locale="zh-CN")
-    visitor.page.locator("#examples .thumbnail-item, #examples .thumbnail-lg").nth(1).click()
+    visitor.example(1)
     visitor.see("#verdict .ag-anomalous")
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 391
     dark = visitor.page.evaluate("document.body.classList.contains('dark')")
-    visitor.page.locator("#theme-button").click()
+    visitor.page.locator("#theme").click()
     assert visitor.page.evaluate("document.body.classList.contains('dark')") is not dark

@@ -1,5 +1,7 @@
 """Cards are pure functions of facts; what the Hub reads in them is what was measured."""
 
+import pathlib
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -7,6 +9,7 @@ from benchmarks.documents import card_rows
 from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
 from modeling_anomalygpt.hub.card import SCORES, ModelFacts, evaluation_results, model_card, readdressed, with_results
 
+ROOT = pathlib.Path(__file__).parents[2]
 ROWS = [
     {"set": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
     {"set": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},

@@ -1,6 +1,6 @@
 """Converted weights behave as the original's do: every golden tensor within 1e-4 of its largest value.
 
-`pytest tests/test_parity_original.py --golden DIR` runs it with golden folders of other seeds and sizes.
+`pytest tests/conversion/test_parity_original.py --golden DIR` runs it with golden folders of other seeds and sizes.
 """
 
 import functools
@@ -337,7 +337,7 @@ def test_the_merges_that_stand_in_for_clips_file_are_lines_of_it(golden, tmp_pat
     if not original.is_file():
         pytest.skip("the golden folder holds no clip_bpe/")
     lines = gzip.decompress(original.read_bytes()).decode().split("\n")[1:]
-    used = (Path(__file__).parent / "fixtures" / "clip_merges_used.txt").read_text().splitlines()
+    used = (Path(__file__).parents[1] / "fixtures" / "clip_merges_used.txt").read_text().splitlines()
     for line in used:
         rank, merge = line.split("\t")
         assert lines[int(rank)] == merge

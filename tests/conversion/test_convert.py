@@ -5,7 +5,10 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,12 +21,13 @@ from modeling_anomalygpt.cli.convert import run as run_convert
 from modeling_anomalygpt.conversion import checks as conversion_selftest
 from modeling_anomalygpt.conversion import streams as published_sources
 from modeling_anomalygpt.conversion.checks import ConversionReport, compare_keys
-from modeling_anomalygpt.conversion.configuration import parameter_shapes, published_config
-from modeling_anomalygpt.conversion.layout import infer_sizes, lora_keys, parameter_origins
+from modeling_anomalygpt.conversion.layout import lora_keys, parameter_origins, parameter_shapes, published_config
 from modeling_anomalygpt.conversion.streams import SafetensorsWriter
-from tests.golden_checkpoints import full_size_shapes
+from tests.clip_merges import write_merges
+from tests.golden_checkpoints import full_size_shapes, write_imagebind_huge
 from tests.published_files import GOLDEN, changed, run, vicuna_folder, write_published_files
 
+REPOSITORY = Path(__file__).parents[2]
 VICUNA_V0 = {"vocab_size": 32001, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "num_attention_heads": 32}
 
 
@@ -49,13 +53,12 @@ def merged(published, tmp_path_factory):
 )
 def test_every_key_of_the_published_sizes_fills_its_parameters(width, depth, mlp, heads, billions):
     published = full_size_shapes(GOLDEN, width, depth, mlp)
-    sizes = infer_sizes(published["imagebind"], published["pandagpt"], published["anomalygpt"])
     config = {"hidden_size": width, "num_hidden_layers": depth, "intermediate_size": mlp}
-    config = published_config(sizes, VICUNA_V0 | config | {"num_attention_heads": heads}, image_token_index=32000)
+    config = published_config(published, VICUNA_V0 | config | {"num_attention_heads": heads}, image_token_index=32000)
     assert config.out_indices == [8, 16, 24, 32]
     assert (config.num_prompt_tokens, config.map_size, config.vision_config.num_attention_heads) == (18, 224, 16)
     parameters = parameter_shapes(config)
-    origins = parameter_origins(sizes, depth)
+    origins = parameter_origins(config)
     report = ConversionReport()
     compare_keys(report, origins, parameters, published, depth)
     assert report.is_clean, str(report)
@@ -243,7 +246,7 @@ def test_a_language_model_folder_must_be_whole(published, tmp_path):
 
 
 def test_dtype_is_checked(published, tmp_path):
-    with pytest.raises(ValueError, match="`dtype` must be one of float32, float16, bfloat16, got 'int8'"):
+    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float16, float32, got 'int8'"):
         run(published, tmp_path / "out", dtype="int8")
 
 
@@ -283,7 +286,8 @@ def test_the_command_shows_all_wrong_keys(published, tmp_path, capsys):
         run_convert(args)
     printed = capsys.readouterr().err
     assert "missing (10):" in printed
-    assert "anomalygpt: prompt_learner.meta_net.6.bias" in printed
+    assert "anomalygpt: prompt_learner.meta_net.12.bias" in printed
+    assert "... and 2 more" in printed
 
 
 @pytest.mark.parametrize("lora", [(), ("--keep-lora",)])
@@ -301,3 +305,42 @@ def test_verify_passes_when_sentences_are_likely_and_the_answer_is_yes_or_no(mer
     stages = conversion_selftest.verify(merged)
     assert [stage.passed for stage in stages] == [True, True, True]
     assert "1 language model: passed" in str(stages[0])
+
+
+def test_help_and_refusals_need_no_torch():
+    source = "import sys; from modeling_anomalygpt.cli import main; main(['convert', '--help']); main(['convert'])"
+    source += "; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "--imagebind FILE" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# Real size
+
+CONVERT = """
+import json, re, sys, time
+from modeling_anomalygpt.conversion.convert import convert
+report = convert(**json.loads(sys.argv[1]), progress=False)
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+print(json.dumps({"peak": peak, "parameters": report.num_parameters}))
+"""
+
+
+@pytest.mark.slow
+def test_imagebind_huge_is_converted_within_the_memory_bound_and_runs(tmp_path):
+    files = {part: str(path) for part, path in write_imagebind_huge(GOLDEN, tmp_path).items()}
+    arguments = files | {"clip_bpe": str(write_merges(tmp_path / "merges.txt")), "output": str(tmp_path / "out")}
+    command = [sys.executable, "-c", CONVERT, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["peak"] <= Path(files["imagebind"]).stat().st_size + 2e9
+    assert measured["parameters"] > 0.98e9
+    Path(files["imagebind"]).unlink()
+    model = AnomalyGPTForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    processor = AnomalyGPTProcessor.from_pretrained(tmp_path / "out")
+    picture = GOLDEN / "images" / "spot.png"
+    with torch.no_grad():
+        outputs = model(**processor(images=picture, text="Is there any anomaly?", return_tensors="pt"))
+    assert outputs.anomaly_map.shape == (1, 224, 224)
+    assert outputs.anomaly_map.isfinite().all()
+    assert (model.config.vision_config.hidden_size, model.config.vision_config.num_hidden_layers) == (1280, 32)

@@ -1,4 +1,4 @@
-"""The folder of a Space, and `anomalygpt demo` around it."""
+"""The folder of a Space is complete, and the command that shows the same page here."""
 
 import re
 import subprocess
@@ -10,53 +10,55 @@ pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anoma
 
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.cli import demo as cli_demo
+from modeling_anomalygpt.hub.space import write_space
 from spaces_app import app as app_module
-from spaces_app.assemble import assemble_space
-from spaces_app.example_pictures import example_pictures
+from tests.tiny import tiny_pair
 
 
 def test_the_folder_of_a_space_is_complete(tmp_path):
-    folder = assemble_space(tmp_path / "space")
+    folder = write_space(tmp_path / "space")
     front = (folder / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     for line in ("sdk: gradio", "sdk_version: 6.", "license: apache-2.0", "app_file: app.py"):
         assert line in front
     assert (folder / "modeling_anomalygpt" / "anomalygpt_tiny" / "model.safetensors").exists()
+    assert {"style.css", "page.js", "words_zh.json"} <= {path.name for path in (folder / "spaces_app").iterdir()}
     assert len(list((folder / "examples").rglob("*.jpg"))) == 20
     assert not list(folder.rglob("__pycache__"))
 
 
 @pytest.mark.slow
 def test_a_space_runs_from_its_own_files(tmp_path):
-    folder = assemble_space(tmp_path / "space")
+    folder = write_space(tmp_path / "space")
     source = "import sys; sys.path.insert(0, '.'); import app, spaces_app; print(spaces_app.__file__)"
     done = subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip().startswith(str(folder))
 
 
 def test_a_space_of_a_hub_model_names_it_and_carries_no_weights(tmp_path):
-    folder = assemble_space(tmp_path / "space", model="user/bolts-7b", title='Bolts: "M8"')
+    folder = write_space(tmp_path / "space", model="user/bolts-7b", title='Bolts: "M8"')
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "models:\n  - user/bolts-7b\npreload_from_hub:\n  - user/bolts-7b\n" in readme
     assert 'title: "Bolts: \\"M8\\""' in readme
     assert "anomalygpt_tiny" not in readme
     assert not list(folder.rglob("*.safetensors"))
     assert "'user/bolts-7b'" in (folder / "app.py").read_text(encoding="utf-8")
-    assemble_space(folder)
+    for part in tiny_pair():
+        part.save_pretrained(tmp_path / "model")
+    write_space(folder, model=str(tmp_path / "model"))
     assert "user/bolts-7b" not in (folder / "README.md").read_text(encoding="utf-8")
+    weights = folder / "modeling_anomalygpt" / "anomalygpt_tiny" / "model.safetensors"
+    assert weights.read_bytes() == (tmp_path / "model" / "model.safetensors").read_bytes()
 
 
-def test_a_space_is_refused_a_local_model_and_a_folder_in_use(tmp_path):
+def test_a_space_is_refused_other_models_and_a_folder_in_use(tmp_path):
     with pytest.raises(ValueError, match="`model` must be a Hub id"):
-        assemble_space(tmp_path / "space", model="./checkpoint")
-    (tmp_path / "notes.txt").write_text("mine")
+        write_space(tmp_path / "space", model="./checkpoint")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="`model` must be a whole model or a Hub id, got the adapter"):
+        write_space(tmp_path / "space", model=str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match="`folder` must be empty or an earlier Space"):
-        assemble_space(tmp_path)
-
-
-def test_the_examples_are_there():
-    examples = example_pictures()
-    assert len(examples) == 6
-    assert all(len(example.references) == 4 for example in examples)
+        write_space(tmp_path)
 
 
 # The command
@@ -73,23 +75,21 @@ def test_demo_passes_its_options_on_and_says_where_the_page_is(monkeypatch, caps
             self.closed = True
 
     asked, blocks = {}, Blocks()
-    monkeypatch.setattr(
-        app_module,
-        "launch_app",
-        lambda model, **options: (asked.update(options, model=model), (blocks, "http://127.0.0.1:7999/"))[1],
-    )
-    assert cli.main(["demo", "--model", ".", "--port", "7999", "--share"]) == 0
-    assert asked["model"] == "."
-    assert (asked["server_port"], asked["share"], asked["mcp_server"]) == (7999, True, None)
+
+    def launch_app(model, **options):
+        asked.update(options, model=model)
+        return blocks, "http://127.0.0.1:7999/"
+
+    monkeypatch.setattr(app_module, "launch_app", launch_app)
+    assert cli.main(["demo", "--model", "folder", "--port", "7999", "--share"]) == 0
+    expected = {"model": "folder", "server_port": 7999, "share": True, "mcp_server": None}
+    assert {name: asked[name] for name in expected} == expected
     assert blocks.closed
-    shown = capsys.readouterr().out
-    assert "http://127.0.0.1:7999/  and  https://share.example" in shown
+    assert "http://127.0.0.1:7999/  and  https://share.example" in capsys.readouterr().out
 
 
 def test_demo_without_gradio_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(cli_demo.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2
-    assert re.fullmatch(
-        r"anomalygpt demo: error: The page needs Gradio, which is not installed\. Run: pip install .*\n",
-        capsys.readouterr().err,
-    )
+    message = r"anomalygpt demo: error: The page needs Gradio, which is not installed\. Run: pip install .*\n"
+    assert re.fullmatch(message, capsys.readouterr().err)

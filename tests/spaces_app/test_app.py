@@ -1,0 +1,210 @@
+"""The page over HTTP: its endpoints through gradio_client, what a program may send, who may see what."""
+
+import io
+import json
+import os
+import pathlib
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import tiny_pair
+
+pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
+
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from modeling_anomalygpt.inspector import AnomalyInspector
+from spaces_app import app as app_module
+from spaces_app import engine as engine_module
+from spaces_app.engine import MAX_CATEGORY, MAX_REFERENCES, Engine
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(AnomalyInspector(*tiny_pair()))
+
+
+@pytest.fixture(scope="module")
+def address(engine, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(app_module.Engine, "load", lambda model=None: engine)
+        blocks, address = app_module.launch_app(prevent_thread_lock=True, quiet=True)
+        yield address.rstrip("/")
+        blocks.close(verbose=False)
+
+
+def picture(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def query(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "query.png"
+    path.write_bytes(picture())
+    return handle_file(path)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("files") / "good.png"
+    path.write_bytes(picture(1))
+    return handle_file(path)
+
+
+def sent(address: str, path: str, content: bytes, kind: str = "application/json"):
+    request = urllib.request.Request(f"{address}/gradio_api/{path}", data=content, headers={"Content-Type": kind})
+    return json.load(urllib.request.urlopen(request, timeout=60))
+
+
+def uploaded(address: str, name: str, content: bytes) -> list[str]:
+    head = f'--border\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    return sent(address, "upload", head + content + b"\r\n--border--\r\n", "multipart/form-data; boundary=border")
+
+
+# Endpoints
+
+
+def test_programs_inspect_and_chat(address, query, good):
+    client = Client(address, verbose=False)
+    result, overlay = client.predict(query, [good], "bolt", mm_per_pixel=0.5, api_name="/inspect")
+    assert result["verdict"] in ("normal", "anomalous", "uncertain")
+    assert result["category"] == "bolt"
+    assert result["evidence"]["num_references"] == 1
+    assert Image.open(overlay).size[0] >= 60
+    answers = list(client.submit("Where is it?", api_name="/chat"))
+    assert answers[-1][0]
+    assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
+
+
+def test_a_client_does_not_see_another_ones_picture(address, query):
+    one, two = (Client(address, verbose=False) for _ in range(2))
+    one.predict(query, api_name="/inspect")
+    with pytest.raises(AppError, match="Inspect a picture first"):
+        two.predict("Where is it?", api_name="/chat")
+    assert two.predict("Where is it?", query, api_name="/chat")[0]
+
+
+def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
+    client = Client(address, verbose=False)
+    bad = tmp_path / "bad <b>.png"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(AppError, match="cannot be used") as refused:
+        client.predict(handle_file(str(bad)), api_name="/inspect")
+    assert "<b>" not in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    for wrong, message in (
+        ({"language": "fr"}, "language must be one of en, zh"),
+        ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
+        ({"tile": 1, "references": [query] * 2}, "Tiles of 1 px make 4800 of the good pictures, at most 96"),
+    ):
+        with pytest.raises(AppError, match=message):
+            client.predict(query, **wrong, api_name="/inspect")
+
+
+def test_only_the_two_endpoints_are_offered(address):
+    named = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/inspect", "/chat"}
+
+
+# Work that nobody waits for
+
+
+def test_work_stops_when_its_client_disconnects(address, engine, query, monkeypatch):
+    passes, started = [], threading.Event()
+
+    def endless(inspector, learn, image, options):
+        while True:
+            inspector.inspect(image, use_language=False)
+            passes.append(1)
+            started.set()
+
+    monkeypatch.setattr(engine_module, "learn_and_inspect", endless)
+    path = uploaded(address, "query.png", picture())[0]
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "", "", "en", "auto", False, 0, 0, ""]
+    event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
+    stream = urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60)
+    assert started.wait(30)
+    stream.close()
+    end = time.monotonic() + 20
+    while engine._holder is not None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert engine._holder is None, "the model is free again"
+    done = len(passes)
+    time.sleep(0.3)
+    assert len(passes) == done
+
+
+# What may be sent
+
+
+def test_a_file_above_the_limit_is_refused_while_it_arrives(address):
+    assert uploaded(address, "small.png", picture())[0].endswith("small.png")
+    with pytest.raises(urllib.error.HTTPError) as error:
+        uploaded(address, "large.png", picture() + bytes(26 * 1024 * 1024))
+    assert error.value.code == 413
+
+
+@pytest.mark.parametrize("name", ["../../../escaped.png", "..\\escaped.png", "/etc/escaped.png"])
+def test_an_uploaded_name_does_not_lead_out_of_the_cache(address, name):
+    path = pathlib.Path(uploaded(address, name, picture())[0])
+    assert path.resolve().is_relative_to(os.environ["GRADIO_TEMP_DIR"])
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "setup.py", "../../etc/passwd", "/proc/self/environ"])
+def test_files_of_the_server_are_not_served(address, path):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{address}/gradio_api/file={path}", timeout=60)
+    assert error.value.code in (403, 404)
+
+
+def test_files_of_the_server_are_not_inspected(address, tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture())
+
+    def ended(path: str) -> str:
+        # What the client would upload is named here as a path of the server.
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "", "", "en", "auto", False, 0, 0, ""]
+        event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
+        with urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60) as answer:
+            return answer.read().decode()
+
+    assert "event: error" in ended(str(tmp_path / "secret.png"))
+    assert "event: complete" in ended(uploaded(address, "own.png", picture())[0])
+
+
+def test_long_words_are_cut_and_too_many_references_are_refused(address, query):
+    client = Client(address, verbose=False)
+    result, _ = client.predict(query, [], "bolt " * 1000, api_name="/inspect")
+    assert len(result["category"]) <= MAX_CATEGORY
+    with pytest.raises(AppError, match=f"{MAX_REFERENCES}"):
+        client.predict(query, [query] * (MAX_REFERENCES + 1), "bolt", api_name="/inspect")
+
+
+# Start
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"server_port": 99999}, "`port` must be from 1 to 65535, got 99999"),
+        ({"server_port": -1}, "`port` must be from 1 to 65535, got -1"),
+        ({"server_port": "used"}, "`port` must be free, got"),
+        ({"mcp_server": True}, "`mcp` must be installed"),
+    ],
+)
+def test_a_page_that_cannot_start_is_refused_before_the_model_is_loaded(address, options, message, monkeypatch):
+    monkeypatch.setattr(app_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(app_module.Engine, "load", lambda model=None: pytest.fail("the model was loaded"))
+    if options.get("server_port") == "used":
+        options = {"server_port": int(address.rsplit(":", 1)[1])}
+    with pytest.raises(ValueError, match=message):
+        app_module.launch_app(**options)

@@ -1,0 +1,449 @@
+"""What the Space does for a visitor: inspection, conversation, batch; limits, fairness, and what is kept."""
+
+import copyreg
+import csv
+import gc
+import io
+import json
+import pathlib
+import pickle
+import re
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import tiny_pair
+
+pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
+
+from modeling_anomalygpt.inspector import AnomalyInspector
+from spaces_app import engine as engine_module
+from spaces_app.engine import (
+    MAX_BATCH,
+    MAX_OWN_WAITING,
+    MAX_QUESTIONS,
+    MAX_REFERENCES,
+    BusyError,
+    Engine,
+    RefusedError,
+    Session,
+    Settings,
+    StoppedError,
+    asks_for_overlay,
+    batch_rows,
+    clean_text,
+    inspect_batch,
+    inspect_picture,
+    open_picture,
+    reason_in_words,
+    reply,
+    shown_name,
+    write_downloads,
+)
+from spaces_app.views import words_of
+
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+def picture_file(folder: pathlib.Path, name: str, seed: int, size=(40, 60)) -> str:
+    path = folder / name
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(AnomalyInspector(*tiny_pair()))
+
+
+@pytest.fixture
+def session(engine) -> Session:
+    return Session(engine)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("files")
+    return {name: picture_file(folder, f"{name}.png", seed) for seed, name in enumerate(("query", "good_1", "good_2"))}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    Image.radial_gradient("L").resize((2000, 1500)).convert("RGB").save(path, compress_level=1)
+    return str(path)
+
+
+def inspect(engine, session, picture, references=(), **settings):
+    for _ in inspect_picture(engine, session, picture, list(references), Settings(**settings)):
+        pass
+    return session.result
+
+
+# What is typed and uploaded
+
+
+def test_texts_are_put_on_one_line_and_cut():
+    assert clean_text(" metal\n\x00nut\t", 80) == "metal nut"
+    assert clean_text(None, 80) == clean_text("  ", 80) == ""
+    assert len(clean_text("x" * 1000, 80)) == 80
+    assert Settings(category=" \n").options()["category"] == "object"
+
+
+def test_names_lose_their_folder_and_control_characters():
+    assert shown_name("/tmp/secret/a\x1bb.png") == "ab.png"
+    assert len(shown_name("x" * 300 + ".png")) <= 60
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"not a picture", "none that Pillow can read"), (None, "no longer kept")],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_its_name_alone(tmp_path, content, reason):
+    path = tmp_path / "part.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RefusedError, match=f"part.png.*{reason}") as refused:
+        open_picture(str(path))
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_reasons_are_words_and_name_no_folder_of_the_server():
+    assert "/srv" not in reason_in_words(OSError(2, "No such file", "/srv/models/a.bin"), "en")
+    assert reason_in_words(BusyError("x"), "zh") == words_of("zh")["busy"]
+    assert "longer than" in reason_in_words(StoppedError(), "en")
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("changes", "references", "settings", "message"),
+    [
+        ({}, 0, {"localization": "reference"}, "needs at least one"),
+        ({}, MAX_REFERENCES + 1, {}, f"At most {MAX_REFERENCES} good pictures, got {MAX_REFERENCES + 1}"),
+        ({"MAX_PIXELS": 100}, 0, {}, "large.png cannot be used"),
+        ({"MAX_REFERENCE_PIXELS": 9_000_000}, 1, {"rotations": True}, "12 megapixels together"),
+        ({}, 0, {"tile": 33}, r"Tiles of 33 px make \d{4} of large.png, at most 64"),
+        ({}, 2, {"tile": 250}, r"Tiles of 250 px make \d+ of the good pictures, at most 96"),
+        ({}, 1, {"tile": 440, "rotations": True}, r"Tiles of 440 px make 120 of the good pictures, at most 96"),
+    ],
+)
+def test_too_much_work_is_refused_before_the_model_sees_anything(
+    engine, session, large, monkeypatch, changes, references, settings, message
+):
+    for name, value in changes.items():
+        monkeypatch.setattr(engine_module, name, value)
+    monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
+    with pytest.raises(RefusedError, match=message):
+        inspect(engine, session, large, [large] * references, **settings)
+
+
+def test_tiles_within_the_limits_are_inspected(engine, session, tmp_path):
+    picture = picture_file(tmp_path, "query.png", 0, (64, 96))
+    assert inspect(engine, session, picture, [picture], tile=48, use_language=False).pred_score is not None
+
+
+def test_a_batch_is_limited_in_tiles_and_pictures(engine, session, files, monkeypatch):
+    monkeypatch.setattr(engine_module, "MAX_BATCH_TILES", 3)
+    for paths, settings, message in (
+        ([], Settings(), "There are no pictures yet"),
+        (
+            [files["query"]] * (MAX_BATCH + 1),
+            Settings(),
+            f"A batch may have {MAX_BATCH} pictures, got {MAX_BATCH + 1}",
+        ),
+        ([files["query"]] * 2, Settings(tile=40), "A batch may have 3 tiles"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            next(inspect_batch(engine, session, paths, [], settings))
+
+
+def test_work_ends_when_its_visitor_has_gone_and_the_next_one_is_served(engine, session, files, monkeypatch):
+    passes = []
+
+    def endless(inspector, learn, image, options):
+        while True:
+            inspector.inspect(image, use_language=False)
+            passes.append(1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine_module, "learn_and_inspect", endless)
+        running = inspect_picture(engine, session, files["query"], [], Settings())
+        next(running)
+        running.close()
+    done = len(passes)
+    assert done > 0
+    assert inspect(engine, Session(engine), files["query"], use_language=False).verdict
+    assert len(passes) == done
+
+
+def test_one_request_keeps_the_model_only_so_long(engine, session, files, monkeypatch):
+    def endless(inspector, learn, image, options):
+        while True:
+            inspector.inspect(image, use_language=False)
+
+    monkeypatch.setattr(engine_module, "learn_and_inspect", endless)
+    monkeypatch.setattr(engine_module, "LONGEST_TURN", 0.2)
+    with pytest.raises(StoppedError):
+        inspect(engine, session, files["query"])
+
+
+# Fairness
+
+
+def turn_in_thread(engine, visitor, order):
+    def wait():
+        with engine.turn(visitor) as turn:
+            for _ in turn:
+                pass
+            order.append(visitor)
+
+    waiting = len(engine._waiting)
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while len(engine._waiting) == waiting:
+        time.sleep(0.001)
+    return thread
+
+
+def test_who_has_used_the_model_least_goes_first(engine):
+    order = []
+    with engine.turn("eager") as turn:
+        assert not list(turn)
+        threads = [turn_in_thread(engine, name, order) for name in ("eager", "eager", "other", "third")]
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert order == ["other", "third", "eager", "eager"]
+
+
+def test_one_visitor_cannot_fill_the_line(engine, monkeypatch):
+    with engine.turn("first") as turn:
+        assert not list(turn)
+        threads = [turn_in_thread(engine, "eager", []) for _ in range(MAX_OWN_WAITING)]
+        with pytest.raises(BusyError, match="waiting"), engine.turn("eager"):
+            pass
+        threads.append(turn_in_thread(engine, "other", []))
+    for thread in threads:
+        thread.join()
+
+
+def test_a_model_in_use_for_too_long_is_reported(engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "LONGEST_WAIT", 0.01)
+    with engine.turn() as turn:
+        assert not list(turn)
+        with pytest.raises(BusyError, match="busy"), engine.turn() as second:
+            list(second)
+    with engine.turn() as turn:
+        assert not list(turn)
+
+
+# Inspection
+
+
+def test_the_same_references_are_learned_once(engine, session, files, monkeypatch):
+    learned, real = [], AnomalyInspector.set_references
+    monkeypatch.setattr(
+        AnomalyInspector, "set_references", lambda self, *a, **k: (learned.append(1), real(self, *a, **k))[1]
+    )
+    for question in ("", "Is it good?"):
+        inspect(engine, session, files["query"], [files["good_1"]], question=question, use_language=False)
+    assert len(learned) == 1
+    inspect(engine, session, files["query"], [files["good_1"], files["good_2"]], use_language=False)
+    assert (len(learned), session.inspector.num_references) == (2, 2)
+    inspect(engine, session, files["query"], [], use_language=False)
+    assert session.inspector.num_references == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "message"), [("en", "There is no picture to inspect yet"), ("zh", "还没有待检测图片")]
+)
+def test_what_is_missing_is_said_in_the_visitors_language(engine, session, language, message):
+    with pytest.raises(RefusedError, match=message):
+        inspect(engine, session, None, language=language)
+
+
+def test_sessions_share_the_model_and_nothing_else(engine, files):
+    one, two = Session(engine), Session(engine)
+    inspect(engine, one, files["query"], [files["good_1"]], use_language=False)
+    assert one.inspector.model is two.inspector.model
+    assert two.inspector.memory_bank is None
+    assert two.result is None
+    assert one.folder != two.folder
+
+
+def test_a_sessions_folder_goes_with_it(engine):
+    session = Session(engine)
+    session.new_file("a.png").write_bytes(b"1")
+    folder = session.folder
+    del session
+    gc.collect()
+    assert not folder.exists()
+    session = Session(engine)
+    session.forget()
+    assert not session.folder.exists()
+
+
+def arrays_in(thing, seen):
+    """Every array, tensor and picture that is reachable from something, models and code aside."""
+    if id(thing) in seen or isinstance(thing, (torch.nn.Module, Engine, type, str, bytes, int, float)):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, (np.ndarray, torch.Tensor, Image.Image)):
+        yield thing
+        return
+    parts = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else ()
+    if not parts and type(thing).__module__.startswith(("spaces_app", "modeling_anomalygpt")):
+        parts = vars(thing).values() if hasattr(thing, "__dict__") else ()
+    for part in parts:
+        yield from arrays_in(part, seen)
+
+
+def test_a_session_keeps_no_decoded_picture_and_no_map(engine, session, files, large):
+    good = files["good_1"]
+    inspect(engine, session, large, [good])
+    list(inspect_batch(engine, session, [large, large], [good], Settings()))
+    write_downloads(session.batch.report)
+    kept = list(arrays_in(session, {id(session.inspector.processor)}))
+    assert not [one for one in kept if isinstance(one, (np.ndarray, Image.Image))]
+    assert sum(one.numel() * one.element_size() for one in kept) < 100_000
+    assert all(max(Image.open(path).size) <= 1400 for path in session.files.values())
+    before = set(session.folder.iterdir())
+    inspect(engine, session, large, [good])
+    assert len(set(session.folder.iterdir())) == len(before), "files of the result before are gone"
+
+
+def test_features_of_good_pictures_stay_within_a_budget_and_are_learned_again(engine, files, monkeypatch):
+    gc.collect()
+    old, new = Session(engine), Session(engine)
+    inspect(engine, old, files["query"], [files["good_1"]], use_language=False)
+    monkeypatch.setattr(engine_module, "MAX_KEPT_BYTES", old.num_bytes)
+    inspect(engine, new, files["query"], [files["good_1"]], use_language=False)
+    assert (old.num_bytes, new.inspector.num_references) == (0, 1)
+    again = inspect(engine, old, files["query"], [files["good_1"]], use_language=False)
+    assert again.evidence["num_references"] == 1
+    assert new.num_bytes == 0
+
+
+def test_an_inspector_crosses_into_a_worker_process_without_its_weights(engine, session, files):
+    inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
+    before = dict(copyreg.dispatch_table)
+    try:
+        engine.travel_by_name()
+        content = pickle.dumps(session.inspector)
+        again = pickle.loads(content)
+    finally:
+        copyreg.dispatch_table.clear()
+        copyreg.dispatch_table.update(before)
+    assert len(content) < sum(p.numel() * p.element_size() for p in engine.model.parameters()) / 2
+    assert again.model is engine.model
+    assert again.num_references == 1
+
+
+# Conversation
+
+
+@pytest.mark.parametrize(
+    ("wanted", "texts"),
+    [
+        (
+            True,
+            (
+                "Highlight the anomalies",
+                "please mark all defects",
+                "Show me where it is",
+                "请标出异常",
+                "显示缺陷位置",
+            ),
+        ),
+        (False, ("Where is the anomaly?", "What is remarkable here?", "有异常吗？")),
+    ],
+)
+def test_who_wants_to_see_the_places_gets_the_overlay(wanted, texts):
+    assert [asks_for_overlay(text) for text in texts] == [wanted] * len(texts)
+
+
+def test_answers_grow_and_join_the_conversation(engine, session, files):
+    inspect(engine, session, files["query"], [files["good_1"]])
+    before = len(session.result.conversation)
+    answers = list(reply(engine, session, "Where is it?", "en"))
+    assert all(later.startswith(earlier) for earlier, later in zip(answers, answers[1:], strict=False))
+    assert session.messages[-1] == {"role": "assistant", "content": answers[-1]}
+    assert len(session.result.conversation) == before + 2
+    assert session.result.conversation[-2] == {"role": "user", "content": "Where is it?"}
+    list(reply(engine, session, "标出异常", "en"))
+    image = pathlib.Path(session.messages[-1]["content"]["path"])
+    assert image.parent == session.folder
+    assert Image.open(image).size[0] >= 60
+    assert re.search(r"[\u4e00-\u9fff]", session.messages[-2]["content"]), "the answer is in the question's language"
+    inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
+    assert image.exists(), "an open page still shows it"
+
+
+def test_an_answer_that_nobody_waits_for_frees_the_model(engine, session, files):
+    inspect(engine, session, files["query"], [files["good_1"]])
+    threads = threading.active_count()
+    answer = reply(engine, session, "Where is it?", "en")
+    next(answer, None)
+    answer.close()
+    assert threading.active_count() == threads
+    with engine.turn() as turn:
+        assert not list(turn)
+
+
+def test_questions_that_cannot_be_answered_are_refused_in_words(engine, session, files):
+    with pytest.raises(RefusedError, match="Inspect a picture first"):
+        next(reply(engine, session, "Where?", "en"))
+    inspect(engine, session, files["query"], use_language=False)
+    with pytest.raises(RefusedError, match="Type a question first"):
+        next(reply(engine, session, " \n", "en"))
+    with pytest.raises(RefusedError, match="language model was switched off"):
+        next(reply(engine, session, "Where?", "en"))
+    session.messages = [{"role": "user", "content": "?"}] * MAX_QUESTIONS
+    with pytest.raises(RefusedError, match=f"最多提问 {MAX_QUESTIONS} 次"):
+        next(reply(engine, session, "Where?", "zh"))
+
+
+# Batch
+
+
+def test_a_batch_gives_rows_in_order_and_three_files(engine, session, files, tmp_path):
+    bad = tmp_path / f"{MARKUP.replace('/', '')}.png"
+    bad.write_bytes(b"no picture")
+    paths = [files["query"], str(bad), files["good_2"]]
+    steps = list(inspect_batch(engine, session, paths, [files["good_1"]], Settings(category="bolt")))
+    results = [one for one in steps if one is not None][-1]
+    assert [result.image for result in results] == ["query.png", bad.name, "good_2.png"]
+    assert results[1].verdict == "error"
+    assert len(batch_rows(results, "zh")) == 3
+    assert pathlib.Path(session.batch.overlay(0)).is_file()
+    assert session.batch.overlay(1) is None
+    as_json, as_csv, page = map(pathlib.Path, write_downloads(session.batch.report))
+    assert [row["image"] for row in json.loads(as_json.read_text(encoding="utf-8"))] == [r.image for r in results]
+    assert len(list(csv.DictReader(io.StringIO(as_csv.read_text(encoding="utf-8-sig"))))) == 3
+    text = page.read_text(encoding="utf-8")
+    assert MARKUP not in text
+    assert str(tmp_path) not in text, "the report names no folder of the server"
+    assert all(path.is_relative_to(session.folder) for path in (as_json, as_csv, page))
+
+
+def test_a_batch_keeps_its_references_when_the_visitor_inspects_with_others(engine, session, files):
+    batch = inspect_batch(
+        engine, session, [files["query"]] * 2, [files["good_1"], files["good_2"]], Settings(use_language=False)
+    )
+    next(one for one in batch if one is not None)
+    inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
+    results = [one for one in batch if one is not None][-1]
+    assert [result.evidence["num_references"] for result in results] == [2, 2]
