@@ -35,13 +35,14 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from modeling_anomalygpt import __version__
+from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import PictureError, distinct_names, load_picture
-from modeling_anomalygpt.inspector import AnomalyInspector, tile_boxes
+from modeling_anomalygpt.inspector import AnomalyInspector, InspectionOptions
 from modeling_anomalygpt.report.overlays import draw_overlay
+from modeling_anomalygpt.report.page import report_words
 from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
-from modeling_anomalygpt.report.words import report_words
 from modeling_anomalygpt.results import InspectionResult
 
 from .views import LONGEST_SIDE, comparison, words_of
@@ -229,7 +230,7 @@ def _part(name: str) -> Any:
 
 @on_gpu
 def learn_and_inspect(
-    inspector: AnomalyInspector, learn: dict[str, Any] | None, image: Image.Image | None, options: dict[str, Any]
+    inspector: AnomalyInspector, learn: dict[str, Any] | None, image: Image.Image | None, options: InspectionOptions
 ) -> tuple[AnomalyInspector, InspectionResult | None]:
     """Learns references (`learn` is for `set_references`) and inspects a picture (`options` are for `inspect`).
 
@@ -238,7 +239,7 @@ def learn_and_inspect(
     """
     if learn is not None:
         inspector.set_references(**learn)
-    return inspector, None if image is None else inspector.inspect(image, **options)
+    return inspector, None if image is None else inspector.inspect(image, options)
 
 
 @on_gpu
@@ -307,7 +308,7 @@ class Session:
         for name, shown in (("picture", small), ("map", heat), ("overlay", overlay)):
             self.files[name] = str(self.new_file(f"{name}.png"))
             shown.save(self.files[name], compress_level=1)
-        result.anomaly_map = None
+        result.anomaly_map = result.judged_image = None
         self.picture, self.size, self.shown_size, self.result = path, image.size, small.size, result
         first = [_message("user", result.question), _message("assistant", result.answer)]
         self.messages = first if result.answer else []
@@ -372,17 +373,17 @@ class Settings:
     tile: int | None = None
     mm_per_pixel: float | None = None
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> InspectionOptions:
         """The options of [`AnomalyInspector.inspect`]."""
-        return {
-            "category": clean_text(self.category, MAX_CATEGORY) or "object",
-            "description": clean_text(self.description, MAX_DESCRIPTION) or None,
-            "question": clean_text(self.question, MAX_QUESTION) or None,
-            "language": self.language,
-            "localization": self.localization,
-            "use_language": bool(self.use_language),
-            "mm_per_pixel": self.mm_per_pixel or None,
-        }
+        return InspectionOptions(
+            category=clean_text(self.category, MAX_CATEGORY) or "object",
+            description=clean_text(self.description, MAX_DESCRIPTION) or None,
+            question=clean_text(self.question, MAX_QUESTION) or None,
+            language=self.language,
+            localization=self.localization,
+            use_language=bool(self.use_language),
+            mm_per_pixel=self.mm_per_pixel or None,
+        )
 
     def num_tiles(self, path: str) -> int:
         """Tiles of an uploaded picture, from its header alone."""
@@ -461,14 +462,14 @@ def _learn(
     """Makes the session's inspector know exactly these references, and inspects the picture if there is one."""
     options, tile = settings.options(), settings.tile or None
     digests = tuple(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in references)
-    learn = {name: options[name] for name in ("category", "description")} | {"rotations": bool(settings.rotations)}
+    learn = {"category": options.category, "description": options.description, "rotations": bool(settings.rotations)}
     wanted = (digests, tile, *learn.values()) if references else (tile,)
     session.used, is_known = time.monotonic(), wanted == session.learned
     if not is_known:
         session.inspector, session.learned = engine.inspector(tile), None
     to_learn = None
     if references and not is_known:
-        to_learn = learn | {"pictures": [open_picture(path, settings.language) for path in references]}
+        to_learn = learn | {"images": [open_picture(path, settings.language) for path in references]}
     session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
     session.learned, session.references = wanted, list(references)
     return result
@@ -594,7 +595,7 @@ def inspect_batch(
             yield from engine.run(session.visitor, partial(work, path, name))
         except Exception as error:
             reason = reason_in_words(error, settings.language)
-            row = InspectionResult(shown_name(path), "error", error=reason, category=options["category"])
+            row = InspectionResult(shown_name(path), "error", error=reason, category=options.category)
             report.add(row, name, None)
         yield report.results
 
@@ -637,8 +638,8 @@ def _report(
     folder.mkdir()
     scale = settings.mm_per_pixel
     setup = {
-        words["category"]: options["category"],
-        words["description"]: options["description"] or "",
+        words["category"]: options.category,
+        words["description"]: options.description or "",
         words["model"]: engine.name or words["embedded"],
         words["scale"]: words["scale_value"].format(mm=f"{scale:g}") if scale else "",
     }

@@ -37,7 +37,10 @@ _CROP_SIDE = 420
 _PALETTE = (
     "#e5322d", "#f08c00", "#2f7ee6", "#12a187", "#9c4dd8", "#d6336c", "#74a60a", "#0b95b8", "#8c6d46", "#5b6ee1",
 )  # fmt: skip
-_SHOWN_APART = {"reasons", "peak", "localization", "num_references", "region_threshold", "yes_probability", "limit"}
+_SHOWN_APART = {
+    "reasons", "peak", "localization", "num_references", "region_threshold", "yes_probability", "threshold",
+    "decision_score", "decision_threshold", "num_stopped",
+}  # fmt: skip
 
 # Words
 
@@ -105,7 +108,7 @@ def verdict_card(result: InspectionResult, language: str) -> str:
 
 def score_limit(result: InspectionResult) -> float:
     """The score from which a picture is suspicious: 1 where scores are ratios to the references' limit."""
-    calibrated = result.evidence.get("limit") is not None
+    calibrated = result.evidence.get("threshold") is not None
     return 1.0 if calibrated else float(result.evidence.get("region_threshold") or 0.5)
 
 

@@ -216,6 +216,7 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
 
 
 def _use(repo_id: str, adapter_of: str | None, category: str) -> str:
+    category = re.sub(r'["\\\s]+', " ", category)  # it stands between quotes in code
     return (_USE_ADAPTER if adapter_of else _USE).format(id=repo_id, base=adapter_of, category=category)
 
 

@@ -64,7 +64,7 @@ def test_a_space_is_refused_other_models_and_a_folder_in_use(tmp_path):
 # The command
 
 
-def test_demo_passes_its_options_on_and_says_where_the_page_is(monkeypatch, capsys):
+def test_demo_passes_its_options_on_and_says_where_the_page_is(tmp_path, monkeypatch, capsys):
     class Blocks:
         share_url = "https://share.example"
 
@@ -81,8 +81,8 @@ def test_demo_passes_its_options_on_and_says_where_the_page_is(monkeypatch, caps
         return blocks, "http://127.0.0.1:7999/"
 
     monkeypatch.setattr(app_module, "launch_app", launch_app)
-    assert cli.main(["demo", "--model", "folder", "--port", "7999", "--share"]) == 0
-    expected = {"model": "folder", "server_port": 7999, "share": True, "mcp_server": None}
+    assert cli.main(["demo", "--model", str(tmp_path), "--port", "7999", "--share"]) == 0
+    expected = {"model": str(tmp_path), "server_port": 7999, "share": True, "mcp_server": None}
     assert {name: asked[name] for name in expected} == expected
     assert blocks.closed
     assert "http://127.0.0.1:7999/  and  https://share.example" in capsys.readouterr().out

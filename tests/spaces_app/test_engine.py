@@ -98,7 +98,7 @@ def test_texts_are_put_on_one_line_and_cut():
     assert clean_text(" metal\n\x00nut\t", 80) == "metal nut"
     assert clean_text(None, 80) == clean_text("  ", 80) == ""
     assert len(clean_text("x" * 1000, 80)) == 80
-    assert Settings(category=" \n").options()["category"] == "object"
+    assert Settings(category=" \n").options().category == "object"
 
 
 def test_names_lose_their_folder_and_control_characters():

@@ -82,7 +82,7 @@ def test_texts_of_the_conversation_are_escaped_where_they_are_shown():
 
 def test_reasons_of_the_inspector_are_shown_and_replace_our_own():
     reasons = [{"kind": "map", "text": "Score 1.3 times the limit."}, "Plain reason."]
-    result = result_with(pred_score=1.3, evidence={"reasons": reasons, "limit": 0.2, "confidence": 0.9})
+    result = result_with(pred_score=1.3, evidence={"reasons": reasons, "threshold": 0.2, "confidence": 0.9})
     card = views.verdict_card(result, "en")
     for text in ("Score 1.3 times the limit.", "Plain reason.", "limit 1"):
         assert text in card
