@@ -46,7 +46,8 @@ def hub_failure(error: BaseException, repo_id: str) -> str | None:
             return f"No connection to the Hub at {constants.ENDPOINT}. Check the network, then run the same again."
     if any(isinstance(cause, LocalEntryNotFoundError) for cause in _causes(error)):
         off = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        return f"No connection to the Hub at {constants.ENDPOINT}{off}, and {repo_id!r} is not in the cache."
+        where = f"No connection to the Hub at {constants.ENDPOINT}{off}"
+        return f"There is no folder {repo_id!r} here. {where}, and {repo_id!r} is not in the cache."
     return None
 
 

@@ -101,9 +101,12 @@ def check_model(name: str | None, option: str = "--model") -> None:
         return
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"`{option}` must be a folder or a Hub id (user/name), got {name!r}, which does not exist.")
-    from ..errors import needs_connection
+    from ..errors import HubError, needs_connection
 
-    needs_connection(name)
+    try:
+        needs_connection(name)
+    except HubError as error:
+        raise HubError(f"There is no folder {name!r}. {error}") from error
 
 
 def find_references(args: argparse.Namespace) -> list[str]:
