@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..errors import describe_error
 from ..images import PictureError, load_mask, load_picture
-from ..synthesis.dataset import ANOMALOUS, NORMAL, NormalPictures, RecentPictures, shrunk
+from ..synthesis.anomaly import shrunk
+from ..synthesis.dataset import ANOMALOUS, NORMAL, NormalPictures, RecentPictures
 from ..synthesis.synthesizer import Mixture, nsa
 
 Pool = NormalPictures | RecentPictures

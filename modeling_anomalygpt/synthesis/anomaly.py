@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # Pixels whose label is above this count as anomalous; the original binarises its soft labels there.
 TARGET_THRESHOLD = 0.3
@@ -45,6 +46,15 @@ class SyntheticAnomaly:
     def is_anomalous(self) -> bool:
         """Whether the target has at least one pixel."""
         return bool(self.mask.any())
+
+
+def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
+    """The picture, resized to this short side (in pixels) if its own is longer."""
+    if short_side is None or min(image.size) <= short_side:
+        return image
+    factor = short_side / min(image.size)
+    width, height = (max(round(side * factor), short_side) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def unchanged(image: np.ndarray) -> SyntheticAnomaly:
