@@ -11,13 +11,12 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from datasets_scripts.rendering.defects import STRUCTURAL_DEFECTS, SURFACE_DEFECTS, apply_defect
 from datasets_scripts.rendering.products import FAMILIES, Product, render_product
 
 from ..images import PictureError, load_picture
-from ..synthesis.anomaly import MIN_SIDE, SyntheticAnomaly
+from ..synthesis.anomaly import MIN_SIDE, SyntheticAnomaly, shrunk
 from ..synthesis.pasted import drawn_defect
 from ..synthesis.synthesizer import Mixture, cut_paste, cut_paste_scar, nsa, perlin_texture
 
@@ -192,8 +191,4 @@ def _read(file: str, short_side: int | None) -> np.ndarray:
             f"Pictures must have sides of at least {MIN_SIDE} pixels, got {image.width} x {image.height} in {file!r}. "
             "Leave it out."
         )
-    if short_side is not None and min(image.size) > short_side:
-        factor = short_side / min(image.size)
-        width, height = (max(round(side * factor), short_side) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return np.asarray(image)
+    return np.asarray(shrunk(image, short_side))

@@ -47,15 +47,7 @@ class Wording:
             raise ValueError(f"`max_turns` must be at least 1, got {self.max_turns}. The published training has 1.")
 
     def messages(self, example: Example, rng: np.random.Generator) -> list[dict[str, str]]:
-        """A conversation about a picture: the one it has, else one in words that the generator draws.
-
-        Args:
-            example (`Example`): What is true.
-            rng (`np.random.Generator`): Draws language, topics and wording.
-
-        Returns:
-            `list[dict[str, str]]`: Questions and answers in turn.
-        """
+        """Questions and answers in turn: the conversation an example has, else one in words that `rng` draws."""
         if example.messages is not None:
             return example.messages
         facts = facts_of(example, self.descriptions.get(example.category))
@@ -75,15 +67,7 @@ def fixed_messages(facts: Facts, language: str = "en") -> list[dict[str, str]]:
 
 
 def facts_of(example: Example, description: str | None = None) -> Facts:
-    """Facts of an example; what is said follows from its mask.
-
-    Args:
-        example (`Example`): With a label.
-        description (`str`, *optional*): How a good object looks.
-
-    Returns:
-        `Facts`: Regions and sizes in pixels of the picture.
-    """
+    """Facts of an example with a label; what is said follows from its mask, in pixels of the picture."""
     has_mask = example.mask is not None and bool(example.mask.any())
     return Facts(
         example.category,
@@ -105,13 +89,6 @@ def seen_part(mask: np.ndarray, canvas_size: tuple[int, int], geometry: str) -> 
 
     Returns:
         `np.ndarray` of shape `(height, width)`: `bool`.
-
-    Example:
-    ```python
-    >>> seen_part(np.ones((2, 4), bool), (8, 8), "center_crop").astype(int).tolist()
-    [[0, 1, 1, 0], [0, 1, 1, 0]]
-
-    ```
     """
     at = place(mask.shape, canvas_size, geometry)
     if at.top >= 0 and at.left >= 0:
@@ -179,14 +156,9 @@ class ExampleEncoder:
         return sample
 
     def references(self, pictures: list[Image.Image], quarter_turns: int = 0) -> np.ndarray | None:
-        """Reference pictures, rotated on the canvas as the original does (only by 180 degrees where it is not square).
+        """Good photographs `(K, 3, H, W)`, rotated on the canvas by right angles as the original does.
 
-        Args:
-            pictures (`list[PIL.Image.Image]`): Good photographs.
-            quarter_turns (`int`, *optional*, defaults to 0): By how many right angles, 0 to 3.
-
-        Returns:
-            `np.ndarray` of shape `(K, 3, H, W)`, *optional*: `None` without pictures.
+        By 180 degrees only where the canvas is not square. `None` without pictures.
         """
         if not pictures:
             return None

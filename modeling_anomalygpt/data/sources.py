@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..errors import describe_error
 from ..images import PictureError, load_mask, load_picture
-from ..synthesis.dataset import ANOMALOUS, NORMAL, NormalPictures, RecentPictures, shrunk
+from ..synthesis.anomaly import shrunk
+from ..synthesis.dataset import ANOMALOUS, NORMAL, NormalPictures, RecentPictures
 from ..synthesis.synthesizer import Mixture, nsa
 
 Pool = NormalPictures | RecentPictures
@@ -171,17 +172,13 @@ class TrainingSource:
     def example(
         self, row: dict[str, Any], image_id: str, version: int, normals: Pool, rng: np.random.Generator
     ) -> Example:
-        """One sample.
+        """One example, without references.
 
         Args:
-            row (`dict`): Of the data set.
-            image_id (`str`): Its name.
+            row (`dict`): Of the data set; `image_id` is its name.
             version (`int`): In `[0, versions)`.
             normals (`NormalPictures` or `RecentPictures`): Other good pictures of the source.
             rng (`np.random.Generator`): Draws everything.
-
-        Returns:
-            `Example`: Without references.
         """
         return labelled_example(row, image_id, self.name)
 
@@ -325,15 +322,10 @@ class PlainConversations(TrainingSource):
 
 
 def labelled_example(row: dict[str, Any], image_id: str, name: str) -> Example:
-    """An example of a labelled row.
+    """An example of the row `image_id` of the data set `name`.
 
-    Args:
-        row (`dict`): `image`, `label`, and if known `mask`, `category`, `defect_type`.
-        image_id (`str`): Name of the row.
-        name (`str`): Name of the data set.
-
-    Returns:
-        `Example`: Its mask is empty in normal rows, `None` in anomalous rows without one.
+    The row has `image`, `label`, and if known `mask`, `category`, `defect_type`. The example's mask is empty in normal
+    rows, `None` in anomalous rows without one.
 
     Raises:
         ValueError: If the mask is not that of the picture: of another size, empty where the label is anomalous, **or**

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # Pixels whose label is above this count as anomalous; the original binarises its soft labels there.
 TARGET_THRESHOLD = 0.3
@@ -47,6 +48,15 @@ class SyntheticAnomaly:
         return bool(self.mask.any())
 
 
+def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
+    """The picture, resized to this short side (in pixels) if its own is longer."""
+    if short_side is None or min(image.size) <= short_side:
+        return image
+    factor = short_side / min(image.size)
+    width, height = (max(round(side * factor), short_side) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
 def unchanged(image: np.ndarray) -> SyntheticAnomaly:
     """Wraps a picture in which no visible defect could be made: a copy, with an empty target."""
     size = image.shape[:2]
@@ -54,15 +64,9 @@ def unchanged(image: np.ndarray) -> SyntheticAnomaly:
 
 
 def confined(anomaly: SyntheticAnomaly, image: np.ndarray, foreground: np.ndarray) -> SyntheticAnomaly:
-    """Keeps of a defect what lies on the part.
+    """Keeps of a defect on `image` what lies on the part, whose pixels are `foreground` (`bool`, of its size).
 
-    Args:
-        anomaly ([`SyntheticAnomaly`]): made on `image`.
-        image (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture before.
-        foreground (`np.ndarray` of shape `(height, width)`, `bool`): the pixels of the part.
-
-    Returns:
-        [`SyntheticAnomaly`]: unchanged where less than a quarter of the defect, or less than 4 pixels, would remain.
+    Unchanged where less than a quarter of the defect, or less than 4 pixels, would remain.
     """
     mask = anomaly.mask & foreground
     if mask.sum() < max(4, anomaly.mask.sum() / 4):
@@ -123,15 +127,7 @@ def channel_sum(image: np.ndarray) -> np.ndarray:
 
 
 def majority(mask: np.ndarray, size: int) -> np.ndarray:
-    """Median filter of a mask: a vote among `size` x `size` pixels, border pixels repeated.
-
-    Args:
-        mask (`np.ndarray` of shape `(height, width)`, `bool` or `uint8` of zeros and ones): the mask.
-        size (`int`): odd side of the square in pixels, 15 at most.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`, `bool`: what a median filter of that size returns.
-    """
+    """Median filter of a mask: a vote among `size` x `size` pixels (odd, 15 at most), border pixels repeated."""
     votes = cv2.boxFilter(mask.view(np.uint8), -1, (size, size), normalize=False, borderType=cv2.BORDER_REPLICATE)
     return votes > size * size // 2
 
@@ -213,15 +209,7 @@ def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray, tol
 
 
 def separate_regions(mask: np.ndarray, min_area: int = 1) -> list[np.ndarray]:
-    """Connected parts of a mask (8 neighbours), largest first.
-
-    Args:
-        mask (`np.ndarray` of shape `(height, width)`, `bool`): the mask.
-        min_area (`int`, *optional*, defaults to 1): parts with fewer pixels are left out.
-
-    Returns:
-        `list` of `np.ndarray` of shape `(height, width)`, `bool`: one mask a part.
-    """
+    """Connected parts of a mask (8 neighbours) of `min_area` pixels or more, largest first: one mask each."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     order = 1 + np.argsort(-areas, kind="stable")

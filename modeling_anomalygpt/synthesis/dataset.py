@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from ..images import load_picture
-from .synthesizer import Mixture, SyntheticAnomaly, unchanged
+from .anomaly import SyntheticAnomaly, shrunk, unchanged
+from .synthesizer import Mixture
 
 NORMAL, ANOMALOUS = 0, 1
 # Normal pictures a stream remembers for each category.
@@ -153,15 +154,6 @@ class RecentPictures:
         """Draws one of them; `None` if the category has not been seen."""
         pictures = self._pictures[category]
         return pictures[rng.integers(len(pictures))] if pictures else None
-
-
-def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
-    """The picture, resized to this short side (in pixels) if its own is longer."""
-    if short_side is None or min(image.size) <= short_side:
-        return image
-    factor = short_side / min(image.size)
-    width, height = (max(round(side * factor), short_side) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 class _RowMaker:

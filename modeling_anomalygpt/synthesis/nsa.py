@@ -31,6 +31,12 @@ _MIN_TARGET = 0.0003
 # OpenCV's solver fails on smaller patches; the published code then goes without the patch.
 _MIN_BLENDED_PIXELS = 50
 _MIN_PATCH_SIDE = 5
+# The first patch is certain, the second has probability 1/2.
+_PATCHES = 2
+# Shape, scale and offset of the gamma distribution of the half sides, as shares of the picture.
+_GAMMA = (2, 0.05, 0.03)
+# Share of the patch's object that must fall on the object, exclusive.
+_MIN_OVERLAP = 0.25
 
 Bounds = tuple[float, float]
 
@@ -46,20 +52,12 @@ class NSASettings:
         background (`tuple[float, float]`, *optional*): brightness of the background and the tolerance around it, in
             grey levels. `None`: the object fills the picture.
         resize_bounds (`Bounds`): smallest and largest factor of the resizing; drawn around 1 with deviation 0.5.
-        min_object (`float`): share of the patch that must be object, exclusive.
-        min_overlap (`float`): share of the patch's object that must fall on the object, exclusive.
-        num_patches (`int`): the first patch is certain, each further one has probability 1/2.
-        gamma (`tuple[float, float, float]`): shape, scale and offset of the half sides' distribution, as shares.
     """
 
     size_bounds: tuple[Bounds, Bounds] = ((0.03, 0.4), (0.03, 0.4))
     logistic: tuple[float, float] = (1 / 12, 24)
     background: tuple[float, float] | None = None
     resize_bounds: Bounds = (0.5, 2.0)
-    min_object: float = 0.0
-    min_overlap: float = 0.25
-    num_patches: int = 2
-    gamma: tuple[float, float, float] = (2, 0.05, 0.03)
 
     def __post_init__(self):
         for low, high in self.size_bounds:
@@ -68,13 +66,6 @@ class NSASettings:
                     f"`size_bounds` must be increasing shares in (0, 0.45], got {self.size_bounds}. "
                     "They are half sides: 0.4 cuts out up to 0.8 of the picture."
                 )
-        if self.min_object < 0 or self.min_overlap < 0:
-            raise ValueError(
-                f"`min_object` and `min_overlap` must be at least 0, got {self.min_object} and {self.min_overlap}. "
-                "They are shares of pixels."
-            )
-        if self.num_patches < 1:
-            raise ValueError(f"`num_patches` must be at least 1, got {self.num_patches}. Use 2 as the original does.")
 
 
 _FULL = (0.03, 0.4)
@@ -139,7 +130,7 @@ def nsa(
     category: str | None = None,
     *,
     settings: NSASettings | None = None,
-    blending: Literal["normal", "mixed", "random"] = "normal",
+    blending: Literal["normal", "mixed"] = "normal",
     compat: Literal["original"] | None = None,
 ) -> SyntheticAnomaly:
     """Blends up to two patches of another normal picture into a picture.
@@ -148,7 +139,7 @@ def nsa(
         category (`str`, *optional*): chooses the values from `NSA_SETTINGS`; unknown names get the neutral ones.
         settings (`NSASettings`, *optional*): own values instead of the category's.
         blending (`str`, *optional*, defaults to `"normal"`): `"normal"` keeps the patch's gradients, `"mixed"` the
-            stronger of patch and picture at each pixel, `"random"` draws one of the two.
+            stronger of patch and picture at each pixel.
         compat (`str`, *optional*): `"original"` draws exactly as the published code does, with its faults: the second
             patch's mask overwrites the first's, targets may be empty, and `regions` are the rectangles from which it
             tells the positions, the second of them being the box around both patches. By default the masks are united,
@@ -163,14 +154,12 @@ def nsa(
         ValueError: if a choice is unknown.
     """
     source = check_inputs(image, source, rng)
-    if blending not in ("normal", "mixed", "random"):
-        raise ValueError(f"`blending` must be 'normal', 'mixed' or 'random', got {blending!r}. Choose one of them.")
+    if blending not in ("normal", "mixed"):
+        raise ValueError(f"`blending` must be 'normal' or 'mixed', got {blending!r}. Choose one of them.")
     if compat not in (None, "original"):
         raise ValueError(f"`compat` must be 'original' or None, got {compat!r}. Leave it out for the mended labels.")
     if settings is None:
         settings = nsa_settings(category)
-    if blending == "random":
-        blending = ("normal", "mixed")[rng.integers(2)]
     mode = cv2.NORMAL_CLONE if blending == "normal" else cv2.MIXED_CLONE
     objects = object_mask(image, settings.background), object_mask(source, settings.background)
     blend = partial(_blend_patch, source=source, objects=objects, settings=settings, mode=mode, rng=rng)
@@ -199,7 +188,7 @@ def _as_published(image: np.ndarray, blend: Blend, coin: Callable[[], int], sett
     result, regions = image, []
     pasted = np.zeros(image.shape[:2], np.uint8)
     around = None  # the box around all patches so far
-    for number in range(settings.num_patches):
+    for number in range(_PATCHES):
         patch = None if number > 0 and coin() == 0 else blend(result)
         if patch is None:
             continue
@@ -218,7 +207,7 @@ def _mended(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: 
     result, boxes, near = image, [], False
     pasted = np.zeros(image.shape[:2], np.uint8)
     intensity = np.zeros(image.shape[:2], np.float32)
-    for number in range(settings.num_patches):
+    for number in range(_PATCHES):
         for _ in range(0 if number > 0 and coin() == 0 else _PATCH_ATTEMPTS):
             patch = blend(result)
             if patch is None:
@@ -276,13 +265,13 @@ def _blend_patch(
     size = image.shape[:2]
     bounds = zip(settings.size_bounds, size, strict=True)
     limits = [(round(low * side), round(high * side)) for (low, high), side in bounds]
-    cut = _place_in_source(size, limits, objects[1], settings, rng)
+    cut = _place_in_source(limits, objects[1], rng)
     if cut is None:
         return None
     height, width = _resized(source[cut].shape, limits, settings.resize_bounds, rng)
     patch = cv2.resize(source[cut], (width, height))
     patch_object = cv2.resize(objects[1][cut], (width, height))
-    box = _place_in_picture(objects[0], patch_object, settings, rng)
+    box = _place_in_picture(objects[0], patch_object, rng)
     # The object of the patch, that of the picture and the background of both make up the whole rectangle.
     blended = np.zeros((height, width), np.uint8)
     blended[1:-1, 1:-1] = 255
@@ -312,14 +301,9 @@ def _can_change(under: np.ndarray, patch: np.ndarray, least: float) -> bool:
     return float(np.ptp(difference.reshape(-1, 3), axis=0).mean()) >= least
 
 
-def _place_in_source(
-    size: tuple[int, int],
-    limits: list[tuple[int, int]],
-    source_object: np.ndarray,
-    settings: NSASettings,
-    rng: np.random.Generator,
-) -> Box | None:
-    shape, scale, offset = settings.gamma
+def _place_in_source(limits: list[tuple[int, int]], source_object: np.ndarray, rng: np.random.Generator) -> Box | None:
+    size = source_object.shape
+    shape, scale, offset = _GAMMA
     halves = [
         int(np.clip((offset + rng.gamma(shape, scale)) * side, low, high))
         for side, (low, high) in zip(size, limits, strict=True)
@@ -332,7 +316,7 @@ def _place_in_source(
             for center, half, side in zip(centers, halves, size, strict=True)
         )
 
-    return _first_that_fits(draw, lambda cut: source_object[cut].mean() > settings.min_object)
+    return _first_that_fits(draw, lambda cut: bool(source_object[cut].any()))
 
 
 def _first_that_fits(draw: Callable[[], Box], fits: Callable[[Box], bool]) -> Box | None:
@@ -354,9 +338,7 @@ def _resized(
     return int(np.clip(int(new_width / width * height), *limits[0])), new_width
 
 
-def _place_in_picture(
-    picture_object: np.ndarray, patch_object: np.ndarray, settings: NSASettings, rng: np.random.Generator
-) -> Box | None:
+def _place_in_picture(picture_object: np.ndarray, patch_object: np.ndarray, rng: np.random.Generator) -> Box | None:
     pixels = cv2.countNonZero(patch_object)
 
     def draw() -> Box:
@@ -367,7 +349,6 @@ def _place_in_picture(
         )
 
     def fits(box: Box) -> bool:
-        enough = pixels / patch_object.size > settings.min_object
-        return enough and cv2.countNonZero(picture_object[box] & patch_object) / pixels > settings.min_overlap
+        return pixels > 0 and cv2.countNonZero(picture_object[box] & patch_object) / pixels > _MIN_OVERLAP
 
     return _first_that_fits(draw, fits)

@@ -3,7 +3,7 @@
 Arguments and errors that all methods share: see `synthesizer`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -73,7 +73,6 @@ def perlin_texture(
     rng: np.random.Generator,
     category: str | None = None,
     *,
-    textures: Sequence[np.ndarray] | None = None,
     max_regions: int | None = 5,
 ) -> SyntheticAnomaly:
     """Covers blobs of Perlin noise with a distorted foreign texture, partly transparent.
@@ -83,11 +82,9 @@ def perlin_texture(
     blobs keep to the object.
 
     Args:
-        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): texture source when `textures` is not given; its tiles
-            are shuffled in half of the draws.
+        source (`np.ndarray` of shape `(any, any, 3)`, `uint8`): the texture; its tiles are shuffled in half of the
+            draws.
         category (`str`, *optional*): chooses the background from `NSA_SETTINGS`; unknown names have none.
-        textures (`Sequence[np.ndarray]`, *optional*): pictures to draw the texture from instead of `source`, such as
-            photographs of surfaces.
         max_regions (`int`, *optional*, defaults to 5): keeps so many blobs, drawn at random; fine noise has dozens.
             `None` keeps all, as published.
 
@@ -95,13 +92,9 @@ def perlin_texture(
         [`SyntheticAnomaly`]: of type `"foreign_texture"`; unchanged if after ten attempts nothing can be seen.
 
     Raises:
-        ValueError: if `textures` is empty, or `max_regions` is below 1.
+        ValueError: if `max_regions` is below 1.
     """
     foreign = check_inputs(image, source, rng)
-    if textures is not None:
-        if len(textures) == 0:
-            raise ValueError("`textures` must hold at least one picture, got none. Leave it out to use `source`.")
-        foreign = check_inputs(image, textures[rng.integers(len(textures))], rng)
     if max_regions is not None and max_regions < 1:
         raise ValueError(f"`max_regions` must be at least 1 or None, got {max_regions}. Use None to keep every blob.")
     size = image.shape[:2]

@@ -33,13 +33,9 @@ class TrainingError(RuntimeError):
 def whole_folder(
     final: str | os.PathLike, staging: str | os.PathLike, is_main: bool, wait: Callable[[], None]
 ) -> Iterator[None]:
-    """Writes in `staging` inside the block; the folder becomes `final` at its end, in one step.
+    """Writes in `staging` inside the block; the folder becomes `final` at its end, in one step, and replaces it.
 
-    Args:
-        final (`str` or `os.PathLike`): Where the folder is to be; one that is there is replaced.
-        staging (`str` or `os.PathLike`): Where the block writes; on the same file system.
-        is_main (`bool`): Whether this process moves and removes.
-        wait (`Callable`): Waits for the other processes.
+    Both lie on one file system. Of several processes `is_main` moves and removes; `wait` waits for the others.
 
     Raises:
         TrainingError: If the disk is full or cannot be written; nothing remains of the new folder then.
@@ -80,13 +76,9 @@ def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 
 def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint that can be gone on from; damaged ones are passed over with a warning that names them.
+    """The newest checkpoint that can be gone on from, `None` where none was written.
 
-    Args:
-        output_dir (`str` or `os.PathLike`): Of the run.
-
-    Returns:
-        `str`: A folder; `None` where no checkpoint was written.
+    Damaged ones are passed over with a warning that names them.
 
     Raises:
         TrainingError: If every checkpoint is damaged.
@@ -147,10 +139,6 @@ def write_facts(folder: str | os.PathLike, facts: Mapping[str, Any], data: Mappi
 
 def check_facts(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
     """Refuses to go on with a checkpoint of other data, another model or another recipe.
-
-    Args:
-        folder (`str` or `os.PathLike`): A checkpoint.
-        facts (`dict[str, Any]`): Of the run that wants to go on.
 
     Raises:
         TrainingError: If a fact differs; names the first.

@@ -94,13 +94,7 @@ def count_targets(labels: torch.Tensor, mask_labels: torch.Tensor | None) -> tor
 
 
 def mean_losses(sums: Sequence[float]) -> dict[str, float]:
-    """Means of losses over the samples that have them.
-
-    Args:
-        sums (`Sequence[float]`): Of the columns of [`sample_losses`].
-
-    Returns:
-        `dict[str, float]`: `loss_lm` and `token_accuracy`; `loss_focal` and `loss_dice` where there were targets.
+    """Means over the samples that have them, from the sums of the columns of [`sample_losses`].
 
     Example:
     ```python
@@ -120,14 +114,9 @@ def mean_losses(sums: Sequence[float]) -> dict[str, float]:
 
 
 def yes_no_ids(processor: Any) -> YesNo:
-    """Where an answer says Yes or No, in each language.
+    """Where an answer says Yes or No, in each language; nothing without a processor that knows.
 
-    Args:
-        processor ([`AnomalyGPTProcessor`]): May be `None` or another object: nothing then.
-
-    Returns:
-        `list[tuple[int, list[int], list[int]]]`: Tokens that both words begin with, ids that mean yes and that mean no
-        after them.
+    Each time how many tokens both words begin with, ids that mean yes, and ids that mean no after them.
     """
     places = []
     for language in ("en", "zh"):

@@ -62,13 +62,7 @@ class TuningArguments:
 
 
 def load_for_training(arguments: Any) -> tuple[torch.nn.Module, Any]:
-    """Loads a model and its processor to train it.
-
-    Args:
-        arguments ([`ModelArguments`]): Model, dtype, bits, weights of the losses.
-
-    Returns:
-        `tuple(AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor)`: On the CPU, or where its 4-bit weights are.
+    """Loads the model and the processor that [`ModelArguments`] name: on the CPU, or where its 4-bit weights are.
 
     Raises:
         TrainingError: If the model is an adapter, **or** 4 bits are asked for without bitsandbytes.
@@ -181,14 +175,9 @@ def trainable_names(model: nn.Module) -> list[str]:
 
 
 def describe_tuning(model: nn.Module, tuning: str) -> str:
-    """One line: what is trained and how many parameters that are.
+    """One line: what is trained and how many parameters that are, for a model that was prepared in a mode.
 
-    Args:
-        model (`nn.Module`): As [`prepare_for_tuning`] returned it.
-        tuning (`str`): The mode.
-
-    Returns:
-        `str`: Such as `"prompt: trains 390,208 of 6,567,552 parameters (5.9 %): localizer 65,728, ..."`.
+    Such as `"prompt: trains 390,208 of 6,567,552 parameters (5.9 %): localizer 65,728, ..."`.
     """
     counts: dict[str, int] = defaultdict(int)
     total = 0

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt.cli.train import parse_settings
+from modeling_anomalygpt.hub.card import readdressed
 from modeling_anomalygpt.inspector import AnomalyInspector
 
 pytest.importorskip("peft")
@@ -43,6 +44,8 @@ def test_good_photographs_become_an_adapter_that_inspects_and_merges(place, call
     card = (place / "plate" / "README.md").read_text(encoding="utf-8")
     assert "plate (split good, 5 pictures, labels synthetic)" in card
     assert 'AnomalyInspector.from_pretrained("plate")' in card
+    assert 'category="plate"' in card
+    assert 'category="plate"' in readdressed(card, "me/plate", "me/base")
     assert json.loads((place / "plate" / "training_data.json").read_text())["datasets"][0]["name"] == "plate"
 
     code, out, err = call("merge", "plate", "--output", "merged")
