@@ -652,8 +652,8 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
                 for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                     yield session, "", None
             for answer in work.reply(engine, session, message, language):
-                shows = work.asks_for_overlay(message)
-                yield session, answer, session.messages[-1]["content"]["path"] if shows else None
+                overlay = session.messages[-1]["content"] if answer else None
+                yield session, answer, overlay["path"] if isinstance(overlay, dict) else None
         except Exception as error:
             raise _shown_error(error, language) from None
 

@@ -33,7 +33,9 @@ def adapter(tmp_path_factory):
 
 def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, tmp_path):
     merge_adapter(adapter, tmp_path / "merged")
-    base, merged = (load_file(folder / "model.safetensors") for folder in (adapter.parent / "base", tmp_path / "merged"))
+    base, merged = (
+        load_file(folder / "model.safetensors") for folder in (adapter.parent / "base", tmp_path / "merged")
+    )
     trained = load_file(adapter / "adapter_model.safetensors")
     for name, tensor in merged.items():
         own = trained.get(f"base_model.model.{name}")
