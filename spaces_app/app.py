@@ -157,67 +157,100 @@ def _theme() -> gr.themes.Base:
 # Components
 
 
+LABELLED = (
+    "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
+    "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "tile", "question", "overlay", "slider",
+    "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture",
+)  # fmt: skip
+BUTTONS = ("theme", "inspect", "stop", "ask_where", "ask_what", "ask_highlight", "send", "batch_run")
+HEADS = ("head_picture", "head_references", "head_part", "head_examples", "chat")
+
+
+def page_texts(language: str, examples: Sequence[tuple]) -> dict[str, dict[str, Any]]:
+    """What each component says: its texts by their properties."""
+    words = words_of(language)
+    texts = {name: {"label": words[name]} for name in LABELLED}
+    texts |= {name: {"value": words[name]} for name in (*BUTTONS, "batch_intro", "batch_empty")}
+    texts |= {name: {"value": f"<h2>{words[name]}</h2>"} for name in HEADS}
+    texts |= {name: {"value": words["stop"]} for name in ("stop_chat", "batch_stop")}
+    texts |= {name: {"value": views.note(words[name])} for name in ("scale_hint", "scale_none")}
+    texts["head_references"]["value"] += f"<p>{words['hint_references']}</p>"
+    texts["description"]["placeholder"] = words["description_hint"]
+    captions = {
+        picture: words["example"].format(category=words[f"category_{category}"], defect=words[f"defect_{kind}"])
+        for picture, _, category, kind in examples
+    }
+    kinds = [(words[f"localization_{kind}"], kind) for kind in LOCALIZATIONS]
+    return texts | {
+        "brand": {"value": f"<h1>{words['title']}</h1><p>{words['tagline']}</p>"},
+        "category": {"label": words["category"], "choices": category_choices(language)},
+        "localization": {"label": words["localization"], "choices": kinds},
+        "examples": {"value": list(captions.items())},
+        "evidence_fold": {"label": words["evidence"]},
+        "chatbot": {"placeholder": words["chatbot_hint"]},
+        "message": {"placeholder": words["message_hint"]},
+        "batch_table": {"label": words["batch_table"], "headers": work.batch_heads(language)},
+        "about": {"value": "\n\n".join(words["about"])},
+    }
+
+
 class Page:
-    """The components by name, and what each of them says in a language."""
+    """The components by name."""
 
     def __init__(self):
-        self.parts: dict[str, Any] = {}
-        self.words: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {}
         self.examples = views.example_pictures()
+        self.texts = page_texts("en", self.examples)
+        self.parts: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         return self.parts[name]
 
-    def add(self, name: str, kind: type, *said: str, say: Callable | None = None, **options: Any) -> Any:
-        """Makes a component. `said` are its texts: its word for "label" and "value", with "_hint" for "placeholder".
-
-        `say(words, language)` gives texts that are not found that way.
-        """
-        if said:
-            say = lambda words, _: {  # noqa: E731
-                text: words[f"{name}_hint" if text == "placeholder" else name] for text in said
-            }
-        if say is not None:
-            self.words[name] = say
-            options |= say(words_of("en"), "en")
-        self.parts[name] = kind(elem_id=name.replace("_", "-"), **options)
+    def add(self, name: str, kind: type, **options: Any) -> Any:
+        """Makes a component with its texts."""
+        self.parts[name] = kind(elem_id=name.replace("_", "-"), **self.texts.get(name, {}), **options)
         return self.parts[name]
 
-    def head(self, title: str, hint: str | None = None) -> None:
-        """A heading, with a line below."""
-        line = (lambda words: f"<p>{words[hint]}</p>") if hint else (lambda words: "")
-        say = lambda words, _: {"value": f"<h2>{words[title]}</h2>{line(words)}"}  # noqa: E731
-        self.add(title, gr.HTML, say=say, elem_classes="ag-head", padding=False)
+    def head(self, name: str) -> None:
+        """Makes a heading."""
+        self.add(name, gr.HTML, elem_classes="ag-head", padding=False)
 
     def in_language(self, language: str) -> list[dict[str, Any]]:
-        """Updates of all components with words, in the order of `words`."""
-        return [gr.update(**say(words_of(language), language)) for say in self.words.values()]
+        """Updates of all components with texts, in the order of [`Page.worded`]."""
+        texts = page_texts(language, self.examples)
+        return [gr.update(**texts[name]) for name in self.worded()]
+
+    def worded(self) -> list[str]:
+        """Names of the components with texts."""
+        return [name for name in self.texts if name in self.parts]
 
 
 def build_layout() -> Page:
     """Makes all components, inside an open `gr.Blocks`."""
     page = Page()
-    forget = lambda session: None if session is None else session.forget()  # noqa: E731
-    page.parts["session"] = gr.State(None, time_to_live=work.SESSION_SECONDS, delete_callback=forget)
+    page.parts["session"] = gr.State(None, time_to_live=work.SESSION_SECONDS, delete_callback=_forget)
     with gr.Row(elem_id="top"):
-        brand = lambda words, _: {"value": f"<h1>{words['title']}</h1><p>{words['tagline']}</p>"}  # noqa: E731
-        page.add("brand", gr.HTML, say=brand, padding=False)
+        page.add("brand", gr.HTML, padding=False)
         with gr.Row(elem_id="tools"):
             languages = {"choices": [("English", "en"), ("中文", "zh")], "label": "Language / 语言"}
             page.add("language", gr.Radio, value="en", show_label=False, container=False, **languages)
-            page.add("theme", gr.Button, "value", size="sm")
+            page.add("theme", gr.Button, size="sm")
     with gr.Tabs():
-        with page.add("tab_inspect", gr.Tab, "label", id="inspect"), gr.Row():
+        with page.add("tab_inspect", gr.Tab, id="inspect"), gr.Row():
             with gr.Column(scale=5, min_width=320):
                 _inputs(page)
             with gr.Column(scale=7, min_width=320):
                 _results(page)
-        with page.add("tab_batch", gr.Tab, "label", id="batch"):
+        with page.add("tab_batch", gr.Tab, id="batch"):
             _batch(page)
-        with page.add("tab_about", gr.Tab, "label", id="about"):
-            page.add("about", gr.Markdown, say=lambda words, _: {"value": "\n\n".join(words["about"])})
+        with page.add("tab_about", gr.Tab, id="about"):
+            page.add("about", gr.Markdown)
             gr.Code(_CLIENT, language="python", show_label=False, interactive=False)
     return page
+
+
+def _forget(session: Session | None) -> None:
+    if session is not None:
+        session.forget()
 
 
 def _inputs(page: Page) -> None:
@@ -225,97 +258,81 @@ def _inputs(page: Page) -> None:
     # No words: an update would replace the component by one that opens files itself (`build_app`).
     image = {"sources": SOURCES, "show_label": False}
     page.add("picture", gr.Image, type="filepath", image_mode=None, height=290, buttons=["fullscreen"], **image)
-    page.head("head_references", "hint_references")
+    page.head("head_references")
     gallery = {"columns": 4, "height": 170, "object_fit": "cover", "file_types": ["image"], "interactive": True}
     page.add("references", gr.Gallery, type="filepath", **gallery, **image)
     page.head("head_part")
     with gr.Group():
-        suggested = lambda words, language: {"label": words["category"], "choices": category_choices(language)}  # noqa: E731
-        page.add("category", gr.Dropdown, say=suggested, value="object", allow_custom_value=True)
-        page.add("description", gr.Textbox, "label", "placeholder", max_length=work.MAX_DESCRIPTION)
+        page.add("category", gr.Dropdown, value="object", allow_custom_value=True)
+        page.add("description", gr.Textbox, max_length=work.MAX_DESCRIPTION)
     with gr.Row(elem_classes="ag-run-row"):
-        page.add("inspect", gr.Button, "value", variant="primary", size="lg")
-        page.add("stop", gr.Button, "value", size="lg", interactive=False)
-    with page.add("scale", gr.Accordion, "label", open=False):
-        page.add("scale_hint", gr.HTML, say=lambda words, _: {"value": views.note(words["scale_hint"])})
+        page.add("inspect", gr.Button, variant="primary", size="lg")
+        page.add("stop", gr.Button, size="lg", interactive=False)
+    with page.add("scale", gr.Accordion, open=False):
+        page.add("scale_hint", gr.HTML)
         with gr.Row():
-            page.add("known_length", gr.Number, "label", value=10, minimum=0, min_width=130)
-            page.add("mm_per_pixel", gr.Number, "label", value=0, minimum=0, min_width=130)
-        page.add("scale_picture", gr.Image, "label", type="pil", interactive=False, buttons=["fullscreen"])
-        page.add("scale_state", gr.HTML, say=lambda words, _: {"value": views.note(words["scale_none"])})
-    with page.add("settings", gr.Accordion, "label", open=False):
-        kinds = lambda words, _: {  # noqa: E731
-            "label": words["localization"],
-            "choices": [(words[f"localization_{kind}"], kind) for kind in LOCALIZATIONS],
-        }
-        page.add("localization", gr.Radio, say=kinds, value="auto")
-        page.add("use_language", gr.Checkbox, "label", value=True)
-        page.add("rotations", gr.Checkbox, "label", value=False)
-        page.add("tile", gr.Number, "label", value=0, minimum=0, maximum=4096, precision=0)
-        page.add("question", gr.Textbox, "label", max_length=work.MAX_QUESTION)
+            page.add("known_length", gr.Number, value=10, minimum=0, min_width=130)
+            page.add("mm_per_pixel", gr.Number, value=0, minimum=0, min_width=130)
+        page.add("scale_picture", gr.Image, type="pil", interactive=False, buttons=["fullscreen"])
+        page.add("scale_none", gr.HTML)
+    with page.add("settings", gr.Accordion, open=False):
+        page.add("localization", gr.Radio, value="auto")
+        page.add("use_language", gr.Checkbox, value=True)
+        page.add("rotations", gr.Checkbox, value=False)
+        page.add("tile", gr.Number, value=0, minimum=0, maximum=4096, precision=0)
+        page.add("question", gr.Textbox, max_length=work.MAX_QUESTION)
     if page.examples:
         page.head("head_examples")
         quiet = {"allow_preview": False, "interactive": False, "show_label": False, "buttons": []}
-        captions = lambda words, _: {  # noqa: E731
-            "value": [
-                (
-                    picture,
-                    words["example"].format(category=words[f"category_{category}"], defect=words[f"defect_{kind}"]),
-                )
-                for picture, _, category, kind in page.examples
-            ]
-        }
-        page.add("examples", gr.Gallery, say=captions, columns=3, object_fit="cover", **quiet)
+        page.add("examples", gr.Gallery, columns=3, object_fit="cover", **quiet)
 
 
 def _results(page: Page) -> None:
     page.add("verdict", gr.HTML, value=views.welcome_card("en"), padding=False)
     with page.add("views", gr.Column, visible=False):
         with gr.Tabs():
-            with page.add("tab_regions", gr.Tab, "label"):
-                page.add("overlay", gr.AnnotatedImage, "label", height=400)
-            with page.add("tab_compare", gr.Tab, "label"):
-                page.add("slider", gr.ImageSlider, "label", height=440, max_height=440)
+            with page.add("tab_regions", gr.Tab):
+                page.add("overlay", gr.AnnotatedImage, height=400)
+            with page.add("tab_compare", gr.Tab):
+                page.add("slider", gr.ImageSlider, height=440, max_height=440)
         with page.add("region_box", gr.Column, visible=False):
             page.add("region_card", gr.HTML)
             with gr.Row():
                 for name in ("region_crop", "nearest_good"):
-                    page.add(name, gr.Image, "label", interactive=False, height=210, min_width=140, buttons=[])
+                    page.add(name, gr.Image, interactive=False, height=210, min_width=140, buttons=[])
         page.add("regions", gr.HTML, padding=False)
-        with page.add("evidence_fold", gr.Accordion, say=lambda words, _: {"label": words["evidence"]}, open=False):
+        with page.add("evidence_fold", gr.Accordion, open=False):
             page.add("evidence", gr.HTML, padding=False)
     page.head("chat")
     chat = {"show_label": False, "render_markdown": False, "feedback_options": None, "buttons": ["copy_all"]}
-    placeholder = lambda words, _: {"label": words["chat"], "placeholder": words["chatbot_hint"]}  # noqa: E731
-    page.add("chatbot", gr.Chatbot, say=placeholder, height=330, **chat)  # texts arrive escaped (`shown_messages`)
+    page.add("chatbot", gr.Chatbot, height=330, **chat)  # texts arrive escaped (`shown_messages`)
     with gr.Row(elem_id="suggestions"):
         for name in ("ask_where", "ask_what", "ask_highlight"):
-            page.add(name, gr.Button, "value", size="sm")
+            page.add(name, gr.Button, size="sm")
     with gr.Row(elem_id="ask-row"):
         box = {"show_label": False, "container": False, "max_length": work.MAX_QUESTION, "scale": 8}
-        page.add("message", gr.Textbox, say=lambda words, _: {"placeholder": words["message_hint"]}, **box)
-        page.add("send", gr.Button, "value", variant="primary")
-        page.add("stop_chat", gr.Button, say=lambda words, _: {"value": words["stop"]})
+        page.add("message", gr.Textbox, **box)
+        page.add("send", gr.Button, variant="primary")
+        page.add("stop_chat", gr.Button)
 
 
 def _batch(page: Page) -> None:
-    page.add("batch_intro", gr.HTML, "value")
+    page.add("batch_intro", gr.HTML)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
             many = {"file_count": "multiple"}
-            page.add("batch_files", gr.File, "label", file_types=["image"], height=240, **many)
+            page.add("batch_files", gr.File, file_types=["image"], height=240, **many)
             with gr.Row(elem_classes="ag-run-row"):
-                page.add("batch_run", gr.Button, "value", variant="primary")
-                page.add("batch_stop", gr.Button, say=lambda words, _: {"value": words["stop"]})
-            page.add("batch_state", gr.HTML, say=lambda words, _: {"value": words["batch_empty"]})
-            page.add("downloads", gr.File, "label", visible=False, **many)
+                page.add("batch_run", gr.Button, variant="primary")
+                page.add("batch_stop", gr.Button)
+            page.add("batch_empty", gr.HTML)
+            page.add("downloads", gr.File, visible=False, **many)
         with gr.Column(scale=8, min_width=320):
             table = {"datatype": "str", "type": "array", "interactive": False, "wrap": True, "max_height": 420}
-            heads = lambda words, language: {"label": words["batch_table"], "headers": work.batch_heads(language)}  # noqa: E731
             widths = ["20%", "13%", "10%", "16%", "15%", "26%"]
-            page.add("batch_table", gr.Dataframe, say=heads, column_widths=widths, buttons=["copy"], **table)
+            page.add("batch_table", gr.Dataframe, column_widths=widths, buttons=["copy"], **table)
             buttons = ["download", "fullscreen"]
-            page.add("batch_picture", gr.Image, "label", interactive=False, visible=False, height=420, buttons=buttons)
+            page.add("batch_picture", gr.Image, interactive=False, visible=False, height=420, buttons=buttons)
 
 
 def category_choices(language: str) -> list[tuple[str, str]]:
@@ -367,7 +384,7 @@ def _connect_language(page: Page, blocks: gr.Blocks) -> None:
     def greet(language: str) -> Any:
         return language if language == "zh" else gr.skip()
 
-    worded = [*(page[name] for name in page.words), page["verdict"]]
+    worded = [*(page[name] for name in page.worded()), page["verdict"]]
     page["theme"].click(None, js=_TOGGLE_THEME, api_visibility="private")
     page["language"].change(say, [page["language"], page["session"]], worded, **QUIET)
     gr.on([blocks.load], greet, page["language"], page["language"], js=_BROWSER_LANGUAGE, queue=False, **QUIET)
@@ -490,7 +507,7 @@ def _connect_scale(page: Page, engine: Engine) -> None:
         note = views.scale_note(session.points, length, scale, language)
         return [round(scale, 6) if scale else gr.skip(), note]
 
-    common, found = [page["session"], page["picture"]], [page["mm_per_pixel"], page["scale_state"]]
+    common, found = [page["session"], page["picture"]], [page["mm_per_pixel"], page["scale_none"]]
     measured = [*common, page["known_length"], page["language"]]
     page["picture"].change(show, [*common, page["language"]], [page["session"], page["scale_picture"]], **QUIET)
     page["scale_picture"].select(click, measured, [page["session"], page["scale_picture"], *found], **QUIET)
@@ -530,7 +547,7 @@ def _connect_chat(page: Page, engine: Engine) -> None:
 
 
 def _connect_batch(page: Page, engine: Engine) -> None:
-    shown = [page[name] for name in ("session", "batch_table", "batch_state", "downloads", "batch_picture")]
+    shown = [page[name] for name in ("session", "batch_table", "batch_empty", "downloads", "batch_picture")]
     hidden = gr.update(visible=False)
 
     def run(
@@ -565,7 +582,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
 
     inputs = [page["session"], page["batch_files"], page["references"], *(page[name] for name in SETTINGS)]
     running = page["batch_run"].click(run, inputs, shown, **MODEL_QUEUE, **QUIET)
-    stop_shows = [page["batch_state"], page["downloads"]]
+    stop_shows = [page["batch_empty"], page["downloads"]]
     page["batch_stop"].click(
         stopped, [page["session"], page["language"]], stop_shows, cancels=[running], api_visibility="private"
     )
@@ -652,8 +669,8 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
                 for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                     yield session, "", None
             for answer in work.reply(engine, session, message, language):
-                shows = work.asks_for_overlay(message)
-                yield session, answer, session.messages[-1]["content"]["path"] if shows else None
+                overlay = session.messages[-1]["content"] if answer else None
+                yield session, answer, overlay["path"] if isinstance(overlay, dict) else None
         except Exception as error:
             raise _shown_error(error, language) from None
 

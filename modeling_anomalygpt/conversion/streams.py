@@ -224,9 +224,14 @@ def parse_size(size: int | str) -> int:
 
 
 def _load_pickle(path: Path) -> dict:
-    """The mapped dictionary of a `torch.save` file; nothing but tensors is unpickled."""
+    """The dictionary of a `torch.save` file, mapped where that can be; nothing but tensors is unpickled."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            loaded = torch.load(path, map_location="cpu", weights_only=True)  # of PyTorch before 1.6
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"'{path}' must hold tensors only, got a pickle with other objects or no pickle at all. It was not "

@@ -159,14 +159,10 @@ def test_llama_with_vicunas_delta_is_vicuna(published, merged, tmp_path):
         torch.testing.assert_close(ours[name], expected[name])
 
 
-def test_the_folder_states_its_licences_and_its_parts(merged):
+def test_the_folder_states_its_licences_and_what_was_read_from_where(published, merged):
     card = (merged / "README.md").read_text()
     assert card.startswith("---\nlicense: cc-by-nc-sa-4.0\n")
-    assert "pytorch_model.pt" in card
     assert "PandaGPT CC BY-NC 4.0" in card
-
-
-def test_the_report_says_what_was_read_from_where(published, merged):
     report = json.loads((merged / "conversion_report.json").read_text())
     assert report["files"]["imagebind"] == str(published / "imagebind_huge.pth")
     assert report["num_tensors"] == {"imagebind": 227, "pandagpt": 18, "anomalygpt": 21, "language_model": 21}
@@ -207,6 +203,8 @@ def test_a_folder_with_contents_is_not_touched_and_an_empty_one_is_used(publishe
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileExistsError, match="`output` must be a new or empty folder"):
         run(published, tmp_path / "full")
+    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float16, float32, got 'int8'"):
+        run(published, tmp_path / "empty", dtype="int8")
     run(published, tmp_path / "empty")
     assert (tmp_path / "empty" / "config.json").is_file()
 
@@ -229,25 +227,18 @@ def test_hub_ids_are_downloaded_and_misspelt_paths_are_not(published, tmp_path, 
     monkeypatch.setattr(published_sources, "hf_hub_download", lambda repo, name: str(published / "merges.txt"))
     run(published, tmp_path / "out", vicuna="someone/vicuna-7b-v0", clip_bpe="openai/clip-vit-large-patch14")
     assert asked == ["someone/vicuna-7b-v0"]
-    with pytest.raises(FileNotFoundError, match="No folder at '/nowhere/at/all' for `--vicuna`"):
-        run(published, tmp_path / "out2", vicuna="/nowhere/at/all")
-    with pytest.raises(ValueError, match="`--vicuna` must be a folder"):
-        run(published, tmp_path / "out2", vicuna=published / "vicuna" / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="`--clip-bpe`"):
-        run(published, tmp_path / "out2", clip_bpe="/nowhere/vocabulary.gz")
-
-
-def test_a_language_model_folder_must_be_whole(published, tmp_path):
+    for arguments, kind, message in (
+        ({"vicuna": "/nowhere/at/all"}, FileNotFoundError, "No folder at '/nowhere/at/all' for `--vicuna`"),
+        ({"vicuna": published / "vicuna" / "pytorch_model.bin"}, ValueError, "`--vicuna` must be a folder"),
+        ({"clip_bpe": "/nowhere/vocabulary.gz"}, FileNotFoundError, "`--clip-bpe`"),
+    ):
+        with pytest.raises(kind, match=message):
+            run(published, tmp_path / "out2", **arguments)
     for name in ("config.json", "tokenizer.model"):
         folder = vicuna_folder(published, tmp_path / name)
         (folder / name).unlink()
         with pytest.raises(FileNotFoundError, match=f"No {re.escape(name)} in"):
-            run(published, tmp_path / "out", vicuna=folder)
-
-
-def test_dtype_is_checked(published, tmp_path):
-    with pytest.raises(ValueError, match="`dtype` must be one of bfloat16, float16, float32, got 'int8'"):
-        run(published, tmp_path / "out", dtype="int8")
+            run(published, tmp_path / "out2", vicuna=folder)
 
 
 # Command and self-test
@@ -256,17 +247,10 @@ def test_dtype_is_checked(published, tmp_path):
 def command(published, output, *more):
     parser = argparse.ArgumentParser()
     add_convert_arguments(parser)
-    return parser.parse_args(
-        [
-            *("--imagebind", str(published / "imagebind_huge.pth")),
-            *("--vicuna", str(published / "vicuna")),
-            *("--pandagpt", str(published / "pandagpt" / "pytorch_model.pt")),
-            *("--anomalygpt", str(published / "anomalygpt" / "pytorch_model.pt")),
-            *("--clip-bpe", str(published / "merges.txt")),
-            *("--output", str(output)),
-            *more,
-        ]
-    )
+    paths = {"imagebind": "imagebind_huge.pth", "vicuna": "vicuna", "clip-bpe": "merges.txt"}
+    paths |= {name: f"{name}/pytorch_model.pt" for name in ("pandagpt", "anomalygpt")}
+    given = [text for name, path in paths.items() for text in (f"--{name}", str(published / path))]
+    return parser.parse_args([*given, "--output", str(output), *more])
 
 
 def test_the_command_converts_and_reports(published, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The exported map path gives PyTorch's maps, for any number of pictures, in another runtime."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.hub.export import MapPath, export_map_path, run_exported
 from modeling_anomalygpt.inspector import AnomalyInspector
+from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from tests.tiny import TEXT_TOWER_CONFIG, tiny_pair
 from tests.tiny_processor import byte_tokenizer, picture
 
@@ -64,10 +66,8 @@ def test_the_map_path_computes_what_the_model_computes(changes):
 
 
 def test_relative_maps_are_exported_as_such(taught):
-    from dataclasses import replace
-
     taught.model.config.decision = {"normalised_maps": True}
-    bank = replace(taught.memory_bank, limit=0.2)
+    bank = replace(taught.memory_bank, threshold=0.2)
     with torch.no_grad():
         expected = taught.model.get_image_features(pixels(2), memory_bank=bank, return_dict=True)
         maps, _ = MapPath(taught.model, bank)(pixels(2))
@@ -111,8 +111,6 @@ def test_without_references_the_words_of_the_category_are_inside(tmp_path):
     inspector = inspector_of(text_tower_config=tower)
     processor = inspector.processor
     tokenizer.model_max_length = 77
-    from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
-
     counts = {name: getattr(processor, name) for name in ("num_image_tokens", "num_prompt_tokens")}
     processor = AnomalyGPTProcessor(processor.image_processor, processor.tokenizer, tokenizer, **counts)
     inspector = AnomalyInspector(inspector.model, processor)
@@ -125,15 +123,12 @@ def test_without_references_the_words_of_the_category_are_inside(tmp_path):
     assert json.loads((tmp_path / "words.json").read_text())["localization"] == "text"
 
 
-def test_what_cannot_be_exported_is_refused(taught, tmp_path):
+def test_what_cannot_be_exported_is_refused(taught, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"`output` must end in .onnx or .pt2, got "):
         export_map_path(taught, tmp_path / "map.tflite")
     tiled = AnomalyInspector(taught.model, taught.processor, tile=64)
     with pytest.raises(ValueError, match="`tile` must be None for an export, got 64"):
         export_map_path(tiled, tmp_path / "map.pt2")
-
-
-def test_missing_onnx_packages_are_named(taught, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs onnx, onnxscript, onnxruntime. Run: pip install onnx"):
         export_map_path(taught, tmp_path / "map.onnx")

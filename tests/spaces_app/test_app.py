@@ -86,6 +86,17 @@ def test_programs_inspect_and_chat(address, query, good):
     assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
 
 
+def test_a_question_waits_for_the_model_and_is_answered(address, engine, query):
+    client = Client(address, verbose=False)
+    client.predict(query, api_name="/inspect")
+    with engine.turn("somebody else") as turn:
+        assert not list(turn)
+        waiting = client.submit("Highlight the anomalies", api_name="/chat")
+        time.sleep(0.8)
+        assert not waiting.done()
+    assert waiting.result(30)[1].endswith(".png")
+
+
 def test_a_client_does_not_see_another_ones_picture(address, query):
     one, two = (Client(address, verbose=False) for _ in range(2))
     one.predict(query, api_name="/inspect")
@@ -105,7 +116,7 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
     for wrong, message in (
         ({"language": "fr"}, "language must be one of en, zh"),
         ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
-        ({"tile": 1, "references": [query] * 2}, "Tiles of 1 px make 4800 of the good pictures, at most 96"),
+        ({"tile": 1, "references": [query] * 2}, "Tiles of 1 px make 4800 of the good pictures, at most 64"),
     ):
         with pytest.raises(AppError, match=message):
             client.predict(query, **wrong, api_name="/inspect")

@@ -213,7 +213,7 @@ def test_two_clicks_on_a_known_length_give_millimetres(visit):
         )
         visitor.page.wait_for_timeout(1500)
         picture = visitor.see("#scale-picture img")
-    visitor.see("#scale-state", "mm per pixel")
+    visitor.see("#scale-none", "mm per pixel")
     visitor.inspect()
     visitor.see("#regions th:nth-child(3)", "mm")
 
@@ -227,7 +227,7 @@ def test_many_pictures_give_a_table_and_downloads(visit):
     )
     expect(visitor.page.locator("#batch-files")).to_contain_text("part_3", timeout=SECONDS)
     visitor.page.locator("#batch-run").click()
-    visitor.see("#batch-state", "3 pictures:")
+    visitor.see("#batch-empty", "3 pictures:")
     for name in ("results.json", "results.csv", "report.html"):
         stem = name.split(".")[0]
         expect(visitor.page.locator("#downloads")).to_contain_text(stem, timeout=SECONDS)
@@ -255,11 +255,11 @@ def test_stopping_many_pictures_keeps_what_is_done(visit, tmp_path, monkeypatch)
     expect(visitor.page.locator("#batch-table")).to_contain_text("piece_00", timeout=SECONDS)
     visitor.page.locator("#batch-stop").click()
     told = re.compile(r"Stopped after (\d+) of 20")
-    done = int(told.search(visitor.see("#batch-state", "Stopped after").inner_text())[1])
+    done = int(told.search(visitor.see("#batch-empty", "Stopped after").inner_text())[1])
     assert 0 < done < 20
     expect(visitor.page.locator("#downloads")).to_contain_text("report", timeout=SECONDS)
     visitor.page.wait_for_timeout(1500)  # nothing goes on behind the visitor's back
-    assert int(told.search(visitor.see("#batch-state").inner_text())[1]) == done
+    assert int(told.search(visitor.see("#batch-empty").inner_text())[1]) == done
 
 
 def test_the_page_fits_a_phone_and_turns_dark(visit):

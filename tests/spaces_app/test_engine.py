@@ -135,9 +135,9 @@ def test_reasons_are_words_and_name_no_folder_of_the_server():
         ({}, MAX_REFERENCES + 1, {}, f"At most {MAX_REFERENCES} good pictures, got {MAX_REFERENCES + 1}"),
         ({"MAX_PIXELS": 100}, 0, {}, "large.png cannot be used"),
         ({"MAX_REFERENCE_PIXELS": 9_000_000}, 1, {"rotations": True}, "12 megapixels together"),
-        ({}, 0, {"tile": 33}, r"Tiles of 33 px make \d{4} of large.png, at most 64"),
-        ({}, 2, {"tile": 250}, r"Tiles of 250 px make \d+ of the good pictures, at most 96"),
-        ({}, 1, {"tile": 440, "rotations": True}, r"Tiles of 440 px make 120 of the good pictures, at most 96"),
+        ({}, 0, {"tile": 33}, r"Tiles of 33 px make \d{4} of large.png, at most 48"),
+        ({}, 2, {"tile": 250}, r"Tiles of 250 px make \d+ of the good pictures, at most 64"),
+        ({}, 1, {"tile": 440, "rotations": True}, r"Tiles of 440 px make 120 of the good pictures, at most 64"),
     ],
 )
 def test_too_much_work_is_refused_before_the_model_sees_anything(

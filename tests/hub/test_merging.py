@@ -1,0 +1,61 @@
+"""A merged checkpoint is as large as its parts and as readable as any other file."""
+
+import stat
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_anomalygpt.checkpoints import load_checkpoint
+from modeling_anomalygpt.hub.merging import merge_adapter
+from tests.tiny import tiny_pair
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A half-precision checkpoint, and an adapter in full precision with a part of its own."""
+    folder = tmp_path_factory.mktemp("merging")
+    model, processor = tiny_pair()
+    model.half().save_pretrained(folder / "base")
+    processor.save_pretrained(folder / "base")
+    model, _ = load_checkpoint(folder / "base", device="cpu")
+    settings = {"r": 2, "target_modules": r".*language_model.*q_proj", "modules_to_save": ["prompt_learner"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**settings, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    adapted.save_pretrained(folder / "adapter")
+    processor.save_pretrained(folder / "adapter")
+    return folder / "adapter"
+
+
+def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, tmp_path):
+    merge_adapter(adapter, tmp_path / "merged")
+    base, merged = (
+        load_file(folder / "model.safetensors") for folder in (adapter.parent / "base", tmp_path / "merged")
+    )
+    trained = load_file(adapter / "adapter_model.safetensors")
+    for name, tensor in merged.items():
+        own = trained.get(f"base_model.model.{name}")
+        assert tensor.dtype == (base[name] if own is None else own).dtype, name
+        if own is not None:
+            assert torch.equal(tensor, own), name
+    assert torch.float16 in {tensor.dtype for tensor in merged.values()}
+    changed = [name for name in merged if not torch.equal(merged[name].float(), base[name].float())]
+    assert any("q_proj" in name for name in changed)
+
+
+def test_a_dtype_that_is_asked_for_holds_for_all(adapter, tmp_path):
+    merge_adapter(adapter, tmp_path / "merged", dtype="float32")
+    assert {one.dtype for one in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_files_can_be_read_by_whom_any_new_file_can_be_read(adapter, tmp_path):
+    merge_adapter(adapter, tmp_path / "merged")
+    (tmp_path / "new").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "merged").rglob("*"):
+        other = tmp_path / ("folder" if path.is_dir() else "new")
+        assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode), path.name
