@@ -69,31 +69,14 @@ class AnomalyConfig(datasets.BuilderConfig):
 
 
 def category_configs(categories: tuple[str, ...], config_class: type[AnomalyConfig] = AnomalyConfig) -> list:
-    """Make the configurations of a data set with fixed categories: `all`, and one of each category's name.
-
-    Args:
-        categories (`tuple[str, ...]`): The categories.
-        config_class (`type[AnomalyConfig]`): Class of the configurations.
-
-    Returns:
-        `list[AnomalyConfig]`: The configurations, `all` first.
-    """
+    """The configurations of a data set with fixed categories: `all`, and one of each category's name."""
     version = FolderBuilder.VERSION
     configs = [config_class(name="all", version=version)]
     return configs + [config_class(name=category, version=version, category=category) for category in categories]
 
 
 def encode_picture(picture: np.ndarray | Image.Image, name: str) -> dict[str, Any]:
-    """Write a picture or a mask as the PNG that an `Image` column stores.
-
-    Args:
-        picture (`np.ndarray` of shape `(height, width)`, bool, or `PIL.Image.Image`): A mask, True on the anomaly,
-            which is written as 0 and 255; or a picture.
-        name (`str`): File name kept beside the bytes.
-
-    Returns:
-        `dict`: `{"bytes", "path"}`.
-    """
+    """A picture, or a bool mask as 0 and 255, as the PNG that an `Image` column stores: `{"bytes", "path"}`."""
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.astype(np.uint8) * 255)
     image.save(file, format="PNG")
@@ -158,39 +141,15 @@ class AnomalyBuilder(FolderBuilder):
         """
 
     def mask_size(self, path: str) -> tuple[int, int]:
-        """Read the size `(height, width)` of a mask file.
-
-        Args:
-            path (`str`): A mask file.
-
-        Returns:
-            `tuple[int, int]`: `(height, width)`.
-        """
+        """The size `(height, width)` of a mask file."""
         return load_mask(path).shape if path.endswith(".json") else picture_size(path)
 
     def read_mask(self, record: AnomalyRecord) -> np.ndarray:
-        """Read the mask files of a picture as one.
-
-        Args:
-            record (`AnomalyRecord`): A picture with masks.
-
-        Returns:
-            `np.ndarray` of shape `(height, width)`, bool: True on the anomaly.
-        """
+        """The mask files of a picture as one, `bool`, True on the anomaly."""
         return read_mask(record.masks)
 
     def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
-        """Make the row of one picture.
-
-        Args:
-            record (`AnomalyRecord`): The picture.
-
-        Returns:
-            `dict`: The columns of the schema.
-
-        Raises:
-            ValueError: If the mask of an anomalous picture is empty.
-        """
+        """The row of one picture; raises a ValueError if the mask of an anomalous one is empty."""
         image, mask = record.image, None
         if not opens_plainly(image):
             picture = load_picture(image, self._bits.get(record.category))

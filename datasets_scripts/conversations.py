@@ -32,14 +32,13 @@ _CITATION = """\
 
 @dataclass
 class ConversationsConfig(datasets.BuilderConfig):
-    """
-    What can be chosen of a set of conversations.
+    """What can be chosen of a set of conversations.
 
     Args:
-        json_file (`str`, *optional*):
-            Name of the JSON file in `data_dir`; default: PandaGPT's, or the only one there is.
-        skip_missing (`bool`, defaults to `False`):
-            Leave out conversations whose picture is missing, instead of refusing the set. For a part of the pictures.
+        json_file (`str`, *optional*): Name of the JSON file in `data_dir`; default: PandaGPT's, or the only one there
+            is.
+        skip_missing (`bool`, defaults to `False`): Leave out conversations whose picture is missing, instead of
+            refusing the set. For a part of the pictures.
     """
 
     json_file: str | None = None
@@ -47,8 +46,7 @@ class ConversationsConfig(datasets.BuilderConfig):
 
 
 def read_turns(conversation: Any, where: str) -> list[dict[str, str]]:
-    r"""
-    Turn one conversation of the JSON file into messages.
+    r"""Turn one conversation of the JSON file into messages.
 
     Image placeholders written by LLaVA (`<image>`) are taken out: the processor sets its own.
 

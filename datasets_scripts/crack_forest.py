@@ -26,8 +26,7 @@ _CITATION = """\
 
 
 def read_segmentation(path: str | os.PathLike) -> np.ndarray:
-    """
-    Read the cracks from a ground truth file: `groundTruth.Segmentation` is 1 on the road and above 1 on a crack.
+    """Read the cracks from a ground truth file: `groundTruth.Segmentation` is 1 on the road and above 1 on a crack.
 
     Args:
         path (`str` or `os.PathLike`): A `.mat` file.
@@ -59,15 +58,13 @@ def read_segmentation(path: str | os.PathLike) -> np.ndarray:
 
 
 class CrackForest(AnomalyBuilder):
-    """
-    CrackForest (https://github.com/cuilimeng/CrackForest-dataset): 118 pictures of roads, one category, one split.
+    """CrackForest (https://github.com/cuilimeng/CrackForest-dataset): 118 pictures of roads, one category, one split.
 
     There is no official division and no picture without a crack, so all stand in `test`. The label follows the ground
     truth; a picture without ground truth has neither label nor mask.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder that holds `image` and `groundTruth`.
+        data_dir (`str` or `os.PathLike`): Folder that holds `image` and `groundTruth`.
     """
 
     LAYOUT = "<data_dir>/image/*.jpg, <data_dir>/groundTruth/<stem>.mat"

@@ -61,26 +61,12 @@ class MVTecAD(AnomalyBuilder):
 
 
 def find_categories(data_dir: str | os.PathLike) -> list[str]:
-    """List the folders that look like a category: those with a `train`, `validation` or `test` folder.
-
-    Args:
-        data_dir (`str` or `os.PathLike`): Folder that holds them.
-
-    Returns:
-        `list[str]`: Their names, sorted.
-    """
+    """Names of the folders that look like a category: those with a `train`, `validation` or `test` folder."""
     return [folder.name for folder in list_folders(data_dir) if is_category(folder)]
 
 
 def is_category(folder: str | os.PathLike) -> bool:
-    """Say whether a folder is laid out as one category.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder.
-
-    Returns:
-        `bool`: True if it has a `train`, `validation` or `test` folder.
-    """
+    """Whether a folder is laid out as one category: it has a `train`, `validation` or `test` folder."""
     return any((Path(folder) / split).is_dir() for split in SPLITS)
 
 

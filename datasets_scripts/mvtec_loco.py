@@ -34,8 +34,7 @@ _CITATION = """\
 
 @dataclass(frozen=True)
 class SaturationRule:
-    """
-    How much of a region must be found for the region to count as found whole (LOCO paper, section 4.2, sPRO).
+    """How much of a region must be found for the region to count as found whole (LOCO paper, section 4.2, sPRO).
 
     Args:
         defect_name (`str`): Kind of defect, finer than logical or structural.
@@ -48,8 +47,7 @@ class SaturationRule:
     relative: bool
 
     def area(self, region_area: int) -> int:
-        """
-        Give the number of pixels after which a region is saturated.
+        """Give the number of pixels after which a region is saturated.
 
         Args:
             region_area (`int`): Pixels of the region.
@@ -71,8 +69,7 @@ class SaturationRule:
 
 
 def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
-    """
-    Read a category's `defects_config.json`.
+    """Read a category's `defects_config.json`.
 
     Args:
         path (`str` or `os.PathLike`): The file: a list of `defect_name`, `pixel_value`, `saturation_threshold` and
@@ -104,34 +101,28 @@ def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
 
 @dataclass
 class MVTecLOCOConfig(AnomalyConfig):
-    """
-    What can be chosen of MVTec LOCO AD.
+    """What can be chosen of MVTec LOCO AD.
 
     Args:
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        with_regions (`bool`, defaults to `False`):
-            Add the columns `region_masks`, `region_names` and `region_saturation_areas` (pixels): each mask file by
-            itself, as sPRO needs them.
+        category (`str`, *optional*): The only category to read; `None` reads all.
+        with_regions (`bool`, defaults to `False`): Add the columns `region_masks`, `region_names` and
+            `region_saturation_areas` (pixels): each mask file by itself, as sPRO needs them.
     """
 
     with_regions: bool = False
 
 
 class MVTecLOCO(AnomalyBuilder):
-    """
-    MVTec LOCO AD (https://www.mvtec.com/company/research/datasets/mvtec-loco): train, validation and test.
+    """MVTec LOCO AD (https://www.mvtec.com/company/research/datasets/mvtec-loco): train, validation and test.
 
     Several mask files may belong to a picture; `mask` is their union. `defect_type` is `logical_anomalies` or
     `structural_anomalies`.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder that holds the unpacked categories.
-        config_name (`str`, *optional*, defaults to `"all"`):
-            `all` or one of `MVTEC_LOCO_CATEGORIES`.
-        with_regions (`bool`, *optional*, defaults to `False`):
-            Add a column for each mask file, its finer kind and its saturation area.
+        data_dir (`str` or `os.PathLike`): Folder that holds the unpacked categories.
+        config_name (`str`, *optional*, defaults to `"all"`): `all` or one of `MVTEC_LOCO_CATEGORIES`.
+        with_regions (`bool`, *optional*, defaults to `False`): Add a column for each mask file, its finer kind and its
+            saturation area.
     """
 
     BUILDER_CONFIG_CLASS = MVTecLOCOConfig

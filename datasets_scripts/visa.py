@@ -28,32 +28,26 @@ _CITATION = """\
 
 @dataclass
 class VisAConfig(AnomalyConfig):
-    """
-    What can be chosen of VisA.
+    """What can be chosen of VisA.
 
     Args:
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        protocol (`str`, defaults to `"1cls"`):
-            The split file: `1cls` trains on normal pictures only, `2cls_fewshot` and `2cls_highshot` on both classes.
+        category (`str`, *optional*): The only category to read; `None` reads all.
+        protocol (`str`, defaults to `"1cls"`): The split file: `1cls` trains on normal pictures only, `2cls_fewshot`
+            and `2cls_highshot` on both classes.
     """
 
     protocol: str = "1cls"
 
 
 class VisA(AnomalyBuilder):
-    """
-    VisA (https://github.com/amazon-science/spot-diff), split by one of its own three files.
+    """VisA (https://github.com/amazon-science/spot-diff), split by one of its own three files.
 
     `defect_type` comes from a category's `image_anno.csv`; it may name several kinds, separated by commas.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder of the unpacked archive: categories and `split_csv`.
-        config_name (`str`, *optional*, defaults to `"all"`):
-            `all` or one of `VISA_CATEGORIES`.
-        protocol (`str`, *optional*, defaults to `"1cls"`):
-            One of `VISA_PROTOCOLS`.
+        data_dir (`str` or `os.PathLike`): Folder of the unpacked archive: categories and `split_csv`.
+        config_name (`str`, *optional*, defaults to `"all"`): `all` or one of `VISA_CATEGORIES`.
+        protocol (`str`, *optional*, defaults to `"1cls"`): One of `VISA_PROTOCOLS`.
     """
 
     BUILDER_CONFIG_CLASS = VisAConfig
@@ -105,18 +99,11 @@ class VisA(AnomalyBuilder):
                 f"`label` must be normal or anomaly and `split` train or test, got {row['label']!r} and "
                 f"{row['split']!r} for {row['image']!r} in {str(split_file)!r}. Use the split files of the archive."
             )
-        label = _LABELS[row["label"]]
+        label, image = _LABELS[row["label"]], resolve_inside(data_dir, row["image"], split_file.name)
         if label and not row["mask"]:
             raise ValueError(
                 f"Every anomalous picture must have a mask, got none for {row['image']!r} in {str(split_file)!r}."
             )
         masks = (str(resolve_inside(data_dir, row["mask"], split_file.name)),) if label else ()
-        return AnomalyRecord(
-            image=str(resolve_inside(data_dir, row["image"], split_file.name)),
-            label=label,
-            category=row["object"],
-            defect_type=kinds.get(row["image"], "anomaly") if label else "good",
-            image_id=row["image"],
-            split=row["split"],
-            masks=masks,
-        )
+        kind = kinds.get(row["image"], "anomaly") if label else "good"
+        return AnomalyRecord(str(image), label, row["object"], kind, row["image"], row["split"], masks)
