@@ -29,7 +29,7 @@ setup(
             "training/recipes/*",
             "conversations/*.json",
         ],
-        "datasets_scripts": ["rendering/*.json"],
+        "datasets_scripts": ["facts.yaml", "rendering/*.json"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
         "spaces_app.examples": ["*/*/*.jpg"],

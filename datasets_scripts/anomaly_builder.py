@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import yaml
 from PIL import Image
 
 from modeling_anomalygpt.images import bit_depth, load_mask, load_picture, opens_plainly, picture_size
@@ -27,14 +28,23 @@ from .anomaly_files import (
     warn_about_duplicates,
 )
 
-__all__ = ["COLUMNS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
-__all__ += ["encode_picture", "schema_features"]
+__all__ = ["COLUMNS", "FACTS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
+__all__ += ["dataset_info", "encode_picture", "schema_features"]
 
 COLUMNS: tuple[str, ...] = ("image", "mask", "label", "category", "defect_type", "image_id", "split")
 """The columns of all inspection data sets, in order."""
 
 LABEL_NAMES: tuple[str, str] = ("normal", "anomalous")
 """Names of the two labels."""
+
+
+FACTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8"))
+"""What there is to say about each data set and each column."""
+
+
+def dataset_info(name: str) -> dict[str, str]:
+    """Description, citation, homepage and licence of a data set, as `datasets.DatasetInfo` takes them."""
+    return {key: FACTS[name][key] for key in ("description", "citation", "homepage", "license") if key in FACTS[name]}
 
 
 def schema_features() -> datasets.Features:
@@ -108,7 +118,8 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
     ) -> None:
         if data_dir is not None:
             data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
-            hash = (hash or "") + files_fingerprint(data_dir, sorted(Path(__file__).parent.glob("*.py")))
+            code = [path for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in (".py", ".yaml")]
+            hash = (hash or "") + files_fingerprint(data_dir, code)
         if self.BUILDER_CONFIGS:
             check_category(kwargs.get("config_name"), list(self.builder_configs))
         super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)

@@ -11,25 +11,14 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs, encode_picture
+from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_configs, dataset_info, encode_picture
 from .anomaly_files import AnomalyRecord, read_mask
 from .mvtec_ad import MVTEC_LAYOUT, scan_categories
 
 __all__ = ["MVTEC_LOCO_CATEGORIES", "MVTecLOCO", "MVTecLOCOConfig", "SaturationRule", "read_saturation_rules"]
 
-MVTEC_LOCO_CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
+MVTEC_LOCO_CATEGORIES = tuple(FACTS["mvtec_loco"]["categories"])
 _KINDS = ("logical_anomalies", "structural_anomalies")
-
-_CITATION = """\
-@article{bergmann2022beyond,
-  title   = {Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and Localization},
-  author  = {Bergmann, Paul and Batzner, Kilian and Fauser, Michael and Sattlegger, David and Steger, Carsten},
-  journal = {International Journal of Computer Vision},
-  volume  = {130},
-  pages   = {947--969},
-  year    = {2022},
-  doi     = {10.1007/s11263-022-01578-9}
-}"""
 
 
 @dataclass(frozen=True)
@@ -129,13 +118,7 @@ class MVTecLOCO(AnomalyBuilder):
     BUILDER_CONFIGS = category_configs(MVTEC_LOCO_CATEGORIES, MVTecLOCOConfig)
     DEFAULT_CONFIG_NAME = "all"
     LAYOUT = MVTEC_LAYOUT.replace("<stem>_mask.png", "<stem>/*.png") + ", <category>/defects_config.json"
-    INFO = {
-        "description": "Photographs of 5 kinds of objects with structural damage and with violated logical rules "
-        "(a part missing, too many, in the wrong place), with pixel masks.",
-        "citation": _CITATION,
-        "homepage": "https://www.mvtec.com/company/research/datasets/mvtec-loco",
-        "license": "cc-by-nc-sa-4.0",
-    }
+    INFO = dataset_info("mvtec_loco")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         records = scan_categories(data_dir, category, MVTEC_LOCO_CATEGORIES)

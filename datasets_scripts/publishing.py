@@ -12,32 +12,12 @@ import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 from huggingface_hub import DatasetCardData
 
+from .anomaly_builder import FACTS
+
 __all__ = ["data_card", "save_parquet"]
 
 _ROWS_PER_GROUP = 64
 _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "mit", "unknown")
-_TITLES = {
-    "mvtec_ad": "MVTec AD",
-    "visa": "VisA",
-    "mvtec_loco": "MVTec LOCO AD",
-    "crack_forest": "CrackForest",
-    "anomaly_folder": "Own pictures",
-    "conversations": "PandaGPT visual instructions",
-    "rendered_parts": "Rendered parts",
-}
-_COLUMNS = {
-    "image": "the picture",
-    "mask": "0 normal, 255 anomalous, in the picture's own pixels; null where there is none",
-    "label": "0 normal, 1 anomalous; null where unknown",
-    "category": "what the picture shows",
-    "defect_type": "kind of defect; `good` for normal pictures, null where unknown",
-    "image_id": "name of the picture in its source",
-    "split": "train, validation or test",
-    "messages": "messages with `role` (user, assistant) and `content`",
-    "region_masks": "each mask file of the picture by itself",
-    "region_names": "kind of each region",
-    "region_saturation_areas": "pixels after which a region counts as found whole (sPRO)",
-}
 _CARD = """\
 ---
 {front}
@@ -73,7 +53,7 @@ def data_card(name: str, dataset: datasets.DatasetDict, title: str | None = None
     if not dataset:
         raise ValueError("`dataset` must hold at least one split, got none. Load it without `split=`.")
     first = next(iter(dataset.values()))
-    info, licence, title = first.info, first.info.license or "unknown", title or _TITLES.get(name, name)
+    info, licence, title = first.info, first.info.license or "unknown", title or FACTS.get(name, {}).get("title", name)
     talks, known = "messages" in first.features, licence in _LICENCES
     files = [{"split": split, "path": f"data/{split}-*"} for split in dataset]
     front = DatasetCardData(
@@ -91,7 +71,7 @@ def data_card(name: str, dataset: datasets.DatasetDict, title: str | None = None
         description=info.description or "",
         source=f"Source: {info.homepage}\n\n" if info.homepage else "",
         licence=licence,
-        columns="\n".join(f"| `{column}` | {_COLUMNS.get(column, '')} |" for column in first.features),
+        columns="\n".join(f"| `{column}` | {FACTS['columns'].get(column, '')} |" for column in first.features),
         rows="\n".join(f"| {split} | {len(rows)} |" for split, rows in dataset.items()),
         citation=f"\n## Citation\n\n```bibtex\n{info.citation.strip()}\n```\n" if info.citation else "",
     )

@@ -3,27 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs
+from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_configs, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, check_files_exist, closest, read_table, resolve_inside
 
 __all__ = ["VISA_CATEGORIES", "VISA_PROTOCOLS", "VisA", "VisAConfig"]
 
-VISA_CATEGORIES = (
-    "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3", "pcb4",
-    "pipe_fryum",
-)  # fmt: skip
+VISA_CATEGORIES = tuple(FACTS["visa"]["categories"])
 VISA_PROTOCOLS = ("1cls", "2cls_fewshot", "2cls_highshot")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": 0, "anomaly": 1}
-
-_CITATION = """\
-@inproceedings{zou2022spot,
-  title     = {{SPot-the-Difference} Self-Supervised Pre-training for Anomaly Detection and Segmentation},
-  author    = {Zou, Yang and Jeong, Jongheon and Pemula, Latha and Zhang, Dongqing and Dabeer, Onkar},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2022},
-  note      = {arXiv:2207.14315}
-}"""
 
 
 @dataclass
@@ -57,13 +45,7 @@ class VisA(AnomalyBuilder):
         "<data_dir>/split_csv/{1cls,2cls_fewshot,2cls_highshot}.csv, <category>/Data/Images/{Normal,Anomaly}/*.JPG, "
         "<category>/Data/Masks/Anomaly/*.png, <category>/image_anno.csv"
     )
-    INFO = {
-        "description": "Photographs of 12 kinds of objects (circuit boards, several objects a picture, single "
-        "objects) for anomaly detection, with pixel masks.",
-        "citation": _CITATION,
-        "homepage": "https://github.com/amazon-science/spot-diff",
-        "license": "cc-by-4.0",
-    }
+    INFO = dataset_info("visa")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         protocol = self.config.protocol
