@@ -6,7 +6,7 @@ Knows `datasets` and records. Does not know any data set's layout: a builder's `
 import abc
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from .anomaly_files import (
 )
 
 __all__ = ["COLUMNS", "FACTS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
-__all__ += ["dataset_info", "encode_picture", "schema_features"]
+__all__ += ["dataset_info", "encode_picture", "image_cells", "schema_features"]
 
 COLUMNS: tuple[str, ...] = ("image", "mask", "label", "category", "defect_type", "image_id", "split")
 """The columns of all inspection data sets, in order."""
@@ -91,6 +91,32 @@ def encode_picture(picture: np.ndarray | Image.Image, name: str) -> dict[str, An
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.astype(np.uint8) * 255)
     image.save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": name}
+
+
+def image_cells(files: Sequence[str], bits: int | None = None) -> list[dict[str, Any]]:
+    """What an `Image` column stores of pictures: the path of a file that any program shows alike, else a PNG.
+
+    Args:
+        files (`Sequence[str]`): Files, or pages of files.
+        bits (`int`, *optional*): Depth of deep values; by default that of all the files together.
+
+    Returns:
+        `list[dict]`: `{"bytes", "path"}` each; a damaged file is refused when it is opened.
+    """
+    plain = [_is_plain(file) for file in files]
+    if bits is None and not all(plain):
+        bits = bit_depth(file for file, is_plain in zip(files, plain, strict=True) if not is_plain)
+    return [
+        {"bytes": None, "path": file} if is_plain else encode_picture(load_picture(file, bits), os.path.basename(file))
+        for file, is_plain in zip(files, plain, strict=True)
+    ]
+
+
+def _is_plain(file: str) -> bool:
+    try:
+        return opens_plainly(file)
+    except ValueError:
+        return True
 
 
 class FolderBuilder(datasets.GeneratorBasedBuilder):
@@ -161,10 +187,7 @@ class AnomalyBuilder(FolderBuilder):
 
     def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
         """The row of one picture; raises a ValueError if the mask of an anomalous one is empty."""
-        image, mask = record.image, None
-        if not opens_plainly(image):
-            picture = load_picture(image, self._bits.get(record.category))
-            image = encode_picture(picture, os.path.basename(image))
+        (image,), mask = image_cells([record.image], self._bits.get(record.category)), None
         if record.masks:
             mask = self.read_mask(record)
             if record.label == 1 and not mask.any():
@@ -197,6 +220,6 @@ def _bit_depths(records: list[AnomalyRecord]) -> dict[str, int | None]:
     """How many bits the pictures of each category use, where it has any that are not plain."""
     pictures: dict[str, dict[str, list[str]]] = {}
     for record in records:
-        if not opens_plainly(record.image):
+        if not _is_plain(record.image):
             pictures.setdefault(record.category, {}).setdefault(record.split, []).append(record.image)
     return {name: bit_depth(splits.get("train") or sum(splits.values(), [])) for name, splits in pictures.items()}
