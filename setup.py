@@ -32,7 +32,7 @@ setup(
             "report/words_*.json",
             "training/recipes/*",
         ],
-        "datasets_scripts": ["rendering/*.json"],
+        "datasets_scripts": ["facts.yaml", "rendering/*.json"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt", "*.json", "*.css", "*.js"],
         "spaces_app.examples": ["*/*/*.jpg"],

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_EXPORTS = {
-    "AnomalyFolder": "anomaly_folder",
-    "COLUMNS": "anomaly_builder",
-    "Conversations": "conversations",
-    "CrackForest": "crack_forest",
-    "DATASET_NAMES": "loading",
-    "DEFECTS": "rendering.defects",
-    "Defect": "rendering.defects",
-    "FAMILIES": "rendering.products",
-    "HELD_BACK_FAMILIES": "rendering.products",
-    "LABEL_NAMES": "anomaly_builder",
-    "MVTecAD": "mvtec_ad",
-    "MVTecLOCO": "mvtec_loco",
-    "Product": "rendering.products",
-    "RenderedPart": "rendering.products",
-    "RenderedParts": "rendered_parts",
-    "RenderedPartsConfig": "rendered_parts",
-    "SURFACE_DEFECTS": "rendering.defects",
-    "TRAINING_FAMILIES": "rendering.products",
-    "VisA": "visa",
-    "apply_defect": "rendering.defects",
-    "data_card": "publishing",
-    "find_duplicates": "anomaly_files",
-    "load_anomaly_dataset": "loading",
-    "load_builder": "loading",
-    "render_pair": "rendering.products",
-    "render_part": "rendering.products",
-    "render_product": "rendering.products",
-    "save_parquet": "publishing",
-    "schema_features": "anomaly_builder",
+_NAMES = {
+    "anomaly_builder": "COLUMNS LABEL_NAMES schema_features",
+    "anomaly_files": "find_duplicates",
+    "anomaly_folder": "AnomalyFolder",
+    "conversations": "Conversations",
+    "crack_forest": "CrackForest",
+    "loading": "DATASET_NAMES load_anomaly_dataset load_builder",
+    "mvtec_ad": "MVTecAD",
+    "mvtec_loco": "MVTecLOCO",
+    "publishing": "data_card save_parquet",
+    "rendered_parts": "RenderedParts RenderedPartsConfig",
+    "rendering.defects": "DEFECTS SURFACE_DEFECTS Defect apply_defect",
+    "rendering.products": "FAMILIES HELD_BACK_FAMILIES TRAINING_FAMILIES Product RenderedPart render_pair render_part "
+    "render_product",
+    "visa": "VisA",
 }
+_EXPORTS = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = sorted(_EXPORTS)
 

@@ -6,13 +6,14 @@ Knows `datasets` and records. Does not know any data set's layout: a builder's `
 import abc
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import yaml
 from PIL import Image
 
 from modeling_anomalygpt.images import bit_depth, load_mask, load_picture, opens_plainly, picture_size
@@ -27,14 +28,23 @@ from .anomaly_files import (
     warn_about_duplicates,
 )
 
-__all__ = ["COLUMNS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
-__all__ += ["encode_picture", "schema_features"]
+__all__ = ["COLUMNS", "FACTS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
+__all__ += ["dataset_info", "encode_picture", "image_cells", "schema_features"]
 
 COLUMNS: tuple[str, ...] = ("image", "mask", "label", "category", "defect_type", "image_id", "split")
 """The columns of all inspection data sets, in order."""
 
 LABEL_NAMES: tuple[str, str] = ("normal", "anomalous")
 """Names of the two labels."""
+
+
+FACTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8"))
+"""What there is to say about each data set and each column."""
+
+
+def dataset_info(name: str) -> dict[str, str]:
+    """Description, citation, homepage and licence of a data set, as `datasets.DatasetInfo` takes them."""
+    return {key: FACTS[name][key] for key in ("description", "citation", "homepage", "license") if key in FACTS[name]}
 
 
 def schema_features() -> datasets.Features:
@@ -69,35 +79,44 @@ class AnomalyConfig(datasets.BuilderConfig):
 
 
 def category_configs(categories: tuple[str, ...], config_class: type[AnomalyConfig] = AnomalyConfig) -> list:
-    """Make the configurations of a data set with fixed categories: `all`, and one of each category's name.
-
-    Args:
-        categories (`tuple[str, ...]`): The categories.
-        config_class (`type[AnomalyConfig]`): Class of the configurations.
-
-    Returns:
-        `list[AnomalyConfig]`: The configurations, `all` first.
-    """
+    """The configurations of a data set with fixed categories: `all`, and one of each category's name."""
     version = FolderBuilder.VERSION
     configs = [config_class(name="all", version=version)]
     return configs + [config_class(name=category, version=version, category=category) for category in categories]
 
 
 def encode_picture(picture: np.ndarray | Image.Image, name: str) -> dict[str, Any]:
-    """Write a picture or a mask as the PNG that an `Image` column stores.
-
-    Args:
-        picture (`np.ndarray` of shape `(height, width)`, bool, or `PIL.Image.Image`): A mask, True on the anomaly,
-            which is written as 0 and 255; or a picture.
-        name (`str`): File name kept beside the bytes.
-
-    Returns:
-        `dict`: `{"bytes", "path"}`.
-    """
+    """A picture, or a bool mask as 0 and 255, as the PNG that an `Image` column stores: `{"bytes", "path"}`."""
     file = io.BytesIO()
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture.astype(np.uint8) * 255)
     image.save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": name}
+
+
+def image_cells(files: Sequence[str], bits: int | None = None) -> list[dict[str, Any]]:
+    """What an `Image` column stores of pictures: the path of a file that any program shows alike, else a PNG.
+
+    Args:
+        files (`Sequence[str]`): Files, or pages of files.
+        bits (`int`, *optional*): Depth of deep values; by default that of all the files together.
+
+    Returns:
+        `list[dict]`: `{"bytes", "path"}` each; a damaged file is refused when it is opened.
+    """
+    plain = [_is_plain(file) for file in files]
+    if bits is None and not all(plain):
+        bits = bit_depth(file for file, is_plain in zip(files, plain, strict=True) if not is_plain)
+    return [
+        {"bytes": None, "path": file} if is_plain else encode_picture(load_picture(file, bits), os.path.basename(file))
+        for file, is_plain in zip(files, plain, strict=True)
+    ]
+
+
+def _is_plain(file: str) -> bool:
+    try:
+        return opens_plainly(file)
+    except ValueError:
+        return True
 
 
 class FolderBuilder(datasets.GeneratorBasedBuilder):
@@ -125,7 +144,8 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
     ) -> None:
         if data_dir is not None:
             data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
-            hash = (hash or "") + files_fingerprint(data_dir, sorted(Path(__file__).parent.glob("*.py")))
+            code = [path for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in (".py", ".yaml")]
+            hash = (hash or "") + files_fingerprint(data_dir, code)
         if self.BUILDER_CONFIGS:
             check_category(kwargs.get("config_name"), list(self.builder_configs))
         super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)
@@ -158,43 +178,16 @@ class AnomalyBuilder(FolderBuilder):
         """
 
     def mask_size(self, path: str) -> tuple[int, int]:
-        """Read the size `(height, width)` of a mask file.
-
-        Args:
-            path (`str`): A mask file.
-
-        Returns:
-            `tuple[int, int]`: `(height, width)`.
-        """
+        """The size `(height, width)` of a mask file."""
         return load_mask(path).shape if path.endswith(".json") else picture_size(path)
 
     def read_mask(self, record: AnomalyRecord) -> np.ndarray:
-        """Read the mask files of a picture as one.
-
-        Args:
-            record (`AnomalyRecord`): A picture with masks.
-
-        Returns:
-            `np.ndarray` of shape `(height, width)`, bool: True on the anomaly.
-        """
+        """The mask files of a picture as one, `bool`, True on the anomaly."""
         return read_mask(record.masks)
 
     def make_row(self, record: AnomalyRecord) -> dict[str, Any]:
-        """Make the row of one picture.
-
-        Args:
-            record (`AnomalyRecord`): The picture.
-
-        Returns:
-            `dict`: The columns of the schema.
-
-        Raises:
-            ValueError: If the mask of an anomalous picture is empty.
-        """
-        image, mask = record.image, None
-        if not opens_plainly(image):
-            picture = load_picture(image, self._bits.get(record.category))
-            image = encode_picture(picture, os.path.basename(image))
+        """The row of one picture; raises a ValueError if the mask of an anomalous one is empty."""
+        (image,), mask = image_cells([record.image], self._bits.get(record.category)), None
         if record.masks:
             mask = self.read_mask(record)
             if record.label == 1 and not mask.any():
@@ -227,6 +220,6 @@ def _bit_depths(records: list[AnomalyRecord]) -> dict[str, int | None]:
     """How many bits the pictures of each category use, where it has any that are not plain."""
     pictures: dict[str, dict[str, list[str]]] = {}
     for record in records:
-        if not opens_plainly(record.image):
+        if not _is_plain(record.image):
             pictures.setdefault(record.category, {}).setdefault(record.split, []).append(record.image)
     return {name: bit_depth(splits.get("train") or sum(splits.values(), [])) for name, splits in pictures.items()}

@@ -69,39 +69,18 @@ class AnomalyRecord:
 
 
 def list_pictures(folder: str | os.PathLike) -> list[Path]:
-    """List the pictures directly inside a folder, by name, each page of a TIFF file by itself.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
-
-    Returns:
-        `list[Path]`: Regular files whose suffix is one of `PICTURE_SUFFIXES`, in any case; no hidden ones.
-    """
+    """The pictures directly inside a folder, by name, each page of a TIFF file by itself; no hidden ones."""
     files = [path for path in _visible(folder) if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
     return [Path(page) for path in files for page in picture_pages(str(path))]
 
 
 def list_masks(folder: str | os.PathLike) -> list[Path]:
-    """List the masks directly inside a folder, by name: pictures, and files of labelme.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
-
-    Returns:
-        `list[Path]`: The files.
-    """
+    """The masks directly inside a folder: pictures, then files of labelme."""
     return list_pictures(folder) + [path for path in _visible(folder) if path.suffix == ".json" and path.is_file()]
 
 
 def list_folders(folder: str | os.PathLike) -> list[Path]:
-    """List the folders directly inside a folder, by name; hidden ones are left out.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder; one that does not exist holds nothing.
-
-    Returns:
-        `list[Path]`: The folders.
-    """
+    """The folders directly inside a folder, by name; hidden ones are left out."""
     return [path for path in _visible(folder) if path.is_dir() and not path.name.startswith("__")]
 
 
@@ -222,14 +201,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[tuple[int, dict[
 
 
 def content_digest(path: str | os.PathLike) -> str:
-    """Hash the bytes of a file, or of one page of it with its number.
-
-    Args:
-        path (`str` or `os.PathLike`): A file.
-
-    Returns:
-        `str`: 128 bits, hexadecimal; equal for equal files.
-    """
+    """Hash of the bytes of a file, or of one page of it with its number: 128 bits, hexadecimal."""
     file, page = split_page(path)
     digest = hashlib.blake2b(str(page).encode(), digest_size=16)
     with open(file, "rb") as content:
@@ -274,38 +246,14 @@ def files_fingerprint(data_dir: str | os.PathLike | None, sources: Iterable[str 
 
 
 def closest(name: str, options: Iterable[str]) -> str:
-    """Name the option nearest to a misspelt one.
-
-    Args:
-        name (`str`): What was written.
-        options (`Iterable[str]`): What could have been meant.
-
-    Returns:
-        `str`: ` Did you mean 'x'?` with a leading space, or nothing when no option is near.
-
-    Example:
-    ```python
-    >>> closest("bottel", ["bottle", "cable"])
-    " Did you mean 'bottle'?"
-    >>> closest("xyz", ["bottle", "cable"])
-    ''
-
-    ```
-    """
+    """A hint ` Did you mean 'x'?` with the option nearest to a misspelt one, or nothing when none is near."""
     folded = {option.casefold(): option for option in options}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" Did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def check_data_dir(data_dir: str | os.PathLike | None, layout: str) -> Path:
-    """Check that `data_dir` is a folder.
-
-    Args:
-        data_dir (`str`, `os.PathLike` or `None`): What the user passed.
-        layout (`str`): The layout expected inside; used in the message.
-
-    Returns:
-        `Path`: The folder.
+    """Check that `data_dir` is a folder; what is raised names the closest one and the layout expected inside.
 
     Raises:
         ValueError: If nothing was passed.
@@ -325,15 +273,7 @@ def check_data_dir(data_dir: str | os.PathLike | None, layout: str) -> Path:
 
 
 def check_category(category: str | None, available: Sequence[str], hint: str = "") -> None:
-    """Check that a category, where one is given, is one of those there are.
-
-    Args:
-        category (`str`, *optional*): What the user passed.
-        available (`Sequence[str]`): The categories.
-        hint (`str`): What else can be done, appended to the message.
-
-    Raises:
-        ValueError: If it is not; the message names the closest one.
+    """Check that a category, where one is given, is one of those there are; a ValueError names the closest.
 
     Example:
     ```python
@@ -351,15 +291,7 @@ def check_category(category: str | None, available: Sequence[str], hint: str = "
 
 
 def check_files_exist(paths: Sequence[str | os.PathLike], named_in: str) -> None:
-    """Check that files named by a list are there.
-
-    Args:
-        paths (`Sequence[str | os.PathLike]`): The files.
-        named_in (`str`): What names them; used in the message.
-
-    Raises:
-        FileNotFoundError: If any is missing; the message gives the number and the first ones.
-    """
+    """Raises a FileNotFoundError that counts and names the missing ones of the files that `named_in` names."""
     missing = [str(path) for path in paths if not os.path.isfile(split_page(path)[0])]
     if missing:
         ansi = any(not name.isascii() for name in missing)
@@ -377,14 +309,9 @@ def some_of(names: Sequence[str]) -> str:
 
 
 def check_masks(records: Sequence[AnomalyRecord], mask_size: Callable[[str], tuple[int, int]]) -> None:
-    """Check that every picture can be opened and every mask has its size; of most only the headers are read.
+    """Check that every picture can be opened and that every mask has its size `(height, width)`, by `mask_size`.
 
-    Args:
-        records (`Sequence[AnomalyRecord]`): The pictures.
-        mask_size (`Callable[[str], tuple[int, int]]`): Path of a mask file to its `(height, width)`.
-
-    Raises:
-        ValueError: If one cannot be opened or differs. Sizes in the message are (height, width).
+    Of most files only the headers are read. Raises a ValueError that names the first that is wrong.
     """
     for record in records:
         expected = picture_size(record.image)
@@ -399,15 +326,9 @@ def check_masks(records: Sequence[AnomalyRecord], mask_size: Callable[[str], tup
 
 
 def find_duplicates(records: Sequence[AnomalyRecord]) -> list[tuple[AnomalyRecord, ...]]:
-    """Find pictures that stand in more than one split, by the bytes of their files.
+    """Groups of pictures that stand in more than one split, by the bytes of their files.
 
     Only files of equal length are read. The same picture saved in another format is not noticed.
-
-    Args:
-        records (`Sequence[AnomalyRecord]`): The pictures of all splits.
-
-    Returns:
-        `list[tuple[AnomalyRecord, ...]]`: Groups of equal pictures, each with at least two splits.
     """
 
     def over_splits(records: Iterable[AnomalyRecord], key: Callable[[str], object]) -> list[list[AnomalyRecord]]:
@@ -421,11 +342,7 @@ def find_duplicates(records: Sequence[AnomalyRecord]) -> list[tuple[AnomalyRecor
 
 
 def warn_about_duplicates(records: Sequence[AnomalyRecord]) -> None:
-    """Warn, with the list, when the same picture stands in more than one split.
-
-    Args:
-        records (`Sequence[AnomalyRecord]`): The pictures of all splits.
-    """
+    """Warns, with the list, when the same picture stands in more than one split."""
     groups = find_duplicates(records)
     if groups:
         listed = "\n".join("  " + " = ".join(record.image_id for record in group) for group in groups)

@@ -7,7 +7,7 @@ from typing import Any
 
 from modeling_anomalygpt.images import picture_pages
 
-from .anomaly_builder import AnomalyBuilder
+from .anomaly_builder import AnomalyBuilder, dataset_info
 from .anomaly_files import (
     AnomalyRecord,
     check_category,
@@ -53,7 +53,7 @@ class AnomalyFolder(AnomalyBuilder):
     """
 
     LAYOUT = f"{MVTEC_LAYOUT}; the same without <category>; or metadata.jsonl/csv with {', '.join(METADATA_COLUMNS)}"
-    INFO = {"description": "Own pictures for anomaly detection.", "license": "unknown"}
+    INFO = dataset_info("anomaly_folder")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         files = [path for name in ("metadata.jsonl", "metadata.csv") if (path := data_dir / name).is_file()]

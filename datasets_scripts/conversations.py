@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from .anomaly_builder import FolderBuilder
+from .anomaly_builder import FolderBuilder, dataset_info
 from .anomaly_files import check_data_dir, check_files_exist, list_folders, resolve_inside
 
 __all__ = ["PANDAGPT_FILE", "Conversations", "ConversationsConfig", "read_turns"]
@@ -21,25 +21,16 @@ PANDAGPT_FILE = "pandagpt4_visual_instruction_data.json"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _ROWS_PER_SHARD = 64
 
-_CITATION = """\
-@article{su2023pandagpt,
-  title   = {{PandaGPT}: One Model To Instruction-Follow Them All},
-  author  = {Su, Yixuan and Lan, Tian and Li, Huayang and Xu, Jialu and Wang, Yan and Cai, Deng},
-  journal = {arXiv preprint arXiv:2305.16355},
-  year    = {2023}
-}"""
-
 
 @dataclass
 class ConversationsConfig(datasets.BuilderConfig):
-    """
-    What can be chosen of a set of conversations.
+    """What can be chosen of a set of conversations.
 
     Args:
-        json_file (`str`, *optional*):
-            Name of the JSON file in `data_dir`; default: PandaGPT's, or the only one there is.
-        skip_missing (`bool`, defaults to `False`):
-            Leave out conversations whose picture is missing, instead of refusing the set. For a part of the pictures.
+        json_file (`str`, *optional*): Name of the JSON file in `data_dir`; default: PandaGPT's, or the only one there
+            is.
+        skip_missing (`bool`, defaults to `False`): Leave out conversations whose picture is missing, instead of
+            refusing the set. For a part of the pictures.
     """
 
     json_file: str | None = None
@@ -47,8 +38,7 @@ class ConversationsConfig(datasets.BuilderConfig):
 
 
 def read_turns(conversation: Any, where: str) -> list[dict[str, str]]:
-    r"""
-    Turn one conversation of the JSON file into messages.
+    r"""Turn one conversation of the JSON file into messages.
 
     Image placeholders written by LLaVA (`<image>`) are taken out: the processor sets its own.
 
@@ -114,12 +104,7 @@ class Conversations(FolderBuilder):
             "split": datasets.Value("string"),
         }
     )
-    INFO = {
-        "description": "Conversations about ordinary pictures, to be mixed with those about anomalies.",
-        "citation": _CITATION,
-        "homepage": "https://huggingface.co/datasets/openllmplayground/pandagpt_visual_instruction_dataset",
-        "license": "cc-by-nc-4.0",
-    }
+    INFO = dataset_info("conversations")
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         data_dir = check_data_dir(self.config.data_dir, self.LAYOUT)

@@ -5,29 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .anomaly_builder import AnomalyBuilder
+from .anomaly_builder import AnomalyBuilder, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, list_pictures
 
 __all__ = ["CRACK_FOREST_CATEGORY", "CrackForest", "read_segmentation"]
 
 CRACK_FOREST_CATEGORY = "road"
 
-_CITATION = """\
-@article{shi2016automatic,
-  title   = {Automatic Road Crack Detection Using Random Structured Forests},
-  author  = {Shi, Yong and Cui, Limeng and Qi, Zhiquan and Meng, Fan and Chen, Zhensong},
-  journal = {IEEE Transactions on Intelligent Transportation Systems},
-  volume  = {17},
-  number  = {12},
-  pages   = {3434--3445},
-  year    = {2016},
-  doi     = {10.1109/TITS.2016.2552248}
-}"""
-
 
 def read_segmentation(path: str | os.PathLike) -> np.ndarray:
-    """
-    Read the cracks from a ground truth file: `groundTruth.Segmentation` is 1 on the road and above 1 on a crack.
+    """Read the cracks from a ground truth file: `groundTruth.Segmentation` is 1 on the road and above 1 on a crack.
 
     Args:
         path (`str` or `os.PathLike`): A `.mat` file.
@@ -59,24 +46,17 @@ def read_segmentation(path: str | os.PathLike) -> np.ndarray:
 
 
 class CrackForest(AnomalyBuilder):
-    """
-    CrackForest (https://github.com/cuilimeng/CrackForest-dataset): 118 pictures of roads, one category, one split.
+    """CrackForest (https://github.com/cuilimeng/CrackForest-dataset): 118 pictures of roads, one category, one split.
 
     There is no official division and no picture without a crack, so all stand in `test`. The label follows the ground
     truth; a picture without ground truth has neither label nor mask.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder that holds `image` and `groundTruth`.
+        data_dir (`str` or `os.PathLike`): Folder that holds `image` and `groundTruth`.
     """
 
     LAYOUT = "<data_dir>/image/*.jpg, <data_dir>/groundTruth/<stem>.mat"
-    INFO = {
-        "description": "Photographs of urban road surfaces with cracks and their outlines.",
-        "citation": _CITATION,
-        "homepage": "https://github.com/cuilimeng/CrackForest-dataset",
-        "license": "other (non-commercial research only)",
-    }
+    INFO = dataset_info("crack_forest")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         check_category(category, (CRACK_FOREST_CATEGORY,))

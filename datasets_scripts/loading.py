@@ -37,20 +37,7 @@ def load_builder(
     cache_dir: str | os.PathLike | None = None,
     **options: Any,
 ) -> datasets.DatasetBuilder:
-    """
-    Make the builder of a data set; nothing is prepared yet.
-
-    Args:
-        name (`str`):
-            One of `DATASET_NAMES`.
-        data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the files; `rendered_parts` needs none.
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Folder of the prepared data; default: that of `datasets`.
-        options:
-            What else the builder's configuration takes, e.g. `protocol` (`visa`).
+    """Make the builder of a data set, as for [`load_anomaly_dataset`]; nothing is prepared yet.
 
     Returns:
         `datasets.DatasetBuilder`: The builder.
@@ -89,26 +76,20 @@ def load_anomaly_dataset(
     cache_dir: str | os.PathLike | None = None,
     **options: Any,
 ) -> "datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict":
-    """
-    Load a data set in the columns `image`, `mask`, `label`, `category`, `defect_type`, `image_id`, `split`.
+    """Load a data set in the columns `image`, `mask`, `label`, `category`, `defect_type`, `image_id`, `split`.
 
     (`conversations` has `image`, `messages`, `image_id`, `split`.) The files are checked first; what is wrong with
     them is raised with what to do. Prepared data stand in the cache of `datasets`, made (and checked) anew when a file
     changes.
 
     Args:
-        name (`str`):
-            One of `DATASET_NAMES`.
-        data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the files; `rendered_parts` needs none.
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        split (`str`, *optional*):
-            `train`, `validation` or `test`, or (prepared) an expression such as `test[:10]`; `None` gives all.
-        streaming (`bool`, defaults to `False`):
-            Read the pictures as they are asked for, without preparing anything.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Folder of the prepared data.
+        name (`str`): One of `DATASET_NAMES`.
+        data_dir (`str` or `os.PathLike`, *optional*): Folder that holds the files; `rendered_parts` needs none.
+        category (`str`, *optional*): The only category to read; `None` reads all.
+        split (`str`, *optional*): `train`, `validation` or `test`, or (prepared) an expression such as `test[:10]`;
+            `None` gives all.
+        streaming (`bool`, defaults to `False`): Read the pictures as they are asked for, without preparing anything.
+        cache_dir (`str` or `os.PathLike`, *optional*): Folder of the prepared data.
         options:
             What else the builder's configuration takes, e.g. `protocol` (`visa`), `with_regions` (`mvtec_loco`).
 

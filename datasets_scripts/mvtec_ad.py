@@ -11,30 +11,18 @@ from pathlib import Path
 
 from modeling_anomalygpt.images import split_page
 
-from .anomaly_builder import AnomalyBuilder, category_configs
+from .anomaly_builder import FACTS, AnomalyBuilder, category_configs, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, closest, list_folders, list_masks, list_pictures
 
 __all__ = ["MVTEC_AD_CATEGORIES", "MVTEC_LAYOUT", "SPLITS", "MVTecAD", "find_categories", "is_category"]
 __all__ += ["scan_categories", "scan_category"]
 
-MVTEC_AD_CATEGORIES = (
-    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
-    "toothbrush", "transistor", "wood", "zipper",
-)  # fmt: skip
+MVTEC_AD_CATEGORIES = tuple(FACTS["mvtec_ad"]["categories"])
 MVTEC_LAYOUT = (
     "<data_dir>/<category>/train/good/*.png, <category>/test/{good,<defect>}/*.png, "
     "<category>/ground_truth/<defect>/<stem>_mask.png"
 )
 SPLITS = ("train", "validation", "test")
-
-_CITATION = """\
-@inproceedings{bergmann2019mvtec,
-  title     = {{MVTec AD} -- A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection},
-  author    = {Bergmann, Paul and Fauser, Michael and Sattlegger, David and Steger, Carsten},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
-  year      = {2019},
-  doi       = {10.1109/CVPR.2019.00982}
-}"""
 
 
 class MVTecAD(AnomalyBuilder):
@@ -48,39 +36,19 @@ class MVTecAD(AnomalyBuilder):
     BUILDER_CONFIGS = category_configs(MVTEC_AD_CATEGORIES)
     DEFAULT_CONFIG_NAME = "all"
     LAYOUT = MVTEC_LAYOUT
-    INFO = {
-        "description": "Photographs of 5 textures and 10 objects for anomaly detection: normal pictures to learn "
-        "from, normal and defective ones with pixel masks to test on.",
-        "citation": _CITATION,
-        "homepage": "https://www.mvtec.com/company/research/datasets/mvtec-ad",
-        "license": "cc-by-nc-sa-4.0",
-    }
+    INFO = dataset_info("mvtec_ad")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         return scan_categories(data_dir, category, MVTEC_AD_CATEGORIES)
 
 
 def find_categories(data_dir: str | os.PathLike) -> list[str]:
-    """List the folders that look like a category: those with a `train`, `validation` or `test` folder.
-
-    Args:
-        data_dir (`str` or `os.PathLike`): Folder that holds them.
-
-    Returns:
-        `list[str]`: Their names, sorted.
-    """
+    """Names of the folders that look like a category: those with a `train`, `validation` or `test` folder."""
     return [folder.name for folder in list_folders(data_dir) if is_category(folder)]
 
 
 def is_category(folder: str | os.PathLike) -> bool:
-    """Say whether a folder is laid out as one category.
-
-    Args:
-        folder (`str` or `os.PathLike`): The folder.
-
-    Returns:
-        `bool`: True if it has a `train`, `validation` or `test` folder.
-    """
+    """Whether a folder is laid out as one category: it has a `train`, `validation` or `test` folder."""
     return any((Path(folder) / split).is_dir() for split in SPLITS)
 
 

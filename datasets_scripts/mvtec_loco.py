@@ -11,31 +11,19 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs, encode_picture
+from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_configs, dataset_info, encode_picture
 from .anomaly_files import AnomalyRecord, read_mask
 from .mvtec_ad import MVTEC_LAYOUT, scan_categories
 
 __all__ = ["MVTEC_LOCO_CATEGORIES", "MVTecLOCO", "MVTecLOCOConfig", "SaturationRule", "read_saturation_rules"]
 
-MVTEC_LOCO_CATEGORIES = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
+MVTEC_LOCO_CATEGORIES = tuple(FACTS["mvtec_loco"]["categories"])
 _KINDS = ("logical_anomalies", "structural_anomalies")
-
-_CITATION = """\
-@article{bergmann2022beyond,
-  title   = {Beyond Dents and Scratches: Logical Constraints in Unsupervised Anomaly Detection and Localization},
-  author  = {Bergmann, Paul and Batzner, Kilian and Fauser, Michael and Sattlegger, David and Steger, Carsten},
-  journal = {International Journal of Computer Vision},
-  volume  = {130},
-  pages   = {947--969},
-  year    = {2022},
-  doi     = {10.1007/s11263-022-01578-9}
-}"""
 
 
 @dataclass(frozen=True)
 class SaturationRule:
-    """
-    How much of a region must be found for the region to count as found whole (LOCO paper, section 4.2, sPRO).
+    """How much of a region must be found for the region to count as found whole (LOCO paper, section 4.2, sPRO).
 
     Args:
         defect_name (`str`): Kind of defect, finer than logical or structural.
@@ -48,8 +36,7 @@ class SaturationRule:
     relative: bool
 
     def area(self, region_area: int) -> int:
-        """
-        Give the number of pixels after which a region is saturated.
+        """Give the number of pixels after which a region is saturated.
 
         Args:
             region_area (`int`): Pixels of the region.
@@ -71,8 +58,7 @@ class SaturationRule:
 
 
 def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
-    """
-    Read a category's `defects_config.json`.
+    """Read a category's `defects_config.json`.
 
     Args:
         path (`str` or `os.PathLike`): The file: a list of `defect_name`, `pixel_value`, `saturation_threshold` and
@@ -104,47 +90,35 @@ def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
 
 @dataclass
 class MVTecLOCOConfig(AnomalyConfig):
-    """
-    What can be chosen of MVTec LOCO AD.
+    """What can be chosen of MVTec LOCO AD.
 
     Args:
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        with_regions (`bool`, defaults to `False`):
-            Add the columns `region_masks`, `region_names` and `region_saturation_areas` (pixels): each mask file by
-            itself, as sPRO needs them.
+        category (`str`, *optional*): The only category to read; `None` reads all.
+        with_regions (`bool`, defaults to `False`): Add the columns `region_masks`, `region_names` and
+            `region_saturation_areas` (pixels): each mask file by itself, as sPRO needs them.
     """
 
     with_regions: bool = False
 
 
 class MVTecLOCO(AnomalyBuilder):
-    """
-    MVTec LOCO AD (https://www.mvtec.com/company/research/datasets/mvtec-loco): train, validation and test.
+    """MVTec LOCO AD (https://www.mvtec.com/company/research/datasets/mvtec-loco): train, validation and test.
 
     Several mask files may belong to a picture; `mask` is their union. `defect_type` is `logical_anomalies` or
     `structural_anomalies`.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder that holds the unpacked categories.
-        config_name (`str`, *optional*, defaults to `"all"`):
-            `all` or one of `MVTEC_LOCO_CATEGORIES`.
-        with_regions (`bool`, *optional*, defaults to `False`):
-            Add a column for each mask file, its finer kind and its saturation area.
+        data_dir (`str` or `os.PathLike`): Folder that holds the unpacked categories.
+        config_name (`str`, *optional*, defaults to `"all"`): `all` or one of `MVTEC_LOCO_CATEGORIES`.
+        with_regions (`bool`, *optional*, defaults to `False`): Add a column for each mask file, its finer kind and its
+            saturation area.
     """
 
     BUILDER_CONFIG_CLASS = MVTecLOCOConfig
     BUILDER_CONFIGS = category_configs(MVTEC_LOCO_CATEGORIES, MVTecLOCOConfig)
     DEFAULT_CONFIG_NAME = "all"
     LAYOUT = MVTEC_LAYOUT.replace("<stem>_mask.png", "<stem>/*.png") + ", <category>/defects_config.json"
-    INFO = {
-        "description": "Photographs of 5 kinds of objects with structural damage and with violated logical rules "
-        "(a part missing, too many, in the wrong place), with pixel masks.",
-        "citation": _CITATION,
-        "homepage": "https://www.mvtec.com/company/research/datasets/mvtec-loco",
-        "license": "cc-by-nc-sa-4.0",
-    }
+    INFO = dataset_info("mvtec_loco")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         records = scan_categories(data_dir, category, MVTEC_LOCO_CATEGORIES)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from . import rendering
-from .anomaly_builder import COLUMNS, schema_features
+from .anomaly_builder import COLUMNS, dataset_info, schema_features
 from .anomaly_files import files_fingerprint
 from .rendering.products import FAMILIES, HELD_BACK_FAMILIES, TRAINING_FAMILIES, render_product
 
@@ -105,11 +105,7 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
         self.config.check()
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="Procedurally rendered photographs of industrial parts without and with defects.",
-            features=schema_features(),
-            license="apache-2.0",
-        )
+        return datasets.DatasetInfo(features=schema_features(), **dataset_info("rendered_parts"))
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         families = list(self.config.families)

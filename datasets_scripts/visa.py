@@ -3,57 +3,39 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .anomaly_builder import AnomalyBuilder, AnomalyConfig, category_configs
+from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_configs, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, check_files_exist, closest, read_table, resolve_inside
 
 __all__ = ["VISA_CATEGORIES", "VISA_PROTOCOLS", "VisA", "VisAConfig"]
 
-VISA_CATEGORIES = (
-    "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1", "pcb2", "pcb3", "pcb4",
-    "pipe_fryum",
-)  # fmt: skip
+VISA_CATEGORIES = tuple(FACTS["visa"]["categories"])
 VISA_PROTOCOLS = ("1cls", "2cls_fewshot", "2cls_highshot")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _LABELS = {"normal": 0, "anomaly": 1}
 
-_CITATION = """\
-@inproceedings{zou2022spot,
-  title     = {{SPot-the-Difference} Self-Supervised Pre-training for Anomaly Detection and Segmentation},
-  author    = {Zou, Yang and Jeong, Jongheon and Pemula, Latha and Zhang, Dongqing and Dabeer, Onkar},
-  booktitle = {European Conference on Computer Vision},
-  year      = {2022},
-  note      = {arXiv:2207.14315}
-}"""
-
 
 @dataclass
 class VisAConfig(AnomalyConfig):
-    """
-    What can be chosen of VisA.
+    """What can be chosen of VisA.
 
     Args:
-        category (`str`, *optional*):
-            The only category to read; `None` reads all.
-        protocol (`str`, defaults to `"1cls"`):
-            The split file: `1cls` trains on normal pictures only, `2cls_fewshot` and `2cls_highshot` on both classes.
+        category (`str`, *optional*): The only category to read; `None` reads all.
+        protocol (`str`, defaults to `"1cls"`): The split file: `1cls` trains on normal pictures only, `2cls_fewshot`
+            and `2cls_highshot` on both classes.
     """
 
     protocol: str = "1cls"
 
 
 class VisA(AnomalyBuilder):
-    """
-    VisA (https://github.com/amazon-science/spot-diff), split by one of its own three files.
+    """VisA (https://github.com/amazon-science/spot-diff), split by one of its own three files.
 
     `defect_type` comes from a category's `image_anno.csv`; it may name several kinds, separated by commas.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
-            Folder of the unpacked archive: categories and `split_csv`.
-        config_name (`str`, *optional*, defaults to `"all"`):
-            `all` or one of `VISA_CATEGORIES`.
-        protocol (`str`, *optional*, defaults to `"1cls"`):
-            One of `VISA_PROTOCOLS`.
+        data_dir (`str` or `os.PathLike`): Folder of the unpacked archive: categories and `split_csv`.
+        config_name (`str`, *optional*, defaults to `"all"`): `all` or one of `VISA_CATEGORIES`.
+        protocol (`str`, *optional*, defaults to `"1cls"`): One of `VISA_PROTOCOLS`.
     """
 
     BUILDER_CONFIG_CLASS = VisAConfig
@@ -63,13 +45,7 @@ class VisA(AnomalyBuilder):
         "<data_dir>/split_csv/{1cls,2cls_fewshot,2cls_highshot}.csv, <category>/Data/Images/{Normal,Anomaly}/*.JPG, "
         "<category>/Data/Masks/Anomaly/*.png, <category>/image_anno.csv"
     )
-    INFO = {
-        "description": "Photographs of 12 kinds of objects (circuit boards, several objects a picture, single "
-        "objects) for anomaly detection, with pixel masks.",
-        "citation": _CITATION,
-        "homepage": "https://github.com/amazon-science/spot-diff",
-        "license": "cc-by-4.0",
-    }
+    INFO = dataset_info("visa")
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         protocol = self.config.protocol
@@ -105,18 +81,11 @@ class VisA(AnomalyBuilder):
                 f"`label` must be normal or anomaly and `split` train or test, got {row['label']!r} and "
                 f"{row['split']!r} for {row['image']!r} in {str(split_file)!r}. Use the split files of the archive."
             )
-        label = _LABELS[row["label"]]
+        label, image = _LABELS[row["label"]], resolve_inside(data_dir, row["image"], split_file.name)
         if label and not row["mask"]:
             raise ValueError(
                 f"Every anomalous picture must have a mask, got none for {row['image']!r} in {str(split_file)!r}."
             )
         masks = (str(resolve_inside(data_dir, row["mask"], split_file.name)),) if label else ()
-        return AnomalyRecord(
-            image=str(resolve_inside(data_dir, row["image"], split_file.name)),
-            label=label,
-            category=row["object"],
-            defect_type=kinds.get(row["image"], "anomaly") if label else "good",
-            image_id=row["image"],
-            split=row["split"],
-            masks=masks,
-        )
+        kind = kinds.get(row["image"], "anomaly") if label else "good"
+        return AnomalyRecord(str(image), label, row["object"], kind, row["image"], row["split"], masks)

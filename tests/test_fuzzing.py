@@ -7,6 +7,7 @@ import json
 import pathlib
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,12 +18,23 @@ from PIL import Image
 from safetensors.torch import save
 
 from datasets_scripts.anomaly_folder import read_metadata
+from datasets_scripts.conversations import Conversations
+from modeling_anomalygpt.checkpoints import CheckpointError, load_checkpoint
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
-from modeling_anomalygpt.images import PictureError, load_mask, load_picture
+from modeling_anomalygpt.images import PictureError, find_pictures, load_mask, load_picture
 from modeling_anomalygpt.memory_bank import best_matches
 from modeling_anomalygpt.references import References
 from modeling_anomalygpt.results import InspectionResult, ResultsFile, read_results
+from modeling_anomalygpt.training.arguments import (
+    AnomalyTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    check_recipe,
+    read_recipe,
+)
+from modeling_anomalygpt.training.checkpoints import TrainingError
 from tests.fuzzing import PIXELS, bounded_memory, damaged, fuzz, json_values
+from tests.tiny import tiny_pair
 
 
 @pytest.fixture(autouse=True)
@@ -47,23 +59,40 @@ def bank_bytes() -> bytes:
     return save(tensors, metadata)
 
 
-PICTURES = {kind: picture_bytes(kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")}
+PICTURES = {kind: picture_bytes(kind) for kind in ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF")}
+DEEP = np.random.default_rng(0).integers(0, 65536, (24, 32, 3), dtype=np.uint16)
+PICTURES |= {f"deep{suffix}": cv2.imencode(suffix, DEEP)[1].tobytes() for suffix in (".png", ".tif")}
 
 
 @pytest.mark.parametrize("kind", PICTURES)
 @fuzz()
 @given(st.data())
 def test_a_damaged_picture_is_read_or_refused_as_a_picture_error(tmp_path, kind, data):
-    path = tmp_path / f"damaged.{kind.lower()}"
+    path = tmp_path / f"damaged.{kind.lower().removeprefix('deep.')}"
     path.write_bytes(data.draw(damaged(PICTURES[kind])))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for read in (load_picture, load_mask):
-            try:
-                size = np.asarray(read(path, max_pixels=PIXELS)).shape
-                assert size[0] * size[1] <= PIXELS
-            except PictureError as error:
-                assert "\n" not in str(error)
+        for page in [path, *find_pictures([path])[:3]]:
+            for read in (load_picture, load_mask):
+                try:
+                    size = np.asarray(read(page, max_pixels=PIXELS)).shape
+                    assert size[0] * size[1] <= PIXELS
+                except PictureError as error:
+                    assert "\n" not in str(error)
+
+
+@fuzz()
+@given(st.fixed_dictionaries({"imageWidth": st.integers(-1, 99), "imageHeight": st.integers(1, 99), "shapes": st.lists(
+    st.fixed_dictionaries({"shape_type": st.sampled_from(("polygon", "circle", "rectangle", "line", None)),
+                           "points": st.lists(st.tuples(st.floats(), st.floats())) | json_values}), max_size=3)})
+    | json_values)  # fmt: skip
+def test_a_labelme_file_of_any_content_is_read_or_refused_as_a_picture_error(tmp_path, content):
+    path = tmp_path / "mask.json"
+    path.write_text(json.dumps(content))
+    try:
+        assert load_mask(path, max_pixels=PIXELS).shape == (content["imageHeight"], content["imageWidth"])
+    except PictureError as error:
+        assert "\n" not in str(error)
 
 
 @fuzz()
@@ -191,3 +220,96 @@ def test_metadata_of_any_content_is_read_or_refused_by_our_own_errors(tmp_path, 
         else:
             inside = [pathlib.Path(record.image).resolve().is_relative_to(folder) for record in records]
             assert all(inside)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in tiny_pair():
+        part.save_pretrained(folder)
+    load_checkpoint(folder, device="cpu")  # what is imported on the way counts for no test
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json"])
+@fuzz(0.1)
+@given(st.data())
+def test_a_checkpoint_with_damaged_words_is_read_or_refused(folder, name, data):
+    whole = (folder / name).read_bytes()
+    try:
+        if data.draw(st.booleans()):
+            (folder / name).write_bytes(data.draw(damaged(whole)))
+        else:
+            fields = json.loads(whole)
+            fields = fields if isinstance(fields, dict) else {}
+            key = data.draw(st.sampled_from(sorted(fields)) | st.text(max_size=5))
+            (folder / name).write_text(json.dumps(fields | {key: data.draw(json_values)}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            load_checkpoint(folder, device="cpu")
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    finally:
+        (folder / name).write_bytes(whole)
+
+
+@fuzz(0.2)
+@given(st.data())
+def test_damaged_weights_are_read_or_refused(folder, data):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    try:
+        path.write_bytes(data.draw(damaged(whole[:header])) + whole[header:])
+        load_checkpoint(folder, device="cpu")
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    finally:
+        path.write_bytes(whole)
+
+
+turns = st.lists(
+    st.dictionaries(st.sampled_from(("from", "value", "x")), st.sampled_from(("human", "gpt", "a")) | json_values)
+    | json_values,
+    max_size=4,
+)
+entries = st.lists(
+    st.fixed_dictionaries(
+        {"image_name": st.sampled_from(("1.png", "../1.png", "/1.png", "\x00")) | json_values, "conversation": turns}
+    )
+    | json_values,
+    max_size=3,
+)
+
+
+@fuzz()
+@given(entries.map(lambda rows: json.dumps(rows).encode()) | st.binary(max_size=60) | st.just(b"[" * 3000))
+def test_conversations_of_any_content_are_read_or_refused(tmp_path, content):
+    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images" / "1.png").write_bytes(b"any")
+    (tmp_path / "chat.json").write_bytes(content)
+    builder = Conversations(cache_dir=str(tmp_path / "cache"), data_dir=str(tmp_path), skip_missing=True)
+    try:
+        rows = builder._find_rows(tmp_path)
+    except (ValueError, FileNotFoundError) as error:
+        assert str(error)
+    else:
+        assert all(pathlib.Path(row["image"]).parent == (tmp_path / "images").resolve() for row in rows)
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+@fuzz()
+@given(
+    st.binary(max_size=60)
+    | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))
+    | st.dictionaries(st.text(max_size=8), json_values, max_size=4).map(lambda row: json.dumps(row).encode())
+    | st.just(b"[" * 3000)
+    | st.just(b"!!python/object/apply:os.mkdir [sprung]")
+)
+def test_a_recipe_of_any_content_is_read_or_refused(tmp_path, ending, content):
+    path = tmp_path / f"recipe.{ending}"
+    path.write_bytes(content)
+    try:
+        check_recipe(read_recipe(str(path)), (ModelArguments, DataArguments, AnomalyTrainingArguments))
+    except TrainingError as error:
+        assert str(path) in str(error) or "recipe" in str(error)

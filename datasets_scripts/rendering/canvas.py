@@ -141,16 +141,7 @@ def silhouette(view: View, *drawings: Drawing | None) -> np.ndarray:
 
 
 def changed_silhouette(view: View, before: Drawing | None, after: Drawing | None) -> np.ndarray:
-    """Where an altered element differs from the designed one.
-
-    Args:
-        view ([`View`]): Map from part units to pixels.
-        before (`Callable`, *optional*): Draws the element as designed onto a canvas; `None` if there is none.
-        after (`Callable`, *optional*): Draws it as it is; `None` if it is missing.
-
-    Returns:
-        `np.ndarray`: `bool` mask of shape `(size, size)`: the difference of the silhouettes, thin gaps closed.
-    """
+    """Where an altered element differs from the designed one, `bool`, thin gaps closed."""
     return closed(cv2.bitwise_xor(silhouette(view, before), silhouette(view, after)), max(1, round(view.size / 112)))
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .canvas import FAMILIES, any_of, ray
 from .noise import to_uint8
 from .shapes import (
     add_line,
@@ -30,6 +31,7 @@ from .shapes import (
 )
 
 STRUCTURAL_DEFECTS = ("print_error", "missing_part", "misplaced_part", "bent_part")
+_DATA = FAMILIES["defects"]
 
 
 class Defect(NamedTuple):
@@ -48,10 +50,25 @@ class Defect(NamedTuple):
     words: tuple[str, str]
 
 
-def _size_words(share: float) -> tuple[str, str]:
-    if share < 0.006:
-        return "small ", "小"
-    return ("large ", "大") if share > 0.03 else ("", "")
+def _words(name: str, many: bool = False, **fields: str) -> tuple[str, str]:
+    return tuple(words.format(**fields) for words in _DATA[name][many])
+
+
+def _sized(image: np.ndarray, mask: np.ndarray, name: str) -> Defect:
+    """A defect whose words say how large it is."""
+    share = mask.mean()
+    size, size_zh = ("small ", "小") if share < 0.006 else ("large ", "大") if share > 0.03 else ("", "")
+    return Defect(image, mask, name, _words(name, size=size, size_zh=size_zh))
+
+
+def _covered(cover: np.ndarray, object_mask: np.ndarray | None) -> np.ndarray:
+    """A drawn `uint8` cover as shares, on the object only."""
+    return confine(cover.astype(np.float32) / 255, object_mask)
+
+
+def _line_mask(alpha: np.ndarray, width: float, unit: float, object_mask: np.ndarray | None) -> np.ndarray:
+    """Pixels of a thin line, a little widened."""
+    return confine(spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
 
 
 def scratch(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -62,32 +79,25 @@ def scratch(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Ge
     count = int(rng.choice([1, 1, 2, 3]))
     length = rng.uniform(28, 120) * unit
     width = rng.uniform(0.8, 2.4) * unit
-    cover = np.zeros(shape, np.uint8)
-    edge = np.zeros(shape, np.uint8)
+    cover, edge = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     for _ in range(count):
         middle = np.array([column, row]) + rng.normal(0, 5 * unit, 2) * (count > 1)
-        start = middle - np.array([np.cos(heading), np.sin(heading)]) * length / 2
-        line = wandering_line(
-            start, heading + rng.normal(0, 0.06), length * rng.uniform(0.6, 1), rng.uniform(0.05, 0.7), rng
-        )
+        start, lean = middle - ray(heading) * length / 2, heading + rng.normal(0, 0.06)
+        line = wandering_line(start, lean, length * rng.uniform(0.6, 1), rng.uniform(0.05, 0.7), rng)
         add_line(cover, line, width)
         side = np.array([-np.sin(heading), np.cos(heading)]) * max(width * 0.8, 1)
         add_line(edge, line + side, width * 0.6)
-    alpha = confine(cover.astype(np.float32) / 255, object_mask)
-    rim = confine(edge.astype(np.float32) / 255, object_mask)
+    alpha, rim = _covered(cover, object_mask), _covered(edge, object_mask)
     local = local_colour(image, alpha)
     amount = rng.uniform(30, 100)
     colour, darker = contrasting_colour(local, amount, rng)
     out = paint_over(image, alpha, colour * 0.85 + colour.mean() * 0.15)
     opposite = np.clip(local + (0.6 * amount if darker else -0.6 * amount), 0, 255)
     out = paint_over(out, rim * np.float32(rng.uniform(0.2, 0.7)) * (1 - alpha), opposite)
-    mask = spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0)
-    mask = confine(mask, object_mask) > 0
-    many = count > 1
     tone, tone_zh = ("dark", "深色") if darker else ("bright", "浅色")
     long, long_zh = ("long ", "长") if length > 75 * unit else ("", "")
-    english = f"several {long}{tone} scratches" if many else f"a {long}{tone} scratch"
-    return Defect(out, mask, "scratch", (english, f"{'几道' if many else '一道'}{tone_zh}{long_zh}划痕"))
+    words = _words("scratch", count > 1, tone=tone, tone_zh=tone_zh, long=long, long_zh=long_zh)
+    return Defect(out, _line_mask(alpha, width, unit, object_mask), "scratch", words)
 
 
 def dent(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -95,12 +105,11 @@ def dent(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gener
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
     radius = drawn_radius(rng, shape, 0.003, 0.04)
     centre = anchor(object_mask, shape, rng, round(radius * 0.8))
-    press = blob(shape, centre, radius, rng, 0.15, 0.35)
-    press = cv2.GaussianBlur(press, (0, 0), radius * 0.3).astype(np.float32) / 255
+    press = cv2.GaussianBlur(blob(shape, centre, radius, rng, 0.15, 0.35), (0, 0), radius * 0.3)
+    press = press.astype(np.float32) / 255
     window = window_of(press > 0.02, round(3 * unit))
     depth = press[window]
-    dx = cv2.Sobel(depth, cv2.CV_32F, 1, 0, ksize=3)
-    dy = cv2.Sobel(depth, cv2.CV_32F, 0, 1, ksize=3)
+    dx, dy = (cv2.Sobel(depth, cv2.CV_32F, *axis, ksize=3) for axis in ((1, 0), (0, 1)))
     steepest = max(float(np.abs(dx).max()), float(np.abs(dy).max()), 1e-6)
     azimuth = rng.uniform(0, 2 * np.pi)
     slope = (np.cos(azimuth) * dx + np.sin(azimuth) * dy) / steepest
@@ -108,18 +117,14 @@ def dent(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gener
     pull = np.float32(rng.uniform(0.1, 0.5) * radius / steepest)
     patch = np.ascontiguousarray(image[window])
     moved = cv2.remap(patch, columns + pull * dx, rows + pull * dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    moved = moved.astype(np.float32)
-    level = float(patch.mean())
-    strength = rng.uniform(40, 100) * (0.55 + level / 300)
-    moved += (strength * np.tanh(1.4 * slope) - 0.2 * strength * depth)[..., None].astype(np.float32)
+    strength = rng.uniform(40, 100) * (0.55 + float(patch.mean()) / 300)
+    light = (strength * np.tanh(1.4 * slope) - 0.2 * strength * depth)[..., None].astype(np.float32)
     inside = np.ones_like(depth) if object_mask is None else object_mask[window].astype(np.float32)
     soft = np.clip((depth - 0.02) / 0.08, 0, 1) * inside
-    out = image.copy()
-    out[window] = to_uint8(patch + soft[..., None] * (moved - patch))
-    mask = np.zeros(shape, bool)
+    out, mask = image.copy(), np.zeros(shape, bool)
+    out[window] = to_uint8(patch + soft[..., None] * (moved.astype(np.float32) + light - patch))
     mask[window] = (depth > 0.18) & (inside > 0)
-    size, size_zh = _size_words(mask.mean())
-    return Defect(out, mask, "dent", (f"a {size}dent".replace("a  ", "a "), f"一处{size_zh}凹痕"))
+    return _sized(out, mask, "dent")
 
 
 def crack(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -130,28 +135,23 @@ def crack(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gene
     length = rng.uniform(35, 120) * unit
     heading = rng.uniform(0, 2 * np.pi)
     width = rng.uniform(1.0, 2.8) * unit
-    start = np.array([column, row], float) - np.array([np.cos(heading), np.sin(heading)]) * length * 0.4
+    start = np.array([column, row], float) - ray(heading) * length * 0.4
     trunk = wandering_line(start, heading, length, 0.5, rng, 22, 0.55)
-    taper = np.array_split(np.arange(len(trunk) - 1), 4)
-    for part, share in zip(taper, (1.0, 1.2, 0.9, 0.6), strict=True):
+    for part, share in zip(np.array_split(np.arange(len(trunk) - 1), 4), (1.0, 1.2, 0.9, 0.6), strict=True):
         add_line(cover, trunk[part[0] : part[-1] + 2], width * share)
     branches = int(rng.integers(0, 4))
     for _ in range(branches):
         at = int(rng.integers(4, len(trunk) - 3))
         aside = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 1.1)
-        add_line(
-            cover, wandering_line(trunk[at], aside, length * rng.uniform(0.15, 0.4), 0.4, rng, 10, 0.5), width * 0.6
-        )
-    alpha = confine(cover.astype(np.float32) / 255, object_mask)
+        branch = wandering_line(trunk[at], aside, length * rng.uniform(0.15, 0.4), 0.4, rng, 10, 0.5)
+        add_line(cover, branch, width * 0.6)
+    alpha = _covered(cover, object_mask)
     local = local_colour(image, alpha)
     dark = local * rng.uniform(0.05, 0.5)
-    bright_crack = local.mean() < 45
-    out = paint_over(image, alpha, local + 70 if bright_crack else dark)
+    out = paint_over(image, alpha, local + 70 if local.mean() < 45 else dark)
     shifted = np.roll(alpha, (1, 1), (0, 1)) * np.float32(rng.uniform(0.1, 0.5)) * (1 - alpha)
     out = paint_over(out, confine(shifted, object_mask), np.clip(local * 1.25 + 20, 0, 255))
-    mask = confine(spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
-    english = "a branching crack" if branches else "a crack"
-    return Defect(out, mask, "crack", (english, "一条分叉的裂纹" if branches else "一条裂纹"))
+    return Defect(out, _line_mask(alpha, width, unit, object_mask), "crack", _words("crack", branches > 0))
 
 
 def hole(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -159,21 +159,16 @@ def hole(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gener
     shape, unit = image.shape[:2], min(image.shape[:2]) / 224
     radius = drawn_radius(rng, shape, 0.002, 0.035)
     centre = anchor(object_mask, shape, rng, round(radius * 0.9))
-    cover = blob(shape, centre, radius, rng, rng.choice([0.08, 0.35]), 0.4).astype(np.float32) / 255
-    alpha = confine(cover, object_mask)
+    alpha = _covered(blob(shape, centre, radius, rng, rng.choice([0.08, 0.35]), 0.4), object_mask)
     local = local_colour(image, alpha)
     dark = local.mean() > 55
     deep = local * rng.uniform(0.05, 0.35) if dark else np.clip(local + rng.uniform(60, 130), 0, 255)
-    azimuth = rng.uniform(0, 2 * np.pi)
-    shift = max(1.0, 0.16 * radius)
-    matrix = np.array([[1, 0, np.cos(azimuth) * shift], [0, 1, np.sin(azimuth) * shift]])
-    inner = cv2.warpAffine(alpha, matrix, shape[::-1]) * alpha
+    dx, dy = ray(rng.uniform(0, 2 * np.pi)) * max(1.0, 0.16 * radius)
+    inner = cv2.warpAffine(alpha, np.array([[1, 0, dx], [0, 1, dy]]), shape[::-1]) * alpha
     wall = np.clip(local * (1.3 if dark else 0.5) + (15 if dark else 0), 0, 255)
     out = paint_over(image, alpha * np.float32(0.95), wall * 0.5 + deep * 0.5)
     out = paint_over(out, cv2.GaussianBlur(inner, (0, 0), 0.6 * unit) * alpha, deep)
-    mask = alpha > 0.4
-    size, size_zh = _size_words(mask.mean())
-    return Defect(out, mask, "hole", (f"a {size}hole", f"一个{size_zh}孔洞"))
+    return _sized(out, alpha > 0.4, "hole")
 
 
 def stain(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -184,18 +179,11 @@ def stain(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gene
     cover = blob(shape, centre, radius, rng, 0.3, 0.5)
     for _ in range(int(rng.integers(0, 4))):  # drops beside it
         angle, away = rng.uniform(0, 2 * np.pi), radius * rng.uniform(1.2, 1.8)
-        place = (round(centre[0] + away * np.sin(angle)), round(centre[1] + away * np.cos(angle)))
-        cv2.circle(cover, place[::-1], max(1, round(radius * rng.uniform(0.08, 0.25))), 255, -1, cv2.LINE_AA)
-    soft = cv2.GaussianBlur(cover, (0, 0), max(0.6 * unit, radius * rng.uniform(0.03, 0.18))).astype(np.float32) / 255
-    coverage = confine(soft, object_mask)
-    kind, english, chinese = [
-        ((0.42, 0.34, 0.25), "an oil stain", "一处油污"),
-        ((0.72, 0.42, 0.2), "a rust-coloured stain", "一处锈色污渍"),
-        ((0.25, 0.25, 0.3), "a dark stain", "一处深色污渍"),
-        ((0.45, 0.5, 0.95), "a blue ink stain", "一处蓝色墨渍"),
-        ((0.95, 0.4, 0.4), "a red stain", "一处红色污渍"),
-        ((0.5, 0.75, 0.45), "a greenish stain", "一处绿色污渍"),
-    ][rng.integers(6)]
+        place = (round(centre[1] + away * np.cos(angle)), round(centre[0] + away * np.sin(angle)))
+        cv2.circle(cover, place, max(1, round(radius * rng.uniform(0.08, 0.25))), 255, -1, cv2.LINE_AA)
+    soft = cv2.GaussianBlur(cover, (0, 0), max(0.6 * unit, radius * rng.uniform(0.03, 0.18)))
+    coverage = _covered(soft, object_mask)
+    liquid, words = any_of(_DATA["liquids"], rng)
     opacity = rng.uniform(0.35, 0.95)
     alpha = mottled(coverage, rng, 5 * unit, 0.15) * np.float32(opacity)
     if rng.random() < 0.5:
@@ -203,10 +191,10 @@ def stain(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gene
         alpha = np.clip(alpha + np.maximum(rim, 0) * 0.8, 0, 1)
     local = local_colour(image, coverage)
     if local.mean() < 60:  # multiplying would not show on a dark part
-        out = paint_over(image, alpha, local + np.array(kind) * 140)
+        out = paint_over(image, alpha, local + np.array(liquid) * 140)
     else:
-        out = paint_over(image, alpha, image.astype(np.float32) * np.array(kind, np.float32))
-    return Defect(out, coverage > 0.35, "stain", (english, chinese))
+        out = paint_over(image, alpha, image.astype(np.float32) * np.array(liquid, np.float32))
+    return Defect(out, coverage > 0.35, "stain", tuple(words))
 
 
 def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -215,14 +203,8 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     count = int(rng.choice([1, 1, 2, 4, 7]))
     total = drawn_radius(rng, shape, 0.003, 0.025)
     centre = anchor(object_mask, shape, rng, round(total * 0.8))
-    cover = np.zeros(shape, np.uint8)
-    colours = np.zeros((*shape, 3), np.uint8)
-    base = np.array(
-        [(200, 196, 188), (38, 34, 32), (150, 92, 48), (205, 170, 70), (70, 120, 60), (60, 90, 170), (185, 50, 45)][
-            rng.integers(7)
-        ],
-        float,
-    )
+    cover, colours = np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8)
+    base = np.array(any_of(_DATA["particles"], rng), float)
     local = local_colour(image, blob(shape, centre, total, rng).astype(np.float32))
     if np.abs(base - local).max() < 60:
         base = np.where(local > 128, base * 0.35, 255 - (255 - base) * 0.5)
@@ -232,7 +214,7 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
         grain = blob(shape, (int(place[0]), int(place[1])), max(radius, 1.6 * unit), rng, 0.3, 0.4)
         colours[grain > 0] = np.clip(base * rng.uniform(0.8, 1.15), 0, 255)
         cover = np.maximum(cover, grain)
-    alpha = confine(cover.astype(np.float32) / 255, object_mask)
+    alpha = _covered(cover, object_mask)
     shift = int(np.ceil(1.4 * unit))
     shadow = np.roll(cover, (shift, int(rng.choice([-shift, shift]))), (0, 1)).astype(np.float32) / 255
     shadow = confine(cv2.GaussianBlur(shadow, (0, 0), 1.2 * unit), object_mask)
@@ -240,10 +222,7 @@ def contamination(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     body = cv2.GaussianBlur(alpha, (0, 0), max(1.0, 0.35 * total / np.sqrt(count)))
     light = cv2.Sobel(body, cv2.CV_32F, 1, 0) + cv2.Sobel(body, cv2.CV_32F, 0, 1)
     out = paint_over(out, alpha, colours.astype(np.float32) * (1 + np.clip(0.6 * light, -0.5, 0.6))[..., None])
-    mask = alpha > 0.4
-    if count > 2:
-        return Defect(out, mask, "contamination", ("several foreign particles", "多个异物颗粒"))
-    return Defect(out, mask, "contamination", ("a foreign particle on the surface", "表面有异物颗粒"))
+    return Defect(out, alpha > 0.4, "contamination", _words("contamination", count > 2))
 
 
 def colour_change(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -252,38 +231,25 @@ def colour_change(image: np.ndarray, object_mask: np.ndarray | None, rng: np.ran
     radius = drawn_radius(rng, shape, 0.006, 0.08)
     centre = anchor(object_mask, shape, rng, round(radius * 0.5))
     cover = blob(shape, centre, radius, rng, 0.25, 0.6)
-    soft = cv2.GaussianBlur(cover, (0, 0), max(0.8, radius * rng.uniform(0.08, 0.3))).astype(np.float32) / 255
-    coverage = confine(soft, object_mask)
-    local = local_colour(image, coverage)
-    level = local.mean()
-    kinds = (
-        ["tint", "pale"]
-        if level < 60
-        else ["tint", "burnt", "dark"]
-        if level > 200
-        else ["tint", "pale", "dark", "burnt"]
-    )
-    kind = kinds[rng.integers(len(kinds))]
-    patch = image.astype(np.float32)
-    force = rng.uniform(0.35, 1)
+    coverage = _covered(cv2.GaussianBlur(cover, (0, 0), max(0.8, radius * rng.uniform(0.08, 0.3))), object_mask)
+    level = local_colour(image, coverage).mean()
+    kinds = ("tint", "pale", "dark", "burnt")
+    kinds = ("tint", "pale") if level < 60 else ("tint", "burnt", "dark") if level > 200 else kinds
+    kind = any_of(kinds, rng)
+    patch, force = image.astype(np.float32), rng.uniform(0.35, 1)
     if kind == "tint":
         push = rng.normal(0, 1, 3)
         push = (push - push.mean()) / np.abs(push - push.mean()).max()
         target = patch + (push * (25 + 50 * force)).astype(np.float32)
-        if level > 200:
-            target -= 20
-        words = ("a discoloured area", "一片变色区域")
+        target -= 20 if level > 200 else 0
     elif kind == "pale":
         target = patch + (255 - patch) * np.float32(0.2 + 0.35 * force)
-        words = ("a faded, paler area", "一片褪色发白的区域")
     elif kind == "dark":
         target = patch * np.float32(0.8 - 0.4 * force)
-        words = ("a darkened area", "一片颜色偏暗的区域")
     else:
         target = patch * (np.array([0.75, 0.6, 0.45], np.float32) * np.float32(1.15 - 0.45 * force))
-        words = ("a burnt area", "一片烧焦变色的区域")
-    alpha = mottled(coverage, rng, max(radius * 0.4, 2), 0.12)
-    return Defect(paint_over(image, alpha, target), coverage > 0.35, "colour_change", words)
+    out = paint_over(image, mottled(coverage, rng, max(radius * 0.4, 2), 0.12), target)
+    return Defect(out, coverage > 0.35, "colour_change", tuple(_DATA["colours"][kind]))
 
 
 def thread(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Generator) -> Defect:
@@ -292,36 +258,25 @@ def thread(image: np.ndarray, object_mask: np.ndarray | None, rng: np.random.Gen
     row, column = anchor(object_mask, shape, rng, round(8 * unit))
     cover = np.zeros(shape, np.uint8)
     length = rng.uniform(45, 170) * unit
-    heading = rng.uniform(0, 2 * np.pi)
-    steps = 30
-    curl = rng.normal(0, 0.14) + np.cumsum(rng.normal(0, 0.07, steps))
-    angles = heading + np.cumsum(curl)
-    moves = np.stack([np.cos(angles), np.sin(angles)], 1) * (length / steps)
-    points = np.cumsum(moves, 0)
+    heading, steps = rng.uniform(0, 2 * np.pi), 30
+    angles = heading + np.cumsum(rng.normal(0, 0.14) + np.cumsum(rng.normal(0, 0.07, steps)))
+    points = np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1) * (length / steps), 0)
     points += np.array([column, row]) - points[steps // 2]
     width = rng.uniform(1.0, 2.6) * unit
     add_line(cover, points, width)
-    alpha = confine(cover.astype(np.float32) / 255, object_mask)
-    local = local_colour(image, alpha)
-    colour, darker = contrasting_colour(local, rng.uniform(45, 110), rng)
+    alpha = _covered(cover, object_mask)
+    colour, darker = contrasting_colour(local_colour(image, alpha), rng.uniform(45, 110), rng)
     colour = np.clip(colour + rng.normal(0, 22, 3), 0, 255)
-    shade = confine(np.roll(cover, (round(1 + unit), round(1 + unit)), (0, 1)).astype(np.float32) / 255, object_mask)
+    shade = _covered(np.roll(cover, (round(1 + unit), round(1 + unit)), (0, 1)), object_mask)
     out = paint_over(image, cv2.GaussianBlur(shade, (0, 0), unit) * np.float32(0.45) * (1 - alpha), np.zeros(3))
     out = paint_over(out, alpha, colour)
-    mask = confine(spread((alpha > 0.2).astype(np.uint8), 1 if width < 2 * unit else 0), object_mask) > 0
     tone, tone_zh = ("dark", "深色") if darker else ("light", "浅色")
-    return Defect(out, mask, "thread", (f"a loose {tone} thread", f"一根松散的{tone_zh}线头"))
+    mask = _line_mask(alpha, width, unit, object_mask)
+    return Defect(out, mask, "thread", _words("thread", tone=tone, tone_zh=tone_zh))
 
 
 SURFACE_DEFECTS: dict[str, Callable[[np.ndarray, np.ndarray | None, np.random.Generator], Defect]] = {
-    "scratch": scratch,
-    "dent": dent,
-    "crack": crack,
-    "hole": hole,
-    "stain": stain,
-    "colour_change": colour_change,
-    "contamination": contamination,
-    "thread": thread,
+    draw.__name__: draw for draw in (scratch, dent, crack, hole, stain, colour_change, contamination, thread)
 }
 """The defects that can be drawn onto any picture, by name."""
 

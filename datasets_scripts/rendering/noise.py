@@ -48,15 +48,7 @@ class Camera:
     jpeg: int = 90
 
     def expose(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Blurs, adds noise and compresses.
-
-        Args:
-            image (`np.ndarray`): `uint8` RGB picture of shape `(height, width, 3)`.
-            rng (`np.random.Generator`): Source of the noise.
-
-        Returns:
-            `np.ndarray`: The picture as the camera stores it, same shape and type.
-        """
+        """Blurs a `uint8` RGB picture `(height, width, 3)`, adds noise and compresses it, as the camera stores it."""
         height, width = image.shape[:2]
         sigma = self.blur * width / 224
         if sigma > 0.2:
@@ -143,7 +135,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 def noise_field(
     rng: np.random.Generator, size: int, cells: float | tuple[float, float], octaves: int = 1, gain: float = 0.5
 ) -> np.ndarray:
-    """Smooth random field with mean near 0 and standard deviation near 1.
+    """Smooth random field, `float32` `(size, size)`, with mean near 0 and standard deviation near 1.
 
     Args:
         rng (`np.random.Generator`): Source of the draw.
@@ -152,9 +144,6 @@ def noise_field(
             unequal numbers give fibres.
         octaves (`int`, *optional*, defaults to 1): Number of octaves, each of twice the frequency.
         gain (`float`, *optional*, defaults to 0.5): Amplitude of an octave relative to the one before.
-
-    Returns:
-        `np.ndarray`: `float32` field of shape `(size, size)`.
     """
     rows, columns = (cells, cells) if np.isscalar(cells) else cells
     total, power = None, 0.0
@@ -171,10 +160,8 @@ def noise_field(
 def scattered_points(rng: np.random.Generator, size: int, spacing: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cells around points scattered with about `spacing` pixels between them (a jittered lattice).
 
-    Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: The distance of every pixel to its nearest point (`float32`,
-        pixels) and the number of that point (`int32`, from 0), both of shape `(size, size)`; and the points
-        `(N, 2)` as column and row (`float32`).
+    The distance of every pixel to its nearest point (`float32`, pixels) and the number of that point (`int32`, from
+    0), both `(size, size)`; and the points `(N, 2)` as column and row (`float32`).
     """
     count = int(np.ceil(size / spacing)) + 1
     lattice = (np.arange(count) + 0.5) * spacing - spacing / 2
@@ -193,15 +180,7 @@ def scattered_points(rng: np.random.Generator, size: int, spacing: float) -> tup
 
 
 def dome(mask: np.ndarray, radius: float) -> np.ndarray:
-    """Rounds the edges of a silhouette: a height from 0 at its edge to 1 at `radius` pixels inside.
-
-    Args:
-        mask (`np.ndarray`): `uint8` silhouette of shape `(height, width)`, zero outside.
-        radius (`float`): Width of the rounded edge in pixels.
-
-    Returns:
-        `np.ndarray`: `float32` height of the same shape, 0 to 1.
-    """
+    """Rounds a `uint8` silhouette: a `float32` height from 0 at its edge to 1 at `radius` pixels inside."""
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 3)
     rest = 1 - np.minimum(inside / np.float32(max(radius, 1.0)), 1)
     return np.sqrt(1 - rest * rest)
@@ -225,8 +204,7 @@ def relief(
         gloss (`float`, *optional*, defaults to 0): Strength of the highlight, 0 to 1.
         shininess (`float`, *optional*, defaults to 24): Exponent of the highlight.
         ambient (`float`, *optional*, defaults to 0.4): Share of the light that comes from everywhere.
-        inside (`np.ndarray`, *optional*): Silhouette `(size, size)`, non-zero where the height belongs to the object;
-            what lies around it keeps its colours.
+        inside (`np.ndarray`, *optional*): Silhouette, outside of which all keeps its colours.
 
     Returns:
         `np.ndarray`: `float32` colours, not yet clipped; a level surface keeps its colour (without gloss).
@@ -258,12 +236,7 @@ def relief(
 def cast_shadow(image: np.ndarray, mask: np.ndarray, light: Light, length: float, strength: float = 0.45) -> None:
     """Darkens, in place, what lies beside a silhouette on the side away from the light.
 
-    Args:
-        image (`np.ndarray`): `float32` colours `(size, size, 3)`.
-        mask (`np.ndarray`): `uint8` silhouette, non-zero inside.
-        light (`Light`): The light.
-        length (`float`): Length of the shadow in pixels.
-        strength (`float`, *optional*, defaults to 0.45): How dark it is, 0 to 1.
+    Colours are `float32` `(size, size, 3)`, `length` is in pixels, `strength` 0 to 1.
     """
     solid = (mask > 0).astype(np.float32)
     dx, dy = -np.cos(light.azimuth) * length, -np.sin(light.azimuth) * length

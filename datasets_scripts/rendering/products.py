@@ -261,21 +261,7 @@ def render_product(family: str, rng: np.random.Generator, size: int = 224) -> Pr
 
 
 def render_part(family: str, rng: np.random.Generator, size: int = 224, defect: str | None = None) -> RenderedPart:
-    """Draws a product and takes one picture of it.
-
-    Args:
-        family (`str`): One of [`FAMILIES`].
-        rng (`np.random.Generator`): Source of all draws.
-        size (`int`, *optional*, defaults to 224): Width and height in pixels.
-        defect (`str`, *optional*): `None` for a good part, `"random"`, or one of [`DEFECTS`] (the product is drawn
-            again until it can have that defect).
-
-    Returns:
-        [`RenderedPart`]: The picture, the mask and the words.
-
-    Raises:
-        ValueError: On an unknown family or defect, or a defect that the family never has.
-    """
+    """Draws a product and takes one picture of it, see [`render_pair`]."""
     return _product_with(family, rng, size, defect).photograph(rng, defect)
 
 

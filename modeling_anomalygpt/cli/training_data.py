@@ -5,6 +5,7 @@ The only place where training and `datasets_scripts` meet.
 
 import pathlib
 import urllib.parse
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,6 +167,8 @@ def good_pictures(folder: str, category: str) -> Any:
     """A folder of good photographs, with all below, as a data set: `image`, `label` (0), `category`, `image_id`."""
     import datasets
 
+    from datasets_scripts.anomaly_builder import image_cells
+
     from ..images import find_pictures
 
     root = pathlib.Path(folder)
@@ -174,8 +177,10 @@ def good_pictures(folder: str, category: str) -> Any:
     files = find_pictures([str(root)])
     if not files:
         raise TrainingError(f"`--good` must hold good photographs, got none in {folder!r}.")
+    if files.remark:
+        warnings.warn(files.remark, UserWarning, stacklevel=2)
     rows = {
-        "image": files,
+        "image": image_cells(files),
         "label": [0] * len(files),
         "category": [category] * len(files),
         "image_id": [str(pathlib.Path(file).relative_to(root)) for file in files],

@@ -102,22 +102,25 @@ class Comparer(nn.Module):
         return losses[-1] + 0.5 * torch.stack(losses[:-1]).mean(), order.detach()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.tiny.comparing",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--vision", type=pathlib.Path, required=True, help="folder of recipes.tiny.vision, or of this stage"
-    )
+    vision = "folder of recipes.tiny.vision, or of this stage"
+    parser.add_argument("--vision", type=pathlib.Path, required=True, help=vision)
     parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of photographs")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the model")
     parser.add_argument("--steps", type=int, default=1500, help=f"steps of {BATCH} pairs")
     parser.add_argument("--rate", type=float, default=1.0, help="factor for the learning rates")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -128,13 +131,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for module in comparer.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
+    train(comparer, pictures, options)
+    comparer.tower.save_pretrained(options.output)
+    projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
+    projections[LIMITS] = comparer.limits.data
+    save_file({key: value.contiguous() for key, value in projections.items()}, options.output / PROJECTIONS)
+    shutil.copyfile(options.vision / NOTES, options.output / NOTES)
+
+
+def train(comparer: Comparer, pictures: PictureCache, options: argparse.Namespace) -> None:
+    """Trains all steps that the state in the output folder has not seen."""
     groups = [
         {"params": list(comparer.tower.parameters()), "peak": BACKBONE_RATE},
         {"params": [*comparer.reference_projections.parameters(), comparer.limits], "peak": PROJECTION_RATE},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    step = 0
-    state_file = options.output / STATE
+    step, state_file = 0, options.output / STATE
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         comparer.load_state_dict(state["comparer"])
@@ -148,8 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rate = min((step + 1) / 50, 0.5 + 0.5 * math.cos(math.pi * step / options.steps))
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * options.rate * rate
-        images, masks = images.flatten(0, 1), masks.flatten(0, 1)
-        loss, order = comparer(images, masks)
+        loss, order = comparer(images.flatten(0, 1), masks.flatten(0, 1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(comparer.parameters(), 5.0)
@@ -164,11 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             state = {"comparer": comparer.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, state_file.with_suffix(".tmp"))
             os.replace(state_file.with_suffix(".tmp"), state_file)
-    comparer.tower.save_pretrained(options.output)
-    projections = comparer.reference_projections.state_dict(prefix="reference_projections.")
-    projections[LIMITS] = comparer.limits.data
-    save_file({key: value.contiguous() for key, value in projections.items()}, options.output / PROJECTIONS)
-    shutil.copyfile(options.vision / NOTES, options.output / NOTES)
 
 
 if __name__ == "__main__":

@@ -31,47 +31,37 @@ class DistillationArguments:
     """Everything that decides the result of a run, beside the two models and the pictures.
 
     Args:
-        layer_pairs (`tuple[tuple[int, int], ...]`):
-            Pairs `(student, teacher)` of indices into the two models' `hidden_states`. A student layer may occur in
-            several pairs; each pair has its own head.
-        steps (`int`, defaults to 5000):
-            Optimizer steps of the whole run.
-        batch_size (`int`, defaults to 64):
-            Crops per step.
-        crop_size (`int`, defaults to 128):
-            Side in pixels of the crops that both models see.
-        teacher_size (`int`, *optional*):
-            Side in pixels to which the crops are resized for the teacher, for example 224 for a vision transformer
-            with fixed positions. Default: `crop_size`.
-        crop_scale (`tuple[float, float]`, defaults to `(0.75, 1.5)`):
-            Range of the side of the window that is cut out, relative to `crop_size`; the window is resized to
-            `crop_size`. One draw per batch, uniform in the logarithm, cut at the size of the smallest picture.
-        turns (`bool`, defaults to `True`):
-            Draw one of the eight flips and quarter turns for each crop.
+        layer_pairs (`tuple[tuple[int, int], ...]`): Pairs `(student, teacher)` of indices into the two models'
+            `hidden_states`. A student layer may occur in several pairs; each pair has its own head.
+        steps (`int`, defaults to 5000): Optimizer steps of the whole run.
+        batch_size (`int`, defaults to 64): Crops per step.
+        crop_size (`int`, defaults to 128): Side in pixels of the crops that both models see.
+        teacher_size (`int`, *optional*): Side in pixels to which the crops are resized for the teacher, for example
+            224 for a vision transformer with fixed positions. Default: `crop_size`.
+        crop_scale (`tuple[float, float]`, defaults to `(0.75, 1.5)`): Range of the side of the window that is cut out,
+            relative to `crop_size`; the window is resized to `crop_size`. One draw per batch, uniform in the
+            logarithm, cut at the size of the smallest picture.
+        turns (`bool`, defaults to `True`): Draw one of the eight flips and quarter turns for each crop.
         brightness (`float`, defaults to 0.2), contrast (`float`, defaults to 0.2), tint (`float`, defaults to 0.1):
             Half width of the factor for the whole crop, for the distance from its mean, and for each colour channel.
-        grayscale (`float`, defaults to 0.1):
-            Share of the crops that lose their colour.
-        learning_rate (`float`, defaults to 2e-3):
-            Peak, reached after the warm-up and followed by a half cosine to zero.
-        warmup_share (`float`, defaults to 0.04):
-            Share of `steps` in which the learning rate rises linearly.
-        weight_decay (`float`, defaults to 0.02):
-            Of AdamW, for weights of two or more dimensions.
-        gradient_norm (`float`, defaults to 1.0):
-            Gradients are scaled down to this norm.
-        ema_decay (`float`, defaults to 0.998):
-            Of the moving average of the weights, which is what the run returns; 0 switches it off.
-        calibration_batches (`int`, defaults to 24):
-            Batches for the teacher's channel statistics, and for the student's batch-norm statistics at the end.
-        autocast (`str`, *optional*):
-            `"bfloat16"` to compute both models in this type (weights, loss and optimizer remain float32).
-        teacher_mean (`tuple[float, ...]`), teacher_std (`tuple[float, ...]`):
-            Normalisation of RGB in `[0, 1]` for the teacher.
-        student_mean (`tuple[float, ...]`), student_std (`tuple[float, ...]`):
-            The same for the student; the defaults are CLIP's, as the image processor of this project uses them.
-        seed (`int`, defaults to 0):
-            Decides the heads' initial weights and, together with the number of the step, the crops of each step.
+        grayscale (`float`, defaults to 0.1): Share of the crops that lose their colour.
+        learning_rate (`float`, defaults to 2e-3): Peak, reached after the warm-up and followed by a half cosine to
+            zero.
+        warmup_share (`float`, defaults to 0.04): Share of `steps` in which the learning rate rises linearly.
+        weight_decay (`float`, defaults to 0.02): Of AdamW, for weights of two or more dimensions.
+        gradient_norm (`float`, defaults to 1.0): Gradients are scaled down to this norm.
+        ema_decay (`float`, defaults to 0.998): Of the moving average of the weights, which is what the run returns; 0
+            switches it off.
+        calibration_batches (`int`, defaults to 24): Batches for the teacher's channel statistics, and for the
+            student's batch-norm statistics at the end.
+        autocast (`str`, *optional*): `"bfloat16"` to compute both models in this type (weights, loss and optimizer
+            remain float32).
+        teacher_mean (`tuple[float, ...]`), teacher_std (`tuple[float, ...]`): Normalisation of RGB in `[0, 1]` for the
+            teacher.
+        student_mean (`tuple[float, ...]`), student_std (`tuple[float, ...]`): The same for the student; the defaults
+            are CLIP's, as the image processor of this project uses them.
+        seed (`int`, defaults to 0): Decides the heads' initial weights and, together with the number of the step, the
+            crops of each step.
     """
 
     layer_pairs: tuple[tuple[int, int], ...]
@@ -125,8 +115,7 @@ class DistillationArguments:
         """Reads the arguments that a run or a recipe has written.
 
         Args:
-            path (`str` or `os.PathLike`):
-                JSON file with the names of this class.
+            path (`str` or `os.PathLike`): JSON file with the names of this class.
 
         Returns:
             `DistillationArguments`: The arguments.
@@ -144,8 +133,7 @@ class DistillationArguments:
         """Writes the arguments as JSON.
 
         Args:
-            path (`str` or `os.PathLike`):
-                Where to; an existing file is replaced.
+            path (`str` or `os.PathLike`): Where to; an existing file is replaced.
         """
         write_whole(
             Path(path), lambda file: file.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -156,10 +144,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file beside `path` and moves it there, so that a stop never leaves half a file.
 
     Args:
-        path (`Path`):
-            The file that is to be there at the end.
-        write (`Callable[[Path], object]`):
-            Writes the file under the name that it is given.
+        path (`Path`): The file that is to be there at the end.
+        write (`Callable[[Path], object]`): Writes the file under the name that it is given.
     """
     partial = path.with_name(path.name + ".partial")
     write(partial)
@@ -170,8 +156,7 @@ class PictureCache(Sequence):
     """Many decoded pictures in one memory-mapped file, so that a crop costs a copy and no decoding.
 
     Args:
-        path (`str` or `os.PathLike`):
-            Folder that [`PictureCache.build`] has written.
+        path (`str` or `os.PathLike`): Folder that [`PictureCache.build`] has written.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -184,12 +169,10 @@ class PictureCache(Sequence):
         """Decodes pictures into a new cache, or opens the one that is there.
 
         Args:
-            files (`Iterable[str or os.PathLike]`):
-                Pictures. Those whose short side is larger are made smaller, none larger.
-            path (`str` or `os.PathLike`):
-                Folder for the cache. One that is complete is opened as it is.
-            short_side (`int`, defaults to 192):
-                Largest short side in pixels.
+            files (`Iterable[str or os.PathLike]`): Pictures. Those whose short side is larger are made smaller, none
+                larger.
+            path (`str` or `os.PathLike`): Folder for the cache. One that is complete is opened as it is.
+            short_side (`int`, defaults to 192): Largest short side in pixels.
 
         Returns:
             `PictureCache`: The pictures in the order of `files`.
@@ -238,12 +221,9 @@ def random_crops(images: Sequence[np.ndarray], arguments: DistillationArguments,
     """Cuts the crops of one step. The same seed and step give the same crops, whatever was drawn before.
 
     Args:
-        images (`Sequence[np.ndarray]`):
-            Pictures, `uint8` RGB of shape `(height, width, 3)`, of any sizes.
-        arguments (`DistillationArguments`):
-            Sizes, ranges and the seed.
-        step (`int`):
-            Number of the step, from 0. Negative numbers are used for calibration.
+        images (`Sequence[np.ndarray]`): Pictures, `uint8` RGB of shape `(height, width, 3)`, of any sizes.
+        arguments (`DistillationArguments`): Sizes, ranges and the seed.
+        step (`int`): Number of the step, from 0. Negative numbers are used for calibration.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, 3, crop_size, crop_size)`: RGB in `[0, 1]`.
@@ -290,10 +270,9 @@ def feature_map(hidden_state: torch.Tensor, crop_size: int, patch_size: int | No
     Args:
         hidden_state (`torch.Tensor` of shape `(batch, channels, height, width)` or `(batch, tokens, channels)`):
             Tokens are in row order, with class and register tokens (if any) before the patches.
-        crop_size (`int`):
-            Side of the square input in pixels.
-        patch_size (`int`, *optional*):
-            Side of a patch in pixels of a model of tokens. Default: the largest square grid that fits.
+        crop_size (`int`): Side of the square input in pixels.
+        patch_size (`int`, *optional*): Side of a patch in pixels of a model of tokens. Default: the largest square
+            grid that fits.
 
     Returns:
         `torch.Tensor` of shape `(batch, channels, height, width)`: The map.
@@ -328,14 +307,11 @@ class FeatureDistiller(nn.Module):
     """Student, frozen teacher, heads and the teacher's channel statistics: computes the loss of a batch of crops.
 
     Args:
-        teacher (`PreTrainedModel`):
-            Any vision model that returns `hidden_states`. It is set to evaluation and gets no gradients.
-        student (`PreTrainedModel`):
-            The model that learns.
-        arguments (`DistillationArguments`):
-            Layer pairs, normalisations and the type to compute in.
-        images (`Sequence[np.ndarray]`):
-            Pictures for the statistics.
+        teacher (`PreTrainedModel`): Any vision model that returns `hidden_states`. It is set to evaluation and gets no
+            gradients.
+        student (`PreTrainedModel`): The model that learns.
+        arguments (`DistillationArguments`): Layer pairs, normalisations and the type to compute in.
+        images (`Sequence[np.ndarray]`): Pictures for the statistics.
 
     Raises:
         ValueError: A layer of `layer_pairs` does not exist.
@@ -405,8 +381,7 @@ class FeatureDistiller(nn.Module):
         """Smooth L1 loss of every pair.
 
         Args:
-            crops (`torch.Tensor` of shape `(batch, 3, height, width)`):
-                RGB in `[0, 1]`.
+            crops (`torch.Tensor` of shape `(batch, 3, height, width)`): RGB in `[0, 1]`.
 
         Returns:
             `list[torch.Tensor]`: One scalar per pair.
@@ -440,10 +415,8 @@ def recalibrate_batch_norm(distiller: FeatureDistiller, images: Sequence[np.ndar
     """Replaces the student's batch-norm statistics by plain means over the calibration batches.
 
     Args:
-        distiller (`FeatureDistiller`):
-            Its student is changed in place and left in evaluation mode.
-        images (`Sequence[np.ndarray]`):
-            Pictures to draw crops from.
+        distiller (`FeatureDistiller`): Its student is changed in place and left in evaluation mode.
+        images (`Sequence[np.ndarray]`): Pictures to draw crops from.
     """
     norms = [module for module in distiller.student.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -464,10 +437,8 @@ def learning_rate_factor(step: int, arguments: DistillationArguments) -> float:
     """Linear rise, then a half cosine to zero.
 
     Args:
-        step (`int`):
-            Number of the step, from 0.
-        arguments (`DistillationArguments`):
-            Length of the run and of the rise.
+        step (`int`): Number of the step, from 0.
+        arguments (`DistillationArguments`): Length of the run and of the rise.
 
     Returns:
         `float`: Factor in `(0, 1]` for the peak learning rate.
@@ -494,23 +465,17 @@ def distill(
     step and ends bit-identical to a run without a stop (same machine, same number of threads).
 
     Args:
-        teacher (`PreTrainedModel`):
-            Any vision model that returns `hidden_states`.
-        student (`PreTrainedModel`):
-            Any vision model that returns `hidden_states`, in float32.
-        images (`Sequence[np.ndarray]`):
-            Unlabelled pictures, `uint8` RGB of shape `(height, width, 3)`; a [`PictureCache`] or a list.
-        arguments (`DistillationArguments`):
-            Everything else that decides the result.
-        output_dir (`str` or `os.PathLike`, *optional*):
-            Folder for the resumable state, and at the end for the student (`save_pretrained`), the heads
-            (`projections.safetensors`) and the arguments (`distillation.json`).
-        save_steps (`int`, defaults to 500):
-            Steps between two saved states.
-        log_steps (`int`, defaults to 50):
-            Steps between two calls of `on_log`.
-        on_log (`Callable[[dict[str, float]], None]`, *optional*):
-            Receives `step`, `loss` and one `loss_{i}` per pair (means since the last call), and `learning_rate`.
+        teacher (`PreTrainedModel`): Any vision model that returns `hidden_states`.
+        student (`PreTrainedModel`): Any vision model that returns `hidden_states`, in float32.
+        images (`Sequence[np.ndarray]`): Unlabelled pictures, `uint8` RGB of shape `(height, width, 3)`; a
+            [`PictureCache`] or a list.
+        arguments (`DistillationArguments`): Everything else that decides the result.
+        output_dir (`str` or `os.PathLike`, *optional*): Folder for the resumable state, and at the end for the student
+            (`save_pretrained`), the heads (`projections.safetensors`) and the arguments (`distillation.json`).
+        save_steps (`int`, defaults to 500): Steps between two saved states.
+        log_steps (`int`, defaults to 50): Steps between two calls of `on_log`.
+        on_log (`Callable[[dict[str, float]], None]`, *optional*): Receives `step`, `loss` and one `loss_{i}` per pair
+            (means since the last call), and `learning_rate`.
 
     Returns:
         `dict[str, torch.Tensor]`: The heads, as [`FeatureDistiller.projections`] gives them.
@@ -522,57 +487,15 @@ def distill(
         raise ValueError("`images` must be at least one picture, got none. Check the folder that was searched.")
     distiller = FeatureDistiller(teacher, student, arguments, images)
     student.to(memory_format=torch.channels_last)
-    trained = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": arguments.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=arguments.learning_rate,
-    )
-    average = [parameter.detach().clone() for parameter in trained]
-    step = 0
+    state = _State(distiller)
     state_file = None if output_dir is None else Path(output_dir) / STATE_FILE
     if state_file is not None and state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if DistillationArguments(**json.loads(state["arguments"])) != arguments:
-            raise ValueError(
-                f"`arguments` must be those of the run in {output_dir}, got {asdict(arguments)}. "
-                "Choose another output_dir for a new run."
-            )
-        distiller.load_state_dict(state["distiller"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        average = [old.copy_(new) for old, new in zip(average, state["average"], strict=True)]
-        step = state["step"]
-
-    def save() -> None:
-        state = {
-            "arguments": json.dumps(asdict(arguments)),
-            "distiller": distiller.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average,
-            "rng": torch.get_rng_state(),
-            "step": step,
-        }
-        state_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(state_file, lambda file: torch.save(state, file))
-
+        state.load(state_file)
     sums, count = torch.zeros(len(arguments.layer_pairs)), 0
-    while step < arguments.steps:
-        student.train()
-        learning_rate = arguments.learning_rate * learning_rate_factor(step, arguments)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        losses = distiller(random_crops(images, arguments, step))
-        optimizer.zero_grad(set_to_none=True)
-        (sum(losses) / len(losses)).backward()
-        nn.utils.clip_grad_norm_(trained, arguments.gradient_norm)
-        optimizer.step()
-        decay = min(arguments.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(average, trained, 1 - decay if arguments.ema_decay else 1.0)
-        step += 1
+    while state.step < arguments.steps:
+        learning_rate = arguments.learning_rate * learning_rate_factor(state.step, arguments)
+        losses = state.train(random_crops(images, arguments, state.step), learning_rate)
+        step = state.step
         sums += torch.stack([loss.detach().cpu() for loss in losses])
         count += 1
         if on_log is not None and (step % log_steps == 0 or step == arguments.steps):
@@ -581,10 +504,9 @@ def distill(
             on_log({"step": step, "loss": sum(values) / len(values), **losses_by_name, "learning_rate": learning_rate})
             sums, count = torch.zeros_like(sums), 0
         if state_file is not None and (step % save_steps == 0 or step == arguments.steps):
-            save()
-
+            state.save(state_file)
     with torch.no_grad():
-        for parameter, value in zip(trained, average, strict=True):
+        for parameter, value in zip(state.trained, state.average, strict=True):
             parameter.copy_(value)
     recalibrate_batch_norm(distiller, images)
     projections = distiller.projections()
@@ -595,4 +517,58 @@ def distill(
     return projections
 
 
-__all__ = []
+class _State:
+    """Everything a run goes on from: heads and student, optimizer, averaged weights, step."""
+
+    def __init__(self, distiller: FeatureDistiller):
+        arguments = distiller.arguments
+        self.distiller, self.step = distiller, 0
+        self.trained = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in self.trained if p.ndim > 1], "weight_decay": arguments.weight_decay},
+            {"params": [p for p in self.trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate)
+        self.average = [parameter.detach().clone() for parameter in self.trained]
+
+    def train(self, crops: torch.Tensor, learning_rate: float) -> list[torch.Tensor]:
+        """One step; gives the loss of every pair."""
+        arguments = self.distiller.arguments
+        self.distiller.student.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        losses = self.distiller(crops)
+        self.optimizer.zero_grad(set_to_none=True)
+        (sum(losses) / len(losses)).backward()
+        nn.utils.clip_grad_norm_(self.trained, arguments.gradient_norm)
+        self.optimizer.step()
+        decay = min(arguments.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.trained, 1 - decay if arguments.ema_decay else 1.0)
+        self.step += 1
+        return losses
+
+    def save(self, file: Path) -> None:
+        state = {
+            "arguments": json.dumps(asdict(self.distiller.arguments)),
+            "distiller": self.distiller.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lambda opened: torch.save(state, opened))
+
+    def load(self, file: Path) -> None:
+        state, arguments = torch.load(file, map_location="cpu", weights_only=True), self.distiller.arguments
+        if DistillationArguments(**json.loads(state["arguments"])) != arguments:
+            raise ValueError(
+                f"`arguments` must be those of the run in {file.parent}, got {asdict(arguments)}. "
+                "Choose another output_dir for a new run."
+            )
+        self.distiller.load_state_dict(state["distiller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        self.average = [old.copy_(new) for old, new in zip(self.average, state["average"], strict=True)]
+        self.step = state["step"]

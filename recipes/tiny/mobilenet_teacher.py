@@ -46,9 +46,9 @@ def load_mobilenet(file: str | os.PathLike) -> MobileNetV2Model:
     """Loads the weights with the padding and the batch-norm epsilon that they were trained and stored with.
 
     Args:
-        file (`str` or `os.PathLike`):
-            Safetensors file of MobileNetV2 1.0 with the names of torchvision. Its weights come from TensorFlow, hence
-            "SAME" padding; the stored batch norms are identities up to their epsilon of 1e-5.
+        file (`str` or `os.PathLike`): Safetensors file of MobileNetV2 1.0 with the names of torchvision. Its weights
+            come from TensorFlow, hence "SAME" padding; the stored batch norms are identities up to their epsilon of
+            1e-5.
 
     Returns:
         `MobileNetV2Model`: For RGB in `[-1, 1]`; `hidden_states[4]` has stride 8, `[8]` and `[11]` stride 16.

@@ -22,16 +22,11 @@ class ViewPairs(torch.utils.data.Dataset):
     """Pair `i` is a pure function of the seed and `i`.
 
     Args:
-        pictures (`Sequence[np.ndarray]`):
-            Ordinary photographs, `uint8` RGB, short side at least `size`.
-        length (`int`):
-            Number of pairs.
-        size (`int`):
-            Side of the pictures in pixels.
-        seed (`int`):
-            Source of all draws.
-        rendered (`float`):
-            Share of rendered pairs.
+        pictures (`Sequence[np.ndarray]`): Ordinary photographs, `uint8` RGB, short side at least `size`.
+        length (`int`): Number of pairs.
+        size (`int`): Side of the pictures in pixels.
+        seed (`int`): Source of all draws.
+        rendered (`float`): Share of rendered pairs.
     """
 
     def __init__(self, pictures: Sequence[np.ndarray], length: int, size: int, seed: int, rendered: float = 0.5):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ResNetConfig, ResNetModel
 
 from recipes.tiny import comparing
-from recipes.tiny.view_pairs import ViewPairs, exposed
+from recipes.tiny.view_pairs import ViewPairs
 
 
 def photographs(number: int = 4, side: int = 200) -> list[np.ndarray]:
@@ -47,17 +47,6 @@ def test_a_pair_depends_on_seed_and_index_alone(rendered):
     assert masks.shape == (2, 96, 96)
     assert masks.dtype == torch.bool
     assert not torch.equal(images, ViewPairs(photographs(), 10, 96, seed=4, rendered=rendered)[4][0])
-
-
-def test_pairs_have_pictures_with_and_without_anomalies():
-    pairs = ViewPairs(photographs(), 20, 96, seed=0)
-    marked = torch.stack([pairs[index][1].flatten(1).any(1) for index in range(20)])
-    assert 0.4 < marked.float().mean() < 0.9
-
-
-def test_without_play_and_bend_the_picture_stays_where_it_is():
-    picture = photographs()[0]
-    assert np.array_equal(exposed(picture, np.random.default_rng(0), play=0.0, bend=0.0), picture)
 
 
 def test_distances_are_one_minus_the_best_cosine_with_the_good_patches_of_the_other_picture(distilled):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
@@ -49,14 +48,8 @@ def arguments(**changes):
 
 def test_the_loss_falls_and_both_layers_take_part(images):
     logs = []
-    distill(
-        tiny_resnet(1),
-        tiny_resnet(2),
-        images,
-        arguments(steps=60, learning_rate=1e-2),
-        log_steps=20,
-        on_log=logs.append,
-    )
+    config = arguments(steps=60, learning_rate=1e-2)
+    distill(tiny_resnet(1), tiny_resnet(2), images, config, log_steps=20, on_log=logs.append)
     assert [log["step"] for log in logs] == [20, 40, 60]
     for name in ("loss", "loss_0", "loss_1"):
         assert logs[-1][name] < 0.9 * logs[0][name]
@@ -76,32 +69,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(images, tmp_path):
     steps = []
     again = tiny_resnet(9)
     torch.manual_seed(77)
-    got = distill(
-        tiny_resnet(1),
-        again,
-        images,
-        arguments(),
-        tmp_path / "run",
-        2,
-        1,
-        on_log=lambda log: steps.append(log["step"]),
-    )
+    noted = lambda log: steps.append(log["step"])  # noqa: E731
+    got = distill(tiny_resnet(1), again, images, arguments(), tmp_path / "run", 2, 1, on_log=noted)
     assert steps == [5, 6]
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, got[name])
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-
-
-def test_the_folder_holds_the_student_the_heads_and_the_arguments(images, tmp_path):
-    student = tiny_resnet(2)
-    heads = distill(tiny_resnet(1), student, images, arguments(), tmp_path)
-    loaded = ResNetModel.from_pretrained(tmp_path)
-    pixel_values = torch.randn(1, 3, 32, 32)
-    torch.testing.assert_close(loaded.eval()(pixel_values).last_hidden_state, student(pixel_values).last_hidden_state)
-    torch.testing.assert_close(load_file(tmp_path / "projections.safetensors"), heads)
-    assert DistillationArguments.from_json(tmp_path / "distillation.json") == arguments()
 
 
 def test_the_loss_is_smooth_l1_of_standardised_teacher_features(images):
@@ -120,49 +95,11 @@ def test_the_loss_is_smooth_l1_of_standardised_teacher_features(images):
     torch.testing.assert_close(distiller(crops)[0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_silent_teacher_channel_is_not_magnified(images):
-    teacher = tiny_resnet(1)
-    last = teacher.encoder.stages[-1].layers[-1]
-    for normalization in (last.layer[1].normalization, last.shortcut.normalization):
-        normalization.weight.data[5] = 0
-        normalization.bias.data[5] = 0
-    distiller = FeatureDistiller(teacher, tiny_resnet(2), arguments(), images)
-    std = distiller.std_1.flatten()
-    assert std[5] == std.min()
-    assert 0.04 < std[5] / std.mean() < 0.06
-    with torch.no_grad():
-        assert distiller(random_crops(images, distiller.arguments, 0))[1] < 3
-
-
-def test_heads_of_one_student_layer_are_joined_and_layers_come_in_rising_order(images):
-    pairs = ((3, 2), (2, 1), (3, 3))
-    distiller = FeatureDistiller(tiny_resnet(1), tiny_resnet(2), arguments(layer_pairs=pairs), images)
-    tensors = distiller.projections()
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
-        "reference_projections.0.weight": (8, 12),
-        "reference_projections.0.bias": (8,),
-        "reference_projections.1.weight": (28, 16),
-        "reference_projections.1.bias": (28,),
-    }
-    torch.testing.assert_close(tensors["reference_projections.1.weight"][:12], distiller.heads[0].weight[:, :, 0, 0])
-    torch.testing.assert_close(tensors["reference_projections.1.weight"][12:], distiller.heads[2].weight[:, :, 0, 0])
-
-
 def test_a_teacher_of_tokens_with_another_grid_and_input_size_serves_as_well(images):
     logs = []
     config = arguments(layer_pairs=((2, 1), (-1, -1)), steps=30, teacher_size=32, crop_size=48, learning_rate=1e-2)
     distill(tiny_vit(), tiny_resnet(2), images, config, log_steps=10, on_log=logs.append)
     assert logs[-1]["loss"] < logs[0]["loss"]
-
-
-def test_the_teacher_stays_as_it_was_and_is_no_part_of_the_state(images, tmp_path):
-    teacher = tiny_resnet(1)
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    distill(teacher, tiny_resnet(2), images, arguments(steps=2), tmp_path)
-    for name, tensor in before.items():
-        assert torch.equal(tensor, teacher.state_dict()[name])
-    state = torch.load(tmp_path / "distillation_state.pt", weights_only=True)
-    assert {name.split(".")[0].split("_")[0] for name in state["distiller"]} == {"student", "heads", "mean", "std"}
 
 
 @pytest.mark.parametrize(("prefix", "patch_size"), [(0, None), (1, None), (5, None), (1, 8), (5, 8)])
@@ -171,11 +108,6 @@ def test_tokens_become_the_map_they_came_from(prefix, patch_size):
     tokens = expected.flatten(2).transpose(1, 2)
     hidden_state = torch.cat([torch.full((2, prefix, 7), 9.0), tokens], dim=1)
     assert torch.equal(feature_map(hidden_state, 48, patch_size), expected)
-
-
-def test_tokens_of_a_coarser_stage_become_a_coarser_map():
-    expected = torch.randn(1, 4, 4, 4)
-    assert torch.equal(feature_map(expected.flatten(2).transpose(1, 2), 64, patch_size=4), expected)
 
 
 def test_crops_depend_on_seed_and_step_alone(images):
@@ -196,13 +128,6 @@ def test_without_variation_a_crop_is_a_window_of_its_picture(images):
         windows = [np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1)) for image in images]
         found = [(window == crop.transpose(2, 0, 1)).all(axis=(2, 3, 4)).any() for window in windows]
         assert sum(found) == 1
-
-
-def test_grayscale_and_range_hold(images):
-    crops = random_crops(images, arguments(grayscale=1.0, brightness=0.9, contrast=0.9), 0)
-    assert torch.equal(crops[:, 0], crops[:, 1])
-    assert crops.min() >= 0
-    assert crops.max() <= 1
 
 
 def test_batch_norm_statistics_are_plain_means_over_the_calibration_batches(images):
@@ -253,38 +178,27 @@ def test_the_cache_gives_the_pictures_back_and_is_opened_the_second_time(images,
         ({"crop_scale": (2, 1)}, r"`crop_scale` must be two positive factors in rising order, got \(2\.0, 1\.0\)\."),
         ({"autocast": "int8"}, r"`autocast` must be None or 'bfloat16', got 'int8'\."),
         ({"ema_decay": 1.0}, r"`ema_decay` must be in \[0, 1\), got 1\.0\."),
+        ({"layer_pairs": ((2, 9),)}, r"`layer_pairs` must be of existing layers, got teacher layer 9 of 4\."),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_wrong_arguments_are_named(images, change, message):
     with pytest.raises(ValueError, match=message):
-        arguments(**change)
+        distill(tiny_resnet(1), tiny_resnet(2), images, arguments(**change))
 
 
-def test_a_layer_that_does_not_exist_is_named(images):
-    with pytest.raises(ValueError, match=r"`layer_pairs` must be of existing layers, got teacher layer 9 of 4\."):
-        distill(tiny_resnet(1), tiny_resnet(2), images, arguments(layer_pairs=((2, 9),)))
-
-
-def test_no_pictures_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"`images` must be at least one picture, got none\."):
-        distill(tiny_resnet(1), tiny_resnet(2), [], arguments())
-    with pytest.raises(ValueError, match=r"`files` must be at least one picture, got none\."):
-        PictureCache.build([], tmp_path)
-
-
-def test_a_run_of_other_arguments_is_not_taken_up(images, tmp_path):
+def test_what_cannot_be_trained_on_or_taken_up_is_named(images, tmp_path):
     distill(tiny_resnet(1), tiny_resnet(2), images, arguments(steps=1), tmp_path)
-    with pytest.raises(ValueError, match=r"`arguments` must be those of the run in .* Choose another output_dir"):
-        distill(tiny_resnet(1), tiny_resnet(2), images, arguments(steps=2), tmp_path)
-
-
-def test_a_hidden_state_that_is_no_map_is_named():
-    with pytest.raises(ValueError, match=r"`hidden_state` must be of 3 or 4 dimensions, got shape \(2, 5\)\."):
-        feature_map(torch.zeros(2, 5), 32)
-
-
-def test_an_unknown_name_in_a_file_is_named(tmp_path):
     file = tmp_path / "arguments.json"
     file.write_text(json.dumps({**dataclasses.asdict(arguments()), "stepz": 3}))
-    with pytest.raises(ValueError, match=r"`path` must be a file of known arguments, got \['stepz'\]"):
-        DistillationArguments.from_json(file)
+    for call, message in (
+        (lambda: distill(tiny_resnet(1), tiny_resnet(2), [], arguments()), "`images` must be at least one picture"),
+        (lambda: PictureCache.build([], tmp_path), "`files` must be at least one picture, got none"),
+        (
+            lambda: distill(tiny_resnet(1), tiny_resnet(2), images, arguments(steps=2), tmp_path),
+            "Choose another output",
+        ),
+        (lambda: feature_map(torch.zeros(2, 5), 32), r"must be of 3 or 4 dimensions, got shape \(2, 5\)"),
+        (lambda: DistillationArguments.from_json(file), r"must be a file of known arguments, got \['stepz'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

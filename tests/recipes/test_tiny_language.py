@@ -20,22 +20,12 @@ def facts(anomalous: bool) -> Facts:
 
 def test_questions_without_an_answer_are_many_and_none_of_them_is_measured_as_unheard():
     for language in ("en", "zh"):
-        rng = np.random.default_rng(0)
-        made = [unknowable_question(rng, language) for _ in range(3000)]
+        made = [unknowable_question(np.random.default_rng(seed), language) for seed in range(800)]
         assert len(set(made)) > 200
         assert not set(made) & set(UNHEARD[language])
         assert not set(UNKNOWABLE[language]) & set(UNHEARD[language])
         assert all(question.endswith("?" if language == "en" else "？") for question in made)
         assert all(question.isascii() == (language == "en") for question in made)
-
-
-def test_the_same_generator_tells_the_same_conversation():
-    for language in ("en", "zh"):
-        first, again = (
-            [told_conversation(facts(index % 2 == 0), np.random.default_rng(index), language) for index in range(40)]
-            for _ in range(2)
-        )
-        assert first == again
 
 
 def test_a_question_without_an_answer_is_always_refused():
