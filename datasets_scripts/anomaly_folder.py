@@ -54,6 +54,7 @@ class AnomalyFolder(AnomalyBuilder):
 
     LAYOUT = f"{MVTEC_LAYOUT}; the same without <category>; or metadata.jsonl/csv with {', '.join(METADATA_COLUMNS)}"
     INFO = dataset_info("anomaly_folder")
+    EMPTY_MASKS_IN_TEST = True
 
     def find_records(self, data_dir: Path, category: str | None) -> list[AnomalyRecord]:
         files = [path for name in ("metadata.jsonl", "metadata.csv") if (path := data_dir / name).is_file()]
