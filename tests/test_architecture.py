@@ -27,6 +27,7 @@ MAY_TRAVEL = {
     "scipy",
     "peft",
     "tqdm",
+    "filelock",
 }
 WITHOUT_TORCH = (
     "prompts", "regions", "conversations/instructions", "evaluation/metrics", "synthesis/synthesizer"

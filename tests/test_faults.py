@@ -80,7 +80,10 @@ def test_results_written_before_the_disk_was_full_are_read_again(tmp_path):
     with full_disk(path.stat().st_size + 40), pytest.raises(OSError, match="File too large"):
         rows.append(row("second.png"))
     assert [result.image for result in read_results(path)] == ["first.png"]
-    ResultsFile(path, resume=True).append(row("third.png"))
+    rows.close()
+    rows = ResultsFile(path, resume=True)
+    rows.append(row("third.png"))
+    rows.close()
     assert [result.image for result in read_results(path)] == ["first.png", "third.png"]
 
 

@@ -1,10 +1,17 @@
 """Merges an adapter into its checkpoint: a plain checkpoint comes out that needs neither adapter nor PEFT."""
 
 import os
+import pathlib
 
-from ..checkpoints import CheckpointError, adapter_base, load_checkpoint, new_folder
+import torch
+from safetensors import safe_open
+from transformers.utils import cached_file
+
+from ..checkpoints import ADAPTER_CONFIG, CheckpointError, adapter_base, load_checkpoint, new_folder
 from ..modeling_anomalygpt import load_prompt_adapter
 from ..processing_anomalygpt import AnomalyGPTProcessor
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: str = "auto") -> None:
@@ -20,7 +27,7 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
         output (`str` or `os.PathLike`):
             A folder that does not exist yet, or is empty.
         dtype (`str`, defaults to `"auto"`):
-            Of the merged weights; `"auto"`: as the checkpoint's.
+            Of the merged weights; `"auto"`: each keeps that in which base or adapter store it.
 
     Raises:
         CheckpointError: If `source` is no adapter, **or** cannot be loaded, **or** the output is there already.
@@ -31,13 +38,31 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
             f"`adapter` must be an adapter, got {str(source)!r}, which has no adapter_config.json or is whole already."
         )
     with new_folder(output) as partial:
-        model, _ = load_checkpoint(base, device="cpu", dtype=dtype)
+        stored = {}
+        if dtype == "auto":
+            stored = _stored_dtypes(base, "config.json") | _stored_dtypes(source, ADAPTER_CONFIG)
+        model, _ = load_checkpoint(base, device="cpu", dtype="float32" if stored else dtype)
         if not load_prompt_adapter(model, str(source)):
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(stored.get(name, parameter.dtype))
         model.processor = AnomalyGPTProcessor.from_pretrained(source)
         model.save_pretrained(partial)
+
+
+def _stored_dtypes(source: str | os.PathLike, beside: str) -> dict[str, torch.dtype]:
+    """The dtype of each weight in the files of a folder or Hub id, which is in the cache by now."""
+    folder = pathlib.Path(source if os.path.isdir(source) else cached_file(str(source), beside)).resolve()
+    dtypes = {}
+    for file in (folder if folder.is_dir() else folder.parent).glob("*model*.safetensors"):
+        with safe_open(str(file), framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (no mapping, only a `keys` method)
+                dtype = _DTYPES.get(tensors.get_slice(key).get_dtype())
+                if dtype is not None:
+                    dtypes[key.removeprefix("base_model.model.")] = dtype
+    return dtypes
 
 
 __all__ = ["merge_adapter"]

@@ -161,6 +161,7 @@ class InspectionReport:
             references=self._references,
             num_references=len(self.references),
         )
+        self._reference = (-1, None)
         write_atomically(self.folder / "report.html", page)
         return self.folder / "report.html"
 
