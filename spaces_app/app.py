@@ -635,7 +635,8 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
             settings = _settings([*fields, int(tile or 0), mm_per_pixel])
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                 yield session, gr.skip(), gr.skip()
-            yield session, session.result.to_dict(), session.files["overlay"]
+            overlay = None if session.result.verdict == "unknown" else session.files["overlay"]
+            yield session, session.result.to_dict(), overlay
         except Exception as error:
             raise _shown_error(error, language) from None
 

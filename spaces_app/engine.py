@@ -507,6 +507,8 @@ def reply(engine: Engine, session: Session, question: str, language: str) -> Ite
         result = session.result
         if result is None:
             raise RefusedError(words["inspect_first"])
+        if result.verdict == "unknown":
+            raise RefusedError(words["unknown"])
         if not question:
             raise RefusedError(words["no_question"])
         if sum(message["role"] == "user" for message in session.messages) >= MAX_QUESTIONS:

@@ -86,9 +86,9 @@ def test_programs_inspect_and_chat(address, query, good):
     assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
 
 
-def test_a_question_waits_for_the_model_and_is_answered(address, engine, query):
+def test_a_question_waits_for_the_model_and_is_answered(address, engine, query, good):
     client = Client(address, verbose=False)
-    client.predict(query, api_name="/inspect")
+    client.predict(query, [good], api_name="/inspect")
     with engine.turn("somebody else") as turn:
         assert not list(turn)
         waiting = client.submit("Highlight the anomalies", api_name="/chat")
@@ -97,12 +97,12 @@ def test_a_question_waits_for_the_model_and_is_answered(address, engine, query):
     assert waiting.result(30)[1].endswith(".png")
 
 
-def test_a_client_does_not_see_another_ones_picture(address, query):
+def test_a_client_does_not_see_another_ones_picture(address, query, good):
     one, two = (Client(address, verbose=False) for _ in range(2))
-    one.predict(query, api_name="/inspect")
+    one.predict(query, [good], api_name="/inspect")
     with pytest.raises(AppError, match="Inspect a picture first"):
         two.predict("Where is it?", api_name="/chat")
-    assert two.predict("Where is it?", query, api_name="/chat")[0]
+    assert two.predict("Where is it?", query, [good], api_name="/chat")[0]
 
 
 def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):

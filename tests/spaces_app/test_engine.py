@@ -406,11 +406,15 @@ def test_an_answer_that_nobody_waits_for_frees_the_model(engine, session, files)
 def test_questions_that_cannot_be_answered_are_refused_in_words(engine, session, files):
     with pytest.raises(RefusedError, match="Inspect a picture first"):
         next(reply(engine, session, "Where?", "en"))
-    inspect(engine, session, files["query"], use_language=False)
+    inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
     with pytest.raises(RefusedError, match="Type a question first"):
         next(reply(engine, session, " \n", "en"))
     with pytest.raises(RefusedError, match="language model was switched off"):
         next(reply(engine, session, "Where?", "en"))
+    session.result.verdict = "unknown"
+    with pytest.raises(RefusedError, match="Give at least one good picture"):
+        next(reply(engine, session, "Highlight it", "en"))
+    session.result.verdict = "normal"
     session.messages = [{"role": "user", "content": "?"}] * MAX_QUESTIONS
     with pytest.raises(RefusedError, match=f"最多提问 {MAX_QUESTIONS} 次"):
         next(reply(engine, session, "Where?", "zh"))
