@@ -166,7 +166,7 @@ def good_pictures(folder: str, category: str) -> Any:
     """A folder of good photographs, with all below, as a data set: `image`, `label` (0), `category`, `image_id`."""
     import datasets
 
-    from ..images import find_pictures
+    from ..images import find_pictures, load_picture
 
     root = pathlib.Path(folder)
     if not root.is_dir():
@@ -174,13 +174,15 @@ def good_pictures(folder: str, category: str) -> Any:
     files = find_pictures([str(root)])
     if not files:
         raise TrainingError(f"`--good` must hold good photographs, got none in {folder!r}.")
-    rows = {
-        "image": files,
+    rows = {  # a page of a file (scan.tif#page=2) has no file of its own
+        "image": [load_picture(file) if "#page=" in file else file for file in files],
         "label": [0] * len(files),
         "category": [category] * len(files),
         "image_id": [str(pathlib.Path(file).relative_to(root)) for file in files],
     }
-    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    kinds = {"label": "int64", "category": "string", "image_id": "string"}
+    features = {"image": datasets.Image(), **{name: datasets.Value(kind) for name, kind in kinds.items()}}
+    return datasets.Dataset.from_dict(rows, datasets.Features(features))
 
 
 def _mixture(name: str) -> Any:
