@@ -178,6 +178,7 @@ class ImageEncoder:
         max_patches: int | None,
         category: str,
         description: str | None,
+        bits: int | None,
     ) -> References:
         r"""
         Learns what good looks like; every image and tile goes through the model once.
@@ -191,7 +192,7 @@ class ImageEncoder:
                 Whether copies rotated by 90, 180 and 270 degrees are added.
             max_patches (`int`, *optional*):
                 Keep at most so many patches a layer.
-            category (`str`), description (`str`, *optional*):
+            category (`str`), description (`str`, *optional*), bits (`int`, *optional*):
                 Kept with the references.
 
         Returns:
@@ -232,6 +233,7 @@ class ImageEncoder:
             thumbnails=tuple(thumbnails),
             category=category,
             description=description,
+            bits=bits,
         )
 
     @torch.inference_mode()

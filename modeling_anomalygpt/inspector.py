@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .checkpoints import load_checkpoint
 from .dialogue import Dialogue, first_turn
 from .encoder import EncodedImage, ImageEncoder
-from .images import load_picture
+from .images import bit_depth, load_picture
 from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
 from .prompts import check_language, default_question, describe
 from .references import Calibration, References, same_picture, thumbnail
@@ -244,6 +244,7 @@ class AnomalyInspector:
         description: str | None = None,
         rotations: bool = False,
         max_patches: int | None = None,
+        bits: int | None = None,
     ) -> None:
         r"""
         Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
@@ -259,6 +260,9 @@ class AnomalyInspector:
                 Whether copies rotated by 90, 180 and 270 degrees are added, for parts that lie in any direction.
             max_patches (`int`, *optional*):
                 Keep at most so many patches a layer (greedy k-centre), to bound time and memory.
+            bits (`int`, *optional*):
+                Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files); found in the
+                references by default, and kept with them.
 
         Raises:
             PictureError: If a picture cannot be used; names it.
@@ -267,11 +271,12 @@ class AnomalyInspector:
         images = list(images)
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
+        bits = bit_depth(images) if bits is None else bits
         copies: list[Any] = []
         bar = tqdm(images, desc="references", disable=len(images) < 9, leave=False)
-        distinct = _distinct(bar, copies)
+        distinct = _distinct(bar, copies, bits)
         self.references = self.encoder.encode_references(
-            distinct, len(images), rotations, max_patches, category, description
+            distinct, len(images), rotations, max_patches, category, description, bits
         )
         if copies:
             names = ", ".join(_name(image) for image in copies[:5])
@@ -362,7 +367,7 @@ class AnomalyInspector:
         if image is None:
             raise ValueError("`image` must be given for a result that names no file, got None.")
         before = self._known_references("feedback")
-        loaded = load_picture(image)
+        loaded = load_picture(image, before.bits)
         small = thumbnail(loaded)
         if is_normal and any(same_picture(small, known) for known in before.thumbnails):
             raise ValueError(f"`image` must be a new good picture, got {_name(image)}, which is known already.")
@@ -398,7 +403,7 @@ class AnomalyInspector:
         """
         references = self.references
         options = replace(options or InspectionOptions(), **changes).completed(references)
-        return self._inspect_batch([(image, load_picture(image))], references, options)[0]
+        return self._inspect_batch([(image, load_picture(image, _bits(references)))], references, options)[0]
 
     def inspect_many(
         self,
@@ -462,6 +467,7 @@ class AnomalyInspector:
             partial(_failed, options=options),
             None if rows is None else rows.finished,
             batch_size,
+            partial(load_picture, bits=_bits(references)),
         )
         try:
             with tqdm(total=total, desc="inspecting", unit="picture", disable=not progress) as bar:
@@ -536,7 +542,7 @@ class AnomalyInspector:
         """Results without maps."""
         options, results = options.completed(references), []
         for start in tqdm(range(0, len(images), batch_size), desc="calibrating", disable=not progress):
-            batch = [(image, load_picture(image)) for image in images[start : start + batch_size]]
+            batch = [(image, load_picture(image, references.bits)) for image in images[start : start + batch_size]]
             inspected = self._inspect_batch(batch, references, options)
             results += [replace(result, anomaly_map=None, image_tokens=None) for result in inspected]
         return results
@@ -623,11 +629,15 @@ class AnomalyInspector:
         return replace(region, nearest_good=nearest)
 
 
-def _distinct(images: Iterable[Any], copies: list[Any]) -> Iterator[Image.Image]:
+def _bits(references: References | None) -> int | None:
+    return None if references is None else references.bits
+
+
+def _distinct(images: Iterable[Any], copies: list[Any], bits: int | None) -> Iterator[Image.Image]:
     """Pictures, read one by one, without copies of one another; the copies go into the list."""
     seen: list[bytes] = []
     for image in images:
-        loaded = load_picture(image)
+        loaded = load_picture(image, bits)
         small = thumbnail(loaded)
         if any(same_picture(small, other) for other in seen):
             copies.append(image)
@@ -641,7 +651,7 @@ def _distinct_normals(normals: Sequence[Any], references: References) -> list[An
     readable = []
     for image in normals:
         try:
-            small = thumbnail(load_picture(image))
+            small = thumbnail(load_picture(image, references.bits))
         except (OSError, ValueError) as error:
             warnings.warn(f"Left out of the calibration: {error}", stacklevel=3)
             continue

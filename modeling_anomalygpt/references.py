@@ -255,6 +255,8 @@ class References:
             Of each reference and each picture that feedback added, by which copies are recognised.
         category (`str`), description (`str`, *optional*):
             What they show, as the user wrote it.
+        bits (`int`, *optional*):
+            Depth of deep pictures, see [`bit_depth`]; all pictures that are compared with these are opened with it.
     """
 
     bank: MemoryBank
@@ -266,6 +268,7 @@ class References:
     thumbnails: tuple[bytes, ...] = ()
     category: str = "object"
     description: str | None = None
+    bits: int | None = None
 
     @property
     def num_compared(self) -> int:
@@ -324,6 +327,7 @@ class References:
             "thumbnails": [thumbnail.hex() for thumbnail in self.thumbnails],
             "category": self.category,
             "description": self.description,
+            "bits": self.bits,
         }
 
 
@@ -384,10 +388,14 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
     category, description = facts.get("category", "object"), facts.get("description")
     if not isinstance(category, str) or not isinstance(description, str | None):
         raise ValueError("`category` and `description` must be words")
+    bits = facts.get("bits")
+    if bits is not None and (type(bits) is not int or not 1 <= bits <= 32):
+        raise ValueError(f"`bits` is {bits!r:.40}")
     thumbnails = tuple(bytes.fromhex(text) for text in facts.get("thumbnails", ()))
     return {
         "normal_scores": scores, "domain_gate": gate, "calibration": calibration, "image_sizes": sizes,
         "copies": copies, "thumbnails": thumbnails, "category": category, "description": description,
+        "bits": bits,
     }  # fmt: skip
 
 

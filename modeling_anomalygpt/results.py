@@ -22,7 +22,7 @@ from PIL import Image
 from .checkpoints import CheckpointError
 from .errors import describe_error
 from .files import write_atomically
-from .images import PictureError, load_picture
+from .images import PictureError, load_picture, split_page
 from .regions import Region
 
 
@@ -205,7 +205,7 @@ def source_of(image: Any) -> dict[str, int] | None:
     if not isinstance(image, str | os.PathLike):
         return None
     try:
-        status = os.stat(image)
+        status = os.stat(split_page(image)[0])
     except (OSError, ValueError):
         return None
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
@@ -300,6 +300,7 @@ def inspect_in_batches(
     failed: Callable[[Any, str], InspectionResult],
     finished: Callable[[Any], InspectionResult | None] | None,
     batch_size: int,
+    load: Callable[[Any], Image.Image] = load_picture,
 ) -> Iterator[InspectionResult]:
     r"""
     One result for each picture, in order.
@@ -318,6 +319,8 @@ def inspect_in_batches(
             Gives the result of a picture that is there already; it is marked with `evidence["resumed"]`.
         batch_size (`int`):
             At least 1.
+        load (`Callable`):
+            Opens a picture.
 
     Yields:
         [`InspectionResult`]
@@ -331,7 +334,7 @@ def inspect_in_batches(
             return known
         source = source_of(picture)  # before it is read: what is written meanwhile is inspected again at a resume
         try:
-            return picture, load_picture(picture), source
+            return picture, load(picture), source
         except (PictureError, OSError) as error:
             return failed(picture, describe_error(error))
 

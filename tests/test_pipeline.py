@@ -122,7 +122,18 @@ def test_what_travels_with_the_pipeline_needs_nothing_that_transformers_does_not
     from transformers.dynamic_module_utils import get_imports
 
     needed = {name for path in code_files().values() for name in get_imports(path)} - set(sys.stdlib_module_names)
-    assert needed <= {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub", "tqdm", "peft", "filelock", ""}
+    assert needed <= {
+        "torch",
+        "transformers",
+        "numpy",
+        "PIL",
+        "safetensors",
+        "huggingface_hub",
+        "tqdm",
+        "peft",
+        "filelock",
+        "",
+    }
     for path in code_files().values():
         assert path.parent == HERE
         assert "import modeling_anomalygpt" not in path.read_text(encoding="utf-8")

@@ -24,6 +24,8 @@ def add_reference_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
+    depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
+    group.add_argument("--bits", type=whole(1, most=32), metavar="N", help=depth)
 
 
 def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
@@ -78,7 +80,7 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
     elif references:
-        inspector.set_references(references, args.category or "object", args.description)
+        inspector.set_references(references, args.category or "object", args.description, bits=args.bits)
     return inspector
 
 

@@ -185,7 +185,9 @@ def good_pictures(folder: str, category: str) -> Any:
         "category": [category] * len(files),
         "image_id": [str(pathlib.Path(file).relative_to(root)) for file in files],
     }
-    return datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    kinds = {"label": "int64", "category": "string", "image_id": "string"}
+    features = {"image": datasets.Image(), **{name: datasets.Value(kind) for name, kind in kinds.items()}}
+    return datasets.Dataset.from_dict(rows, datasets.Features(features))
 
 
 def _mixture(name: str) -> Any:

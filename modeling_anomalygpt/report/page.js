@@ -2,7 +2,7 @@
 const {words, rows} = JSON.parse(document.getElementById("data").textContent);
 const state = {filter: "all", sort: "worst", up: false, search: "", view: "cards", page: 0};
 const sizes = {cards: 20, table: 50, print: 200};
-const kinds = {anomalous: 0, uncertain: 1, error: 2, normal: 3};
+const kinds = {anomalous: 0, uncertain: 1, unknown: 2, error: 3, normal: 4};
 const missing = -Infinity;
 const orders = {
   worst: (a, b) => kinds[a.verdict] - kinds[b.verdict] || by("score")(b, a) || by("odds")(b, a),

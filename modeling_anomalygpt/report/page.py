@@ -25,7 +25,7 @@ from ..results import InspectionResult
 from .overlays import colour_table, scale_labels, scale_maximum
 
 HISTOGRAM_BINS = 24
-KINDS = ("anomalous", "uncertain", "normal", "error")
+KINDS = ("anomalous", "uncertain", "unknown", "normal", "error")
 MAX_FOLDERS = 40
 _FOLDER = pathlib.Path(__file__).parent
 # Sentences with numbers that say how far to trust a verdict: behind a click. The first is about the good pictures,
@@ -230,8 +230,8 @@ def _tiles(
     inspected = len(results) - counts["error"]
     seconds = sum(result.seconds for result in results) / max(1, inspected)
     tiles = [("all", words["pictures"], len(results), f"{seconds:.2f} {words['seconds_each']}")]
-    for kind in ("anomalous", "uncertain", "normal"):
-        if kind != "uncertain" or counts[kind]:
+    for kind in ("anomalous", "uncertain", "unknown", "normal"):
+        if kind in ("anomalous", "normal") or counts[kind]:
             share = f"{100 * counts[kind] / inspected:.1f} % {words['of_inspected']}" if inspected else ""
             tiles.append((kind, words[kind], counts[kind], share))
     tiles.append(("differs", words["differs"], sum(bool(row["differs"]) for row in rows), words["differs_help"]))
@@ -244,7 +244,7 @@ def _histogram(results: Sequence[InspectionResult], threshold: float, words: Map
     shown = [one for one in results if one.pred_score is not None and math.isfinite(one.pred_score)]
     most = 2.0 if max((result.pred_score for result in shown), default=0.0) <= 2 else 3.0
     mark_at, end = (1.0, most) if calibrated else (threshold, min(1.0, scale_maximum(threshold)))
-    bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "uncertain", "anomalous")}
+    bins = {kind: [0] * HISTOGRAM_BINS for kind in ("normal", "unknown", "uncertain", "anomalous")}
     for result in shown:
         if result.verdict in bins:
             place = min(HISTOGRAM_BINS - 1, max(0, int(result.pred_score / end * HISTOGRAM_BINS)))

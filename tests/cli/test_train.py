@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt.cli.train import parse_settings
+from modeling_anomalygpt.cli.training_data import good_pictures
 from modeling_anomalygpt.hub.card import readdressed
 from modeling_anomalygpt.inspector import AnomalyInspector
 
@@ -110,6 +111,14 @@ def test_references_of_labelled_pictures_come_from_the_training_split(place):
     shutil.copytree(folder / "ground_truth", place / "bare" / "ground_truth")
     [source] = training_sources(DataArguments(dataset=[f"anomaly_folder={place}/bare?labels=real"]))
     assert source.reference_rows.dataset[0]["split"] == "test"
+
+
+def test_every_page_of_a_good_photograph_can_be_read(tmp_path):
+    pages = [Image.new("RGB", (40, 40), (shade, 0, 0)) for shade in (10, 90)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    rows = good_pictures(str(tmp_path), "plate")
+    assert {row["image"].size for row in rows} == {(40, 40)}
+    assert (set(rows["category"]), set(rows["label"])) == ({"plate"}, {0})
 
 
 def test_a_warning_is_one_line(place, call):

@@ -261,6 +261,15 @@ def test_reasons_are_in_plain_words_and_statistics_behind_a_click(tmp_path):
     ]  # fmt: skip
 
 
+def test_pictures_without_a_verdict_are_counted_and_shown_as_such(tmp_path):
+    page = page_of(tmp_path, result_of("/a.png", verdict="unknown", score=0.9), result_of("/b.png"))
+    assert [attrs["data-filter"] for _, attrs in page.tags if "data-filter" in attrs][:3] == [
+        "all", "anomalous", "unknown",
+    ]  # fmt: skip
+    assert page.rows[0]["differs"] == ""
+    assert all(page.data["words"][row["verdict"]] for row in page.rows)
+
+
 def test_a_score_without_a_limit_is_the_map_s(tmp_path):
     evidence = {"localization": "text_guided", "peak": {"x": 3, "y": 4, "score": 0.6}}
     (row,) = page_of(tmp_path, result_of("/a.png", score=0.6, evidence=evidence)).rows
