@@ -90,8 +90,7 @@ def load_anomaly_dataset(
             `None` gives all.
         streaming (`bool`, defaults to `False`): Read the pictures as they are asked for, without preparing anything.
         cache_dir (`str` or `os.PathLike`, *optional*): Folder of the prepared data.
-        options:
-            What else the builder's configuration takes, e.g. `protocol` (`visa`), `with_regions` (`mvtec_loco`).
+        options: What else the builder's configuration takes, e.g. `protocol` (`visa`), `with_regions` (`mvtec_loco`).
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`; without `split` the dictionary of all splits.

@@ -113,20 +113,15 @@ def _fade(side: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    r"""
-    What one pass through the model found in an image.
+    """What one pass through the model found in an image.
 
     Args:
-        anomaly_map (`np.ndarray` of shape `(height, width)`):
-            float32 in [0, 1], in the image's own pixels.
-        image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`):
-            For the language model.
-        out_of_domain_reasons (`list[str]`):
-            Why it may not be comparable with the references, see [`DomainGate`].
-        patches ([`PatchFeatures`], *optional*):
-            The finest layer as it was compared, `(num_patches, dim)`; `None` for tiled images.
-        exposure_matched (`bool`):
-            Whether it was seen in the references' light instead of its own.
+        anomaly_map (`np.ndarray` of shape `(height, width)`): float32 in [0, 1], in the image's own pixels.
+        image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`): For the language model.
+        out_of_domain_reasons (`list[str]`): Why it may not be comparable with the references, see [`DomainGate`].
+        patches ([`PatchFeatures`], *optional*): The finest layer as it was compared, `(num_patches, dim)`; `None` for
+            tiled images.
+        exposure_matched (`bool`): Whether it was seen in the references' light instead of its own.
     """
 
     anomaly_map: np.ndarray
@@ -137,16 +132,13 @@ class EncodedImage:
 
 
 class ImageEncoder:
-    r"""
-    Brings images through the vision model, beside references or alone.
+    """Brings images through the vision model, beside references or alone.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            In evaluation mode.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
-        tile (`int`, *optional*):
-            Side in pixels of the tiles into which larger images (queries and references alike) are split.
+        model ([`AnomalyGPTForConditionalGeneration`]): In evaluation mode.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
+        tile (`int`, *optional*): Side in pixels of the tiles into which larger images (queries and references alike)
+            are split.
     """
 
     def __init__(self, model: torch.nn.Module, processor: Any, tile: int | None = None):
@@ -180,20 +172,14 @@ class ImageEncoder:
         description: str | None,
         bits: int | None,
     ) -> References:
-        r"""
-        Learns what good looks like; every image and tile goes through the model once.
+        """Learns what good looks like; every image and tile goes through the model once.
 
         Args:
-            images (iterable of `PIL.Image.Image`):
-                Good RGB images of any sizes, taken one by one.
-            count (`int`):
-                How many there are at most.
-            rotations (`bool`):
-                Whether copies rotated by 90, 180 and 270 degrees are added.
-            max_patches (`int`, *optional*):
-                Keep at most so many patches a layer.
-            category (`str`), description (`str`, *optional*), bits (`int`, *optional*):
-                Kept with the references.
+            images (iterable of `PIL.Image.Image`): Good RGB images of any sizes, taken one by one.
+            count (`int`): How many there are at most.
+            rotations (`bool`): Whether copies rotated by 90, 180 and 270 degrees are added.
+            max_patches (`int`, *optional*): Keep at most so many patches a layer.
+            category (`str`), description (`str`, *optional*), bits (`int`, *optional*): Kept with the references.
 
         Returns:
             [`References`]
@@ -253,18 +239,13 @@ class ImageEncoder:
     def encode(
         self, images: list[Image.Image], references: References | None, category: str, localization: str
     ) -> list[EncodedImage]:
-        r"""
-        Looks once at each image (and once at each tile of the large ones).
+        """Looks once at each image (and once at each tile of the large ones).
 
         Args:
-            images (`list[PIL.Image.Image]`):
-                RGB images of any sizes.
-            references ([`References`], *optional*):
-                What they are compared with; `None`: with the state vectors.
-            category (`str`):
-                Enters the state prompts of a text tower.
-            localization (`str`):
-                See [`AnomalyGPTModel.get_image_features`].
+            images (`list[PIL.Image.Image]`): RGB images of any sizes.
+            references ([`References`], *optional*): What they are compared with; `None`: with the state vectors.
+            category (`str`): Enters the state prompts of a text tower.
+            localization (`str`): See [`AnomalyGPTModel.get_image_features`].
 
         Returns:
             `list[EncodedImage]`
@@ -310,18 +291,13 @@ class ImageEncoder:
     def nearest_good(
         self, patches: PatchFeatures | None, references: References | None, size: tuple[int, int], x: int, y: int
     ) -> dict | None:
-        r"""
-        The good patch that is most like what lies at a point of an image.
+        """The good patch that is most like what lies at a point of an image.
 
         Args:
-            patches ([`PatchFeatures`], *optional*):
-                Of the image, from [`EncodedImage`].
-            references ([`References`], *optional*):
-                Those that it was compared with.
-            size (`tuple[int, int]`):
-                `(height, width)` of the image.
-            x, y (`int`):
-                The point, in pixels.
+            patches ([`PatchFeatures`], *optional*): Of the image, from [`EncodedImage`].
+            references ([`References`], *optional*): Those that it was compared with.
+            size (`tuple[int, int]`): `(height, width)` of the image.
+            x, y (`int`): The point, in pixels.
 
         Returns:
             `dict`, *optional*: `reference`, its number from 0, and `box`, `[x0, y0, x1, y1]` as parts of that

@@ -57,12 +57,10 @@ def quiet_client() -> None:
 
 
 def needs_connection(repo_id: str) -> None:
-    r"""
-    Asks the Hub once where nothing of a model is in the cache: the client itself would try for half a minute.
+    """Asks the Hub once where nothing of a model is in the cache: the client itself would try for half a minute.
 
     Args:
-        repo_id (`str`):
-            Of a model or an adapter.
+        repo_id (`str`): Of a model or an adapter.
 
     Raises:
         HubError: If the Hub cannot be reached. What it answers, a refusal too, is left to whoever reads the files.

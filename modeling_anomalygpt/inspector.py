@@ -45,25 +45,18 @@ _LOWEST_DECISION_THRESHOLD = -2.0
 
 @dataclass(frozen=True)
 class InspectionOptions:
-    r"""
-    How pictures are inspected; the same everywhere: inspector, pipeline, command line, Space.
+    """How pictures are inspected; the same everywhere: inspector, pipeline, command line, Space.
 
     Args:
-        question (`str`, *optional*):
-            What is asked; `None`: whether there is any anomaly.
-        language (`str`, defaults to `"en"`):
-            `"en"` or `"zh"`.
-        category, description (`str`, *optional*):
-            `None`: those of the references.
-        localization (`str`, defaults to `"auto"`):
-            `"auto"`: by the references where there are any, else by the state vectors; or `"text"`, `"reference"`,
-            `"mean"`.
-        answer (`bool`, defaults to `True`):
-            Whether there is an answer in words.
-        use_language (`bool`, defaults to `True`):
-            Whether the language model is asked at all. Without it the map decides.
-        mm_per_pixel (`float`, *optional*):
-            Scale, for sizes in millimetres.
+        question (`str`, *optional*): What is asked; `None`: whether there is any anomaly.
+        language (`str`, defaults to `"en"`): `"en"` or `"zh"`.
+        category, description (`str`, *optional*): `None`: those of the references.
+        localization (`str`, defaults to `"auto"`): `"auto"`: by the references where there are any, else by the state
+            vectors; or `"text"`, `"reference"`, `"mean"`.
+        answer (`bool`, defaults to `True`): Whether there is an answer in words.
+        use_language (`bool`, defaults to `True`): Whether the language model is asked at all. Without it the map
+            decides.
+        mm_per_pixel (`float`, *optional*): Scale, for sizes in millimetres.
 
     Raises:
         ValueError: If the language is unknown or the scale is not above 0.
@@ -104,14 +97,11 @@ _STANDING_OUT = 0.02
 
 
 def without_matches(bank: MemoryBank, missed: MemoryBank) -> MemoryBank:
-    r"""
-    The bank without the good patches that made a defect look good.
+    """The bank without the good patches that made a defect look good.
 
     Args:
-        bank ([`MemoryBank`]):
-            The good patches.
-        missed ([`MemoryBank`]):
-            Patches of one picture with a defect that was called normal.
+        bank ([`MemoryBank`]): The good patches.
+        missed ([`MemoryBank`]): Patches of one picture with a defect that was called normal.
 
     Returns:
         [`MemoryBank`]: Without the nearest matches of those 2 % of the picture's patches that stand out most.
@@ -131,12 +121,11 @@ def without_matches(bank: MemoryBank, missed: MemoryBank) -> MemoryBank:
 
 
 class FeedbackHistory:
-    r"""
-    The references before each piece of feedback, and the file that tells what was said.
+    """The references before each piece of feedback, and the file that tells what was said.
 
     Args:
-        audit_file (`str` or `os.PathLike`, *optional*):
-            JSON-lines file; a line for each change, appended at once. `None`: nothing is written.
+        audit_file (`str` or `os.PathLike`, *optional*): JSON-lines file; a line for each change, appended at once.
+            `None`: nothing is written.
     """
 
     def __init__(self, audit_file: str | os.PathLike | None = None):
@@ -175,18 +164,15 @@ class FeedbackHistory:
 
 
 class AnomalyInspector:
-    r"""
-    Inspects pictures with one checkpoint and, if given, with good references.
+    """Inspects pictures with one checkpoint and, if given, with good references.
 
     A call works with the references that were set when it began, whatever other threads do meanwhile.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            In evaluation mode.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
-        tile (`int`, *optional*):
-            Side in pixels of the tiles into which larger pictures (queries and references alike) are split.
+        model ([`AnomalyGPTForConditionalGeneration`]): In evaluation mode.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
+        tile (`int`, *optional*): Side in pixels of the tiles into which larger pictures (queries and references alike)
+            are split.
 
     Example:
     ```python
@@ -246,23 +232,19 @@ class AnomalyInspector:
         max_patches: int | None = None,
         bits: int | None = None,
     ) -> None:
-        r"""
-        Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
+        """Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
 
         Args:
-            images (`list`):
-                One or more good pictures: paths, PIL images or arrays.
-            category (`str`, defaults to `"object"`):
-                What they show, in any words.
-            description (`str`, *optional*):
-                A sentence that says how a good one looks; `None`: the known one of the category, or none.
-            rotations (`bool`, defaults to `False`):
-                Whether copies rotated by 90, 180 and 270 degrees are added, for parts that lie in any direction.
-            max_patches (`int`, *optional*):
-                Keep at most so many patches a layer (greedy k-centre), to bound time and memory.
-            bits (`int`, *optional*):
-                Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files); found in the
-                references by default, and kept with them.
+            images (`list`): One or more good pictures: paths, PIL images or arrays.
+            category (`str`, defaults to `"object"`): What they show, in any words.
+            description (`str`, *optional*): A sentence that says how a good one looks; `None`: the known one of the
+                category, or none.
+            rotations (`bool`, defaults to `False`): Whether copies rotated by 90, 180 and 270 degrees are added, for
+                parts that lie in any direction.
+            max_patches (`int`, *optional*): Keep at most so many patches a layer (greedy k-centre), to bound time and
+                memory.
+            bits (`int`, *optional*): Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files);
+                found in the references by default, and kept with them.
 
         Raises:
             PictureError: If a picture cannot be used; names it.
@@ -298,18 +280,15 @@ class AnomalyInspector:
     def calibrate(
         self, normals: Sequence[Any], max_false_alarm: float = 0.02, batch_size: int = 8, progress: bool = True
     ) -> dict[str, Any]:
-        r"""
-        Sets the threshold by more good pictures, none of them a reference, so that a false-alarm rate is kept.
+        """Sets the threshold by more good pictures, none of them a reference, so that a false-alarm rate is kept.
 
         Args:
-            normals (`list`):
-                Good pictures. 29 / 59 / 149 / 299 of them support a rate of 10 / 5 / 2 / 1 % at 95 % confidence.
-            max_false_alarm (`float`, defaults to 0.02):
-                The rate asked for; with too few pictures the highest of them is the threshold.
-            batch_size (`int`, defaults to 8):
-                Pictures that go through the model together.
-            progress (`bool`, defaults to `True`):
-                Whether a progress bar is shown.
+            normals (`list`): Good pictures. 29 / 59 / 149 / 299 of them support a rate of 10 / 5 / 2 / 1 % at 95 %
+                confidence.
+            max_false_alarm (`float`, defaults to 0.02): The rate asked for; with too few pictures the highest of them
+                is the threshold.
+            batch_size (`int`, defaults to 8): Pictures that go through the model together.
+            progress (`bool`, defaults to `True`): Whether a progress bar is shown.
 
         Returns:
             `dict`: The fields of [`Calibration`].
@@ -347,17 +326,13 @@ class AnomalyInspector:
         return asdict(calibration)
 
     def feedback(self, result: InspectionResult, is_normal: bool, image: Any = None) -> None:
-        r"""
-        Tells whether a verdict was right; the next ones follow. `audit_file` of [`FeedbackHistory`] keeps a record.
+        """Tells whether a verdict was right; the next ones follow. `audit_file` of [`FeedbackHistory`] keeps a record.
 
         Args:
-            result ([`InspectionResult`]):
-                Of the picture.
-            is_normal (`bool`):
-                `True`: the part is good, its patches join the bank. `False`: it has a defect; good patches that look
-                like what stands out most in it are taken out.
-            image (*optional*):
-                The picture again, where the result names no file.
+            result ([`InspectionResult`]): Of the picture.
+            is_normal (`bool`): `True`: the part is good, its patches join the bank. `False`: it has a defect; good
+                patches that look like what stands out most in it are taken out.
+            image (*optional*): The picture again, where the result names no file.
 
         Raises:
             RuntimeError: If there are no references.
@@ -384,16 +359,12 @@ class AnomalyInspector:
         self.references = self.feedback_history.undo()
 
     def inspect(self, image: Any, options: InspectionOptions | None = None, **changes: Any) -> InspectionResult:
-        r"""
-        Inspects one picture.
+        """Inspects one picture.
 
         Args:
-            image (path, `PIL.Image.Image` or `np.ndarray`):
-                The picture.
-            options ([`InspectionOptions`], *optional*):
-                How it is inspected.
-            changes:
-                Fields of [`InspectionOptions`] that replace those of `options`.
+            image (path, `PIL.Image.Image` or `np.ndarray`): The picture.
+            options ([`InspectionOptions`], *optional*): How it is inspected.
+            changes: Fields of [`InspectionOptions`] that replace those of `options`.
 
         Returns:
             [`InspectionResult`]
@@ -415,28 +386,20 @@ class AnomalyInspector:
         resume: bool = False,
         **changes: Any,
     ) -> Iterator[InspectionResult]:
-        r"""
-        Inspects any number of pictures, in order, one result each; a bad picture gives a row with its error.
+        """Inspects any number of pictures, in order, one result each; a bad picture gives a row with its error.
 
         Args:
-            images (iterable of paths, `PIL.Image.Image` or `np.ndarray`):
-                Read as they are needed.
-            options ([`InspectionOptions`], *optional*):
-                How they are inspected.
-            batch_size (`int`, defaults to 1):
-                Pictures that go through the model together.
-            progress (`bool`, defaults to `True`):
-                Whether a progress bar is shown on stderr.
-            results_file (`str` or `os.PathLike`, *optional*):
-                JSON-lines file to which each result is appended at once; one process at a time.
-            resume (`bool`, defaults to `False`):
-                Whether pictures that `results_file` has and that have not changed since are taken from it; such
-                results have no map.
-            changes:
-                Fields of [`InspectionOptions`] that replace those of `options`.
+            images (iterable of paths, `PIL.Image.Image` or `np.ndarray`): Read as they are needed.
+            options ([`InspectionOptions`], *optional*): How they are inspected.
+            batch_size (`int`, defaults to 1): Pictures that go through the model together.
+            progress (`bool`, defaults to `True`): Whether a progress bar is shown on stderr.
+            results_file (`str` or `os.PathLike`, *optional*): JSON-lines file to which each result is appended at
+                once; one process at a time.
+            resume (`bool`, defaults to `False`): Whether pictures that `results_file` has and that have not changed
+                since are taken from it; such results have no map.
+            changes: Fields of [`InspectionOptions`] that replace those of `options`.
 
-        Yields:
-            [`InspectionResult`]
+        Yields: [`InspectionResult`]
 
         Raises:
             ResultsFileError: If another process writes `results_file`, **or** it was made with other references,
@@ -483,18 +446,13 @@ class AnomalyInspector:
     def ask(
         self, result: InspectionResult, question: str, stream: bool = False, max_new_tokens: int = MAX_NEW_TOKENS
     ) -> str | Iterator[str]:
-        r"""
-        Asks a further question about an inspected picture; what was said so far is part of it.
+        """Asks a further question about an inspected picture; what was said so far is part of it.
 
         Args:
-            result ([`InspectionResult`]):
-                From [`AnomalyInspector.inspect`] of this process.
-            question (`str`):
-                In English or Chinese.
-            stream (`bool`, defaults to `False`):
-                Whether the answer comes piece by piece.
-            max_new_tokens (`int`, defaults to 128):
-                Longest answer.
+            result ([`InspectionResult`]): From [`AnomalyInspector.inspect`] of this process.
+            question (`str`): In English or Chinese.
+            stream (`bool`, defaults to `False`): Whether the answer comes piece by piece.
+            max_new_tokens (`int`, defaults to 128): Longest answer.
 
         Returns:
             `str`, or an iterator of its pieces when `stream`. Both messages are added to `result.conversation`.

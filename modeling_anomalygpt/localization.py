@@ -13,14 +13,12 @@ LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
 
 
 def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
-    r"""
-    Scores every patch by how far it is from its nearest good patch: one minus the best cosine (equation 3).
+    """Scores every patch by how far it is from its nearest good patch: one minus the best cosine (equation 3).
 
     Args:
-        layer ([`PatchFeatures`]):
-            Patch vectors of the queries, of any length.
-        bank (`torch.Tensor` of shape `(num_patches, dim)`, or `(batch_size, num_patches, dim)`):
-            Unit-length good patches, for all queries or for each its own.
+        layer ([`PatchFeatures`]): Patch vectors of the queries, of any length.
+        bank (`torch.Tensor` of shape `(num_patches, dim)`, or `(batch_size, num_patches, dim)`): Unit-length good
+            patches, for all queries or for each its own.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, grid_height, grid_width)`: Scores in [0, 2].
@@ -45,16 +43,12 @@ def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
 def few_shot_anomaly_map(
     patch_features: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...], map_size: int
 ) -> torch.Tensor:
-    r"""
-    The few-shot map: patch scores of all layers, enlarged bilinearly and averaged (paper section 3.1).
+    """The few-shot map: patch scores of all layers, enlarged bilinearly and averaged (paper section 3.1).
 
     Args:
-        patch_features (`tuple[PatchFeatures]`):
-            The queries' layers.
-        bank (`tuple[torch.Tensor]`):
-            Good patches of the same layers, see [`patch_scores`].
-        map_size (`int`):
-            Height and width of the map, in pixels.
+        patch_features (`tuple[PatchFeatures]`): The queries' layers.
+        bank (`tuple[torch.Tensor]`): Good patches of the same layers, see [`patch_scores`].
+        map_size (`int`): Height and width of the map, in pixels.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, clamped to [0, 1].
@@ -67,14 +61,12 @@ def few_shot_anomaly_map(
 
 
 def state_vectors(prompt_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    r"""
-    The mean direction of the prompts of each state.
+    """The mean direction of the prompts of each state.
 
     Args:
-        prompt_embeds (`torch.Tensor` of shape `(batch_size, num_prompts, dim)`):
-            Unit-length vectors, float32.
-        labels (`torch.Tensor` of shape `(batch_size, num_prompts)`):
-            0 for a prompt of a normal part, 1 of an anomalous one, -1 for padding.
+        prompt_embeds (`torch.Tensor` of shape `(batch_size, num_prompts, dim)`): Unit-length vectors, float32.
+        labels (`torch.Tensor` of shape `(batch_size, num_prompts)`): 0 for a prompt of a normal part, 1 of an
+            anomalous one, -1 for padding.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, 2, dim)`: Unit-length vectors, float32.
@@ -87,18 +79,14 @@ def state_vectors(prompt_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Te
 def text_guided_layer_maps(
     embedded: tuple[PatchFeatures, ...], state_embeds: torch.Tensor, temperature: float, map_size: int
 ) -> torch.Tensor:
-    r"""
-    Scores every pixel, for every layer, by how much nearer its patch is to "anomalous" than to "normal" (equation 2).
+    """Scores every pixel, for every layer, by how much nearer its patch is to "anomalous" than to "normal" (equation 2).
 
     Args:
-        embedded (`tuple[PatchFeatures]`):
-            Patch vectors projected into the space of the state vectors.
-        state_embeds (`torch.Tensor` of shape `(batch_size, 2, dim)`):
-            Unit-length vectors of normal (0) and anomalous (1).
-        temperature (`float`):
-            Divides the cosines before the softmax.
-        map_size (`int`):
-            Height and width of the maps, in pixels.
+        embedded (`tuple[PatchFeatures]`): Patch vectors projected into the space of the state vectors.
+        state_embeds (`torch.Tensor` of shape `(batch_size, 2, dim)`): Unit-length vectors of normal (0) and anomalous
+            (1).
+        temperature (`float`): Divides the cosines before the softmax.
+        map_size (`int`): Height and width of the maps, in pixels.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_layers, 2, map_size, map_size)`: Probabilities, summing to 1 over
@@ -142,16 +130,14 @@ def combine_maps(
     use_reference: torch.Tensor | None,
     mean: bool,
 ) -> torch.Tensor:
-    r"""
-    Makes one map of what was computed: the few-shot map replaces the text-guided one, or is averaged with it.
+    """Makes one map of what was computed: the few-shot map replaces the text-guided one, or is averaged with it.
 
     Args:
-        text_map, few_shot_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`, *optional*):
-            At least one of them.
-        use_reference (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
-            Which pictures follow the references; the others keep the text-guided map. `None`: all follow.
-        mean (`bool`):
-            Whether the two maps are averaged instead.
+        text_map, few_shot_map (`torch.Tensor` of shape `(batch_size, map_size, map_size)`, *optional*): At least one
+            of them.
+        use_reference (`torch.BoolTensor` of shape `(batch_size,)`, *optional*): Which pictures follow the references;
+            the others keep the text-guided map. `None`: all follow.
+        mean (`bool`): Whether the two maps are averaged instead.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`
@@ -175,20 +161,16 @@ def enlarge(maps: torch.Tensor, map_size: int) -> torch.Tensor:
 
 
 class AnomalyLocalizer(nn.Module):
-    r"""
-    The learned part of localization: linear layers into the space of the state vectors (paper section 3.1).
+    """The learned part of localization: linear layers into the space of the state vectors (paper section 3.1).
 
     Args:
-        feature_dims (`list[int]`):
-            Width of each read-out layer.
-        projection_dim (`int`):
-            Width of the state vectors.
-        learned_states (`bool`):
-            Whether the two state vectors are parameters, for a model without a text tower.
-        reference_dims (`list[int]`, *optional*):
-            Widths of the projections before matching; `None` matches raw features, as published.
-        reference_pooling (`int` or `list[int]`):
-            Window over which features are averaged before matching; each of several windows gives maps of its own.
+        feature_dims (`list[int]`): Width of each read-out layer.
+        projection_dim (`int`): Width of the state vectors.
+        learned_states (`bool`): Whether the two state vectors are parameters, for a model without a text tower.
+        reference_dims (`list[int]`, *optional*): Widths of the projections before matching; `None` matches raw
+            features, as published.
+        reference_pooling (`int` or `list[int]`): Window over which features are averaged before matching; each of
+            several windows gives maps of its own.
     """
 
     def __init__(

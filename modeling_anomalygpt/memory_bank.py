@@ -24,14 +24,11 @@ FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2")
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    r"""
-    Patch vectors of one layer and the grid on which they lie.
+    """Patch vectors of one layer and the grid on which they lie.
 
     Args:
-        vectors (`torch.Tensor` of shape `(batch_size, height * width, dim)`):
-            Rows run left to right, top to bottom.
-        grid (`tuple[int, int]`):
-            `(height, width)` in patches.
+        vectors (`torch.Tensor` of shape `(batch_size, height * width, dim)`): Rows run left to right, top to bottom.
+        grid (`tuple[int, int]`): `(height, width)` in patches.
     """
 
     vectors: torch.Tensor
@@ -40,23 +37,18 @@ class PatchFeatures:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    r"""
-    Patches of good references, against which queries are compared.
+    """Patches of good references, against which queries are compared.
 
     Args:
-        features (`tuple[torch.Tensor]`, each of shape `(num_patches, dim)`):
-            Unit-length patch vectors, one tensor a layer, float32.
-        sources (`tuple[torch.Tensor]`, each of shape `(num_patches,)`):
-            Where each patch comes from: `reference * patches_per_reference + patch`, int64.
-        grids (`tuple[tuple[int, int]]`):
-            `(height, width)` of each layer's grid in patches.
-        num_references (`int`):
-            Pictures in the bank, rotated copies included.
-        fingerprint (`str`):
-            Names the encoder that made the features; a bank of another encoder is refused.
-        threshold (`float`, *optional*):
-            What the few-shot map of a normal picture reaches at most, above 0; `None`: not known, the map stays as it
-            is.
+        features (`tuple[torch.Tensor]`, each of shape `(num_patches, dim)`): Unit-length patch vectors, one tensor a
+            layer, float32.
+        sources (`tuple[torch.Tensor]`, each of shape `(num_patches,)`): Where each patch comes from: `reference *
+            patches_per_reference + patch`, int64.
+        grids (`tuple[tuple[int, int]]`): `(height, width)` of each layer's grid in patches.
+        num_references (`int`): Pictures in the bank, rotated copies included.
+        fingerprint (`str`): Names the encoder that made the features; a bank of another encoder is refused.
+        threshold (`float`, *optional*): What the few-shot map of a normal picture reaches at most, above 0; `None`:
+            not known, the map stays as it is.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -216,16 +208,13 @@ def weights_fingerprint(modules: list[nn.Module | None], settings: tuple) -> str
 
 
 def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
-    r"""
-    Picks rows greedily so that the farthest row left out is as near as possible to a picked one.
+    """Picks rows greedily so that the farthest row left out is as near as possible to a picked one.
 
     Starts with the row farthest from the mean, so that the choice is the same at every run.
 
     Args:
-        features (`torch.Tensor` of shape `(num_rows, dim)`):
-            Unit-length vectors.
-        num_patches (`int`):
-            How many rows to keep.
+        features (`torch.Tensor` of shape `(num_rows, dim)`): Unit-length vectors.
+        num_patches (`int`): How many rows to keep.
 
     Returns:
         `torch.Tensor` of shape `(min(num_patches, num_rows),)`: Row indices in the order of choice, int64.
@@ -252,17 +241,14 @@ def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
 
 
 def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
-    r"""
-    A map in units of what is normal on this part: 0.5 is the threshold, and no score is cut off.
+    """A map in units of what is normal on this part: 0.5 is the threshold, and no score is cut off.
 
     With `q = anomaly_map / threshold` it is `q / (1 + q)`: the same order of pixels and pictures, the same meaning on
     every part.
 
     Args:
-        anomaly_map (`torch.Tensor` of any shape `(batch_size, ...)`):
-            Few-shot map, not negative.
-        threshold (`float` or `torch.Tensor` of shape `(batch_size,)`):
-            Above 0; see [`MemoryBank`].
+        anomaly_map (`torch.Tensor` of any shape `(batch_size, ...)`): Few-shot map, not negative.
+        threshold (`float` or `torch.Tensor` of shape `(batch_size,)`): Above 0; see [`MemoryBank`].
 
     Returns:
         `torch.Tensor` of the same shape: Values in [0, 1).
@@ -280,14 +266,11 @@ def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor) -
 
 
 def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""
-    Finds each query vector's most similar bank vector, in chunks of the bank, exactly.
+    """Finds each query vector's most similar bank vector, in chunks of the bank, exactly.
 
     Args:
-        query (`torch.Tensor` of shape `(num_queries, dim)`):
-            Unit-length vectors.
-        bank (`torch.Tensor` of shape `(num_patches, dim)`):
-            Unit-length vectors.
+        query (`torch.Tensor` of shape `(num_queries, dim)`): Unit-length vectors.
+        bank (`torch.Tensor` of shape `(num_patches, dim)`): Unit-length vectors.
 
     Returns:
         `tuple(torch.Tensor, torch.Tensor)`, both of shape `(num_queries,)`: the best cosine and its row in the bank.

@@ -41,30 +41,27 @@ _GAINS, _OTHER_LIGHT = (0.4, 2.5), 0.3
 
 @dataclass(frozen=True)
 class NormalScores:
-    r"""
-    Maxima of the few-shot maps of pictures that are known to be good.
+    """Maxima of the few-shot maps of pictures that are known to be good.
 
     Args:
-        augmented_scores (`tuple[float]`):
-            Of augmented views of the references against all references: how much photographs of one part vary.
-        leave_one_out_scores (`tuple[float]`):
-            Of each reference against the others: how much good parts differ. Empty with one reference.
+        augmented_scores (`tuple[float]`): Of augmented views of the references against all references: how much
+            photographs of one part vary.
+        leave_one_out_scores (`tuple[float]`): Of each reference against the others: how much good parts differ. Empty
+            with one reference.
     """
 
     augmented_scores: tuple[float, ...]
     leave_one_out_scores: tuple[float, ...]
 
     def threshold(self, decision: Mapping[str, float]) -> float:
-        r"""
-        The highest score to be expected of a normal picture.
+        """The highest score to be expected of a normal picture.
 
         Views vary less than good parts do, and a reference that is compared with the k - 1 others finds less than a
         query finds in all k; the factors make up for both. Few references tell little: what is usual for the vision
         model (`prior_normal_score`) counts as much as one comparison, and decides alone where there is none.
 
         Args:
-            decision (`Mapping[str, float]`):
-                The `decision` group of the configuration.
+            decision (`Mapping[str, float]`): The `decision` group of the configuration.
 
         Returns:
             `float`: Above 0.
@@ -85,16 +82,13 @@ class NormalScores:
 
 @dataclass(frozen=True)
 class ImageTraits:
-    r"""
-    What images are like as a whole.
+    """What images are like as a whole.
 
     Args:
-        features (`torch.Tensor` of shape `(batch_size, dim)`):
-            Mean patch vectors of the last layer, unit length.
-        brightness (`torch.Tensor` of shape `(batch_size,)`):
-            Mean of the normalised pixels.
-        sharpness (`torch.Tensor` of shape `(batch_size,)`):
-            Natural logarithm of the mean difference of a pixel from its surroundings.
+        features (`torch.Tensor` of shape `(batch_size, dim)`): Mean patch vectors of the last layer, unit length.
+        brightness (`torch.Tensor` of shape `(batch_size,)`): Mean of the normalised pixels.
+        sharpness (`torch.Tensor` of shape `(batch_size,)`): Natural logarithm of the mean difference of a pixel from
+            its surroundings.
     """
 
     features: torch.Tensor
@@ -105,16 +99,13 @@ class ImageTraits:
     def of(
         cls, pixel_values: torch.Tensor, last_layer: PatchFeatures, brightness: torch.Tensor | None = None
     ) -> "ImageTraits":
-        r"""
-        Traits of images as the vision model saw them.
+        """Traits of images as the vision model saw them.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-                Normalised images.
-            last_layer ([`PatchFeatures`]):
-                Their last layer.
-            brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*):
-                Theirs before [`DomainGate.match_exposure`]; of `pixel_values` by default.
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images.
+            last_layer ([`PatchFeatures`]): Their last layer.
+            brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*): Theirs before
+                [`DomainGate.match_exposure`]; of `pixel_values` by default.
         """
         grey = pixel_values.float().mean(1, keepdim=True)
         around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
@@ -132,18 +123,14 @@ def mean_brightness(pixel_values: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class DomainGate:
-    r"""
-    What images must be like to be compared with these references.
+    """What images must be like to be compared with these references.
 
     Args:
-        features (`torch.Tensor` of shape `(num_references, dim)`):
-            Mean patch vectors of up to 24 references.
-        max_distance (`float`):
-            Largest cosine distance from the nearest of them.
-        brightness_range (`tuple[float, float]`):
-            Lowest and highest mean of the normalised pixels of the references and their views.
-        min_sharpness (`float`):
-            Lowest sharpness.
+        features (`torch.Tensor` of shape `(num_references, dim)`): Mean patch vectors of up to 24 references.
+        max_distance (`float`): Largest cosine distance from the nearest of them.
+        brightness_range (`tuple[float, float]`): Lowest and highest mean of the normalised pixels of the references
+            and their views.
+        min_sharpness (`float`): Lowest sharpness.
     """
 
     features: torch.Tensor
@@ -152,16 +139,13 @@ class DomainGate:
     min_sharpness: float
 
     def match_exposure(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
-        r"""
-        Images that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
+        """Images that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
 
         As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-                Normalised images.
-            black (`torch.Tensor` of shape `(3,)`):
-                What black is after normalisation, `-mean / std`.
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images.
+            black (`torch.Tensor` of shape `(3,)`): What black is after normalisation, `-mean / std`.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, 3, height, width)`: the others are untouched.
@@ -177,14 +161,12 @@ class DomainGate:
         return torch.where(other[:, None, None, None] & filled, matched, pixel_values)
 
     def out_of_domain_reasons(self, traits: ImageTraits, exposure_range: float) -> list[list[str]]:
-        r"""
-        Why images may not be comparable with the references.
+        """Why images may not be comparable with the references.
 
         Args:
-            traits ([`ImageTraits`]):
-                Of the images.
-            exposure_range (`float`):
-                By how much they may be darker or brighter, in standard deviations of the normalised pixels.
+            traits ([`ImageTraits`]): Of the images.
+            exposure_range (`float`): By how much they may be darker or brighter, in standard deviations of the
+                normalised pixels.
 
         Returns:
             `list[list[str]]`: For each image any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
@@ -201,26 +183,18 @@ class DomainGate:
 
 @dataclass(frozen=True)
 class Calibration:
-    r"""
-    What [`AnomalyInspector.calibrate`] learned from further good pictures.
+    """What [`AnomalyInspector.calibrate`] learned from further good pictures.
 
     Args:
-        num_normals (`int`):
-            Distinct good pictures.
-        max_false_alarm (`float`):
-            Share of good pictures that may be called anomalous, as asked for.
-        supported_false_alarm_rate (`float`):
-            The share that so many pictures can promise, at `confidence`; at least `max_false_alarm`.
-        num_stopped (`int`):
-            How many of these pictures are not called normal: anomalous or uncertain.
-        confidence (`float`):
-            In (0, 1).
-        enough (`bool`):
-            Whether the pictures support what was asked for.
-        needed (`int`):
-            How many would.
-        decision_threshold (`float`):
-            What the decision score of good pictures reaches.
+        num_normals (`int`): Distinct good pictures.
+        max_false_alarm (`float`): Share of good pictures that may be called anomalous, as asked for.
+        supported_false_alarm_rate (`float`): The share that so many pictures can promise, at `confidence`; at least
+            `max_false_alarm`.
+        num_stopped (`int`): How many of these pictures are not called normal: anomalous or uncertain.
+        confidence (`float`): In (0, 1).
+        enough (`bool`): Whether the pictures support what was asked for.
+        needed (`int`): How many would.
+        decision_threshold (`float`): What the decision score of good pictures reaches.
     """
 
     num_normals: int
@@ -235,28 +209,21 @@ class Calibration:
 
 @dataclass(frozen=True)
 class References:
-    r"""
-    Everything that was learned from good pictures of one part.
+    """Everything that was learned from good pictures of one part.
 
     Args:
-        bank ([`MemoryBank`]):
-            Their patches and the threshold.
-        normal_scores ([`NormalScores`], *optional*):
-            What good pictures reach. `None`: a bank from elsewhere.
-        domain_gate ([`DomainGate`], *optional*):
-            What comparable pictures look like. `None`: tiled references or a bank from elsewhere.
-        calibration ([`Calibration`], *optional*):
-            Learned from further good pictures.
-        image_sizes (`tuple[tuple[int, int]]`):
-            `(height, width)` of each reference; empty for tiled ones.
-        copies (`int`):
-            Pictures in the bank for each reference: 4 with rotated copies.
-        thumbnails (`tuple[bytes]`):
-            Of each reference and each picture that feedback added, by which copies are recognised.
-        category (`str`), description (`str`, *optional*):
-            What they show, as the user wrote it.
-        bits (`int`, *optional*):
-            Depth of deep pictures, see [`bit_depth`]; all pictures that are compared with these are opened with it.
+        bank ([`MemoryBank`]): Their patches and the threshold.
+        normal_scores ([`NormalScores`], *optional*): What good pictures reach. `None`: a bank from elsewhere.
+        domain_gate ([`DomainGate`], *optional*): What comparable pictures look like. `None`: tiled references or a
+            bank from elsewhere.
+        calibration ([`Calibration`], *optional*): Learned from further good pictures.
+        image_sizes (`tuple[tuple[int, int]]`): `(height, width)` of each reference; empty for tiled ones.
+        copies (`int`): Pictures in the bank for each reference: 4 with rotated copies.
+        thumbnails (`tuple[bytes]`): Of each reference and each picture that feedback added, by which copies are
+            recognised.
+        category (`str`), description (`str`, *optional*): What they show, as the user wrote it.
+        bits (`int`, *optional*): Depth of deep pictures, see [`bit_depth`]; all pictures that are compared with these
+            are opened with it.
     """
 
     bank: MemoryBank
@@ -298,8 +265,7 @@ class References:
 
     @classmethod
     def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "References":
-        r"""
-        Reads what [`References.save`] or [`MemoryBank.save`] wrote, also in earlier versions.
+        """Reads what [`References.save`] or [`MemoryBank.save`] wrote, also in earlier versions.
 
         Raises:
             ValueError: If the file is of another kind or encoder, **or** holds values that cannot be; says which.
@@ -411,16 +377,14 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def same_picture(first: bytes, second: bytes) -> bool:
-    r"""
-    Whether two thumbnails are of one picture, perhaps resized or saved again.
+    """Whether two thumbnails are of one picture, perhaps resized or saved again.
 
     Between copies (half or a third of the size, JPEG quality 60) the root mean square difference stayed below 1.12
     grey levels, between photographs of different good parts on the same mount it was never below 1.45 (the training
     pictures of ten sets). Pictures that show little are held to less.
 
     Args:
-        first, second (`bytes`):
-            From [`thumbnail`].
+        first, second (`bytes`): From [`thumbnail`].
     """
     one, other = (np.frombuffer(data, dtype=np.uint8).astype(np.float32) for data in (first, second))
     difference = float(np.sqrt(((one - other) ** 2).mean()))
@@ -428,12 +392,10 @@ def same_picture(first: bytes, second: bytes) -> bool:
 
 
 def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
-    r"""
-    Each image as other photographs of the same good part might show it; the same at every call.
+    """Each image as other photographs of the same good part might show it; the same at every call.
 
     Args:
-        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`):
-            Normalised images.
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised images.
 
     Returns:
         `torch.Tensor` of shape `(num_views, num_images, 3, height, width)`
@@ -466,22 +428,16 @@ def study_references(
     decision: Mapping[str, float],
     groups: Sequence[int] | None = None,
 ) -> tuple[NormalScores, DomainGate]:
-    r"""
-    Compares good images with each other and with augmented views of themselves.
+    """Compares good images with each other and with augmented views of themselves.
 
     Args:
-        encode (`Callable`):
-            [`AnomalyGPTModel.get_patch_features`], for the views.
-        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`):
-            Normalised good images.
-        features (`tuple[PatchFeatures]`):
-            Theirs, from `encode`.
-        map_size (`int`):
-            Side of the map in pixels.
-        decision (`Mapping[str, float]`):
-            The `decision` group of the configuration.
-        groups (`list[int]`, *optional*):
-            Which reference each image belongs to (rotated copies and tiles share one); each its own by default.
+        encode (`Callable`): [`AnomalyGPTModel.get_patch_features`], for the views.
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised good images.
+        features (`tuple[PatchFeatures]`): Theirs, from `encode`.
+        map_size (`int`): Side of the map in pixels.
+        decision (`Mapping[str, float]`): The `decision` group of the configuration.
+        groups (`list[int]`, *optional*): Which reference each image belongs to (rotated copies and tiles share one);
+            each its own by default.
 
     Returns:
         `tuple(NormalScores, DomainGate)`

@@ -93,25 +93,19 @@ class Region:
     Pixel `(x, y)` is column `x`, row `y`; pixel centres lie on whole numbers.
 
     Attributes:
-        box (`tuple[int, int, int, int]`):
-            `(x0, y0, x1, y1)`, the end exclusive: `x1 - x0` is the width in pixels.
-        centroid (`tuple[float, float]`):
-            Mean `(x, y)` of the region's pixels.
-        area_pixels (`int`):
-            Number of pixels.
-        position (`str`):
-            English name of the cell of the 3 x 3 grid, such as `"top left"` (see [`grid_cell`]).
-        row (`int`), column (`int`):
-            That cell, 0 to 2 from the top and from the left.
-        peak_score (`float`), mean_score (`float`):
-            Largest and mean value of the map inside; 1.0 where there is only a mask.
-        outline (`tuple[tuple[int, int], ...]`):
-            Corners `(x, y)` of the outer border, holes left out; empty where OpenCV is not installed.
-        width_mm (`float`, *optional*), height_mm (`float`, *optional*), area_mm2 (`float`, *optional*):
-            Size of the box and area, where the scale is known.
-        nearest_good (`dict`, *optional*):
-            The good patch most like the region's middle: `reference`, the number of the picture from 0, and `box`,
-            `[x0, y0, x1, y1]` as parts of its width and height.
+        box (`tuple[int, int, int, int]`): `(x0, y0, x1, y1)`, the end exclusive: `x1 - x0` is the width in pixels.
+        centroid (`tuple[float, float]`): Mean `(x, y)` of the region's pixels.
+        area_pixels (`int`): Number of pixels.
+        position (`str`): English name of the cell of the 3 x 3 grid, such as `"top left"` (see [`grid_cell`]).
+        row (`int`), column (`int`): That cell, 0 to 2 from the top and from the left.
+        peak_score (`float`), mean_score (`float`): Largest and mean value of the map inside; 1.0 where there is only a
+            mask.
+        outline (`tuple[tuple[int, int], ...]`): Corners `(x, y)` of the outer border, holes left out; empty where
+            OpenCV is not installed.
+        width_mm (`float`, *optional*), height_mm (`float`, *optional*), area_mm2 (`float`, *optional*): Size of the
+            box and area, where the scale is known.
+        nearest_good (`dict`, *optional*): The good patch most like the region's middle: `reference`, the number of the
+            picture from 0, and `box`, `[x0, y0, x1, y1]` as parts of its width and height.
     """
 
     box: tuple[int, int, int, int]
@@ -157,16 +151,13 @@ def find_regions(
     """Connected regions of a map where it reaches the threshold, the most anomalous first.
 
     Args:
-        anomaly_map (`np.ndarray` of shape `(height, width)`):
-            Scores in [0, 1].
-        threshold (`float`, *optional*, defaults to 0.5):
-            Pixels with a score of at least this belong to a region.
-        mask (`np.ndarray` of shape `(height, width)`, *optional*):
-            Where to look: pixels outside (zero) never belong to a region.
-        min_area (`int`, *optional*):
-            Smaller regions are dropped. Defaults to `DEFAULT_MIN_AREA_SHARE` of the picture, at least one pixel.
-        mm_per_pixel (`float`, *optional*):
-            Edge length of a pixel in millimetres; gives the sizes in millimetres.
+        anomaly_map (`np.ndarray` of shape `(height, width)`): Scores in [0, 1].
+        threshold (`float`, *optional*, defaults to 0.5): Pixels with a score of at least this belong to a region.
+        mask (`np.ndarray` of shape `(height, width)`, *optional*): Where to look: pixels outside (zero) never belong
+            to a region.
+        min_area (`int`, *optional*): Smaller regions are dropped. Defaults to `DEFAULT_MIN_AREA_SHARE` of the picture,
+            at least one pixel.
+        mm_per_pixel (`float`, *optional*): Edge length of a pixel in millimetres; gives the sizes in millimetres.
 
     Returns:
         `list[Region]`: Sorted by peak score, then area (both falling), then from top to bottom and left to right.
@@ -205,14 +196,11 @@ def regions_of_mask(
     them is kept, so that what is said about the picture cannot contradict the mask.
 
     Args:
-        mask (`np.ndarray` of shape `(height, width)`):
-            Boolean or integer; anything but zero is inside.
-        min_area (`int`, *optional*):
-            As in [`find_regions`].
-        mm_per_pixel (`float`, *optional*):
-            As in [`find_regions`].
-        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
-            Scores in [0, 1] for `peak_score` and `mean_score`.
+        mask (`np.ndarray` of shape `(height, width)`): Boolean or integer; anything but zero is inside.
+        min_area (`int`, *optional*): As in [`find_regions`].
+        mm_per_pixel (`float`, *optional*): As in [`find_regions`].
+        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*): Scores in [0, 1] for `peak_score` and
+            `mean_score`.
 
     Returns:
         `list[Region]`: Sorted as in [`find_regions`].

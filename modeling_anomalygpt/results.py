@@ -28,47 +28,34 @@ from .regions import Region
 
 @dataclass
 class InspectionResult:
-    r"""
-    Result of [`AnomalyInspector.inspect`].
+    """Result of [`AnomalyInspector.inspect`].
 
     Args:
-        image (`str`, *optional*):
-            Path of the picture, as it was given; `None` for pictures from memory.
-        verdict (`str`):
-            `"normal"`, `"anomalous"`, `"uncertain"`, `"unknown"` (nothing says what is normal: there is no reference)
-            or `"error"` (the picture could not be inspected).
-        pred_score (`float`, *optional*):
-            Highest value of the map as a ratio to what good pictures reach (1.0 = threshold) where the evidence has
-            a `threshold`; else the maximum of the map, in [0, 1].
-        log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0 means anomalous. `None`
-            without a language model.
-        answer (`str`):
-            In words; agrees with verdict and regions (what the language model alone says is a reason), or, with
-            `answering="paper"` in the configuration, what the language model says.
-        regions (`list[Region]`):
-            Anomalous regions in pixels of the original picture; empty when the verdict is `"normal"` or `"unknown"`.
-        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*):
-            float32 in [0, 1], in pixels of the original picture.
-        evidence (`dict`):
-            On what the verdict stands: kind of map, number of references, peak (on the map's scale), threshold of
-            regions, threshold, decision score, probability of yes, reasons in words.
-        question, category, language (`str`):
-            What was asked, about what, in which language.
-        seconds (`float`):
-            Time for this picture (a batch's time divided by its size).
-        error (`str`, *optional*):
-            One line that says why there is no result.
-        conversation (`list[dict]`):
-            The messages so far; grows with [`AnomalyInspector.ask`].
-        image_tokens (`torch.Tensor`, *optional*):
-            What the language model sees of the picture, kept for further questions; not written to files.
-        source (`dict`, *optional*):
-            Size and time of modification of the file when it was read, see [`source_of`].
-        setup (`dict[str, str]`):
-            Fingerprints of model, references and options, in rows of a results file.
-        judged_image (`PIL.Image.Image`, *optional*):
-            The pixels that were judged, mode RGB, for the report: the file may change; not written to files.
+        image (`str`, *optional*): Path of the picture, as it was given; `None` for pictures from memory.
+        verdict (`str`): `"normal"`, `"anomalous"`, `"uncertain"`, `"unknown"` (nothing says what is normal: there is
+            no reference) or `"error"` (the picture could not be inspected).
+        pred_score (`float`, *optional*): Highest value of the map as a ratio to what good pictures reach (1.0 =
+            threshold) where the evidence has a `threshold`; else the maximum of the map, in [0, 1].
+        log_odds (`float`, *optional*): Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0
+            means anomalous. `None` without a language model.
+        answer (`str`): In words; agrees with verdict and regions (what the language model alone says is a reason), or,
+            with `answering="paper"` in the configuration, what the language model says.
+        regions (`list[Region]`): Anomalous regions in pixels of the original picture; empty when the verdict is
+            `"normal"` or `"unknown"`.
+        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*): float32 in [0, 1], in pixels of the original
+            picture.
+        evidence (`dict`): On what the verdict stands: kind of map, number of references, peak (on the map's scale),
+            threshold of regions, threshold, decision score, probability of yes, reasons in words.
+        question, category, language (`str`): What was asked, about what, in which language.
+        seconds (`float`): Time for this picture (a batch's time divided by its size).
+        error (`str`, *optional*): One line that says why there is no result.
+        conversation (`list[dict]`): The messages so far; grows with [`AnomalyInspector.ask`].
+        image_tokens (`torch.Tensor`, *optional*): What the language model sees of the picture, kept for further
+            questions; not written to files.
+        source (`dict`, *optional*): Size and time of modification of the file when it was read, see [`source_of`].
+        setup (`dict[str, str]`): Fingerprints of model, references and options, in rows of a results file.
+        judged_image (`PIL.Image.Image`, *optional*): The pixels that were judged, mode RGB, for the report: the file
+            may change; not written to files.
     """
 
     image: str | None
@@ -131,19 +118,16 @@ class ResultsFileError(RuntimeError):
 
 
 class ResultsFile:
-    r"""
-    Appends results to a JSON-lines file and gives back those of an earlier, interrupted run.
+    """Appends results to a JSON-lines file and gives back those of an earlier, interrupted run.
 
     Every row names the file it is of (size and time of modification) and the set-up (model, references, options) that
     made it. One process at a time writes it; [`ResultsFile.close`] lets the next one.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file; its folder must exist.
-        resume (`bool`):
-            Whether finished results in it are kept. Otherwise the file starts empty.
-        setup (`dict[str, str]`, *optional*):
-            Fingerprints by name; results that were made with another one are refused.
+        path (`str` or `os.PathLike`): The file; its folder must exist.
+        resume (`bool`): Whether finished results in it are kept. Otherwise the file starts empty.
+        setup (`dict[str, str]`, *optional*): Fingerprints by name; results that were made with another one are
+            refused.
 
     Raises:
         ResultsFileError: If another process writes the file, **or** its results are of another set-up.
@@ -248,22 +232,17 @@ _THREADS = 2
 
 
 def read_ahead(things: Iterable[Any], read: Callable[[Any], Any], ahead: int) -> Iterator[Any]:
-    r"""
-    What `read` makes of each thing, in order, while up to `ahead` further ones are being read.
+    """What `read` makes of each thing, in order, while up to `ahead` further ones are being read.
 
     Pillow lets other threads run while it decodes, so decoding costs next to no time beside a model. Things are taken
     from the iterable only as they are needed; an error of `read` is raised where its result would have come.
 
     Args:
-        things (iterable):
-            Paths, say.
-        read (`Callable`):
-            Must be safe to call from several threads.
-        ahead (`int`):
-            Results held beyond the one asked for, at least 1; bounds the memory.
+        things (iterable): Paths, say.
+        read (`Callable`): Must be safe to call from several threads.
+        ahead (`int`): Results held beyond the one asked for, at least 1; bounds the memory.
 
-    Yields:
-        What `read` returned.
+    Yields: What `read` returned.
 
     Raises:
         ValueError: If `ahead` is below 1.
@@ -302,28 +281,21 @@ def inspect_in_batches(
     batch_size: int,
     load: Callable[[Any], Image.Image] = load_picture,
 ) -> Iterator[InspectionResult]:
-    r"""
-    One result for each picture, in order.
+    """One result for each picture, in order.
 
     The next pictures are decoded while the model works. Where a batch does not fit into memory, it is halved and the
     smaller size is kept, with a warning; a batch that fails for another reason is tried picture by picture.
 
     Args:
-        pictures (iterable):
-            Paths, PIL pictures or arrays, read as they are needed.
-        inspect (`Callable`):
-            Makes results of a batch of `(picture, image)`.
-        failed (`Callable`):
-            Makes the row of a picture that cannot be inspected, from the picture and a line.
-        finished (`Callable`, *optional*):
-            Gives the result of a picture that is there already; it is marked with `evidence["resumed"]`.
-        batch_size (`int`):
-            At least 1.
-        load (`Callable`):
-            Opens a picture.
+        pictures (iterable): Paths, PIL pictures or arrays, read as they are needed.
+        inspect (`Callable`): Makes results of a batch of `(picture, image)`.
+        failed (`Callable`): Makes the row of a picture that cannot be inspected, from the picture and a line.
+        finished (`Callable`, *optional*): Gives the result of a picture that is there already; it is marked with
+            `evidence["resumed"]`.
+        batch_size (`int`): At least 1.
+        load (`Callable`): Opens a picture.
 
-    Yields:
-        [`InspectionResult`]
+    Yields: [`InspectionResult`]
     """
     size = [batch_size]
 

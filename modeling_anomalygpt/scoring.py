@@ -19,17 +19,13 @@ _PART_OF_PEAK = 0.6
 
 
 def decision_score(score: float | None, log_odds: float | None, decision: Mapping[str, float]) -> float:
-    r"""
-    Map and language model as one number: above 0 speaks for an anomaly.
+    """Map and language model as one number: above 0 speaks for an anomaly.
 
     Args:
-        score (`float`, *optional*):
-            Highest value of the map over the threshold; `None` without references.
-        log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no); `None` without a language model. Held within `max_language`, so that
-            it cannot outvote a clear map.
-        decision (`Mapping[str, float]`):
-            The `decision` group of the configuration.
+        score (`float`, *optional*): Highest value of the map over the threshold; `None` without references.
+        log_odds (`float`, *optional*): Natural logarithm of P(yes) / P(no); `None` without a language model. Held
+            within `max_language`, so that it cannot outvote a clear map.
+        decision (`Mapping[str, float]`): The `decision` group of the configuration.
 
     Returns:
         `float`: `map_weight * log(score) + language_weight * log_odds`, plus the logarithm of what a miss costs
@@ -50,18 +46,13 @@ def decision_score(score: float | None, log_odds: float | None, decision: Mappin
 
 
 def decide(score: float, threshold: float = 0.0, margin: float = 0.0, out_of_domain: bool = False) -> str:
-    r"""
-    The verdict.
+    """The verdict.
 
     Args:
-        score (`float`):
-            See [`decision_score`].
-        threshold (`float`, defaults to 0):
-            What the decision score of good pictures reaches, see [`Calibration`].
-        margin (`float`, defaults to 0):
-            Nearer to the threshold than this nothing is decided.
-        out_of_domain (`bool`, defaults to `False`):
-            Whether the picture cannot be compared with the references.
+        score (`float`): See [`decision_score`].
+        threshold (`float`, defaults to 0): What the decision score of good pictures reaches, see [`Calibration`].
+        margin (`float`, defaults to 0): Nearer to the threshold than this nothing is decided.
+        out_of_domain (`bool`, defaults to `False`): Whether the picture cannot be compared with the references.
 
     Returns:
         `str`: `"normal"`, `"anomalous"` or `"uncertain"`.
@@ -72,17 +63,14 @@ def decide(score: float, threshold: float = 0.0, margin: float = 0.0, out_of_dom
 
 
 def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE) -> float:
-    r"""
-    Which false-alarm rate holds with this confidence when the threshold is the highest of so many good pictures.
+    """Which false-alarm rate holds with this confidence when the threshold is the highest of so many good pictures.
 
     The chance that all `n` stay below the threshold that a share `r` of all good pictures exceeds is `(1 - r) ** n`
     (order statistics; Wilks 1941, https://doi.org/10.1214/aoms/1177731788).
 
     Args:
-        num_normals (`int`):
-            Independent good pictures.
-        confidence (`float`, defaults to 0.95):
-            In (0, 1).
+        num_normals (`int`): Independent good pictures.
+        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `float`: In (0, 1]; 1 without any.
@@ -98,14 +86,11 @@ def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE)
 
 
 def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> int:
-    r"""
-    Good pictures of which the highest is a threshold for this false-alarm rate.
+    """Good pictures of which the highest is a threshold for this false-alarm rate.
 
     Args:
-        false_alarm_rate (`float`):
-            In (0, 1).
-        confidence (`float`, defaults to 0.95):
-            In (0, 1).
+        false_alarm_rate (`float`): In (0, 1).
+        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `int`
@@ -126,19 +111,15 @@ def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> i
 
 
 def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float, confidence: float = CONFIDENCE) -> float:
-    r"""
-    The threshold that good pictures exceed at most at this rate, as far as so many can tell.
+    """The threshold that good pictures exceed at most at this rate, as far as so many can tell.
 
     It is the lowest order statistic that holds with the confidence asked for; with too few pictures the highest,
     which supports [`supported_false_alarm_rate`] only.
 
     Args:
-        scores (`list[float]`):
-            Of independent good pictures.
-        false_alarm_rate (`float`):
-            In (0, 1).
-        confidence (`float`, defaults to 0.95):
-            In (0, 1).
+        scores (`list[float]`): Of independent good pictures.
+        false_alarm_rate (`float`): In (0, 1).
+        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `float`
@@ -164,18 +145,14 @@ def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float, conf
 
 @dataclass(frozen=True)
 class Score:
-    r"""
-    One picture, scored.
+    """One picture, scored.
 
     Args:
-        verdict (`str`):
-            `"normal"`, `"anomalous"`, `"uncertain"`, or `"unknown"` where nothing says what is normal.
-        pred_score (`float`):
-            Highest value of the map; a ratio to the threshold (1.0 = threshold) where references calibrate it.
-        evidence (`dict`):
-            The numbers behind the verdict, see [`InspectionResult`].
-        reasons (`list[tuple[str, dict]]`):
-            Kinds of reasons and the numbers in them, see [`reason_in_words`].
+        verdict (`str`): `"normal"`, `"anomalous"`, `"uncertain"`, or `"unknown"` where nothing says what is normal.
+        pred_score (`float`): Highest value of the map; a ratio to the threshold (1.0 = threshold) where references
+            calibrate it.
+        evidence (`dict`): The numbers behind the verdict, see [`InspectionResult`].
+        reasons (`list[tuple[str, dict]]`): Kinds of reasons and the numbers in them, see [`reason_in_words`].
     """
 
     verdict: str
@@ -186,16 +163,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Scorer:
-    r"""
-    Scores pictures by one set of references.
+    """Scores pictures by one set of references.
 
     Args:
-        references ([`References`], *optional*):
-            Their threshold makes scores comparable.
-        localization (`str`):
-            Kind of map, see [`AnomalyGPTModel.get_image_features`].
-        decision (`Mapping[str, float]`):
-            The `decision` group of the configuration.
+        references ([`References`], *optional*): Their threshold makes scores comparable.
+        localization (`str`): Kind of map, see [`AnomalyGPTModel.get_image_features`].
+        decision (`Mapping[str, float]`): The `decision` group of the configuration.
     """
 
     references: References | None
@@ -235,18 +208,13 @@ class Scorer:
         out_of_domain_reasons: Sequence[str] = (),
         exposure_matched: bool = False,
     ) -> Score:
-        r"""
-        Scores one picture and decides.
+        """Scores one picture and decides.
 
         Args:
-            anomaly_map (`np.ndarray` of shape `(height, width)`):
-                In [0, 1], in the picture's own pixels.
-            log_odds (`float`, *optional*):
-                Of the language model.
-            out_of_domain_reasons (`list[str]`):
-                See [`DomainGate`].
-            exposure_matched (`bool`, defaults to `False`):
-                Whether the picture was seen in the references' light.
+            anomaly_map (`np.ndarray` of shape `(height, width)`): In [0, 1], in the picture's own pixels.
+            log_odds (`float`, *optional*): Of the language model.
+            out_of_domain_reasons (`list[str]`): See [`DomainGate`].
+            exposure_matched (`bool`, defaults to `False`): Whether the picture was seen in the references' light.
 
         Returns:
             [`Score`]

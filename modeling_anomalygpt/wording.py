@@ -72,16 +72,12 @@ _EXPLAINING = ("unlike", "rotated", "exposure", "blur")
 
 
 def reason_in_words(kind: str, language: str, **numbers: float) -> str:
-    r"""
-    One reason of a verdict as a sentence.
+    """One reason of a verdict as a sentence.
 
     Args:
-        kind (`str`):
-            As in [`Score`].
-        language (`str`):
-            `"en"` or `"zh"`.
-        numbers:
-            Those of the reason.
+        kind (`str`): As in [`Score`].
+        language (`str`): `"en"` or `"zh"`.
+        numbers: Those of the reason.
 
     Example:
     ```python
@@ -98,18 +94,13 @@ def reason_in_words(kind: str, language: str, **numbers: float) -> str:
 
 
 def answer_in_words(verdict: str, regions: Sequence[Region], reasons: Sequence[str], language: str) -> str:
-    r"""
-    The answer to "is there an anomaly?" that agrees with the verdict and the regions.
+    """The answer to "is there an anomaly?" that agrees with the verdict and the regions.
 
     Args:
-        verdict (`str`):
-            `"normal"`, `"anomalous"`, `"uncertain"` or `"unknown"`.
-        regions (`list[Region]`):
-            Of the same picture.
-        reasons (`list[str]`):
-            Kinds of reasons, as in [`Score`].
-        language (`str`):
-            `"en"` or `"zh"`.
+        verdict (`str`): `"normal"`, `"anomalous"`, `"uncertain"` or `"unknown"`.
+        regions (`list[Region]`): Of the same picture.
+        reasons (`list[str]`): Kinds of reasons, as in [`Score`].
+        language (`str`): `"en"` or `"zh"`.
 
     Returns:
         `str`: One sentence or two.

@@ -63,14 +63,11 @@ print(client.predict("Where is the anomaly?", api_name="/chat")[0])"""
 
 
 def launch_app(model: str | None = None, **options: Any) -> tuple[gr.Blocks, str]:
-    r"""
-    Loads the model and serves the page.
+    """Loads the model and serves the page.
 
     Args:
-        model (`str`, *optional*):
-            Folder or Hub id; `None` for the embedded checkpoint.
-        options:
-            Of `gr.Blocks.launch`, such as `server_port`, `share`, `mcp_server`, `prevent_thread_lock`.
+        model (`str`, *optional*): Folder or Hub id; `None` for the embedded checkpoint.
+        options: Of `gr.Blocks.launch`, such as `server_port`, `share`, `mcp_server`, `prevent_thread_lock`.
 
     Returns:
         `tuple(gr.Blocks, str)`: The page, and its local address.
@@ -609,8 +606,7 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         question: str = "",
         request: gr.Request = None,
     ) -> Iterator[tuple[Session, dict, str | None]]:
-        """
-        Inspects a photograph of a part, compared with photographs of good ones.
+        """Inspects a photograph of a part, compared with photographs of good ones.
 
         Args:
             image: The photograph to inspect.
@@ -649,8 +645,7 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         language: str = "en",
         request: gr.Request = None,
     ) -> Iterator[tuple[Session, str, str | None]]:
-        """
-        Asks about a photograph: the one given here, or else the one inspected last by this client.
+        """Asks about a photograph: the one given here, or else the one inspected last by this client.
 
         Args:
             message: The question, in English or Chinese, such as: Where is the anomaly? Highlight the anomalies.

@@ -96,17 +96,14 @@ def on_gpu(function: Callable) -> Callable:
 
 
 class Engine:
-    r"""
-    Model and processor, shared by light inspectors that each own nothing but their references.
+    """Model and processor, shared by light inspectors that each own nothing but their references.
 
     One request uses the model at a time. Of those that wait, the visitor who has used it least goes first. Work whose
     visitor has gone ends before the next forward pass.
 
     Args:
-        inspector ([`AnomalyInspector`]):
-            Whose model and processor are shared.
-        name (`str`, *optional*):
-            What the model is called; `None` for the embedded checkpoint.
+        inspector ([`AnomalyInspector`]): Whose model and processor are shared.
+        name (`str`, *optional*): What the model is called; `None` for the embedded checkpoint.
     """
 
     def __init__(self, inspector: AnomalyInspector, name: str | None = None):
@@ -252,15 +249,13 @@ def stream_answer(inspector: AnomalyInspector, result: InspectionResult, questio
 
 
 class Session:
-    r"""
-    One visitor's state. Nothing in it is reachable from another session.
+    """One visitor's state. Nothing in it is reachable from another session.
 
     Pictures and maps are kept as files. Its folder lies inside the page's cache under a random name, so that files in
     it are served without being copied beside it, and it is deleted with the session, however that ends.
 
     Args:
-        engine ([`Engine`]):
-            The shared model.
+        engine ([`Engine`]): The shared model.
     """
 
     def __init__(self, engine: Engine):
@@ -436,8 +431,7 @@ def inspect_picture(
 ) -> Iterator[None]:
     """Inspects an uploaded picture, given by its path like the good ones; the session holds the result in the end.
 
-    Yields:
-        `None`: Now and then; closing the iterator ends the inspection.
+    Yields: `None`: Now and then; closing the iterator ends the inspection.
 
     Raises:
         RefusedError: If something is missing, unusable or too much; in the visitor's language.
@@ -494,8 +488,7 @@ def asks_for_overlay(question: str) -> bool:
 def reply(engine: Engine, session: Session, question: str, language: str) -> Iterator[str]:
     """Answers a question about the inspected picture; `language` is that of refusals, the answer follows the question.
 
-    Yields:
-        `str`: The answer so far; `session.messages` hold it as well, at their end.
+    Yields: `str`: The answer so far; `session.messages` hold it as well, at their end.
 
     Raises:
         RefusedError: If nothing was inspected, asked, or the conversation is too long.
@@ -567,8 +560,8 @@ def inspect_batch(
 ) -> Iterator[list[InspectionResult] | None]:
     """Inspects many pictures, one after the other; other visitors get their turn between two of them.
 
-    Yields:
-        `list[InspectionResult]`: All results so far, a bad picture gives a row with its error; or `None` in between.
+    Yields: `list[InspectionResult]`: All results so far, a bad picture gives a row with its error; or `None` in
+        between.
 
     Raises:
         RefusedError: If there is no picture, or too much, or a reference cannot be used.

@@ -431,3 +431,23 @@ def test_only_matches_of_what_stands_out_are_taken_out():
     good = MemoryBank.build((PatchFeatures(torch.eye(4).unsqueeze(0), (2, 2)),))
     bad = MemoryBank.build((PatchFeatures(torch.tensor([[[1.0, 0, 0, 0], [0.3, 0.3, 0.2, 0.9]]]), (1, 2)),))
     assert without_matches(good, bad).sources[0].tolist() == [0, 1, 2]
+
+
+def test_the_depth_of_deep_pictures_is_found_in_the_references_and_kept(inspector, pair, tmp_path):
+    """12 bits of a camera in files of 16: the same verdicts as in 8 bits, also after saving."""
+    shallow = [np.asarray(picture(seed).convert("L")) for seed in range(4)]
+    paths = []
+    for seed, values in enumerate(shallow):
+        paths.append(tmp_path / f"deep_{seed}.png")
+        Image.fromarray(np.round(values * (4095 / 255)).astype(np.uint16)).save(paths[-1])
+    inspector.set_references(shallow[:2])
+    expected = inspector.inspect(shallow[3], answer=False).pred_score
+    inspector.set_references(paths[:2])
+    assert inspector.references.bits == 12
+    inspector.save_references(tmp_path / "bank.safetensors")
+    other = AnomalyInspector(*pair)
+    other.load_references(tmp_path / "bank.safetensors")
+    for one in (inspector, other):
+        assert one.inspect(paths[3], answer=False).pred_score == pytest.approx(expected, rel=1e-3)
+        (many,) = one.inspect_many([paths[3]], answer=False, progress=False)
+        assert many.pred_score == pytest.approx(expected, rel=1e-3)

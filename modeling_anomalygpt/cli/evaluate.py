@@ -137,18 +137,13 @@ def load_splits(
     categories: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    r"""
-    A data set from one folder or several.
+    """A data set from one folder or several.
 
     Args:
-        name (`str`):
-            As `load_anomaly_dataset` knows it.
-        folders (`list[str]`):
-            Where it lies; `None` for a data set that is made.
-        categories (`list[str]`, *optional*):
-            Only these.
-        options (`dict`, *optional*):
-            Of the data set's builder.
+        name (`str`): As `load_anomaly_dataset` knows it.
+        folders (`list[str]`): Where it lies; `None` for a data set that is made.
+        categories (`list[str]`, *optional*): Only these.
+        options (`dict`, *optional*): Of the data set's builder.
 
     Returns:
         `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.

@@ -60,8 +60,7 @@ class NamedDataset:
 
 
 def parse_dataset(text: str) -> NamedDataset:
-    r"""
-    Reads the name of a data set; `TrainingError` where it is unknown or an option is malformed.
+    """Reads the name of a data set; `TrainingError` where it is unknown or an option is malformed.
 
     Example:
     ```python

@@ -82,20 +82,16 @@ class Facts:
     """What is known about a picture.
 
     Attributes:
-        category (`str`):
-            What the object is called; any name, empty where unknown.
-        image_size (`tuple[int, int]`):
-            `(height, width)` of the picture in pixels.
-        regions (`Sequence[Region]`, *optional*, defaults to `()`):
-            The anomalous regions, from the target mask.
-        defect_types (`Sequence[str]`, *optional*, defaults to `()`):
-            The kinds of defect in the picture, in the words of its data set; not one a region.
-        description (`str` or `Mapping[str, str]`, *optional*):
-            How a good object looks: a sentence (said in the language it is written in) or one for each language.
-        mm_per_pixel (`float`, *optional*):
-            Edge length of a pixel in millimetres.
-        anomalous (`bool`, *optional*):
-            For pictures that have a label but no mask. Defaults to whether there are regions.
+        category (`str`): What the object is called; any name, empty where unknown.
+        image_size (`tuple[int, int]`): `(height, width)` of the picture in pixels.
+        regions (`Sequence[Region]`, *optional*, defaults to `()`): The anomalous regions, from the target mask.
+        defect_types (`Sequence[str]`, *optional*, defaults to `()`): The kinds of defect in the picture, in the words
+            of its data set; not one a region.
+        description (`str` or `Mapping[str, str]`, *optional*): How a good object looks: a sentence (said in the
+            language it is written in) or one for each language.
+        mm_per_pixel (`float`, *optional*): Edge length of a pixel in millimetres.
+        anomalous (`bool`, *optional*): For pictures that have a label but no mask. Defaults to whether there are
+            regions.
     """
 
     category: str

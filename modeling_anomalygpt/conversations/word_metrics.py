@@ -140,10 +140,9 @@ class WordMetrics:
         """Adds pictures.
 
         Args:
-            masks (`Sequence[np.ndarray]` of shape `(height, width)`):
-                Anomalous where not zero; pictures with empty masks are passed over.
-            answers (`Sequence[str]`):
-                In English or Chinese.
+            masks (`Sequence[np.ndarray]` of shape `(height, width)`): Anomalous where not zero; pictures with empty
+                masks are passed over.
+            answers (`Sequence[str]`): In English or Chinese.
 
         Raises:
             ValueError: If there are not as many answers as masks.

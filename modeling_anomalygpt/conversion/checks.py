@@ -94,19 +94,16 @@ def check_kind(expected: str, shapes: Shapes, path: object) -> None:
 
 
 def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") -> None:
-    r"""
-    Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish; name all deviations at once.
+    """Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish; name all deviations at once.
 
     Vicuna v0 is LLaMA with one more vocabulary entry (32001), rotary base 10000 without scaling, normalisation epsilon
     1e-6 and 2048 positions. Vicuna v1.x has 32000 entries; Llama-2 and what is built on it differ in the others too.
 
     Args:
-        config (`Mapping`):
-            The language model's `config.json`.
-        path (`object`):
-            For the message.
-        option (`str`, defaults to `"--vicuna"`):
-            `"--llama"`: the base of a delta, which has LLaMA's vocabulary; all else is checked alike.
+        config (`Mapping`): The language model's `config.json`.
+        path (`object`): For the message.
+        option (`str`, defaults to `"--vicuna"`): `"--llama"`: the base of a delta, which has LLaMA's vocabulary; all
+            else is checked alike.
     """
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
@@ -210,20 +207,14 @@ def compare_keys(
     published: Mapping[str, Shapes],
     language_depth: int,
 ) -> None:
-    r"""
-    Enter into `report` every key that is missing, unexpected, misshapen or left out.
+    """Enter into `report` every key that is missing, unexpected, misshapen or left out.
 
     Args:
-        report ([`ConversionReport`]):
-            Is filled.
-        origins (`Mapping[str, Origin]`):
-            Where each parameter comes from.
-        parameters (`Mapping[str, tuple[int, ...]]`):
-            Shapes of the parameters of the model that is to be filled.
-        published (`Mapping[str, Mapping[str, tuple[int, ...]]]`):
-            Shapes by file and published key.
-        language_depth (`int`):
-            Blocks of the language model.
+        report ([`ConversionReport`]): Is filled.
+        origins (`Mapping[str, Origin]`): Where each parameter comes from.
+        parameters (`Mapping[str, tuple[int, ...]]`): Shapes of the parameters of the model that is to be filled.
+        published (`Mapping[str, Mapping[str, tuple[int, ...]]]`): Shapes by file and published key.
+        language_depth (`int`): Blocks of the language model.
     """
     used: dict[str, set[str]] = {file: set() for file in published}
     for name in sorted(parameters.keys() - origins.keys()):
@@ -303,18 +294,15 @@ class Stage:
 
 
 def verify(folder: str | Path, device: str | None = None) -> list[Stage]:
-    r"""
-    Load a converted folder and test it in three stages.
+    """Load a converted folder and test it in three stages.
 
     A right sentence must be likelier than guessing: its mean surprise must be below half of that of a uniform guess
     over the vocabulary (a working 7B model is far below, gibberish is above). Read the answers as well: no number
     replaces that.
 
     Args:
-        folder (`str` or `Path`):
-            Output of [`convert`], or its `lora` folder.
-        device (`str`, *optional*):
-            Such as `"cuda"`; the GPU when there is one, by default.
+        folder (`str` or `Path`): Output of [`convert`], or its `lora` folder.
+        device (`str`, *optional*): Such as `"cuda"`; the GPU when there is one, by default.
 
     Returns:
         `list[Stage]`: Language model; picture; anomaly. A stage fails when its answer is not that of a working model.

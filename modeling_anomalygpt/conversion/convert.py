@@ -55,41 +55,31 @@ def convert(
     out_indices: list[int] | None = None,
     progress: bool = True,
 ) -> "ConversionReport":
-    r"""
-    Convert the published files into one folder that `from_pretrained` loads.
+    """Convert the published files into one folder that `from_pretrained` loads.
 
     Nothing is written before every key of every file was compared with the model; the folder appears under its name
     only when it is complete. Tensors are streamed: memory does not grow with the size of the model.
 
     Args:
-        imagebind (`str` or `Path`):
-            `imagebind_huge.pth`.
-        pandagpt (`str` or `Path`):
-            PandaGPT's `pytorch_model.pt` of the same size as the language model (7B, 13B).
-        anomalygpt (`str` or `Path`):
-            AnomalyGPT's `pytorch_model.pt`: `train_mvtec`, `train_visa` or `train_supervised`.
-        output (`str` or `Path`):
-            Folder to make; must not exist, or be empty.
-        vicuna (`str` or `Path`, *optional*):
-            Folder or Hub id of Vicuna version 0. Or give `llama` and `vicuna_delta`.
-        llama (`str` or `Path`, *optional*):
-            Folder or Hub id of the first LLaMA, in the layout of transformers.
-        vicuna_delta (`str` or `Path`, *optional*):
-            Folder or Hub id of Vicuna's delta, version 0.
-        clip_bpe (`str` or `Path`, defaults to `"openai/clip-vit-large-patch14"`):
-            `bpe_simple_vocab_16e6.txt.gz` of ImageBind's source, or the Hub id (or folder) of a CLIP model.
-        keep_lora (`bool`, defaults to `False`):
-            Whether PandaGPT's LoRA is written as a PEFT adapter to `output/lora` instead of being merged.
-        dtype (`str`, defaults to `"bfloat16"`):
-            `"float32"`, `"float16"` or `"bfloat16"`. The localizer is always float32.
-        max_shard_size (`int` or `str`, defaults to `"2GB"`):
-            Largest file of the output.
-        num_attention_heads (`int`, defaults to 16):
-            Heads of both ImageBind towers; no tensor tells them.
-        out_indices (`list[int]`, *optional*):
-            Read-out blocks of the vision tower, counted from 1; the quarters of its depth by default, as published.
-        progress (`bool`, defaults to `True`):
-            Whether a progress bar is shown.
+        imagebind (`str` or `Path`): `imagebind_huge.pth`.
+        pandagpt (`str` or `Path`): PandaGPT's `pytorch_model.pt` of the same size as the language model (7B, 13B).
+        anomalygpt (`str` or `Path`): AnomalyGPT's `pytorch_model.pt`: `train_mvtec`, `train_visa` or
+            `train_supervised`.
+        output (`str` or `Path`): Folder to make; must not exist, or be empty.
+        vicuna (`str` or `Path`, *optional*): Folder or Hub id of Vicuna version 0. Or give `llama` and `vicuna_delta`.
+        llama (`str` or `Path`, *optional*): Folder or Hub id of the first LLaMA, in the layout of transformers.
+        vicuna_delta (`str` or `Path`, *optional*): Folder or Hub id of Vicuna's delta, version 0.
+        clip_bpe (`str` or `Path`, defaults to `"openai/clip-vit-large-patch14"`): `bpe_simple_vocab_16e6.txt.gz` of
+            ImageBind's source, or the Hub id (or folder) of a CLIP model.
+        keep_lora (`bool`, defaults to `False`): Whether PandaGPT's LoRA is written as a PEFT adapter to `output/lora`
+            instead of being merged.
+        dtype (`str`, defaults to `"bfloat16"`): `"float32"`, `"float16"` or `"bfloat16"`. The localizer is always
+            float32.
+        max_shard_size (`int` or `str`, defaults to `"2GB"`): Largest file of the output.
+        num_attention_heads (`int`, defaults to 16): Heads of both ImageBind towers; no tensor tells them.
+        out_indices (`list[int]`, *optional*): Read-out blocks of the vision tower, counted from 1; the quarters of its
+            depth by default, as published.
+        progress (`bool`, defaults to `True`): Whether a progress bar is shown.
 
     Returns:
         [`ConversionReport`]: What was read from where; also written to `output/conversion_report.json`.

@@ -43,8 +43,7 @@ class Origin:
     change: str = "none"
 
     def apply(self, tensor: torch.Tensor) -> torch.Tensor:
-        """
-        Rearrange the published tensor into our parameter.
+        """Rearrange the published tensor into our parameter.
 
         `query`, `key`, `value`: a third of the rows of a fused projection. `squeeze`: leading axes of length one are
         dropped. `sum_time`: a 3-D kernel over an image that was repeated in time is a 2-D kernel, summed over time.
@@ -73,18 +72,13 @@ def published_config(
     num_attention_heads: int = 16,
     out_indices: list[int] | None = None,
 ) -> AnomalyGPTConfig:
-    r"""
-    The configuration of a published model: the sizes that its tensors tell, and the values that no tensor tells.
+    """The configuration of a published model: the sizes that its tensors tell, and the values that no tensor tells.
 
     Args:
-        published (`Mapping[str, Mapping[str, tuple[int, ...]]]`):
-            Shapes by published key, of each file.
-        llama_config (`dict`):
-            `config.json` of the language model.
-        image_token_index (`int`):
-            Id of the placeholder.
-        num_attention_heads, out_indices:
-            See [`convert`].
+        published (`Mapping[str, Mapping[str, tuple[int, ...]]]`): Shapes by published key, of each file.
+        llama_config (`dict`): `config.json` of the language model.
+        image_token_index (`int`): Id of the placeholder.
+        num_attention_heads, out_indices: See [`convert`].
 
     Raises:
         ValueError: If a tensor that tells a size is missing, **or** the patches form no square, **or** a width is no
@@ -220,8 +214,7 @@ def _llama_keys(depth: int) -> list[str]:
 
 
 def lora_keys(language_depth: int) -> dict[str, tuple[str, str]]:
-    r"""
-    LLaMA keys that PandaGPT's LoRA changes, with the keys of its two matrices (down, up).
+    """LLaMA keys that PandaGPT's LoRA changes, with the keys of its two matrices (down, up).
 
     Example:
     ```python
@@ -238,8 +231,7 @@ def lora_keys(language_depth: int) -> dict[str, tuple[str, str]]:
 
 
 def adapter_key(published_key: str) -> str:
-    r"""
-    The name PEFT gives to one of PandaGPT's LoRA matrices when it is kept as an adapter of our model.
+    """The name PEFT gives to one of PandaGPT's LoRA matrices when it is kept as an adapter of our model.
 
     Example:
     ```python

@@ -30,12 +30,11 @@ _SAFETENSORS_DTYPES = {
 
 
 class CheckpointFile:
-    r"""
-    One file of named tensors, read lazily; `file[key]` loads one tensor.
+    """One file of named tensors, read lazily; `file[key]` loads one tensor.
 
     Args:
-        path (`str` or `Path`):
-            A `.safetensors` file, or one of `torch.save` that holds a flat dictionary of tensors and nothing else.
+        path (`str` or `Path`): A `.safetensors` file, or one of `torch.save` that holds a flat dictionary of tensors
+            and nothing else.
     """
 
     def __init__(self, path: str | Path):
@@ -90,12 +89,11 @@ class CheckpointFile:
 
 
 class Checkpoint:
-    r"""
-    One file, or a folder of shards, as a single collection of named tensors.
+    """One file, or a folder of shards, as a single collection of named tensors.
 
     Args:
-        path (`str` or `Path`):
-            A file, or a folder with `model*.safetensors` or `pytorch_model*.bin` (safetensors preferred).
+        path (`str` or `Path`): A file, or a folder with `model*.safetensors` or `pytorch_model*.bin` (safetensors
+            preferred).
     """
 
     def __init__(self, path: str | Path):
@@ -130,18 +128,15 @@ class Checkpoint:
 
 
 class SafetensorsWriter:
-    r"""
-    Writes safetensors shards whose tensors arrive in any order, one at a time.
+    """Writes safetensors shards whose tensors arrive in any order, one at a time.
 
     Shapes and dtypes are given first, so every tensor's place in its file is known before the first arrives.
 
     Args:
-        folder (`Path`):
-            An existing folder.
-        tensors (`dict[str, tuple[tuple[int, ...], torch.dtype]]`):
-            Shape and dtype of every tensor, in the order of the shards.
-        max_shard_bytes (`int`):
-            Largest size of a shard in bytes; a larger tensor gets a shard of its own.
+        folder (`Path`): An existing folder.
+        tensors (`dict[str, tuple[tuple[int, ...], torch.dtype]]`): Shape and dtype of every tensor, in the order of
+            the shards.
+        max_shard_bytes (`int`): Largest size of a shard in bytes; a larger tensor gets a shard of its own.
     """
 
     def __init__(
@@ -204,8 +199,7 @@ class SafetensorsWriter:
 
 
 def parse_size(size: int | str) -> int:
-    r"""
-    Number of bytes in a size such as `"2GB"` (decimal units, as in transformers) or `"512MiB"`.
+    """Number of bytes in a size such as `"2GB"` (decimal units, as in transformers) or `"512MiB"`.
 
     Example:
     ```python
@@ -293,14 +287,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class LanguageModelFiles:
-    r"""
-    Vicuna as one collection of tensors: a complete model, or LLaMA with Vicuna's delta added on the way.
+    """Vicuna as one collection of tensors: a complete model, or LLaMA with Vicuna's delta added on the way.
 
     Args:
-        folder (`Path`):
-            `config.json`, `tokenizer.model` and weights as transformers saves them.
-        delta_folder (`Path`, *optional*):
-            The same for Vicuna's delta; `folder` is then LLaMA.
+        folder (`Path`): `config.json`, `tokenizer.model` and weights as transformers saves them.
+        delta_folder (`Path`, *optional*): The same for Vicuna's delta; `folder` is then LLaMA.
     """
 
     def __init__(self, folder: Path, delta_folder: Path | None = None):

@@ -25,20 +25,16 @@ _SPACE = "\u2581"
 def llama_tokenizer(
     model_file: str | Path, num_embeddings: int, image_token: str = "<image>"
 ) -> PreTrainedTokenizerFast:
-    r"""
-    A fast tokenizer from LLaMA's `tokenizer.model`, with a placeholder for image and prompt vectors.
+    """A fast tokenizer from LLaMA's `tokenizer.model`, with a placeholder for image and prompt vectors.
 
     The placeholder takes the first row that the language model has beyond the vocabulary: `[PAD]` (32000) of Vicuna
     v0, which its texts never use. A model without such a row lends `<unk>`, which byte fallback never produces. So no
     row is added, and the probabilities stay those of the published model.
 
     Args:
-        model_file (`str` or `Path`):
-            SentencePiece model of type BPE with byte fallback.
-        num_embeddings (`int`):
-            Rows of the language model's embedding.
-        image_token (`str`, defaults to `"<image>"`):
-            Text of the placeholder.
+        model_file (`str` or `Path`): SentencePiece model of type BPE with byte fallback.
+        num_embeddings (`int`): Rows of the language model's embedding.
+        image_token (`str`, defaults to `"<image>"`): Text of the placeholder.
 
     Returns:
         `PreTrainedTokenizerFast`: Padding is the end token, as in the original; `<s>` is put before a text unless
@@ -87,18 +83,15 @@ def llama_tokenizer(
 
 
 def clip_tokenizer(merges_file: str | Path, context: int = 77) -> PreTrainedTokenizerFast:
-    r"""
-    A fast tokenizer from CLIP's merge list (`bpe_simple_vocab_16e6.txt.gz`, or `merges.txt` of a CLIP on the Hub).
+    """A fast tokenizer from CLIP's merge list (`bpe_simple_vocab_16e6.txt.gz`, or `merges.txt` of a CLIP on the Hub).
 
     The original first repairs the text (package ftfy). Of that, full-width characters, curly quotes, Unicode
     composition and white space are done here, so Chinese punctuation gets the original's ids; wrongly decoded text and
     HTML entities are not repaired.
 
     Args:
-        merges_file (`str` or `Path`):
-            One merge of two symbols per line after a version line, packed with gzip or not.
-        context (`int`, defaults to 77):
-            Longest sequence, in tokens, with start and end.
+        merges_file (`str` or `Path`): One merge of two symbols per line after a version line, packed with gzip or not.
+        context (`int`, defaults to 77): Longest sequence, in tokens, with start and end.
 
     Returns:
         `PreTrainedTokenizerFast`: Padding is the end token. The text tower reads its state at the first one, so what

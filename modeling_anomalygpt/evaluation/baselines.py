@@ -39,18 +39,13 @@ _WINDOWS = ((3, 1), (2, 1))  # side and step of its windows, in cells: a half an
 
 
 class Backbone:
-    r"""
-    A vision model with the geometry of its pictures and the layers that are compared.
+    """A vision model with the geometry of its pictures and the layers that are compared.
 
     Args:
-        name (`str`):
-            As it stands in the table.
-        tower (`torch.nn.Module`):
-            A vision model of transformers, in evaluation mode.
-        image_processor ([`AnomalyGPTImageProcessor`]):
-            Brings pictures to its input and maps back.
-        out_indices (`list[int]`):
-            Hidden states that are compared.
+        name (`str`): As it stands in the table.
+        tower (`torch.nn.Module`): A vision model of transformers, in evaluation mode.
+        image_processor ([`AnomalyGPTImageProcessor`]): Brings pictures to its input and maps back.
+        out_indices (`list[int]`): Hidden states that are compared.
 
     `facts` name its weights in the table where they are not those of the checkpoint.
     """
@@ -74,19 +69,15 @@ class Backbone:
         out_indices: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
     ) -> "Backbone":
-        r"""
-        Loads a vision model, or the vision half of a dual encoder.
+        """Loads a vision model, or the vision half of a dual encoder.
 
         Args:
-            source (`str` or `os.PathLike`):
-                Folder or Hub id. Mean and deviation come from its `preprocessor_config.json`, where there is one.
-            size (`int`, *optional*):
-                Side of the pictures in pixels; `None`: the model's own, 224 where it has none.
-            out_indices (`list[int]`, *optional*):
-                `None`: of models whose grid shrinks the last hidden states of strides 8 and 16, of others those at a
-                half and at three quarters of the depth.
-            device (`torch.device` or `str`, defaults to `"cpu"`):
-                Where it runs.
+            source (`str` or `os.PathLike`): Folder or Hub id. Mean and deviation come from its
+                `preprocessor_config.json`, where there is one.
+            size (`int`, *optional*): Side of the pictures in pixels; `None`: the model's own, 224 where it has none.
+            out_indices (`list[int]`, *optional*): `None`: of models whose grid shrinks the last hidden states of
+                strides 8 and 16, of others those at a half and at three quarters of the depth.
+            device (`torch.device` or `str`, defaults to `"cpu"`): Where it runs.
 
         Returns:
             [`Backbone`]
@@ -118,12 +109,10 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, PatchFeatures]:
-        r"""
-        Encodes a batch of pictures.
+        """Encodes a batch of pictures.
 
         Args:
-            images (`list[PIL.Image.Image]`):
-                RGB pictures of any sizes.
+            images (`list[PIL.Image.Image]`): RGB pictures of any sizes.
 
         Returns:
             `tuple(torch.Tensor, PatchFeatures)`: Global vectors `(batch_size, dim)`, and for each patch of the finest
@@ -210,18 +199,15 @@ class PatchMethod:
 
 
 class PatchCore(PatchMethod):
-    r"""
-    Distance of each patch from the nearest good one (PatchCore, https://arxiv.org/abs/2106.08265).
+    """Distance of each patch from the nearest good one (PatchCore, https://arxiv.org/abs/2106.08265).
 
     The picture's score is that of its farthest patch, weighted down where the good patch it is nearest to lies among
     others just as near (equation 7, nine neighbours).
 
     Args:
-        backbone ([`Backbone`]), batch_size (`int`):
-            See [`PatchMethod`].
-        coreset (`bool`, defaults to `True`):
-            Whether a tenth of the good patches is kept (at most 4,096, greedy k-centre) and all good pictures are
-            taken; else every patch of a few pictures.
+        backbone ([`Backbone`]), batch_size (`int`): See [`PatchMethod`].
+        coreset (`bool`, defaults to `True`): Whether a tenth of the good patches is kept (at most 4,096, greedy
+            k-centre) and all good pictures are taken; else every patch of a few pictures.
     """
 
     def __init__(self, backbone: Backbone, batch_size: int = 8, coreset: bool = True):
@@ -260,8 +246,7 @@ class PatchCore(PatchMethod):
 
 
 class Spade(PatchMethod):
-    r"""
-    Nearest good pictures as wholes, then nearest patches among theirs (SPADE, https://arxiv.org/abs/2005.02357).
+    """Nearest good pictures as wholes, then nearest patches among theirs (SPADE, https://arxiv.org/abs/2005.02357).
 
     The picture's score is the mean distance of its global vector from the 50 nearest good ones (all, where there are
     fewer). Arguments as [`PatchMethod`].
@@ -286,8 +271,7 @@ class Spade(PatchMethod):
 
 
 class Padim(PatchMethod):
-    r"""
-    A normal distribution at each place of the picture (PaDiM, https://arxiv.org/abs/2011.08785).
+    """A normal distribution at each place of the picture (PaDiM, https://arxiv.org/abs/2011.08785).
 
     At most 100 features, drawn once; 0.01 is added to the variances. The score is the maximum of the smoothed map of
     Mahalanobis distances. Arguments as [`PatchMethod`].
@@ -313,12 +297,10 @@ class Padim(PatchMethod):
 
 
 class PixelDifference:
-    r"""
-    No model at all: each pixel's mean difference over the colours from the same pixel of the nearest good picture.
+    """No model at all: each pixel's mean difference over the colours from the same pixel of the nearest good picture.
 
     Args:
-        size (`tuple[int, int]`):
-            `(height, width)` at which pictures are compared.
+        size (`tuple[int, int]`): `(height, width)` at which pictures are compared.
     """
 
     name, shots = "pixel_difference", ("some", "all")
@@ -344,14 +326,11 @@ class PixelDifference:
 
 
 class WindowTextScores:
-    r"""
-    WinCLIP-style scores of an AnomalyGPT checkpoint with a text tower (https://arxiv.org/abs/2303.14814).
+    """WinCLIP-style scores of an AnomalyGPT checkpoint with a text tower (https://arxiv.org/abs/2303.14814).
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            With a text tower.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
+        model ([`AnomalyGPTForConditionalGeneration`]): With a text tower.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
 
     Raises:
         ValueError: If the model has no text tower.
@@ -449,18 +428,13 @@ METHODS = ("patchcore", "patchcore_few", "spade", "padim", "pixel_difference", "
 
 
 def make_baselines(methods: Sequence[str], backbone: Backbone, inspector: Any, batch_size: int = 8) -> list[Any]:
-    r"""
-    Detectors by name.
+    """Detectors by name.
 
     Args:
-        methods (`list[str]`):
-            Of `METHODS`.
-        backbone ([`Backbone`]):
-            For those that compare patches.
-        inspector ([`AnomalyInspector`]):
-            Its model gives the texts of `"winclip"`.
-        batch_size (`int`, defaults to 8):
-            Pictures that go through a model together.
+        methods (`list[str]`): Of `METHODS`.
+        backbone ([`Backbone`]): For those that compare patches.
+        inspector ([`AnomalyInspector`]): Its model gives the texts of `"winclip"`.
+        batch_size (`int`, defaults to 8): Pictures that go through a model together.
 
     Returns:
         `list[Detector]`

@@ -15,24 +15,16 @@ from ..inspector import AnomalyInspector
 
 @dataclass(frozen=True)
 class Detection:
-    r"""
-    What a method says about a picture.
+    """What a method says about a picture.
 
     Args:
-        score (`float`):
-            Higher means more anomalous.
-        anomaly_map (`np.ndarray` of shape `(height, width)`):
-            float32, in the picture's own pixels.
-        verdict (`str`, *optional*):
-            `"normal"`, `"anomalous"` or `"uncertain"`.
-        log_odds (`float`, *optional*):
-            Natural logarithm of P(yes) / P(no).
-        answer (`str`, *optional*):
-            In words.
-        ratio (`float`, *optional*):
-            The score over the limit of the references; 1 is the limit.
-        evidence (`float`, *optional*):
-            Score and words together; above 0 speaks for an anomaly.
+        score (`float`): Higher means more anomalous.
+        anomaly_map (`np.ndarray` of shape `(height, width)`): float32, in the picture's own pixels.
+        verdict (`str`, *optional*): `"normal"`, `"anomalous"` or `"uncertain"`.
+        log_odds (`float`, *optional*): Natural logarithm of P(yes) / P(no).
+        answer (`str`, *optional*): In words.
+        ratio (`float`, *optional*): The score over the limit of the references; 1 is the limit.
+        evidence (`float`, *optional*): Score and words together; above 0 speaks for an anomaly.
     """
 
     score: float
@@ -63,19 +55,14 @@ class Detector(Protocol):
 
 
 class AnomalyGPTDetector:
-    r"""
-    An inspector under evaluation.
+    """An inspector under evaluation.
 
     Args:
-        inspector ([`AnomalyInspector`]):
-            Its references are replaced.
-        published (`bool`):
-            Whether the score is the maximum of the map, pictures are seen in their own light and there is no
-            verdict, as in the paper.
-        answers (`bool`, defaults to `True`):
-            Whether answers are generated.
-        batch_size (`int`, defaults to 8):
-            Pictures that go through the model together.
+        inspector ([`AnomalyInspector`]): Its references are replaced.
+        published (`bool`): Whether the score is the maximum of the map, pictures are seen in their own light and there
+            is no verdict, as in the paper.
+        answers (`bool`, defaults to `True`): Whether answers are generated.
+        batch_size (`int`, defaults to 8): Pictures that go through the model together.
     """
 
     name = "anomalygpt"

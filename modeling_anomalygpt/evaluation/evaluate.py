@@ -39,22 +39,17 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    r"""
-    What is measured.
+    """What is measured.
 
     Args:
-        protocol ([`Protocol`]):
-            How.
-        k_shots (`list[int | str]`):
-            Numbers of references, 0 for none, `"all"` for all.
-        seeds (`list[int]`):
-            Draw the references.
-        references_from (`str`, defaults to `"train"`):
-            Split of the references. Those from `"test"` are not measured on.
-        limit (`int`, *optional*):
-            At most so many pictures of each category, half of them anomalous where there are enough.
-        facts (`dict[str, str]`):
-            Columns that are the same in every row of [`EvaluationRows`].
+        protocol ([`Protocol`]): How.
+        k_shots (`list[int | str]`): Numbers of references, 0 for none, `"all"` for all.
+        seeds (`list[int]`): Draw the references.
+        references_from (`str`, defaults to `"train"`): Split of the references. Those from `"test"` are not measured
+            on.
+        limit (`int`, *optional*): At most so many pictures of each category, half of them anomalous where there are
+            enough.
+        facts (`dict[str, str]`): Columns that are the same in every row of [`EvaluationRows`].
 
     Raises:
         ValueError: If a number is out of range.
@@ -99,22 +94,16 @@ def evaluate(
     rows: EvaluationRows,
     progress: bool = True,
 ) -> list[dict[str, str]]:
-    r"""
-    Measures every cell of the plan that is not in the table yet.
+    """Measures every cell of the plan that is not in the table yet.
 
     Args:
-        plan ([`EvaluationPlan`]):
-            What.
-        detectors (`list[Detector]`):
-            Methods.
-        test (`datasets.Dataset`):
-            Labelled pictures.
-        train (`datasets.Dataset`, *optional*):
-            Good pictures, for references; not needed where they come from `test` or there are none.
-        rows ([`EvaluationRows`]):
-            The table; the first process writes.
-        progress (`bool`, defaults to `True`):
-            Whether a progress bar is shown on stderr.
+        plan ([`EvaluationPlan`]): What.
+        detectors (`list[Detector]`): Methods.
+        test (`datasets.Dataset`): Labelled pictures.
+        train (`datasets.Dataset`, *optional*): Good pictures, for references; not needed where they come from `test`
+            or there are none.
+        rows ([`EvaluationRows`]): The table; the first process writes.
+        progress (`bool`, defaults to `True`): Whether a progress bar is shown on stderr.
 
     Returns:
         `list[dict[str, str]]`: The rows of the plan, those measured before included.

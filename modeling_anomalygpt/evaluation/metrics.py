@@ -62,11 +62,10 @@ class ScoreTable:
     """Distinct scores, rising, with what lies at each.
 
     Attributes:
-        scores (`np.ndarray` of shape `(num_entries,)`):
-            Rising, each once.
-        weights (`np.ndarray` of shape `(3, num_entries)`):
-            float64: number of normal samples, number of anomalous samples, and the anomalous ones weighted (for
-            overlaps of regions: one over the area of the sample's region).
+        scores (`np.ndarray` of shape `(num_entries,)`): Rising, each once.
+        weights (`np.ndarray` of shape `(3, num_entries)`): float64: number of normal samples, number of anomalous
+            samples, and the anomalous ones weighted (for overlaps of regions: one over the area of the sample's
+            region).
     """
 
     scores: np.ndarray
@@ -310,8 +309,8 @@ class PixelMetrics:
     million pixels, below 1e-4 always). Scores are compared as float32.
 
     Args:
-        limits (`Sequence[float]`, *optional*, defaults to `(0.3, 0.05)`):
-            False-positive rates up to which the overlap of regions is averaged, each in (0, 1].
+        limits (`Sequence[float]`, *optional*, defaults to `(0.3, 0.05)`): False-positive rates up to which the overlap
+            of regions is averaged, each in (0, 1].
 
     Raises:
         ValueError: If a limit is out of range.
@@ -342,10 +341,9 @@ class PixelMetrics:
         """Adds pictures.
 
         Args:
-            masks (`np.ndarray` of shape `(height, width)` or `(batch_size, height, width)`, or a sequence):
-                Anomalous where not zero; good pictures have empty masks.
-            maps (the same shapes):
-                Finite scores on any scale, higher meaning more anomalous.
+            masks (`np.ndarray` of shape `(height, width)` or `(batch_size, height, width)`, or a sequence): Anomalous
+                where not zero; good pictures have empty masks.
+            maps (the same shapes): Finite scores on any scale, higher meaning more anomalous.
 
         Raises:
             ValueError: If shapes differ **or** a score is NaN or infinite.
@@ -667,20 +665,16 @@ class ImageMetrics:
         """Adds pictures.
 
         Args:
-            labels (`np.ndarray` of shape `(batch_size,)`):
-                0 normal, 1 anomalous.
-            scores (`np.ndarray` of shape `(batch_size,)`):
-                Finite, higher meaning more anomalous.
-            verdicts (`Sequence[str]`, *optional*):
-                See [`verdict_metrics`].
-            log_odds (`np.ndarray` of shape `(batch_size,)`, *optional*):
-                Natural logarithm of P(yes) / P(no); above 0 means anomalous.
-            answers (`Sequence[str]`, *optional*):
-                In English.
-            ratios (`np.ndarray` of shape `(batch_size,)`, *optional*):
-                Scores over the threshold of the references; from 1 on the map alone says anomalous.
-            evidence (`np.ndarray` of shape `(batch_size,)`, *optional*):
-                What the verdict rests on; from 0 on the picture is more likely anomalous.
+            labels (`np.ndarray` of shape `(batch_size,)`): 0 normal, 1 anomalous.
+            scores (`np.ndarray` of shape `(batch_size,)`): Finite, higher meaning more anomalous.
+            verdicts (`Sequence[str]`, *optional*): See [`verdict_metrics`].
+            log_odds (`np.ndarray` of shape `(batch_size,)`, *optional*): Natural logarithm of P(yes) / P(no); above 0
+                means anomalous.
+            answers (`Sequence[str]`, *optional*): In English.
+            ratios (`np.ndarray` of shape `(batch_size,)`, *optional*): Scores over the threshold of the references;
+                from 1 on the map alone says anomalous.
+            evidence (`np.ndarray` of shape `(batch_size,)`, *optional*): What the verdict rests on; from 0 on the
+                picture is more likely anomalous.
 
         Raises:
             ValueError: If lengths differ, a label is not 0 or 1, a number is not finite, or one call brings something

@@ -29,20 +29,15 @@ def answer_likelihoods(
     answers: Sequence[str],
     image_tokens: torch.Tensor,
 ) -> list[float]:
-    r"""
-    Mean log-probability of the tokens of each answer, its end included; not the sum, so that length does not count.
+    """Mean log-probability of the tokens of each answer, its end included; not the sum, so that length does not count.
 
     Args:
-        model ([`AnomalyGPTForConditionalGeneration`]):
-            In evaluation mode.
-        processor ([`AnomalyGPTProcessor`]):
-            Its processor.
-        messages (`list[dict[str, str]]`):
-            `role` and `content` each; the last one is the question.
-        answers (`list[str]`):
-            At least one.
-        image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`):
-            What the language model sees of the picture.
+        model ([`AnomalyGPTForConditionalGeneration`]): In evaluation mode.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
+        messages (`list[dict[str, str]]`): `role` and `content` each; the last one is the question.
+        answers (`list[str]`): At least one.
+        image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`): What the language model sees of the
+            picture.
 
     Returns:
         `list[float]`: Natural logarithms, at most 0.
@@ -86,22 +81,15 @@ class MMADError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    r"""
-    One multiple-choice question.
+    """One multiple-choice question.
 
     Args:
-        image (`str`):
-            Path of the picture inside the benchmark's folder.
-        number (`int`):
-            Of the question about this picture, from 0.
-        subtask (`str`):
-            One of `SUBTASKS`.
-        text (`str`):
-            What is asked.
-        options (`dict[str, str]`):
-            Letter to text.
-        answer (`str`):
-            The right letter.
+        image (`str`): Path of the picture inside the benchmark's folder.
+        number (`int`): Of the question about this picture, from 0.
+        subtask (`str`): One of `SUBTASKS`.
+        text (`str`): What is asked.
+        options (`dict[str, str]`): Letter to text.
+        answer (`str`): The right letter.
     """
 
     image: str
@@ -125,16 +113,12 @@ class Question:
 def read_questions(
     path: str | os.PathLike, templates: str = "random", limit: int | None = None
 ) -> dict[str, tuple[list[Question], list[str]]]:
-    r"""
-    Reads `mmad.json`.
+    """Reads `mmad.json`.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        templates (`str`, defaults to `"random"`):
-            One of `TEMPLATES`.
-        limit (`int`, *optional*):
-            Pictures, spread evenly over the file.
+        path (`str` or `os.PathLike`): The file.
+        templates (`str`, defaults to `"random"`): One of `TEMPLATES`.
+        limit (`int`, *optional*): Pictures, spread evenly over the file.
 
     Returns:
         `dict`: Picture to its questions and the paths of its templates.
@@ -183,18 +167,13 @@ def _question(image: str, number: int, row: Mapping[str, Any]) -> Question:
 
 
 class MMADAnswerer:
-    r"""
-    Answers the questions about pictures with one inspector.
+    """Answers the questions about pictures with one inspector.
 
     Args:
-        inspector ([`AnomalyInspector`]):
-            Its references are replaced.
-        folder (`str` or `os.PathLike`):
-            The benchmark's folder.
-        k_shot (`int`, defaults to 1):
-            Templates taken as references; 0 for none.
-        score (`str`, defaults to `"text"`):
-            One of `SCORES`.
+        inspector ([`AnomalyInspector`]): Its references are replaced.
+        folder (`str` or `os.PathLike`): The benchmark's folder.
+        k_shot (`int`, defaults to 1): Templates taken as references; 0 for none.
+        score (`str`, defaults to `"text"`): One of `SCORES`.
 
     Raises:
         ValueError: If `score` is unknown or `k_shot` negative.
@@ -210,14 +189,11 @@ class MMADAnswerer:
         self._references: list[str] | None = None
 
     def answer(self, questions: Sequence[Question], templates: Sequence[str]) -> list[dict[str, Any]]:
-        r"""
-        Answers all questions about one picture, each for itself.
+        """Answers all questions about one picture, each for itself.
 
         Args:
-            questions (`list[Question]`):
-                About the same picture.
-            templates (`list[str]`):
-                Paths of good pictures.
+            questions (`list[Question]`): About the same picture.
+            templates (`list[str]`): Paths of good pictures.
 
         Returns:
             `list[dict]`: For each question its fields, the letter `given` and the `likelihoods` of the options.
@@ -263,15 +239,13 @@ class MMADAnswerer:
 
 
 def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    r"""
-    Accuracy of the seven subtasks, a data set a row, as the benchmark counts.
+    """Accuracy of the seven subtasks, a data set a row, as the benchmark counts.
 
     Detection counts as the mean of the accuracies on good and on defective pictures. `overkill` is the part of the
     good pictures called anomalous, `miss` that of the defective ones called good.
 
     Args:
-        answers (`list[dict]`):
-            Of [`MMADAnswerer.answer`].
+        answers (`list[dict]`): Of [`MMADAnswerer.answer`].
 
     Returns:
         `dict[str, dict]`: Data set to its accuracies, to `average` (their mean), `overkill`, `miss` and `questions`;

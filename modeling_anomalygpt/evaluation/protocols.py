@@ -30,16 +30,13 @@ _MISSPELT = ("chewinggum",)
 
 @dataclass(frozen=True)
 class Protocol:
-    r"""
-    One way to run a benchmark on one data set.
+    """One way to run a benchmark on one data set.
 
     Args:
-        name (`str`):
-            `"ours"` or `"paper"`.
-        dataset (`str`):
-            Name of the data set, such as `"mvtec_ad"`.
-        canvas (`tuple[int, int]`):
-            `(height, width)` of the model's input, to which `"paper"` brings pictures and masks.
+        name (`str`): `"ours"` or `"paper"`.
+        dataset (`str`): Name of the data set, such as `"mvtec_ad"`.
+        canvas (`tuple[int, int]`): `(height, width)` of the model's input, to which `"paper"` brings pictures and
+            masks.
 
     Example:
     ```python
@@ -78,19 +75,15 @@ class Protocol:
         return [PUBLISHED_ROUNDS.get(self.dataset, 0)] if self.published else [0, 1, 2]
 
     def references(self, available: int, k_shot: int, seed: int) -> list[int]:
-        r"""
-        Which good pictures are references.
+        """Which good pictures are references.
 
         Under `"ours"` the good pictures are put in one random order and seed `s` takes the `s`-th `k_shot` of them, so
         that no two seeds share a reference as long as there are enough; after the last whole block the next order.
 
         Args:
-            available (`int`):
-                Good pictures there are.
-            k_shot (`int`):
-                How many are taken.
-            seed (`int`):
-                Which draw; under `"paper"` the round.
+            available (`int`): Good pictures there are.
+            k_shot (`int`): How many are taken.
+            seed (`int`): Which draw; under `"paper"` the round.
 
         Returns:
             `list[int]`: `k_shot` different numbers below `available`.

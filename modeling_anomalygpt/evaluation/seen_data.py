@@ -22,12 +22,10 @@ class SeenPicturesError(ValueError):
 
 
 def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | None:
-    r"""
-    The data sets on which a checkpoint, and the checkpoint its adapter belongs to, were trained.
+    """The data sets on which a checkpoint, and the checkpoint its adapter belongs to, were trained.
 
     Args:
-        checkpoint (`str` or `os.PathLike`):
-            Folder or Hub id.
+        checkpoint (`str` or `os.PathLike`): Folder or Hub id.
 
     Returns:
         `list[dict]`: `name`, `split`, `num_rows`, `fingerprint`, `labels` each; `None` where nothing is written down.
@@ -50,16 +48,12 @@ def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | Non
 
 
 def seen_pictures(record: Collection[dict[str, Any]], dataset: str, fingerprints: Collection[str]) -> str | None:
-    r"""
-    Which source of a training held the test pictures.
+    """Which source of a training held the test pictures.
 
     Args:
-        record (`list[dict]`):
-            From [`training_record`].
-        dataset (`str`):
-            Name of the data set that is evaluated.
-        fingerprints (`set[str]`):
-            Of its test split and of the categories of it.
+        record (`list[dict]`): From [`training_record`].
+        dataset (`str`): Name of the data set that is evaluated.
+        fingerprints (`set[str]`): Of its test split and of the categories of it.
 
     Returns:
         `str`: The source in words; `None` where there is none. A source counts by its fingerprint, or as one of the

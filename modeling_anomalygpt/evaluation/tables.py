@@ -23,14 +23,11 @@ _PACKAGES = ("torch", "transformers", "numpy", "pillow")
 
 
 def result_facts(model: torch.nn.Module, checkpoint: str) -> dict[str, str]:
-    r"""
-    Columns that tell which code and weights made a row.
+    """Columns that tell which code and weights made a row.
 
     Args:
-        model (`torch.nn.Module`):
-            The loaded model.
-        checkpoint (`str`):
-            How it was named; a folder is named by its last part.
+        model (`torch.nn.Module`): The loaded model.
+        checkpoint (`str`): How it was named; a folder is named by its last part.
 
     Returns:
         `dict[str, str]`: `checkpoint`, `checkpoint_hash` (of a sample of every weight), `versions`, `commit` (empty
@@ -87,12 +84,10 @@ FIELDS = (
 
 
 class EvaluationRows:
-    r"""
-    Rows in a CSV file that is rewritten atomically at every new row.
+    """Rows in a CSV file that is rewritten atomically at every new row.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file. Rows of one that is there are kept.
+        path (`str` or `os.PathLike`): The file. Rows of one that is there are kept.
 
     Raises:
         ValueError: If the file is another kind of table.
@@ -164,14 +159,11 @@ class Summary(NamedTuple):
 
 
 def summarize(rows: Iterable[Mapping[str, str]], metrics: Sequence[str] = METRICS) -> list[dict[str, Any]]:
-    r"""
-    Means, spreads and the worst category, one row a data set, protocol, method and number of references.
+    """Means, spreads and the worst category, one row a data set, protocol, method and number of references.
 
     Args:
-        rows (`list[dict[str, str]]`):
-            Of [`EvaluationRows`].
-        metrics (`list[str]`):
-            Columns.
+        rows (`list[dict[str, str]]`): Of [`EvaluationRows`].
+        metrics (`list[str]`): Columns.
 
     Returns:
         `list[dict]`: `dataset`, `protocol`, `method`, `backbone`, `k_shot`, `categories` and `seeds` (counts), and a

@@ -55,31 +55,22 @@ _LIMITS = (
 
 @dataclass
 class ModelFacts:
-    r"""
-    What a card says.
+    """What a card says.
 
     Args:
-        repo_id (`str`):
-            `"user/name"` on the Hub; its last part is the heading.
-        base_models (`list[str]`):
-            Hub ids of what it was made of.
-        parts (`list[tuple[str, str]]`):
-            Part and what it is, for the table.
-        licences (`dict[str, str]`):
-            Licence of each part, by the Hub's short names (`"apache-2.0"`). Several different ones make the whole
-            `other`; none makes it `unknown`.
-        adapter (`bool`, defaults to `False`):
-            Whether only an adapter is in the repository; its model is the first of `base_models`.
-        datasets, limits (`list[str]`):
-            What it was trained on; sentences beside those that hold for every model of this kind.
-        training (`dict[str, Any]`):
-            Settings worth telling, name and value.
-        results (`list[dict]`):
-            Benchmark rows: `set`, `k_shot`, `seed` and columns of `SCORES`.
-        limits (`list[str]`):
-            Sentences beside those that hold for every model of this kind.
-        category (`str`, defaults to `"object"`):
-            What it is shown with in the section "Use".
+        repo_id (`str`): `"user/name"` on the Hub; its last part is the heading.
+        base_models (`list[str]`): Hub ids of what it was made of.
+        parts (`list[tuple[str, str]]`): Part and what it is, for the table.
+        licences (`dict[str, str]`): Licence of each part, by the Hub's short names (`"apache-2.0"`). Several different
+            ones make the whole `other`; none makes it `unknown`.
+        adapter (`bool`, defaults to `False`): Whether only an adapter is in the repository; its model is the first of
+            `base_models`.
+        datasets, limits (`list[str]`): What it was trained on; sentences beside those that hold for every model of
+            this kind.
+        training (`dict[str, Any]`): Settings worth telling, name and value.
+        results (`list[dict]`): Benchmark rows: `set`, `k_shot`, `seed` and columns of `SCORES`.
+        limits (`list[str]`): Sentences beside those that hold for every model of this kind.
+        category (`str`, defaults to `"object"`): What it is shown with in the section "Use".
     """
 
     repo_id: str
@@ -95,8 +86,7 @@ class ModelFacts:
 
 
 def model_card(facts: ModelFacts) -> str:
-    r"""
-    The card: front matter and text. Sections of which nothing is known are left out.
+    """The card: front matter and text. Sections of which nothing is known are left out.
 
     Example:
     ```python
@@ -136,18 +126,14 @@ def model_card(facts: ModelFacts) -> str:
 
 
 def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence: str | None = None) -> str:
-    r"""
-    A card that was written before its model had a place on the Hub, with that place in its front matter and its use.
+    """A card that was written before its model had a place on the Hub, with that place in its front matter and its use.
 
     Args:
-        card (`str`):
-            A README.md with front matter; without a section "Use" of [`model_card`] its text stays as it is.
-        repo_id (`str`):
-            Where it goes.
-        adapter_of (`str`, *optional*):
-            Hub id of the adapter's model; `None` for a whole model (also one that an adapter was merged into).
-        licence (`str`, *optional*):
-            Replaces the one that stands there.
+        card (`str`): A README.md with front matter; without a section "Use" of [`model_card`] its text stays as it is.
+        repo_id (`str`): Where it goes.
+        adapter_of (`str`, *optional*): Hub id of the adapter's model; `None` for a whole model (also one that an
+            adapter was merged into).
+        licence (`str`, *optional*): Replaces the one that stands there.
 
     Returns:
         `str`: The card. Names of base models that are no Hub ids are left out of the front matter.
@@ -169,12 +155,11 @@ def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence:
 
 
 def evaluation_results(rows: Iterable[dict[str, Any]]) -> list[EvalResult]:
-    r"""
-    Benchmark rows as entries of a card's `model-index`, averaged over the seeds.
+    """Benchmark rows as entries of a card's `model-index`, averaged over the seeds.
 
     Args:
-        rows (`list[dict]`):
-            `set`, `k_shot` and columns of `SCORES`; text (from CSV) or numbers; empty cells are left out.
+        rows (`list[dict]`): `set`, `k_shot` and columns of `SCORES`; text (from CSV) or numbers; empty cells are left
+            out.
 
     Returns:
         `list[EvalResult]`: One for each data set, number of references and score.

@@ -27,19 +27,16 @@ TOLERANCE = 1e-4
 
 
 class MapPath(nn.Module):
-    r"""
-    Pictures in, maps and scores out: the same numbers as [`AnomalyGPTModel.get_image_features`], without loops.
+    """Pictures in, maps and scores out: the same numbers as [`AnomalyGPTModel.get_image_features`], without loops.
 
     Args:
-        model ([`AnomalyGPTModel`] or [`AnomalyGPTForConditionalGeneration`]):
-            Its vision tower and localizer are used, not copied.
-        bank ([`MemoryBank`], *optional*):
-            Good patches that become a part of the export. `None` with `bank_as_input=False`: the map guided by the
-            state vectors.
-        bank_as_input (`bool`, defaults to `False`):
-            Whether the good patches are inputs of each call instead.
-        text_embeds (`torch.Tensor` of shape `(1, 2, projection_dim)`, *optional*):
-            State vectors of a model with a text tower.
+        model ([`AnomalyGPTModel`] or [`AnomalyGPTForConditionalGeneration`]): Its vision tower and localizer are used,
+            not copied.
+        bank ([`MemoryBank`], *optional*): Good patches that become a part of the export. `None` with
+            `bank_as_input=False`: the map guided by the state vectors.
+        bank_as_input (`bool`, defaults to `False`): Whether the good patches are inputs of each call instead.
+        text_embeds (`torch.Tensor` of shape `(1, 2, projection_dim)`, *optional*): State vectors of a model with a
+            text tower.
     """
 
     def __init__(
@@ -65,12 +62,10 @@ class MapPath(nn.Module):
         self.register_buffer("text_embeds", states)
 
     def forward(self, pixel_values: torch.Tensor, *bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        r"""
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`):
-                From the processor.
-            bank (`torch.Tensor`, each of shape `(num_patches, dim)`):
-                Unit-length good patches, one tensor a layer; only with `bank_as_input`.
+        """Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): From the processor.
+            bank (`torch.Tensor`, each of shape `(num_patches, dim)`): Unit-length good patches, one tensor a layer;
+                only with `bank_as_input`.
 
         Returns:
             `tuple(torch.Tensor, torch.Tensor)`: `anomaly_map` `(batch_size, map_size, map_size)` in [0, 1], and
@@ -113,19 +108,16 @@ def export_map_path(
     bank_as_input: bool = False,
     check: bool = True,
 ) -> ExportedMapPath:
-    r"""
-    Writes the map path of an inspector, with its references, for a variable number of pictures.
+    """Writes the map path of an inspector, with its references, for a variable number of pictures.
 
     Args:
-        inspector ([`AnomalyInspector`]):
-            Model, processor and references. Without references and without `bank_as_input`, the map guided by the
-            state vectors of its category is exported.
-        output (`str` or `os.PathLike`):
-            `NAME.onnx`, or `NAME.pt2` for `torch.export`.
-        bank_as_input (`bool`, defaults to `False`):
-            Whether the good patches are inputs `bank_0`, `bank_1` ... instead of a part of the file.
-        check (`bool`, defaults to `True`):
-            Whether the file is run (ONNX by onnxruntime) and compared with PyTorch at one and three pictures.
+        inspector ([`AnomalyInspector`]): Model, processor and references. Without references and without
+            `bank_as_input`, the map guided by the state vectors of its category is exported.
+        output (`str` or `os.PathLike`): `NAME.onnx`, or `NAME.pt2` for `torch.export`.
+        bank_as_input (`bool`, defaults to `False`): Whether the good patches are inputs `bank_0`, `bank_1` ... instead
+            of a part of the file.
+        check (`bool`, defaults to `True`): Whether the file is run (ONNX by onnxruntime) and compared with PyTorch at
+            one and three pictures.
 
     Returns:
         [`ExportedMapPath`]

@@ -15,19 +15,16 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: str = "auto") -> None:
-    r"""
-    Writes the checkpoint that an adapter and its base make together.
+    """Writes the checkpoint that an adapter and its base make together.
 
     Virtual tokens stay as they are (`config.num_virtual_tokens`) and own parts replace those of the base, so these
     give the same numbers; low-rank changes are added to the weights, equal up to rounding.
 
     Args:
-        source (`str` or `os.PathLike`):
-            Folder or Hub id of the adapter.
-        output (`str` or `os.PathLike`):
-            A folder that does not exist yet, or is empty.
-        dtype (`str`, defaults to `"auto"`):
-            Of the merged weights; `"auto"`: each keeps that in which base or adapter store it.
+        source (`str` or `os.PathLike`): Folder or Hub id of the adapter.
+        output (`str` or `os.PathLike`): A folder that does not exist yet, or is empty.
+        dtype (`str`, defaults to `"auto"`): Of the merged weights; `"auto"`: each keeps that in which base or adapter
+            store it.
 
     Raises:
         CheckpointError: If `source` is no adapter, **or** cannot be loaded, **or** the output is there already.

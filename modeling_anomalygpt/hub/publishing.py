@@ -80,18 +80,14 @@ def code_files() -> dict[str, pathlib.Path]:
 def model_repository(
     folder: str | os.PathLike, repo_id: str, base_model: str | None = None, licence: str | None = None
 ) -> Files:
-    r"""
-    Everything that is sent of a model or an adapter, so that `from_pretrained(repo_id, trust_remote_code=True)` works.
+    """Everything that is sent of a model or an adapter, so that `from_pretrained(repo_id, trust_remote_code=True)` works.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            What `save_pretrained` wrote: model and processor, or an adapter.
-        repo_id (`str`):
-            Where it goes, such as `"user/name"`; stands in the card.
-        base_model (`str`, *optional*):
-            For an adapter: the Hub id of the model it was trained on.
-        licence (`str`, *optional*):
-            For the card, a short name on the Hub such as `"apache-2.0"`, where the folder has none.
+        folder (`str` or `os.PathLike`): What `save_pretrained` wrote: model and processor, or an adapter.
+        repo_id (`str`): Where it goes, such as `"user/name"`; stands in the card.
+        base_model (`str`, *optional*): For an adapter: the Hub id of the model it was trained on.
+        licence (`str`, *optional*): For the card, a short name on the Hub such as `"apache-2.0"`, where the folder has
+            none.
 
     Returns:
         `dict[str, Path | bytes]`: Path in the repository, and the file or its content. The card is the folder's own
@@ -231,20 +227,14 @@ def push_folder(
 
 
 def push_files(files: Files, repo_id: str, repo_type: str, private: bool, message: str) -> str:
-    r"""
-    Makes the repository where it is missing and sends the files in one commit.
+    """Makes the repository where it is missing and sends the files in one commit.
 
     Args:
-        files (`dict[str, Path | bytes]`):
-            Path in the repository, and the file or its content.
-        repo_id (`str`):
-            `"user/name"`, or `"name"` for one's own.
-        repo_type (`str`):
-            `"model"`, `"dataset"` or `"space"`.
-        private (`bool`):
-            Whether a new repository is hidden from others.
-        message (`str`):
-            Of the commit.
+        files (`dict[str, Path | bytes]`): Path in the repository, and the file or its content.
+        repo_id (`str`): `"user/name"`, or `"name"` for one's own.
+        repo_type (`str`): `"model"`, `"dataset"` or `"space"`.
+        private (`bool`): Whether a new repository is hidden from others.
+        message (`str`): Of the commit.
 
     Returns:
         `str`: The address of the repository.

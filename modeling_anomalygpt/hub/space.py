@@ -18,17 +18,13 @@ _MODEL_VARIABLE = 'os.environ.get("ANOMALYGPT_MODEL") or None'
 
 
 def write_space(folder: str | os.PathLike, model: str | None = None, title: str | None = None) -> pathlib.Path:
-    r"""
-    Writes everything a Space needs; `python app.py` inside runs it.
+    """Writes everything a Space needs; `python app.py` inside runs it.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Where to; made if it is missing. An earlier Space in it is replaced.
-        model (`str`, *optional*):
-            Hub id of the model it shows, fetched when the Space is built, or a folder, whose weights travel inside in
-            the place of the embedded checkpoint. `None`: the embedded checkpoint.
-        title (`str`, *optional*):
-            Of the Space.
+        folder (`str` or `os.PathLike`): Where to; made if it is missing. An earlier Space in it is replaced.
+        model (`str`, *optional*): Hub id of the model it shows, fetched when the Space is built, or a folder, whose
+            weights travel inside in the place of the embedded checkpoint. `None`: the embedded checkpoint.
+        title (`str`, *optional*): Of the Space.
 
     Returns:
         `pathlib.Path`: The folder.

@@ -55,35 +55,26 @@ _SIZES = (
 
 
 class InspectionReport:
-    r"""
-    Collects results one after the other and writes the files of an inspection.
+    """Collects results one after the other and writes the files of an inspection.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Where to; must exist. Files: `overlays/<name>.png`, `maps/<name>.npy` (float16, in the original picture's
-            pixels, with `save_maps`), `pictures.jsonl`, `results.csv`, `report.html`.
-        region_threshold (`float`):
-            Middle of the colour scale where the evidence of a result names none.
-        num_pictures (`int`):
-            How many are expected; the more, the smaller they are shown.
-        language (`str`, *optional*, defaults to `"en"`):
-            Of the report's own words, `"en"` or `"zh"`.
-        setup (`Mapping[str, str]`, *optional*):
-            How it was inspected: label to value, shown as given.
-        versions (`Mapping[str, str]`, *optional*):
-            What it was inspected with.
-        references (`Sequence[str]`, *optional*):
-            Paths of the good pictures.
-        save_maps (`bool`, *optional*, defaults to `False`):
-            Whether the maps are written.
-        resume (`bool`, *optional*, defaults to `False`):
-            Whether results taken over from an earlier run are shown as they were then.
+        folder (`str` or `os.PathLike`): Where to; must exist. Files: `overlays/<name>.png`, `maps/<name>.npy`
+            (float16, in the original picture's pixels, with `save_maps`), `pictures.jsonl`, `results.csv`,
+            `report.html`.
+        region_threshold (`float`): Middle of the colour scale where the evidence of a result names none.
+        num_pictures (`int`): How many are expected; the more, the smaller they are shown.
+        language (`str`, *optional*, defaults to `"en"`): Of the report's own words, `"en"` or `"zh"`.
+        setup (`Mapping[str, str]`, *optional*): How it was inspected: label to value, shown as given.
+        versions (`Mapping[str, str]`, *optional*): What it was inspected with.
+        references (`Sequence[str]`, *optional*): Paths of the good pictures.
+        save_maps (`bool`, *optional*, defaults to `False`): Whether the maps are written.
+        resume (`bool`, *optional*, defaults to `False`): Whether results taken over from an earlier run are shown as
+            they were then.
 
     Example:
     ```python
     report = InspectionReport("results", inspector.region_threshold, num_pictures=len(pictures))
-    for name, result in zip(names, inspector.inspect_many(pictures)):
-        report.add(result, name)
+    for name, result in zip(names, inspector.inspect_many(pictures)): report.add(result, name)
     report.write()
     ```
     """
