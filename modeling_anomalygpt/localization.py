@@ -79,7 +79,7 @@ def state_vectors(prompt_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Te
 def text_guided_layer_maps(
     embedded: tuple[PatchFeatures, ...], state_embeds: torch.Tensor, temperature: float, map_size: int
 ) -> torch.Tensor:
-    """Scores every pixel, for every layer, by how much nearer its patch is to "anomalous" than to "normal" (equation 2).
+    """Scores every pixel, for every layer, by how much nearer its patch is to "anomalous" than to "normal" (eq. 2).
 
     Args:
         embedded (`tuple[PatchFeatures]`): Patch vectors projected into the space of the state vectors.

@@ -139,7 +139,7 @@ class DomainGate:
     min_sharpness: float
 
     def match_exposure(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
-        """Images that are darker or brighter by 0.3 than all references and their views, in the nearest light of these.
+        """Images that are darker or brighter by 0.3 than all references and their views, in the nearest light.
 
         As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
 

@@ -94,7 +94,7 @@ def check_kind(expected: str, shapes: Shapes, path: object) -> None:
 
 
 def check_llama_config(config: Mapping, path: object, option: str = "--vicuna") -> None:
-    """Refuse language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish; name all deviations at once.
+    """Refuses language models on which PandaGPT's and AnomalyGPT's deltas produce gibberish; names all deviations.
 
     Vicuna v0 is LLaMA with one more vocabulary entry (32001), rotary base 10000 without scaling, normalisation epsilon
     1e-6 and 2048 positions. Vicuna v1.x has 32000 entries; Llama-2 and what is built on it differ in the others too.

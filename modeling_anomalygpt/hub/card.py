@@ -126,7 +126,7 @@ def model_card(facts: ModelFacts) -> str:
 
 
 def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence: str | None = None) -> str:
-    """A card that was written before its model had a place on the Hub, with that place in its front matter and its use.
+    """A card that was written before its model had a place on the Hub, with that place in its metadata and its use.
 
     Args:
         card (`str`): A README.md with front matter; without a section "Use" of [`model_card`] its text stays as it is.

@@ -80,7 +80,7 @@ def code_files() -> dict[str, pathlib.Path]:
 def model_repository(
     folder: str | os.PathLike, repo_id: str, base_model: str | None = None, licence: str | None = None
 ) -> Files:
-    """Everything that is sent of a model or an adapter, so that `from_pretrained(repo_id, trust_remote_code=True)` works.
+    """All that is sent of a model or an adapter, so that `from_pretrained(repo_id, trust_remote_code=True)` works.
 
     Args:
         folder (`str` or `os.PathLike`): What `save_pretrained` wrote: model and processor, or an adapter.
