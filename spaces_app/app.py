@@ -589,9 +589,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
 # Endpoints
 
 
-def _add_endpoints(state: gr.State, engine: Engine) -> None:
-    """The two named endpoints for programs, `/inspect` and `/chat` (docs/space.md); their components are not shown."""
-
+def _inspect_endpoint(engine: Engine) -> Callable:
     def inspect(
         session: Session | None,
         image: str,
@@ -636,6 +634,10 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         except Exception as error:
             raise _shown_error(error, language) from None
 
+    return inspect
+
+
+def _chat_endpoint(engine: Engine) -> Callable:
     def chat(
         session: Session | None,
         message: str,
@@ -670,6 +672,11 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         except Exception as error:
             raise _shown_error(error, language) from None
 
+    return chat
+
+
+def _add_endpoints(state: gr.State, engine: Engine) -> None:
+    """The two named endpoints for programs, `/inspect` and `/chat` (docs/space.md); their components are not shown."""
     with gr.Group(visible=False):
         image, references = gr.File(label="image"), gr.File(label="references", file_count="multiple")
         texts = {name: gr.Textbox("", label=name) for name in ("category", "description", "question")}
@@ -679,9 +686,11 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         result, overlay, answer = gr.JSON(label="result"), gr.File(label="overlay"), gr.Textbox(label="answer")
         inspected = [state, image, references, texts["category"], texts["description"], language, localization]
         inspected += [rotations, tile, mm_per_pixel, texts["question"]]
-        gr.Button().click(inspect, inspected, [state, result, overlay], api_name="inspect", **MODEL_QUEUE)
+        gr.Button().click(
+            _inspect_endpoint(engine), inspected, [state, result, overlay], api_name="inspect", **MODEL_QUEUE
+        )
         asked = [state, message, image, references, texts["category"], language]
-        gr.Button().click(chat, asked, [state, answer, overlay], api_name="chat", **MODEL_QUEUE)
+        gr.Button().click(_chat_endpoint(engine), asked, [state, answer, overlay], api_name="chat", **MODEL_QUEUE)
 
 
 def _check(name: str, chosen: Any, choices: tuple[str, ...], language: str) -> None:
