@@ -44,7 +44,7 @@ def draw_lens(rng: np.random.Generator, exposure: float, mono: bool) -> Lens:
 def exposure_for(linear: np.ndarray) -> float:
     """Factor that brings a picture's bright parts near white without losing its middle."""
     luminance = linear @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-    return float(min(0.85 / max(np.percentile(luminance, 97.5), 1e-4), 0.36 / max(float(luminance.mean()), 1e-4)))
+    return float(min(0.78 / max(np.percentile(luminance, 97.5), 1e-4), 0.3 / max(float(luminance.mean()), 1e-4)))
 
 
 def develop(linear: np.ndarray, lens: Lens) -> np.ndarray:

@@ -71,7 +71,7 @@ def machine_screw(rng: np.random.Generator) -> Part:
     shape = str(rng.choice(["pan", "countersunk", "socket", "cheese"]))
     finish = str(rng.choice(["steel", "zinc", "black", "brass"]))
 
-    def build(n: dict) -> list[Body]:
+    def screw(n: dict) -> Mesh:
         d, (low, high) = n["d"], n["thread"]
         outline = {
             "pan": [(0, 0), (d, 0), (d, -0.25 * d), (0.8 * d, -0.5 * d), (0.45 * d, -0.62 * d), (0, -0.66 * d)],
@@ -88,8 +88,11 @@ def machine_screw(rng: np.random.Generator) -> Part:
                 bars = [rectangle(1.1 * d, 0.22 * d), rectangle(0.22 * d, 1.1 * d)][: 1 if shape == "cheese" else 2]
                 head = without(head, [extrude(bar, top - 1, top + 0.3 * d) for bar in bars])
         rod = union([head, cylinder(0.45 * d, -0.01, low + 0.1), thread(d / 2, low, high, n["pitch"], gap=n["gap"])])
-        lain = _lying(rod)
-        return [Body("screw", lain.turned("y", 12).moved(z=-lain.turned("y", 12).bounds[0, 2]), "metal", "screw")]
+        return _lying(rod).turned("y", 12)
+
+    def build(n: dict) -> list[Body]:
+        rest = screw(n | {"gap": None}).bounds[0, 2]  # with its thread it touches the table
+        return [Body("screw", screw(n).moved(z=-rest), "metal", "screw")]
 
     part = Part(f"{shape} head screw", n, build, {"metal": metal(finish)}, bends="screw", fill=0.76, tilt=(15, 35))
     return _thread_switches(part)

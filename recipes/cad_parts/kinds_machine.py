@@ -71,9 +71,7 @@ def spur_gear(rng: np.random.Generator) -> Part:
 
     def build(n: dict) -> list[Body]:
         outline = drilled(gear_outline(n["teeth"], module, n["gone"]), [(0, 0, n["bore"]), *[h[:3] for h in n["web"]]])
-        outline = outline.difference(rectangle(0.5 * n["bore"], 0.5 * n["bore"]).buffer(0).__class__(
-            [(-0.25 * n["bore"], 0), (0.25 * n["bore"], 0), (0.25 * n["bore"], 1.35 * n["bore"]), (-0.25 * n["bore"], 1.35 * n["bore"])]
-        ))
+        outline = outline.difference(translate(rectangle(0.5 * n["bore"], 1.35 * n["bore"]), 0, 0.675 * n["bore"]))
         hub = extrude(drilled(circle(1.75 * n["bore"]), [(0, 0, n["bore"])]), 0, 1.25 * n["height"], 0.03 * radius)
         return [Body("gear", union([extrude(outline, 0, n["height"], 0.025 * radius), hub]), "gear", "gear")]
 
@@ -290,7 +288,7 @@ def bracket(rng: np.random.Generator) -> Part:
         wall = extrude(drilled(rectangle(0.9 * l, w, 3), [(y - 0.45 * l, x, s) for x, y, s in n["wall"]]), 0, t, 0.3).moved(x=0.45 * l)
         wall = wall.turned("y", -90 + n["angle"]).moved(x=t)
         gusset = extrude(rotate(translate(rectangle(0.3 * l, 0.3 * l), 0, 0), 45), -1.2, 1.2).turned("x", 90).moved(t, 0, t)
-        keep = block((2 * l, 2 * w, 2 * l))
+        keep = block((2 * l, 2 * w, 2 * l)).moved(x=l + 0.5 * t)
         made = union([foot, wall, gusset ^ keep])
         return [Body("bracket", made.moved(x=-l / 2), "metal", "bracket")]
 

@@ -167,13 +167,14 @@ def nominal_exposure(renderer: Renderer, name: str) -> float:
     return known[name]
 
 
-def difference(good: Geometry, bad: Geometry, change: Change, tolerance: float) -> np.ndarray:
+def difference(good: Geometry, bad: Geometry, change: Change, kind: str, tolerance: float) -> np.ndarray:
     """Where a defect shows: pixels whose visible surface is another, lies elsewhere, or was changed.
 
     Args:
         good ([`Geometry`]): Without the defect.
         bad ([`Geometry`]): With it, all else equal.
         change ([`Change`]): What was done.
+        kind (`str`): Its kind.
         tolerance (`float`): Least shift in millimetres that counts.
 
     Returns:
@@ -192,6 +193,9 @@ def difference(good: Geometry, bad: Geometry, change: Change, tolerance: float) 
     for name in change.whole & set(known):
         differs |= (one == known[name]) | (two == known[name])
     differs |= bad.changed & bad.part
+    if kind == "deformed":  # where it is now; where it was is no part of it, unless too little of it is left
+        here = differs & bad.part
+        differs = here if here.sum() > 0.25 * differs.sum() else differs
     side = len(differs) // FINE
     return differs.reshape(side, FINE, side, FINE).mean((1, 3)) >= 0.5
 
@@ -222,6 +226,12 @@ def schedule(name: str, count: int) -> list[str]:
     return plan
 
 
+def scattered(mask: np.ndarray, pixels: float) -> bool:
+    """Whether a mask reaches much further than the defect is large: its texture lies on other faces as well."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return bool(np.hypot(np.ptp(rows), np.ptp(columns)) > 2.2 * pixels + 8) if len(rows) else True
+
+
 def make_defect(renderer: Renderer, name: str, index: int, shot: Shot, seen: Geometry, drift: Drift):
     """Try types of defect in turn until one shows at the wished size.
 
@@ -246,10 +256,10 @@ def make_defect(renderer: Renderer, name: str, index: int, shot: Shot, seen: Geo
         if change is None:
             continue
         staged, geometry = stage(renderer, setup, drift, change.shot)
-        mask = difference(seen, geometry, change, 1.2 * pixel)
+        mask = difference(seen, geometry, change, types[key].kind, 1.2 * pixel)
         area = float(mask.mean())
         limit = 0.019 if small and types[key].scalable else 0.45
-        if 0.0005 <= area <= limit:
+        if 0.0005 <= area <= limit and not (types[key].scalable and scattered(mask, change.millimetres / pixel)):
             return staged, geometry, change, mask, key.partition(":")[0], types[key].kind
     return None
 

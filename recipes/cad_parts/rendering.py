@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,10 @@ FINE = 1
 
 def load_mitsuba(threads: int = 1):
     """Import Mitsuba with the fastest variant that works here (LLVM 16 or newer needed, else the scalar one)."""
+    newest = sorted(glob.glob("/usr/lib/*/libLLVM*.so*"), key=lambda path: re.findall(r"\d+", path)[-2:])
+    usable = [path for path in newest if int((re.findall(r"LLVM[-.so]*(\d+)", path) or [0])[0]) >= 16]
+    if usable:
+        os.environ.setdefault("DRJIT_LIBLLVM_PATH", usable[-1])
     import mitsuba as mi
 
     try:

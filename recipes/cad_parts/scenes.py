@@ -211,7 +211,7 @@ def _ring_lamp(mi, view: float, height: float, tilt: float, emitter: dict):
     """A flat ring around the camera's axis that shines at the part."""
     angles = np.arange(33) * 2 * np.pi / 32
     rim = np.stack([np.cos(angles), np.sin(angles)], 1) * view
-    corners = np.concatenate([np.c_[0.7 * rim, 0 * angles + height], np.c_[1.0 * rim, 0 * angles + height]])
+    corners = np.concatenate([np.c_[0.82 * rim, 0 * angles + height], np.c_[1.12 * rim, 0 * angles + height]])
     corners = corners @ rotation("x", tilt).T
     k = np.arange(32)
     faces = np.concatenate([np.stack([k, k + 1, k + 34], 1), np.stack([k, k + 34, k + 33], 1)])
