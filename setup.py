@@ -18,6 +18,7 @@ setup(
     packages=["modeling_anomalygpt", "datasets_scripts", "evaluate_modules", "spaces_app", "spaces_app.examples"],
     package_dir={"spaces_app.examples": "examples"},
     package_data={
+        "datasets_scripts": ["cad_parts_data/*.parquet"],
         "modeling_anomalygpt": ["anomalygpt_tiny/*", "anomalygpt_tiny/*/*", "training_recipes/*"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt"],
@@ -43,6 +44,8 @@ setup(
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
         "demo": ["gradio>=6.20,<7"],
         "quantization": ["bitsandbytes>=0.48"],
+        # Only to render the set `cad_parts` again (recipes/cad_parts): path tracer, its denoiser, solids, outlines.
+        "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
         "dev": [
             "pytest>=8",

@@ -7,6 +7,8 @@ from importlib import import_module
 _EXPORTS = {
     "AnomalyFolder": "anomaly_folder",
     "COLUMNS": "schema",
+    "CadParts": "cad_parts",
+    "CadPartsConfig": "cad_parts",
     "Conversations": "conversations",
     "CrackForest": "crack_forest",
     "DATASET_NAMES": "loading",

@@ -22,6 +22,7 @@ _BUILDERS = {
     "anomaly_folder": "AnomalyFolder",
     "conversations": "Conversations",
     "rendered_parts": "RenderedParts",
+    "cad_parts": "CadParts",
 }
 DATASET_NAMES = tuple(_BUILDERS)
 _NOT_OPTIONS = ("self", "name", "version", "data_dir", "data_files", "description", "kwargs")
@@ -41,7 +42,7 @@ def load_builder(
         name (`str`):
             One of `DATASET_NAMES`.
         data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the files; `rendered_parts` needs none.
+            Folder that holds the files; `rendered_parts` and `cad_parts` need none.
         category (`str`, *optional*):
             The only category to read; `None` reads all.
         cache_dir (`str` or `os.PathLike`, *optional*):
@@ -97,7 +98,7 @@ def load_anomaly_dataset(
         name (`str`):
             One of `DATASET_NAMES`.
         data_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds the files; `rendered_parts` needs none.
+            Folder that holds the files; `rendered_parts` and `cad_parts` need none.
         category (`str`, *optional*):
             The only category to read; `None` reads all.
         split (`str`, *optional*):

@@ -23,6 +23,7 @@ _TITLES = {
     "anomaly_folder": "Own pictures",
     "conversations": "PandaGPT visual instructions",
     "rendered_parts": "Rendered parts",
+    "cad_parts": "CAD parts",
 }
 _COLUMNS = {
     "image": "the picture",
@@ -32,6 +33,14 @@ _COLUMNS = {
     "defect_type": "kind of defect; `good` for normal pictures, null where unknown",
     "image_id": "name of the picture in its source",
     "split": "train, validation or test",
+    "kind": "what sort of defect: missing, extra, misplaced, broken, deformed, surface, colour, contamination, print",
+    "words": "the defect in words",
+    "object": "the part in words",
+    "part_kind": "kind of part; its parts differ in dimensions and station",
+    "held_back": "whether the kind of part is kept for measuring",
+    "size_mm": "size of the defect in millimetres",
+    "area_share": "share of the picture under the mask",
+    "pixel_mm": "millimetres a pixel",
     "messages": "turns with `role` (user, assistant) and `content`",
     "region_masks": "each mask file of the picture by itself",
     "region_names": "kind of each region",

@@ -12,9 +12,6 @@ from .parts import Part
 KINDS = {**kinds_fasteners.KINDS, **kinds_machine.KINDS, **kinds_goods.KINDS}
 """Kinds of parts by name."""
 
-HELD_BACK = ("wing_nut", "spur_gear", "pipe_fitting", "bracket", "cable_end", "pill_tray", "buckle", "printed_carton")
-"""Kinds for measuring, a fifth of all: no model is trained on them."""
-
 VARIANTS = 3
 PART_NAMES = tuple(f"{kind}_{number}" for kind in KINDS for number in range(1, VARIANTS + 1))
 
