@@ -163,7 +163,8 @@ def nominal_exposure(renderer: Renderer, name: str) -> float:
     if name not in known:
         setup = set_up(name)
         instance = draw_instance(setup, generator(name, 999))
-        known[name] = exposure_for(renderer.paint(*stage(renderer, setup, Drift(), good_shot(setup, instance)), 1))
+        small = Renderer(pixels=80, samples=renderer.samples)
+        known[name] = exposure_for(small.paint(*stage(small, setup, Drift(), good_shot(setup, instance)), 1))
     return known[name]
 
 

@@ -154,17 +154,15 @@ def _bsdf(mi, material: Material, made: Texture):
         data = np.ascontiguousarray(array.reshape(*array.shape[:2], -1).astype(np.float32))
         return {"type": "bitmap", "data": mi.TensorXf(data), "raw": True, "wrap_mode": "clamp"}
 
-    uniform = float(made.metallic.min()) == float(made.metallic.max())
+    # one form for all surfaces: the compiled kernel then serves every part
     plain = {
         "type": "principled",
         "base_color": image(np.clip(made.albedo, 0, 0.98)),
         "roughness": image(np.clip(made.roughness, 0.06, 1)),
-        "metallic": float(made.metallic[0, 0]) if uniform else image(made.metallic),
-        "specular": material.specular,
+        "metallic": image(made.metallic),
+        "specular": 0.5,
     }
-    if float(np.ptp(made.height)) > 1e-6:
-        plain = {"type": "bumpmap", "height": image(made.height), "scale": 1.0, "nested": plain}
-    return mi.load_dict({"type": "twosided", "nested": plain})
+    return mi.load_dict({"type": "bumpmap", "height": image(made.height), "scale": 1.0, "nested": plain})
 
 
 @dataclass
@@ -187,7 +185,7 @@ class Renderer:
         depth (`int`): Longest path.
     """
 
-    def __init__(self, pixels: int = PIXELS, samples: int = 7, depth: int = 4):
+    def __init__(self, pixels: int = PIXELS, samples: int = 6, depth: int = 4):
         self.mi = load_mitsuba()
         self.pixels, self.samples, self.depth = pixels, samples, depth
 
@@ -212,9 +210,20 @@ class Renderer:
             key = f"beside{number}"
             objects[key] = _mesh(mi, key, shape, _bsdf(mi, material, made))
             owners[key] = (None, made, material)
+        count = len(objects)
+        for number in range(count, -(-(count + 1) // 5) * 5):
+            objects[f"unseen{number}"] = self._unseen(number, shot.extent)
         path = {"type": "path", "max_depth": self.depth, "rr_depth": 8}
         scene = mi.load_dict({"type": "scene", "integrator": path, "sensor": sensor, **lamps, **objects})
         return scene, objects, owners
+
+    def _unseen(self, number: int, extent: float):
+        """A speck under the ground. Kernels are compiled for a number of meshes; few numbers, few kernels."""
+        flat = np.full((2, 3), 0.5, np.float32)
+        made = Texture(np.full((2, 3, 3), 0.5, np.float32), flat, 0 * flat, 0 * flat, extent)
+        corners = np.array([[0, 0, -1], [1e-3, 0, -1], [0, 1e-3, -1]]) * 0.2 * extent
+        up = np.tile([0.0, 0.0, 1.0], (3, 1))
+        return _mesh(self.mi, f"unseen{number}", Surface(corners, up, corners[:, :2]), _bsdf(self.mi, Material((0.5, 0.5, 0.5)), made))
 
     def stage(self, shot: Shot, sensor: dict, lamps: dict) -> Stage:
         """Set up a shot."""
@@ -248,8 +257,8 @@ class Renderer:
         changed, bumped = np.zeros(side * side, bool), normals.copy()
         index_of = {b.name: i for i, b in enumerate(shot.bodies)}
         lookup = np.array([index_of[b.name] for b in seen])
-        for key, mesh in objects.items():
-            owner, made, material = owners[key]
+        for key, (owner, made, _) in owners.items():
+            mesh = objects[key]
             here = np.flatnonzero(shape_ids == int(np.array(dr.reinterpret_array(mi.UInt32, mi.ShapePtr(mesh)))[0]))
             r, c = row[here], column[here]
             albedo[here] = made.albedo[r, c]
