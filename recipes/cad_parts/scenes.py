@@ -162,18 +162,17 @@ def lights(mi, station: Station, view: float, distance: float, drift: Drift) -> 
     angle = np.radians(station.azimuth + drift.turn)
     strength = drift.strength * np.asarray(drift.colour)
 
-    def emitter(radiance: float) -> dict:
-        return {"type": "area", "radiance": {"type": "rgb", "value": (radiance * strength).tolist()}}
-
-    def panel(direction: float, out: float, up: float, width: float, height: float, radiance: float) -> dict:
+    def panel(direction: float, out: float, up: float, width: float, height: float, radiance: float):
         origin = np.array([out * np.cos(direction), out * np.sin(direction), up * drift.height]) * view
-        look = mi.ScalarTransform4f().look_at(origin=origin.tolist(), target=[0, 0, 0], up=[0, 0.001, 1])
-        size = mi.ScalarTransform4f().scale([width * view / 2, height * view / 2, 1])
-        return {"type": "rectangle", "to_world": look @ size, "emitter": emitter(radiance)}
+        away = origin / np.linalg.norm(origin)
+        across = np.array([-np.sin(direction), np.cos(direction), 0.0])
+        u, v = across * width * view / 2, np.cross(away, across) * height * view / 2
+        corners = np.stack([origin - u - v, origin + u - v, origin + u + v, origin - u + v])
+        return _lamp(mi, corners, np.array([[0, 2, 1], [0, 3, 2]]), radiance * strength)
 
     ambient = station.ambient
     if station.light == "ring":
-        made = {"lamp": _ring_lamp(mi, view, 1.5 * view * drift.height, station.tilt, emitter(5.0))}
+        made = {"lamp": _ring_lamp(mi, view, 1.5 * view * drift.height, station.tilt, 5.0 * strength)}
     elif station.light == "bar":
         made = {"lamp": panel(angle, 1.3, 0.9, 1.8, 0.22, 16.0)}
     elif station.light == "two bars":
@@ -207,7 +206,7 @@ def _sky(station: Station, ambient: float, angle: float, strength: np.ndarray) -
     return np.ascontiguousarray((np.clip(value, 0.02, None)[..., None] * strength).astype(np.float32))
 
 
-def _ring_lamp(mi, view: float, height: float, tilt: float, emitter: dict):
+def _ring_lamp(mi, view: float, height: float, tilt: float, radiance: np.ndarray):
     """A flat ring around the camera's axis that shines at the part."""
     angles = np.arange(33) * 2 * np.pi / 32
     rim = np.stack([np.cos(angles), np.sin(angles)], 1) * view
@@ -215,10 +214,14 @@ def _ring_lamp(mi, view: float, height: float, tilt: float, emitter: dict):
     corners = corners @ rotation("x", tilt).T
     k = np.arange(32)
     faces = np.concatenate([np.stack([k, k + 1, k + 34], 1), np.stack([k, k + 34, k + 33], 1)])
-    # facing down
+    return _lamp(mi, corners, faces, radiance)
+
+
+def _lamp(mi, corners: np.ndarray, faces: np.ndarray, radiance: np.ndarray):
+    """A shining mesh. (Mitsuba's own rectangles put their place into the kernel, which each picture then compiles.)"""
     props = mi.Properties()
-    props["emitter"] = mi.load_dict(emitter)
-    mesh = mi.Mesh("ring", len(corners), len(faces), props=props)
+    props["emitter"] = mi.load_dict({"type": "area", "radiance": {"type": "rgb", "value": radiance.tolist()}})
+    mesh = mi.Mesh("lamp", len(corners), len(faces), props=props)
     parameters = mi.traverse(mesh)
     parameters["vertex_positions"] = corners.astype(np.float32).ravel()
     parameters["faces"] = faces.astype(np.uint32).ravel()
