@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from .materials import CELL, PAINTS, Material, Texture, draw_mark, mark_cover, mottle
+from .materials import CELL, PAINTS, Material, Texture, draw_mark, mark_cover, mottle, plain_texture
 from .meshes import Mesh, lump, refined, rotation, sphere, sweep, together
 from .parts import Body, Part
 from .rendering import Geometry, Shot
@@ -127,6 +127,10 @@ class Attempt:
 
 def _noun(body: Body) -> str:
     return body.noun or "part"
+
+
+def _one(body: Body) -> str:
+    return f"{'an' if _noun(body)[0] in 'aeiou' else 'a'} {_noun(body)}"
 
 
 # ---------------------------------------------------------------- material
@@ -450,18 +454,12 @@ def contamination(attempt: Attempt) -> Change | None:
         tint = max(tints, key=lambda t: abs(np.mean(t) - base)) if rng.random() < 0.7 else tints[rng.integers(3)]
         material = Material(tint, 0, 0.08)
     mesh = mesh.turned("z", float(rng.uniform(0, 360))).moved(*site.place)
-    textures = {**shot.textures, "foreign": _plain_texture(material, shot.extent)}
+    textures = {**shot.textures, "foreign": plain_texture(material, shot.extent)}
     changed = replace(
         shot, bodies=[*shot.bodies, Body("foreign", mesh, "foreign", name)], textures=textures, materials={**shot.materials, "foreign": material}
     )
     article = "" if name == "crumbs" else "a "
     return Change(changed, f"{article}{name} on the {_noun(body)}", 2 * radius)
-
-
-def _plain_texture(material: Material, extent: float) -> Texture:
-    shape = (2 * CELL, 3 * CELL)
-    flat = [np.full(shape, value, np.float32) for value in (material.roughness, 0.0, material.metallic)]
-    return Texture(np.broadcast_to(np.asarray(material.colour, np.float32), (*shape, 3)).copy(), *flat, extent)
 
 
 # ---------------------------------------------------------------- bodies that may be changed by themselves
@@ -473,7 +471,7 @@ def missing_piece(attempt: Attempt) -> Change | None:
     if body is None:
         return None
     rest = [b for b in attempt.shot.bodies if b.name != body.name]
-    return Change(attempt.with_bodies(rest), f"a {_noun(body)} is missing", float(np.ptp(body.mesh.bounds, 0)[:2].max()), {body.name})
+    return Change(attempt.with_bodies(rest), f"{_one(body)} is missing", float(np.ptp(body.mesh.bounds, 0)[:2].max()), {body.name})
 
 
 def extra_piece(attempt: Attempt) -> Change | None:
@@ -484,7 +482,7 @@ def extra_piece(attempt: Attempt) -> Change | None:
     body = candidates[attempt.rng.integers(len(candidates))]
     more = replace(body, name="surplus", mesh=body.mesh.moved(*body.surplus), loose=False)
     size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(attempt.with_bodies([*attempt.shot.bodies, more]), f"there is a {_noun(body)} too many", size, {"surplus"})
+    return Change(attempt.with_bodies([*attempt.shot.bodies, more]), f"there is {_one(body)} too many", size, {"surplus"})
 
 
 def misplaced_piece(attempt: Attempt) -> Change | None:
@@ -497,7 +495,7 @@ def misplaced_piece(attempt: Attempt) -> Change | None:
     way = rng.uniform(0, 2 * np.pi)
     mesh = body.mesh.turned("z", float(rng.choice([-1, 1]) * rng.uniform(8, 35)), body.mesh.centre)
     mesh = mesh.moved(reach * np.cos(way), reach * np.sin(way))
-    return Change(attempt.exchanged(body.name, mesh), f"a {_noun(body)} is out of place", reach, {body.name})
+    return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is out of place", reach, {body.name})
 
 
 def unseated_piece(attempt: Attempt) -> Change | None:
@@ -510,7 +508,7 @@ def unseated_piece(attempt: Attempt) -> Change | None:
     angle = float(rng.choice([-1, 1]) * rng.uniform(14, 32))
     mesh = body.mesh.turned(axis, angle, body.mesh.centre)
     mesh = mesh.moved(z=max(0.0, float(body.mesh.bounds[0, 2] - mesh.bounds[0, 2])) * 0.8 + 0.15 * float(size[2]))
-    return Change(attempt.exchanged(body.name, mesh), f"a {_noun(body)} is not fully seated", float(size[2]), {body.name})
+    return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is not fully seated", float(size[2]), {body.name})
 
 
 def wrong_size_piece(attempt: Attempt) -> Change | None:
@@ -521,7 +519,7 @@ def wrong_size_piece(attempt: Attempt) -> Change | None:
     factor = float(rng.choice([rng.uniform(0.5, 0.75), rng.uniform(1.25, 1.5)]))
     low, high = body.mesh.bounds
     about = np.array([*body.mesh.centre[:2], low[2]])
-    words = f"a {_noun(body)} is too {'small' if factor < 1 else 'large'}"
+    words = f"{_one(body)} is too {'small' if factor < 1 else 'large'}"
     return Change(attempt.exchanged(body.name, body.mesh.scaled(factor, about)), words, float(factor * np.ptp(body.mesh.bounds, 0)[:2].max()), {body.name})
 
 
@@ -544,7 +542,7 @@ def wrong_colour_piece(attempt: Attempt) -> Change | None:
     bodies = [replace(b, material="other") if b.name == body.name else b for b in shot.bodies]
     changed = replace(shot, bodies=bodies, textures={**shot.textures, "other": made}, materials={**shot.materials, "other": old})
     size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(changed, f"a {_noun(body)} has the wrong colour ({name})", size, {body.name})
+    return Change(changed, f"{_one(body)} has the wrong colour ({name})", size, {body.name})
 
 
 # ---------------------------------------------------------------- features in the part's numbers
@@ -560,7 +558,8 @@ def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | No
     items = numbers[key]
     index = int(rng.integers(len(items)))
     x, y, size = items[index][:3]
-    words = alter(items, index).format(part.features[key])
+    noun = part.features[key]
+    words = alter(items, index).format(f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}")
     rebuilt = {b.name: b for b in part.build(numbers)}
     bodies = [replace(b, mesh=rebuilt[b.name].mesh) if b.name in rebuilt and not b.loose else b for b in attempt.shot.bodies]
     zone = (np.array([x, y, attempt.shot.bodies[0].mesh.centre[2]]), 0.5 * attempt.shot.extent)
@@ -572,7 +571,7 @@ def missing_feature(attempt: Attempt) -> Change | None:
 
     def alter(items: list, index: int) -> str:
         del items[index]
-        return "a {} is missing"
+        return "{} is missing"
 
     return _feature(attempt, alter)
 
@@ -584,7 +583,7 @@ def misplaced_feature(attempt: Attempt) -> Change | None:
         x, y, size, *rest = items[index]
         way, reach = attempt.rng.uniform(0, 2 * np.pi), size * attempt.rng.uniform(0.7, 1.3)
         items[index] = (x + reach * np.cos(way), y + reach * np.sin(way), size, *rest)
-        return "a {} is out of place"
+        return "{} is out of place"
 
     return _feature(attempt, alter)
 
@@ -596,7 +595,7 @@ def wrong_size_feature(attempt: Attempt) -> Change | None:
     def alter(items: list, index: int) -> str:
         x, y, size, *rest = items[index]
         items[index] = (x, y, size * factor, *rest)
-        return f"a {{}} is too {'small' if factor < 1 else 'large'}"
+        return f"{{}} is too {'small' if factor < 1 else 'large'}"
 
     return _feature(attempt, alter)
 
@@ -609,7 +608,7 @@ def extra_feature(attempt: Attempt) -> Change | None:
         other = items[(index + 1) % len(items)]
         share = attempt.rng.uniform(0.35, 0.6)
         items.append(((1 - share) * x + share * other[0], (1 - share) * y + share * other[1], 0.8 * size, *rest))
-        return "there is a {} too many"
+        return "there is {} too many"
 
     return _feature(attempt, alter)
 
@@ -618,9 +617,12 @@ def switched(attempt: Attempt, switch: str) -> Change | None:
     """A change of the numbers that the part itself knows."""
     numbers = copy.deepcopy(attempt.part.numbers)
     attempt.part.changes[switch](numbers, attempt.rng)
-    rebuilt = attempt.part.build(numbers)
-    words = attempt.part.switches[switch][2]
-    return Change(attempt.with_bodies(rebuilt), words, attempt.size)
+    good, here = ({b.name: b for b in bodies} for bodies in (attempt.part.bodies(), attempt.shot.bodies))
+    bodies = []
+    for body in attempt.part.build(numbers):
+        same = body.name in good and np.array_equal(body.mesh.vertices, good[body.name].mesh.vertices)
+        bodies.append(here[body.name] if same else body)  # what did not change keeps its play
+    return Change(attempt.with_bodies(bodies), attempt.part.switches[switch][2], attempt.size)
 
 
 # ---------------------------------------------------------------- print
@@ -629,38 +631,40 @@ def switched(attempt: Attempt, switch: str) -> Change | None:
 def misprint(attempt: Attempt, way: str) -> Change | None:
     """A mark missing, misplaced, smeared, wrong or blotted."""
     rng, shot = attempt.rng, attempt.shot
-    printed = [(n, m) for n, m in shot.materials.items() if m.marks]
+    printed = [
+        (n, m, mark) for n, m in shot.materials.items() for mark in m.marks if way != "wrong" or mark.shape == "text"
+    ]
     if not printed:
         return None
-    name, material = printed[rng.integers(len(printed))]
-    marks = list(material.marks)
-    index = int(rng.integers(len(marks)))
-    mark = marks[index]
+    name, material, mark = printed[rng.integers(len(printed))]
     made = copy.deepcopy(shot.textures[name])
     where = made.cell(mark.cell)
-    plain = np.asarray(material.colour, np.float32) * (made.albedo[where].mean() / max(made.albedo[where].mean(), 1e-3))
     before = made.albedo.copy()
     old = mark_cover(mark, made.extent)
 
     def erase(cover: np.ndarray) -> None:
         around = made.albedo[where]
-        clean = np.median(around.reshape(-1, 3), 0) if old.mean() < 0.4 else plain
+        clean = np.median(around.reshape(-1, 3), 0) if old.mean() < 0.4 else np.asarray(material.colour, np.float32)
         made.albedo[where] += (clean - around) * cover[..., None]
 
     if way == "missing":
         erase(np.clip(old * 1.3, 0, 1))
-        words = "part of the print is missing" if len(marks) > 1 else "the print is missing"
+        words = "part of the print is missing" if len(material.marks) > 1 else "the print is missing"
     elif way == "misplaced":
         erase(np.clip(old * 1.3, 0, 1))
         shift = max(mark.size * rng.uniform(0.4, 0.8), 0.02 * made.extent) * rng.choice([-1, 1])
         draw_mark(made, replace(mark, x=mark.x + shift, y=mark.y + 0.5 * shift * rng.normal(), degrees=mark.degrees + float(rng.normal(0, 8))))
         words = "the print is out of place"
-    elif way == "wrong" and mark.shape == "text":
-        erase(np.clip(old * 1.3, 0, 1))
+    elif way == "wrong":
         letters = list(mark.text)
-        at = int(rng.choice([i for i, c in enumerate(letters) if c != " "]))
-        letters[at] = str(rng.choice([c for c in "0123456789ABEHKRXZ" if c != letters[at]]))
-        draw_mark(made, replace(mark, text="".join(letters)))
+        at = int(rng.choice([i for i, c in enumerate(letters) if c.isalnum()]))
+        others = "0123456789" if letters[at].isdigit() else "ABEHKRXZ"  # digits are equally wide: the rest stays
+        letters[at] = str(rng.choice([c for c in others if c != letters[at]]))
+        new = mark_cover(replace(mark, text="".join(letters)), made.extent)
+        differs = np.abs(new - old) > 0.15
+        erase(differs.astype(np.float32))
+        alpha = new * differs * 0.92
+        made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
         words = "a character of the print is wrong"
     else:
         smear = np.clip(gaussian_filter(old, (0.6, max(2.5, 0.25 * mark.size * made.scale))) * 1.6, 0, 1)

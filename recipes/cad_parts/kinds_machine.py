@@ -154,7 +154,7 @@ def compression_spring(rng: np.random.Generator) -> Part:
 
 def turned_shaft(rng: np.random.Generator) -> Part:
     lengths, radii = rng.uniform(9, 20, 4), rng.uniform(3.5, 8, 4)
-    n = {"lengths": lengths.tolist(), "radii": radii.tolist(), "groove": 1, "key": 1, "flat": 0}
+    n = {"lengths": lengths.tolist(), "radii": radii.tolist(), "groove": 1, "key": 1, "lift": float(radii.max())}
 
     def build(n: dict) -> list[Body]:
         profile, z = [(0.0, 0.0)], 0.0
@@ -168,11 +168,11 @@ def turned_shaft(rng: np.random.Generator) -> Part:
         if n["groove"]:
             at = n["lengths"][0] * 0.6
             shaft = shaft - revolve([(0.78 * r0, at), (2 * r0, at), (2 * r0, at + 1.3), (0.78 * r0, at + 1.3)], 72)
-        lain = shaft.turned("y", 90).moved(x=-z / 2, z=max(n["radii"]))
+        lain = shaft.turned("y", 90).moved(x=-z / 2, z=n["lift"])
         if n["key"]:
             start = sum(n["lengths"][:2]) - z / 2 + n["lengths"][2] / 2
             key = LineString([(start - 0.3 * n["lengths"][2], 0), (start + 0.3 * n["lengths"][2], 0)]).buffer(0.24 * r2)
-            lain = lain - extrude(key, max(n["radii"]) + 0.62 * r2, 40)
+            lain = lain - extrude(key, n["lift"] + 0.62 * r2, 40)
         return [Body("shaft", lain, "metal", "shaft")]
 
     part = Part("turned shaft", n, build, {"metal": metal(str(rng.choice(["steel", "aluminium", "brass"])), "turned")}, free=bool(rng.random() < 0.5), fill=0.82, tilt=(0, 20), bends="shaft")

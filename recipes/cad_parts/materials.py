@@ -198,6 +198,13 @@ def texture(material: Material, extent: float, rng: np.random.Generator, wear: f
     return made
 
 
+def plain_texture(material: Material, extent: float) -> Texture:
+    """A material's texture without anything that varies."""
+    shape = (2 * CELL, 3 * CELL)
+    flat = [np.full(shape, value, np.float32) for value in (material.roughness, 0.0, material.metallic)]
+    return Texture(np.broadcast_to(np.asarray(material.colour, np.float32), (*shape, 3)).copy(), *flat, extent)
+
+
 def _pattern(name: str, extent: float, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """A pattern of deviation about 1, and how strongly it shows in the colour."""
     shape = (2 * CELL, 3 * CELL)

@@ -13,7 +13,7 @@ from shapely.ops import unary_union
 from .camera import Lens, develop, draw_lens, exposure_for
 from .catalogue import make_part
 from .defects import Attempt, Change, applicable
-from .materials import Material, Texture, texture
+from .materials import Material, Texture, plain_texture, texture
 from .meshes import surface
 from .parts import Body, Part
 from .rendering import FINE, Geometry, Pose, Renderer, Shot, Stage
@@ -131,14 +131,14 @@ def surroundings(setup: Setup, instance: Instance) -> list:
     for mesh, what in ground_meshes(station, view, tuple(reach)):
         shift = rng.uniform(-0.05, 0.05) * view if station.ground == "belt" else 0.0
         used = material if what == "ground" else pins
-        drawn = made if what == "ground" else texture(pins, 1.6 * view, rng, 0.2)
+        drawn = made if what == "ground" else plain_texture(pins, 1.6 * view)
         result.append((surface(mesh.moved(y=shift), 1.6 * view), used, drawn))
     footprints = [MultiPoint(instance.pose.to_world(b.mesh.vertices[::3])[:, :2]).convex_hull for b in setup.bodies]
     found = crumbs(rng, view, unary_union(footprints), int(rng.poisson(5)))
     if found is not None:
         shade = float(np.exp(rng.uniform(np.log(0.03), np.log(0.6))))
         dirt = Material((shade, shade * 0.9, shade * 0.75), 0, 0.8)
-        result.append((surface(found, 1.6 * view), dirt, texture(dirt, 1.6 * view, rng, 0.0)))
+        result.append((surface(found, 1.6 * view), dirt, plain_texture(dirt, 1.6 * view)))
     return result
 
 
