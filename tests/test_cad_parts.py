@@ -76,7 +76,9 @@ def test_kinds_held_back_are_read_apart_from_those_for_training(packed):
 
 
 def test_one_part_is_read_by_its_name(packed):
-    assert set(load_anomaly_dataset("cad_parts", packed, category="hex_nut_2", split="train")["category"]) == {"hex_nut_2"}
+    assert set(load_anomaly_dataset("cad_parts", packed, category="hex_nut_2", split="train")["category"]) == {
+        "hex_nut_2"
+    }
     streamed = load_anomaly_dataset("cad_parts", packed, category="hex_nut_2", split="test", streaming=True)
     assert sum(1 for _ in streamed) == 4
     with pytest.raises(ValueError, match="'hex_nut_3'.*Did you mean 'hex_nut_2'"):
@@ -130,7 +132,13 @@ def test_the_shipped_files_stay_small():
 def test_the_shipped_set_keeps_its_promises():
     import pyarrow.parquet as pq
 
-    rows = [row for path in shipped() for row in pq.read_table(path, ["category", "label", "split", "kind", "held_back", "part_kind", "image_id", "area_share"]).to_pylist()]
+    rows = [
+        row
+        for path in shipped()
+        for row in pq.read_table(
+            path, ["category", "label", "split", "kind", "held_back", "part_kind", "image_id", "area_share"]
+        ).to_pylist()
+    ]
     assert len({row["image_id"] for row in rows}) == len(rows)
     assert len({row["category"] for row in rows}) >= 100
     kinds = {row["part_kind"] for row in rows}
@@ -178,7 +186,11 @@ def test_a_picture_is_written_with_its_facts_last_and_nothing_else_is_left(tmp_p
 
     path = render.stem(tmp_path, "part_1", 3, True)
     render.save(path, Made)
-    assert sorted(file.name for file in path.parent.iterdir()) == ["defect_003.json", "defect_003.png", "defect_003_mask.png"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "defect_003.json",
+        "defect_003.png",
+        "defect_003_mask.png",
+    ]
     assert (np.asarray(Image.open(path.with_name("defect_003_mask.png"))) == Made.mask).all()
     render.save(render.stem(tmp_path, "part_1", 4, True), None)
     assert pack.find(tmp_path) == [(path.with_suffix(".png"), {"label": 1})]
@@ -227,7 +239,9 @@ def test_a_thread_lies_between_its_core_and_its_outer_radius(meshes):
     assert radius[side & (rod.vertices[:, 2] < 9)].min() == pytest.approx(2.4, abs=1e-4)
     # one turn up, the same radius: a helix
     gap = meshes.thread(3.0, 0.0, 10.0, 1.0, depth=0.6, gap=(3.0, 7.0))
-    middle = (gap.vertices[:, 2] > 4) & (gap.vertices[:, 2] < 6) & (np.hypot(gap.vertices[:, 0], gap.vertices[:, 1]) > 0)
+    middle = (
+        (gap.vertices[:, 2] > 4) & (gap.vertices[:, 2] < 6) & (np.hypot(gap.vertices[:, 0], gap.vertices[:, 1]) > 0)
+    )
     assert np.ptp(np.hypot(gap.vertices[middle, 0], gap.vertices[middle, 1])) < 1e-3
 
 
@@ -267,7 +281,9 @@ def test_there_are_enough_parts_and_each_is_made_of_closed_solids_on_the_table(m
         assert -0.5 < lowest < 1.5, name
         for body in bodies:
             assert body.material in part.materials
-            edges = np.concatenate([body.mesh.faces[:, [0, 1]], body.mesh.faces[:, [1, 2]], body.mesh.faces[:, [2, 0]]])
+            edges = np.concatenate(
+                [body.mesh.faces[:, [0, 1]], body.mesh.faces[:, [1, 2]], body.mesh.faces[:, [2, 0]]]
+            )
             # each edge is used once in each direction
             there, back = (edges[:, 0] * 10**7 + edges[:, 1]), (edges[:, 1] * 10**7 + edges[:, 0])
             assert np.array_equal(np.sort(there), np.sort(back)), (name, body.name)

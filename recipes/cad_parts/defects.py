@@ -357,7 +357,9 @@ def _rough_half_space(rng: np.random.Generator, extent: float, rough: float) -> 
     k = np.arange(n - 1)
     rim = np.concatenate([k * n, (n - 1) * n + k, (n - 1 - k) * n + n - 1, n - 1 - k])
     following = np.roll(rim, -1)
-    walls = np.concatenate([np.stack([rim, following, following + n * n], 1), np.stack([rim, following + n * n, rim + n * n], 1)])
+    walls = np.concatenate(
+        [np.stack([rim, following, following + n * n], 1), np.stack([rim, following + n * n, rim + n * n], 1)]
+    )
     made = Mesh(np.concatenate([slab, back]), np.concatenate([front, rear, walls]))
     corners = made.vertices[made.faces]
     if np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() < 0:
@@ -392,7 +394,11 @@ def burr(attempt: Attempt) -> Change | None:
     radius = min(attempt.size / np.sqrt(np.pi), 0.03 * attempt.shot.extent)
     pieces = []
     for _ in range(int(rng.integers(2, 5))):
-        piece = lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9).scaled((1, 0.5, 0.35)).turned("z", float(rng.uniform(0, 180)))
+        piece = (
+            lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9)
+            .scaled((1, 0.5, 0.35))
+            .turned("z", float(rng.uniform(0, 180)))
+        )
         pieces.append(piece.moved(*(site.place + rng.normal(0, 0.3 * radius, 3) * [1, 1, 0.3])))
     bodies = [*attempt.shot.bodies, Body("burr", together(pieces), body.material, "burr")]
     return Change(attempt.with_bodies(bodies), f"a burr on the {_noun(body)}", 2 * radius)
@@ -409,11 +415,12 @@ def bent(attempt: Attempt) -> Change | None:
     low, high = mesh.bounds
     axis = int(np.argmax(high - low))
     at = low[axis] + (high - low)[axis] * rng.uniform(0.3, 0.62)
-    angle = float(rng.uniform(9, 32) * rng.choice([-1, 1])) if axis != 2 else float(rng.uniform(15, 45) * rng.choice([-1, 1]))
-    if axis != 2:  # lying: bent in the table's plane, beyond the point
-        turn_axis = "z"
-    else:
-        turn_axis = str(rng.choice(["x", "y"]))
+    angle = (
+        float(rng.uniform(9, 32) * rng.choice([-1, 1]))
+        if axis != 2
+        else float(rng.uniform(15, 45) * rng.choice([-1, 1]))
+    )
+    turn_axis = "z" if axis != 2 else str(rng.choice(["x", "y"]))  # what lies is bent in the table's plane
     pivot = mesh.centre.copy()
     pivot[axis] = at
     width = 0.12 * (high - low)[axis]
@@ -422,7 +429,9 @@ def bent(attempt: Attempt) -> Change | None:
     step = np.minimum((t * 8).round().astype(int), 8)
     turned = np.einsum("nij,nj->ni", matrix_steps[step], mesh.vertices - pivot) + pivot
     shot = attempt.exchanged(chosen.name, Mesh(turned, mesh.faces))
-    return Change(shot, f"the {_noun(chosen)} is bent", float((high - low)[axis] * (1 - (at - low[axis]) / (high - low)[axis])))
+    return Change(
+        shot, f"the {_noun(chosen)} is bent", float((high - low)[axis] * (1 - (at - low[axis]) / (high - low)[axis]))
+    )
 
 
 def contamination(attempt: Attempt) -> Change | None:
@@ -438,16 +447,22 @@ def contamination(attempt: Attempt) -> Change | None:
     if name == "metal chip":
         angles = np.linspace(0, rng.uniform(3, 9), 60)
         path = np.stack([np.cos(angles), np.sin(angles), 0.16 * angles], 1) * 0.6 * radius
-        mesh, material = sweep(path, 0.16 * radius, 6, 0.4).turned("x", float(rng.uniform(-70, 70))), Material((0.6, 0.59, 0.57), 1, 0.25)
+        mesh, material = (
+            sweep(path, 0.16 * radius, 6, 0.4).turned("x", float(rng.uniform(-70, 70))),
+            Material((0.6, 0.59, 0.57), 1, 0.25),
+        )
         mesh = mesh.moved(*(-mesh.centre)).moved(z=0.2 * radius)
     elif name == "crumbs":
         pieces = [
-            lump(rng, radius * rng.uniform(0.25, 0.5), 1.0, 8).moved(*rng.normal(0, 0.55 * radius, 2)) for _ in range(int(rng.integers(1, 6)))
+            lump(rng, radius * rng.uniform(0.25, 0.5), 1.0, 8).moved(*rng.normal(0, 0.55 * radius, 2))
+            for _ in range(int(rng.integers(1, 6)))
         ]
         mesh, material = together(pieces), Material((shade, 0.85 * shade, 0.6 * shade), 0, 0.8)
     elif name == "fibre":
         mesh = fibre(rng, min(attempt.size**2 / (0.014 * shot.extent), 0.5 * shot.extent), 0.006 * shot.extent)
-        material = Material((shade, shade, shade) if rng.random() < 0.6 else PAINTS[str(rng.choice(["red", "blue"]))], 0, 0.8)
+        material = Material(
+            (shade, shade, shade) if rng.random() < 0.6 else PAINTS[str(rng.choice(["red", "blue"]))], 0, 0.8
+        )
     else:
         mesh = sphere(radius, 16).scaled((1, rng.uniform(0.7, 1.2), 0.28))
         tints = [(0.05, 0.03, 0.01), (0.6, 0.6, 0.55), (0.25, 0.14, 0.02)]
@@ -456,7 +471,10 @@ def contamination(attempt: Attempt) -> Change | None:
     mesh = mesh.turned("z", float(rng.uniform(0, 360))).moved(*site.place)
     textures = {**shot.textures, "foreign": plain_texture(material, shot.extent)}
     changed = replace(
-        shot, bodies=[*shot.bodies, Body("foreign", mesh, "foreign", name)], textures=textures, materials={**shot.materials, "foreign": material}
+        shot,
+        bodies=[*shot.bodies, Body("foreign", mesh, "foreign", name)],
+        textures=textures,
+        materials={**shot.materials, "foreign": material},
     )
     article = "" if name == "crumbs" else "a "
     return Change(changed, f"{article}{name} on the {_noun(body)}", 2 * radius)
@@ -471,7 +489,12 @@ def missing_piece(attempt: Attempt) -> Change | None:
     if body is None:
         return None
     rest = [b for b in attempt.shot.bodies if b.name != body.name]
-    return Change(attempt.with_bodies(rest), f"{_one(body)} is missing", float(np.ptp(body.mesh.bounds, 0)[:2].max()), {body.name})
+    return Change(
+        attempt.with_bodies(rest),
+        f"{_one(body)} is missing",
+        float(np.ptp(body.mesh.bounds, 0)[:2].max()),
+        {body.name},
+    )
 
 
 def extra_piece(attempt: Attempt) -> Change | None:
@@ -482,7 +505,9 @@ def extra_piece(attempt: Attempt) -> Change | None:
     body = candidates[attempt.rng.integers(len(candidates))]
     more = replace(body, name="surplus", mesh=body.mesh.moved(*body.surplus), loose=False)
     size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(attempt.with_bodies([*attempt.shot.bodies, more]), f"there is {_one(body)} too many", size, {"surplus"})
+    return Change(
+        attempt.with_bodies([*attempt.shot.bodies, more]), f"there is {_one(body)} too many", size, {"surplus"}
+    )
 
 
 def misplaced_piece(attempt: Attempt) -> Change | None:
@@ -520,7 +545,12 @@ def wrong_size_piece(attempt: Attempt) -> Change | None:
     low, high = body.mesh.bounds
     about = np.array([*body.mesh.centre[:2], low[2]])
     words = f"{_one(body)} is too {'small' if factor < 1 else 'large'}"
-    return Change(attempt.exchanged(body.name, body.mesh.scaled(factor, about)), words, float(factor * np.ptp(body.mesh.bounds, 0)[:2].max()), {body.name})
+    return Change(
+        attempt.exchanged(body.name, body.mesh.scaled(factor, about)),
+        words,
+        float(factor * np.ptp(body.mesh.bounds, 0)[:2].max()),
+        {body.name},
+    )
 
 
 def wrong_colour_piece(attempt: Attempt) -> Change | None:
@@ -534,13 +564,20 @@ def wrong_colour_piece(attempt: Attempt) -> Change | None:
     base = shot.textures[body.material].albedo.mean((0, 1))
     other = [(n, c) for n, c in PAINTS.items() if np.abs(np.asarray(c) - base).max() > 0.22]
     if old.metallic > 0.5:
-        other = [("brass", (0.66, 0.5, 0.25)), ("copper", (0.74, 0.38, 0.24)), ("black", (0.08, 0.08, 0.085)), ("bright", (0.8, 0.8, 0.8))]
+        other = [
+            ("brass", (0.66, 0.5, 0.25)),
+            ("copper", (0.74, 0.38, 0.24)),
+            ("black", (0.08, 0.08, 0.085)),
+            ("bright", (0.8, 0.8, 0.8)),
+        ]
         other = [(n, c) for n, c in other if np.abs(np.asarray(c) - base).max() > 0.15]
     name, colour = other[rng.integers(len(other))]
     made = copy.deepcopy(shot.textures[body.material])
     made.albedo = np.clip(made.albedo * (np.asarray(colour, np.float32) / np.maximum(base, 0.01)), 0, 0.95)
     bodies = [replace(b, material="other") if b.name == body.name else b for b in shot.bodies]
-    changed = replace(shot, bodies=bodies, textures={**shot.textures, "other": made}, materials={**shot.materials, "other": old})
+    changed = replace(
+        shot, bodies=bodies, textures={**shot.textures, "other": made}, materials={**shot.materials, "other": old}
+    )
     size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
     return Change(changed, f"{_one(body)} has the wrong colour ({name})", size, {body.name})
 
@@ -561,7 +598,9 @@ def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | No
     noun = part.features[key]
     words = alter(items, index).format(f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}")
     rebuilt = {b.name: b for b in part.build(numbers)}
-    bodies = [replace(b, mesh=rebuilt[b.name].mesh) if b.name in rebuilt and not b.loose else b for b in attempt.shot.bodies]
+    bodies = [
+        replace(b, mesh=rebuilt[b.name].mesh) if b.name in rebuilt and not b.loose else b for b in attempt.shot.bodies
+    ]
     zone = (np.array([x, y, attempt.shot.bodies[0].mesh.centre[2]]), 0.5 * attempt.shot.extent)
     return Change(attempt.with_bodies(bodies), words, float(2 * size), zone=zone)
 
@@ -653,7 +692,15 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
     elif way == "misplaced":
         erase(np.clip(old * 1.3, 0, 1))
         shift = max(mark.size * rng.uniform(0.4, 0.8), 0.02 * made.extent) * rng.choice([-1, 1])
-        draw_mark(made, replace(mark, x=mark.x + shift, y=mark.y + 0.5 * shift * rng.normal(), degrees=mark.degrees + float(rng.normal(0, 8))))
+        draw_mark(
+            made,
+            replace(
+                mark,
+                x=mark.x + shift,
+                y=mark.y + 0.5 * shift * rng.normal(),
+                degrees=mark.degrees + float(rng.normal(0, 8)),
+            ),
+        )
         words = "the print is out of place"
     elif way == "wrong":
         letters = list(mark.text)
@@ -754,4 +801,3 @@ def applicable(part: Part, mono: bool) -> dict[str, Kind]:
     if mono:
         types = {name: one for name, one in types.items() if one.kind != "colour"}
     return types
-

@@ -106,7 +106,8 @@ PAINTS = {
     "red": (0.48, 0.03, 0.03), "blue": (0.03, 0.10, 0.42), "green": (0.03, 0.28, 0.10), "yellow": (0.75, 0.48, 0.03),
     "orange": (0.72, 0.21, 0.03), "black": (0.025, 0.025, 0.027), "white": (0.78, 0.78, 0.76),
     "grey": (0.28, 0.29, 0.30), "light blue": (0.22, 0.42, 0.66), "violet": (0.20, 0.08, 0.38),
-    "brown": (0.20, 0.09, 0.04), "pink": (0.72, 0.30, 0.36), "beige": (0.62, 0.52, 0.38), "dark green": (0.02, 0.10, 0.05),
+    "brown": (0.20, 0.09, 0.04), "pink": (0.72, 0.30, 0.36), "beige": (0.62, 0.52, 0.38),
+    "dark green": (0.02, 0.10, 0.05),
 }  # fmt: skip
 """Paints and plastics by the name of their colour."""
 
@@ -240,7 +241,12 @@ def _wear_marks(made: Texture, rng: np.random.Generator, wear: float) -> None:
     image = Image.new("L", (3 * CELL, 2 * CELL))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.poisson(14 * wear)):
-        x, y, angle, length = rng.uniform(0, 3 * CELL), rng.uniform(0, 2 * CELL), rng.uniform(0, np.pi), rng.uniform(6, 40)
+        x, y, angle, length = (
+            rng.uniform(0, 3 * CELL),
+            rng.uniform(0, 2 * CELL),
+            rng.uniform(0, np.pi),
+            rng.uniform(6, 40),
+        )
         draw.line([x, y, x + length * np.cos(angle), y + length * np.sin(angle)], fill=int(rng.uniform(60, 160)))
     marks = np.asarray(image, np.float32) / 255
     made.roughness += 0.12 * marks

@@ -43,7 +43,9 @@ def mobilenet(file: pathlib.Path) -> Method:
 
     @torch.inference_mode()
     def patches(images: list[Image.Image]) -> list[torch.Tensor]:
-        arrays = np.stack([np.asarray(one.convert("RGB").resize((256, 256), Image.BICUBIC), np.float32) for one in images])
+        arrays = np.stack(
+            [np.asarray(one.convert("RGB").resize((256, 256), Image.BICUBIC), np.float32) for one in images]
+        )
         pixels = torch.from_numpy(arrays / 127.5 - 1).permute(0, 3, 1, 2)
         states = tower(pixels, output_hidden_states=True).hidden_states
         means = [torch.nn.functional.avg_pool2d(states[layer], 3, 1, 1, count_include_pad=False) for layer in (4, 11)]
@@ -75,11 +77,16 @@ def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def measure_part(method: Method, train: list[dict], test: list[dict], shots: int, seed: int) -> dict[str, tuple[float, float]]:
+def measure_part(
+    method: Method, train: list[dict], test: list[dict], shots: int, seed: int
+) -> dict[str, tuple[float, float]]:
     """Image and pixel AUROC of one part: of all defects, and of each kind against the good pictures."""
     chosen = np.random.default_rng(seed).choice(len(train), min(shots, len(train)), replace=False)
     scored = method([train[k]["image"] for k in chosen], [one["image"] for one in test], test[0]["object"])
-    masks = [np.asarray(one["mask"]) > 0 if one["label"] else np.zeros(found.shape, bool) for one, (_, found) in zip(test, scored, strict=True)]
+    masks = [
+        np.asarray(one["mask"]) > 0 if one["label"] else np.zeros(found.shape, bool)
+        for one, (_, found) in zip(test, scored, strict=True)
+    ]
     results = {}
     for kind in ("all", *sorted({one["kind"] for one in test if one["label"]})):
         use = [k for k, one in enumerate(test) if not one["label"] or kind in ("all", one["kind"])]
@@ -93,10 +100,14 @@ def measure_part(method: Method, train: list[dict], test: list[dict], shots: int
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.measure", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.cad_parts.measure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--mobilenet", type=pathlib.Path, help="weights of MobileNetV2, safetensors")
-    parser.add_argument("--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)")
+    parser.add_argument(
+        "--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)"
+    )
     parser.add_argument("--parts", type=int, default=24, help="parts at most")
     parser.add_argument("--draws", type=int, default=1, help="draws of the references")
     parser.add_argument("--output", type=pathlib.Path, help="CSV file of the table")

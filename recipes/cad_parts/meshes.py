@@ -98,9 +98,7 @@ def without(mesh: Mesh, holes: Sequence[Mesh]) -> Mesh:
 
 def _manifold(mesh: Mesh) -> manifold3d.Manifold:
     made = manifold3d.Manifold(
-        manifold3d.Mesh(
-            np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32)
-        )
+        manifold3d.Mesh(np.ascontiguousarray(mesh.vertices, np.float32), np.ascontiguousarray(mesh.faces, np.uint32))
     )
     if made.status() != manifold3d.Error.NoError:
         raise ValueError(f"the mesh is no manifold: {made.status()}")
@@ -163,7 +161,13 @@ def gear_outline(teeth: int, module: float, missing: Sequence[int] = ()) -> Poly
         if tooth in missing:
             points += [(root, middle - 0.25 * step), (root, middle), (root, middle + 0.25 * step)]
             continue
-        half = [(root, 0.36), (0.5 * (root + pitch), 0.30), (pitch, 0.25), (0.5 * (pitch + outer), 0.19), (outer, 0.11)]
+        half = [
+            (root, 0.36),
+            (0.5 * (root + pitch), 0.30),
+            (pitch, 0.25),
+            (0.5 * (pitch + outer), 0.19),
+            (outer, 0.11),
+        ]
         points += [(r, middle - w * step) for r, w in half] + [(r, middle + w * step) for r, w in reversed(half)]
     return Polygon([(r * np.cos(a), r * np.sin(a)) for r, a in points]).buffer(0)
 

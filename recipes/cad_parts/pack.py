@@ -101,7 +101,9 @@ def write(rows: list[dict], folder: pathlib.Path) -> list[pathlib.Path]:
     paths = []
     for number, group in enumerate(groups):
         path = folder / f"cad_parts-{number:05d}-of-{len(groups):05d}.parquet"
-        pq.write_table(pa.Table.from_pylist(group, SCHEMA), path.with_suffix(".partial"), compression="zstd", row_group_size=256)
+        pq.write_table(
+            pa.Table.from_pylist(group, SCHEMA), path.with_suffix(".partial"), compression="zstd", row_group_size=256
+        )
         paths.append(path)
     for old in set(folder.glob("cad_parts-*.parquet")) - set(paths):
         old.unlink()
@@ -135,7 +137,9 @@ def statistics(rows: list[dict]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.pack", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.cad_parts.pack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of `recipes.cad_parts.render`")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("datasets_scripts/cad_parts_data"))
@@ -143,7 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = find(options.pictures)
     if not found:
-        parser.error(f"`--pictures` must hold finished pictures, got {options.pictures} without any. Render them first.")
+        parser.error(
+            f"`--pictures` must hold finished pictures, got {options.pictures} without any. Render them first."
+        )
     quality = best_quality(found, options.megabytes * 1e6)
     good: Counter[str] = Counter(facts["part"] for _, facts in found if not facts["label"])
     seen: Counter[str] = Counter()

@@ -10,7 +10,7 @@ import numpy as np
 from shapely.geometry import MultiPoint
 from shapely.ops import unary_union
 
-from .camera import Lens, develop, draw_lens, exposure_for
+from .camera import develop, draw_lens, exposure_for
 from .catalogue import make_part
 from .defects import Attempt, Change, applicable
 from .materials import Material, Texture, plain_texture, texture
@@ -62,7 +62,9 @@ def set_up(name: str) -> Setup:
     station = draw_station(rng, part.tilt, metallic)
     if part.free and station.ground == "fixture":
         station = replace(station, ground="tray")
-    size = float(max(np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max(), (high - low)[2] * 0.7))
+    size = float(
+        max(np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max(), (high - low)[2] * 0.7)
+    )
     view = size / part.fill
     start = 0.0 if not part.free else float(rng.uniform(0, 360))
     return Setup(part, bodies, station, extent, view, (0.0, 0.0, 0.35 * float(high[2])), start)
@@ -86,7 +88,9 @@ def draw_instance(setup: Setup, rng: np.random.Generator) -> Instance:
     turn = rng.uniform(0, 360) if any_turn else setup.start + rng.normal(0, 2.2)
     play = 0.022 * setup.view
     pose = Pose(
-        tuple(1 + rng.normal(0, 0.004, 3)), float(turn), tuple(float(v) for v in np.clip(rng.normal(0, play, 2), -3 * play, 3 * play))
+        tuple(1 + rng.normal(0, 0.004, 3)),
+        float(turn),
+        tuple(float(v) for v in np.clip(rng.normal(0, play, 2), -3 * play, 3 * play)),
     )
     tones = tuple(tuple(np.exp(rng.normal(0, 0.04) + rng.normal(0, 0.012, 3))) for _ in setup.part.materials)
     jitter = tuple(tuple(rng.normal(0, 1, 3)) for _ in setup.bodies)
@@ -112,7 +116,9 @@ def textures_of(setup: Setup, materials: dict[str, Material], instance: Instance
     for number, (name, material) in enumerate(materials.items()):
         rng = np.random.default_rng([instance.seed, number])
         tone = instance.tones[number % len(instance.tones)]
-        toned = replace(material, colour=tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True)))
+        toned = replace(
+            material, colour=tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True))
+        )
         made[name] = texture(toned, setup.extent, rng, instance.wear)
     return made
 
@@ -146,7 +152,14 @@ def good_shot(setup: Setup, instance: Instance) -> Shot:
     """A good instance before the camera."""
     materials = dict(setup.part.materials)
     bodies = placed(setup, list(setup.bodies), instance)
-    return Shot(bodies, textures_of(setup, materials, instance), materials, instance.pose, setup.extent, surroundings(setup, instance))
+    return Shot(
+        bodies,
+        textures_of(setup, materials, instance),
+        materials,
+        instance.pose,
+        setup.extent,
+        surroundings(setup, instance),
+    )
 
 
 def stage(renderer: Renderer, setup: Setup, drift: Drift, shot: Shot) -> tuple[Stage, Geometry]:

@@ -81,7 +81,9 @@ def work(output: pathlib.Path, parts: Sequence[str], good: int, defective: int, 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.render", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.cad_parts.render",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of the pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
@@ -95,14 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = options.parts or list(PART_NAMES)
     unknown = sorted(set(parts) - set(PART_NAMES))
     if unknown:
-        parser.error(f"`--parts` must be among the catalogue's, got {', '.join(unknown)}. See recipes/cad_parts/catalogue.py.")
+        parser.error(
+            f"`--parts` must be among the catalogue's, got {', '.join(unknown)}. See recipes/cad_parts/catalogue.py."
+        )
     if min(options.workers, options.good + options.defective) < 1:
         parser.error("`--workers` and the number of pictures must be at least 1.")
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     shared = (options.good, options.defective, options.quiet)
     processes = [
-        context.Process(target=work, args=(options.output, parts[k :: options.workers], *shared)) for k in range(options.workers)
+        context.Process(target=work, args=(options.output, parts[k :: options.workers], *shared))
+        for k in range(options.workers)
     ]
     for process in processes:
         process.start()

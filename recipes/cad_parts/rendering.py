@@ -223,7 +223,12 @@ class Renderer:
         made = Texture(np.full((2, 3, 3), 0.5, np.float32), flat, 0 * flat, 0 * flat, extent)
         corners = np.array([[0, 0, -1], [1e-3, 0, -1], [0, 1e-3, -1]]) * 0.2 * extent
         up = np.tile([0.0, 0.0, 1.0], (3, 1))
-        return _mesh(self.mi, f"unseen{number}", Surface(corners, up, corners[:, :2]), _bsdf(self.mi, Material((0.5, 0.5, 0.5)), made))
+        return _mesh(
+            self.mi,
+            f"unseen{number}",
+            Surface(corners, up, corners[:, :2]),
+            _bsdf(self.mi, Material((0.5, 0.5, 0.5)), made),
+        )
 
     def stage(self, shot: Shot, sensor: dict, lamps: dict) -> Stage:
         """Set up a shot."""

@@ -1,4 +1,4 @@
-"""Inspection stations: lights, camera, what lies below and beside the part; everything relative to the view's width."""
+"""Inspection stations: lights, camera, what lies below and beside the part, all relative to the view's width."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def ground_meshes(station: Station, view: float, reach: tuple[float, float]) -> 
         `list[tuple[Mesh, str]]`: Meshes with the name of their material (`"ground"` or `"pins"`).
     """
     # the textured plane fills the view, a plain one lies beyond it
-    plane = together([block((1.59 * view, 1.59 * view, view), bottom=-view), block((9 * view, 9 * view, view), bottom=-1.02 * view)])
+    plane = together(
+        [block((1.59 * view, 1.59 * view, view), bottom=-view), block((9 * view, 9 * view, view), bottom=-1.02 * view)]
+    )
     if station.ground == "belt":
         step = view / 9
         ribs = [block((1.59 * view, step * 0.08, step * 0.03)).moved(y=k * step) for k in range(-7, 8)]
@@ -153,7 +155,10 @@ def draw_drift(rng: np.random.Generator) -> Drift:
     """Light of one picture: up to a fifth brighter or darker, lamps a few degrees aside, slightly warmer or colder."""
     warm = rng.normal(0, 0.02)
     return Drift(
-        float(np.exp(rng.normal(0, 0.09))), float(rng.normal(0, 5)), (1 + warm, 1.0, 1 - warm), float(rng.uniform(0.95, 1.06))
+        float(np.exp(rng.normal(0, 0.09))),
+        float(rng.normal(0, 5)),
+        (1 + warm, 1.0, 1 - warm),
+        float(rng.uniform(0.95, 1.06)),
     )
 
 
@@ -186,7 +191,11 @@ def lights(mi, station: Station, view: float, distance: float, drift: Drift) -> 
         made = {"lamp": panel(angle, 1.6, 1.5, 1.5, 2.0, 2.6)}
     else:
         made, ambient = {}, 1.0
-    made["sky"] = {"type": "envmap", "bitmap": mi.Bitmap(_sky(station, ambient, angle, strength)), "to_world": _upright(mi)}
+    made["sky"] = {
+        "type": "envmap",
+        "bitmap": mi.Bitmap(_sky(station, ambient, angle, strength)),
+        "to_world": _upright(mi),
+    }
     return made
 
 
@@ -242,6 +251,12 @@ def camera(mi, station: Station, view: float, aim: np.ndarray, pixels: int) -> t
         "to_world": mi.ScalarTransform4f().look_at(
             origin=(aim + away * distance).tolist(), target=aim.tolist(), up=[0, 1, 0.0001]
         ),
-        "film": {"type": "hdrfilm", "width": pixels, "height": pixels, "rfilter": {"type": "box"}, "pixel_format": "rgb"},
+        "film": {
+            "type": "hdrfilm",
+            "width": pixels,
+            "height": pixels,
+            "rfilter": {"type": "box"},
+            "pixel_format": "rgb",
+        },
         "sampler": {"type": "independent", "sample_count": 16},
     }, distance

@@ -1,6 +1,6 @@
 """Contact sheets of the set: every kind of part, and every type of defect with its mask's outline.
 
-    python -m recipes.cad_parts.sheets [--data DIR] [--output docs/cad_parts]
+python -m recipes.cad_parts.sheets [--data DIR] [--output docs/cad_parts]
 """
 
 from __future__ import annotations
@@ -58,9 +58,13 @@ def wrapped(text: str, width: int = 27) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.sheets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m recipes.cad_parts.sheets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)")
+    parser.add_argument(
+        "--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)"
+    )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/cad_parts"))
     options = parser.parse_args(arguments)
     loaded = load_anomaly_dataset("cad_parts", options.data)
@@ -69,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts, types = defaultdict(list), defaultdict(list)
     for split, index in rows:
         fact = facts[split][index]
-        (types if fact["label"] else parts)[fact["defect_type"] if fact["label"] else fact["part_kind"]].append((split, index))
+        (types if fact["label"] else parts)[fact["defect_type"] if fact["label"] else fact["part_kind"]].append(
+            (split, index)
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     good = []
     for kind in sorted(parts):
