@@ -79,7 +79,7 @@ class Attempt:
     rng: np.random.Generator
 
     def site(self, edge: bool = False, allowed: Callable[[Body], bool] | None = None) -> Site | None:
-        """A visible place, on an edge if asked for; `None` if there is none."""
+        """A visible place, on an edge if asked for; `None` if there is none. (Clear films are looked through.)"""
         seen, shot = self.seen, self.shot
         usable = seen.part.copy()
         if allowed is not None:
@@ -197,7 +197,7 @@ def _paint(made: Texture, cover: np.ndarray, colour=None, roughness=None, metall
 
 def scratch(attempt: Attempt) -> Change | None:
     """A bright or dark line, or two, cut into the surface."""
-    site = attempt.site(allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site()
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -217,7 +217,7 @@ def scratch(attempt: Attempt) -> Change | None:
 
 def stain(attempt: Attempt) -> Change | None:
     """A spot of oil, ink or grime."""
-    site = attempt.site(allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site()
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -252,7 +252,7 @@ def corrosion(attempt: Attempt) -> Change | None:
 
 def discolouration(attempt: Attempt) -> Change | None:
     """A region of another tone, its texture kept: faded, burnt, heat-tinted."""
-    site = attempt.site(allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site()
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -274,7 +274,7 @@ def discolouration(attempt: Attempt) -> Change | None:
 
 def crack(attempt: Attempt) -> Change | None:
     """A jagged dark gap with a side branch."""
-    site = attempt.site(allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site()
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -296,7 +296,7 @@ def crack(attempt: Attempt) -> Change | None:
 
 def chip(attempt: Attempt) -> Change | None:
     """Material broken out of an edge."""
-    site = attempt.site(edge=True, allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site(edge=True)
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -314,7 +314,7 @@ def chip(attempt: Attempt) -> Change | None:
 def broken(attempt: Attempt) -> Change | None:
     """An end broken off along a rough face; the piece is gone, or lies a little aside."""
     rng = attempt.rng
-    site = attempt.site(edge=True, allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site(edge=True)
     if site is None:
         return None
     body = attempt.body(site.body)
@@ -369,7 +369,7 @@ def _rough_half_space(rng: np.random.Generator, extent: float, rough: float) -> 
 
 def dent(attempt: Attempt) -> Change | None:
     """The surface pressed in."""
-    site = attempt.site(allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site()
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -377,9 +377,8 @@ def dent(attempt: Attempt) -> Change | None:
     mesh = refined(body.mesh, site.place, radius, radius / 7)
     away = mesh.vertices - site.place
     across = away - (away @ site.normal)[:, None] * site.normal
-    depth_along = np.abs(away @ site.normal)
-    x = np.linalg.norm(across * [1, 1, 1], axis=1) / radius
-    amount = np.where((x < 1) & (depth_along < radius), (1 - np.clip(x, 0, 1) ** 2) ** 2, 0)
+    x = np.linalg.norm(across, axis=1) / radius
+    amount = np.where((x < 1) & (np.abs(away @ site.normal) < radius), (1 - np.clip(x, 0, 1) ** 2) ** 2, 0)
     moved = mesh.vertices - (rng.uniform(0.35, 0.6) * radius * amount)[:, None] * site.normal
     shot = attempt.exchanged(body.name, Mesh(moved, mesh.faces))
     return Change(shot, f"a dent in the {_noun(body)}", 2 * radius, zone=(site.place, 1.25 * radius))
@@ -387,7 +386,7 @@ def dent(attempt: Attempt) -> Change | None:
 
 def burr(attempt: Attempt) -> Change | None:
     """Jagged surplus material on an edge."""
-    site = attempt.site(edge=True, allowed=lambda b: not attempt.shot.materials[b.material].clear)
+    site = attempt.site(edge=True)
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
@@ -415,11 +414,7 @@ def bent(attempt: Attempt) -> Change | None:
     low, high = mesh.bounds
     axis = int(np.argmax(high - low))
     at = low[axis] + (high - low)[axis] * rng.uniform(0.3, 0.62)
-    angle = (
-        float(rng.uniform(9, 32) * rng.choice([-1, 1]))
-        if axis != 2
-        else float(rng.uniform(15, 45) * rng.choice([-1, 1]))
-    )
+    angle = float(rng.uniform(*((15, 45) if axis == 2 else (9, 32))) * rng.choice([-1, 1]))
     turn_axis = "z" if axis != 2 else str(rng.choice(["x", "y"]))  # what lies is bent in the table's plane
     pivot = mesh.centre.copy()
     pivot[axis] = at
@@ -429,9 +424,7 @@ def bent(attempt: Attempt) -> Change | None:
     step = np.minimum((t * 8).round().astype(int), 8)
     turned = np.einsum("nij,nj->ni", matrix_steps[step], mesh.vertices - pivot) + pivot
     shot = attempt.exchanged(chosen.name, Mesh(turned, mesh.faces))
-    return Change(
-        shot, f"the {_noun(chosen)} is bent", float((high - low)[axis] * (1 - (at - low[axis]) / (high - low)[axis]))
-    )
+    return Change(shot, f"the {_noun(chosen)} is bent", float(high[axis] - at))
 
 
 def contamination(attempt: Attempt) -> Change | None:
@@ -447,10 +440,8 @@ def contamination(attempt: Attempt) -> Change | None:
     if name == "metal chip":
         angles = np.linspace(0, rng.uniform(3, 9), 60)
         path = np.stack([np.cos(angles), np.sin(angles), 0.16 * angles], 1) * 0.6 * radius
-        mesh, material = (
-            sweep(path, 0.16 * radius, 6, 0.4).turned("x", float(rng.uniform(-70, 70))),
-            Material((0.6, 0.59, 0.57), 1, 0.25),
-        )
+        mesh = sweep(path, 0.16 * radius, 6, 0.4).turned("x", float(rng.uniform(-70, 70)))
+        material = Material((0.6, 0.59, 0.57), 1, 0.25)
         mesh = mesh.moved(*(-mesh.centre)).moved(z=0.2 * radius)
     elif name == "crumbs":
         pieces = [
