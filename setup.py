@@ -32,7 +32,7 @@ setup(
             "report/words_*.json",
             "training/recipes/*",
         ],
-        "datasets_scripts": ["facts.yaml", "rendering/*.json"],
+        "datasets_scripts": ["facts.yaml", "rendering/*.json", "cad_parts_data/*.parquet"],
         "evaluate_modules": ["README.md", "*/*.py", "*/*.md", "*/*.txt"],
         "spaces_app": ["README.md", "README_zh.md", "requirements.txt", "*.json", "*.css", "*.js"],
         "spaces_app.examples": ["*/*/*.jpg"],
@@ -60,6 +60,8 @@ setup(
         "heic": ["pillow-heif>=0.20"],  # photographs of telephones
         "demo": ["gradio>=6.20,<7"],
         "quantization": ["bitsandbytes>=0.48"],
+        # Only to render the set `cad_parts` again (recipes/cad_parts): path tracer, its denoiser, solids, outlines.
+        "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
         "dev": [
             "pytest>=8",

@@ -8,6 +8,7 @@ _NAMES = {
     "anomaly_builder": "COLUMNS LABEL_NAMES schema_features",
     "anomaly_files": "find_duplicates",
     "anomaly_folder": "AnomalyFolder",
+    "cad_parts": "CadParts CadPartsConfig",
     "conversations": "Conversations",
     "crack_forest": "CrackForest",
     "loading": "DATASET_NAMES load_anomaly_dataset load_builder",

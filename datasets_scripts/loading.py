@@ -25,6 +25,7 @@ _BUILDERS = {
     "anomaly_folder": "AnomalyFolder",
     "conversations": "Conversations",
     "rendered_parts": "RenderedParts",
+    "cad_parts": "CadParts",
 }
 DATASET_NAMES = tuple(_BUILDERS)
 _NOT_OPTIONS = ("self", "name", "version", "data_dir", "data_files", "description", "kwargs")
@@ -84,7 +85,8 @@ def load_anomaly_dataset(
 
     Args:
         name (`str`): One of `DATASET_NAMES`.
-        data_dir (`str` or `os.PathLike`, *optional*): Folder that holds the files; `rendered_parts` needs none.
+        data_dir (`str` or `os.PathLike`, *optional*): Folder that holds the files; `rendered_parts` and `cad_parts`
+            need none.
         category (`str`, *optional*): The only category to read; `None` reads all.
         split (`str`, *optional*): `train`, `validation` or `test`, or (prepared) an expression such as `test[:10]`;
             `None` gives all.
