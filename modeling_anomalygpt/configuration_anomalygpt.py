@@ -39,6 +39,7 @@ _DECISION = {
     "match_exposure": (False, None, None),
     "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
+    "region_extent": (1.0, 0.1, 1.0),
     "prior_normal_score": (0.0, 0.0, 1.0),
     "one_reference_factor": (2.0, 0.1, 100.0),
     "several_references_factor": (0.95, 0.0, 100.0),
@@ -135,6 +136,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
               tell too little. `False`: the language model's word decides then (published).
             - `region_threshold` (`float`, 0.5, in [0.001, 0.999]): map value from which a pixel belongs to a region
               where no reference says what is normal.
+            - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
 
             What is normal on a part, from the maps of its references ([`NormalScores`]):
             - `prior_normal_score` (`float`, 0, in [0, 1]): map value that good photographs of real parts seldom exceed

@@ -147,6 +147,7 @@ def find_regions(
     mask: np.ndarray | None = None,
     min_area: int | None = None,
     mm_per_pixel: float | None = None,
+    extent: float = 1.0,
 ) -> list[Region]:
     """Connected regions of a map where it reaches the threshold, the most anomalous first.
 
@@ -158,6 +159,8 @@ def find_regions(
         min_area (`int`, *optional*): Smaller regions are dropped. Defaults to `DEFAULT_MIN_AREA_SHARE` of the picture,
             at least one pixel.
         mm_per_pixel (`float`, *optional*): Edge length of a pixel in millimetres; gives the sizes in millimetres.
+        extent (`float`, *optional*, defaults to 1.0): A region that reaches the threshold extends down to this part of
+            it, so that a defect whose map dips in between is one region and not several.
 
     Returns:
         `list[Region]`: Sorted by peak score, then area (both falling), then from top to bottom and left to right.
@@ -178,10 +181,14 @@ def find_regions(
     anomaly_map = _checked_map(anomaly_map)
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must be in [0, 1], got {threshold}. Maps are on that scale.")
-    inside = anomaly_map >= threshold
+    if not 0 < extent <= 1:
+        raise ValueError(f"`extent` must be above 0 and at most 1, got {extent}. 1 keeps to the threshold.")
+    inside = anomaly_map >= extent * threshold
     if mask is not None:
         inside &= _checked_mask(mask, anomaly_map.shape)
-    return _regions(inside, anomaly_map, min_area, mm_per_pixel)
+    regions = _regions(inside, anomaly_map, min_area, mm_per_pixel)
+    reached = float(anomaly_map.dtype.type(threshold))  # rounded as the map's values are
+    return [region for region in regions if region.peak_score >= reached]
 
 
 def regions_of_mask(

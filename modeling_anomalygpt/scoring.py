@@ -249,7 +249,8 @@ class Scorer:
         """Regions at the threshold, none of a normal picture; below it, the place that stands out most."""
         if verdict in ("normal", "unknown"):
             return []
-        regions = find_regions(anomaly_map, self.region_threshold, mm_per_pixel=mm_per_pixel)
+        threshold, extent = self.region_threshold, self.decision["region_extent"]
+        regions = find_regions(anomaly_map, threshold, mm_per_pixel=mm_per_pixel, extent=extent)
         peak = float(anomaly_map.max())
         if regions or peak <= 0:
             return regions

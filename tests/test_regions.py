@@ -162,3 +162,16 @@ def test_a_dictionary_of_a_region_survives_json():
 def test_wrong_arguments_are_refused_with_their_value(arguments, message):
     with pytest.raises(ValueError, match=message):
         find_regions(**{"anomaly_map": np.zeros((4, 4)), **arguments})
+
+
+def test_a_region_that_reaches_the_threshold_extends_over_a_dip_and_weaker_ones_stay_out():
+    anomaly_map = np.zeros((20, 40), np.float32)
+    anomaly_map[5:10, 2:20] = 0.6
+    anomaly_map[5:10, 10] = 0.45
+    anomaly_map[15, 30:38] = 0.45
+    assert [region.box for region in find_regions(anomaly_map, 0.5)] == [(11, 5, 20, 10), (2, 5, 10, 10)]
+    (region,) = find_regions(anomaly_map, 0.5, extent=0.8)
+    assert region.box == (2, 5, 20, 10)
+    assert find_regions(np.full((4, 4), np.float32(0.7)), 0.7, extent=0.8)[0].area_pixels == 16
+    with pytest.raises(ValueError, match="`extent` must be above 0 and at most 1, got 0"):
+        find_regions(anomaly_map, extent=0)

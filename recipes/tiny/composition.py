@@ -38,6 +38,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
             "normalised_maps": True,
             "match_exposure": True,
             "needs_references": True,
+            "region_extent": 0.8,
             "prior_normal_score": 0.32,
         },
         answering="grounded",
