@@ -635,9 +635,11 @@ def _deep_grey(image: Image.Image) -> np.ndarray | None:
 
 
 def _deep_colour(picture: Any, page: int) -> np.ndarray | None:
-    """Colours of 16 bits, of which Pillow keeps the upper 8 only."""
-    import cv2
-
+    """Colours of 16 bits, of which Pillow keeps the upper 8 only; `None` where OpenCV is not installed."""
+    try:
+        import cv2
+    except ImportError:
+        return None
     if isinstance(picture, Image.Image):
         page, picture = picture.tell() + 1, pathlib.Path(getattr(picture, "filename", "") or ".")
     if isinstance(picture, pathlib.Path):
