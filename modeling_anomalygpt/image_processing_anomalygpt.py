@@ -3,6 +3,9 @@
 Knows PIL, NumPy and geometry; knows no weights and no device.
 """
 
+import base64
+import io
+import urllib.request
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +13,11 @@ import numpy as np
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, load_image
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-from .images import flatten_pictures, load_mask, load_picture
+from .errors import describe_error
+from .images import PictureError, flatten_pictures, load_mask, load_picture
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""
@@ -199,18 +203,21 @@ class AnomalyGPTImageProcessor(PilBackend):
         return restored
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Leave pictures as they are; open only addresses and base64 text, through transformers.
+        """Leaves pictures as they are; fetches addresses (`https://...`) and base64 text (`data:image/...`) undecoded.
 
         Args:
             image_url_or_urls (picture or nested list of pictures): Anything the processor is called with.
 
         Returns:
-            The same structure.
+            The same structure, for [`load_picture`], which decodes every picture, wherever it comes from.
+
+        Raises:
+            PictureError: If nothing that Pillow can read is there.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(one) for one in image_url_or_urls]
         if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(("http://", "https://", "data:image/")):
-            return load_image(image_url_or_urls)
+            return _fetched(image_url_or_urls)
         return image_url_or_urls
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -307,6 +314,20 @@ class AnomalyGPTImageProcessor(PilBackend):
         resized = anomalous.resize((at.width, at.height), PILImageResampling.NEAREST)
         _paste(np.asarray(resized), canvas, at)
         return canvas
+
+
+def _fetched(address: str) -> Image.Image:
+    try:
+        if address.startswith("data:"):
+            content = base64.b64decode(address.partition(",")[2])
+        else:
+            request = urllib.request.Request(address, headers={"User-Agent": "anomalygpt"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                content = answer.read()
+        return Image.open(io.BytesIO(content))
+    except Exception as error:  # of the connection, of base64, of Pillow
+        line = f"`picture` must be a picture, none is at {address[:80]!r}: {describe_error(error)}"
+        raise PictureError(line) from error
 
 
 def _channels_last(picture: Any, input_data_format: Any) -> Any:

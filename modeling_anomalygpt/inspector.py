@@ -784,7 +784,7 @@ class AnomalyInspector:
 
     def _ask(self, result: InspectionResult, turns: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
         answer = ""
-        for piece in self.dialogue.stream(turns, result.image_tokens, max_new_tokens):
+        for piece in self.dialogue.stream(turns, result.image_tokens, max_new_tokens, result.category):
             answer += piece
             yield piece
         result.conversation = [*turns, {"role": "assistant", "content": answer}]
