@@ -122,6 +122,11 @@ class AnomalyGPTConfig(PreTrainedConfig):
         num_virtual_tokens (`int`, defaults to 0): Learned vectors before every text; a merged adapter of prompt tuning
             has some.
         image_token_index (`int`, defaults to 32000): Id of the placeholder that image and prompt vectors replace.
+        max_history (`int`, *optional*): How many earlier follow-up questions, with their answers, the language model
+            is given beside the first one. `None`: as many as fit into its positions.
+        guided_answers (`bool`, defaults to `False`): For language models too small to keep to a language and to spell
+            names: in follow-up answers tokens of the other script are barred, and names that the model has not learned
+            are put in by [`Dialogue`].
         loss_weights (`dict[str, float]`, *optional*): Weights of `lm`, `focal` and `dice`; 1 each, as in the paper
             (equation 7).
         answering (`str`, defaults to `"paper"`): Who answers. `"paper"`: the language model, from what it sees
@@ -196,6 +201,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_image_tokens: int = 1
     num_virtual_tokens: int = 0
     image_token_index: int = 32000
+    max_history: int | None = None
+    guided_answers: bool = False
     loss_weights: dict[str, float] | None = None
     answering: Literal["paper", "grounded"] = "paper"
     decision: dict | None = None
@@ -249,6 +256,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         for name, (lowest, highest) in _COUNTS.items():
             if not lowest <= getattr(self, name) <= highest:
                 raise ValueError(f"`{name}` must be between {lowest} and {highest}, got {getattr(self, name)}.")
+        if self.max_history is not None and self.max_history < 0:
+            raise ValueError(f"`max_history` must not be negative, got {self.max_history}. None is no limit.")
         for name in ("vision_config", "text_tower_config", "text_config"):
             if getattr(self, name) is not None:
                 _check_parts(name, getattr(self, name).to_dict())

@@ -14,8 +14,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import pipeline
 
+# What one request may take: good pictures, bytes and pixels of all its pictures together, letters of a text.
 MAX_REFERENCES = 64
 MAX_BYTES = 32 * 1024 * 1024
+MAX_PIXELS = 100_000_000
+MAX_LETTERS = 2000
 
 
 class EndpointHandler:
@@ -54,34 +57,49 @@ class EndpointHandler:
         if isinstance(inputs, dict):
             options = inputs | options
             inputs = options.pop("image", None)
-        picture = _picture(inputs, "image")
         # None: an empty list, so that what another request taught does not judge this one.
-        references = _references(options.pop("references", None))
+        picture, *references = _pictures(inputs, options.pop("references", None) or [])
+        _check_options(options)
         with self.lock:
             found = self.pipe(picture, references=references, **options)
         return found | {name: _png(found[name]) for name in ("anomaly_map", "mask")}
 
 
-def _references(references: Any) -> list[Image.Image]:
-    references = [] if references is None else references
+def _pictures(image: Any, references: Any) -> list[Image.Image]:
+    """The picture and the good ones, decoded only when all of them together are within the limits."""
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
         raise ValueError(f"`references` must be a list of at most {MAX_REFERENCES} pictures as base64 text.")
-    return [_picture(one, f"references[{index}]") for index, one in enumerate(references)]
+    named = [("image", image), *((f"references[{index}]", one) for index, one in enumerate(references))]
+    if sum(len(text) for _, text in named if isinstance(text, str)) > MAX_BYTES * 4 // 3:
+        raise ValueError(f"All pictures of a request must have at most {MAX_BYTES} bytes. Shrink them before.")
+    pictures = [(name, _picture(text, name)) for name, text in named]
+    if sum(picture.width * picture.height for _, picture in pictures) > MAX_PIXELS:
+        raise ValueError(f"All pictures of a request must have at most {MAX_PIXELS} pixels. Shrink them before.")
+    for name, picture in pictures:
+        try:
+            picture.load()
+        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
+            raise ValueError(f"`{name}` must be a picture as base64 text, but it cannot be decoded.") from error
+    return [picture for _, picture in pictures]
 
 
 def _picture(text: Any, name: str) -> Image.Image:
     if not isinstance(text, str) or not text:
         raise ValueError(f"`{name}` must be a picture as base64 text, got {type(text).__name__}.")
     encoded = text.split(",", 1)[1] if text.startswith("data:image/") and "," in text else text
-    encoded = "".join(encoded.split())  # some programs wrap their lines
-    if len(encoded) > MAX_BYTES * 4 // 3:
-        raise ValueError(f"`{name}` must have at most {MAX_BYTES} bytes. Shrink it before.")
-    try:
-        image = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
-        image.load()
+    try:  # some programs wrap their lines
+        return Image.open(io.BytesIO(base64.b64decode("".join(encoded.split()), validate=True)))
     except (binascii.Error, UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"`{name}` must be a picture as base64 text, but it cannot be decoded.") from error
-    return image
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuses what would take the machine: the pipeline's own options of processes, and texts without end."""
+    for name, value in options.items():
+        if name in ("batch_size", "num_workers"):
+            raise ValueError(f"`{name}` must be left out: a request has one picture.")
+        if isinstance(value, str) and len(value) > MAX_LETTERS:
+            raise ValueError(f"`{name}` must have at most {MAX_LETTERS} letters, got {len(value)}.")
 
 
 def _png(image: Image.Image) -> str:
@@ -90,4 +108,4 @@ def _png(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-__all__ = ["MAX_BYTES", "MAX_REFERENCES", "EndpointHandler"]
+__all__ = ["EndpointHandler"]

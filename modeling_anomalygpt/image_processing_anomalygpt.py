@@ -15,7 +15,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-from .images import flatten_pictures, load_mask, load_picture
+from .errors import describe_error
+from .images import PictureError, flatten_pictures, load_mask, load_picture
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""
@@ -201,21 +202,21 @@ class AnomalyGPTImageProcessor(PilBackend):
         return restored
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Leave pictures as they are; of addresses and `data:` text fetch the content, to be opened as any file.
+        """Leaves pictures as they are; fetches addresses (`https://...`) and base64 text (`data:image/...`) undecoded.
 
         Args:
             image_url_or_urls (picture or nested list of pictures): Anything the processor is called with.
 
         Returns:
-            The same structure, with `bytes` for what was fetched.
+            The same structure with `bytes` for what was fetched; [`load_picture`] decodes every picture.
+
+        Raises:
+            PictureError: If nothing can be fetched.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(one) for one in image_url_or_urls]
-        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(("http://", "https://")):
-            with urllib.request.urlopen(image_url_or_urls, timeout=60) as response:
-                return response.read()
-        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith("data:image/"):
-            return base64.b64decode(image_url_or_urls.partition(",")[2])
+        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith(("http://", "https://", "data:image/")):
+            return _fetched(image_url_or_urls)
         return image_url_or_urls
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -312,6 +313,18 @@ class AnomalyGPTImageProcessor(PilBackend):
         resized = anomalous.resize((at.width, at.height), PILImageResampling.NEAREST)
         _paste(np.asarray(resized), canvas, at)
         return canvas
+
+
+def _fetched(address: str) -> bytes:
+    try:
+        if address.startswith("data:"):
+            return base64.b64decode(address.partition(",")[2])
+        request = urllib.request.Request(address, headers={"User-Agent": "anomalygpt"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+    except Exception as error:  # of the connection, of base64
+        line = f"`picture` must be a picture, none is at {address[:80]!r}: {describe_error(error)}"
+        raise PictureError(line) from error
 
 
 def _channels_last(picture: Any, input_data_format: Any) -> Any:

@@ -470,7 +470,7 @@ class AnomalyInspector:
 
     def _ask(self, result: InspectionResult, messages: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
         answer = ""
-        for piece in self.dialogue.stream(messages, result.image_tokens, max_new_tokens):
+        for piece in self.dialogue.stream(messages, result.image_tokens, max_new_tokens, result.category):
             answer += piece
             yield piece
         result.conversation = [*messages, {"role": "assistant", "content": answer}]

@@ -3,6 +3,8 @@
 It is a thin layer over [`AnomalyInspector`], so its verdicts are the inspector's; it travels with the checkpoint.
 """
 
+import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +57,7 @@ class AnomalyDetectionPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.inspector = AnomalyInspector(self.model.eval(), self.processor)
-        self._known: tuple[list[Any], dict[str, Any]] = ([], {})
+        self._known: tuple[list[Any], dict[str, Any]] = ([], {})  # what the references are, how they were learned
 
     def __call__(self, images: Any, **kwargs: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """Inspects one picture or a list of them.
@@ -84,7 +86,8 @@ class AnomalyDetectionPipeline(Pipeline):
 
     def preprocess(self, picture: Any) -> dict[str, Any]:
         """Opens a picture; keeps its path for the result."""
-        name = picture if isinstance(picture, str) and not picture.startswith("data:") else None
+        is_name = isinstance(picture, str | os.PathLike) and not str(picture).startswith("data:")
+        name = os.fspath(picture) if is_name else None
         return {"picture": self._open(picture), "name": name}
 
     def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list]:
@@ -112,21 +115,29 @@ class AnomalyDetectionPipeline(Pipeline):
         return row
 
     def _remember(self, references: Sequence[Any], learning: dict[str, Any]) -> None:
-        """Looks at good pictures, unless they are those of the last call."""
-        pictures, before = self._known
-        same = len(pictures) == len(references) and all(
-            one is other or (isinstance(one, str) and one == other)
-            for one, other in zip(pictures, references, strict=True)
-        )
-        if same and before == learning:
+        """Looks at good pictures, unless they are those of the last call, unchanged."""
+        known = ([_identity(one) for one in references], learning)
+        if known == self._known:
             return
         self.inspector = AnomalyInspector(self.model, self.processor)
         if references:
             self.inspector.set_references([self._open(one) for one in references], **learning)
-        self._known = (list(references), learning)
+        self._known = known
 
     def _open(self, picture: Any) -> Image.Image:
         return load_picture(self.processor.image_processor.fetch_images(picture))
+
+
+def _identity(picture: Any) -> tuple[str, ...]:
+    """What tells whether a picture is the same as before: a file's name, time and size, else its pixels."""
+    if not isinstance(picture, str | os.PathLike):
+        pixels = np.asarray(picture)
+        return str(pixels.shape), str(pixels.dtype), hashlib.sha256(pixels.tobytes()).hexdigest()
+    try:
+        found = os.stat(picture)
+    except (OSError, ValueError):  # an address, base64 text, or what will be refused
+        return (os.fspath(picture),)
+    return os.fspath(picture), str(found.st_mtime_ns), str(found.st_size)
 
 
 def register_pipeline() -> None:

@@ -70,6 +70,11 @@ def state_prompts(category: str) -> tuple[list[str], list[str]]:
     return normal, anomalous
 
 
+def is_known(category: str) -> bool:
+    """Whether a category has a description of its own, in any spelling."""
+    return _key(category) in DESCRIPTIONS
+
+
 def category_name(category: str, language: str = "en") -> str:
     """What to call an object of this category: known names are translated, others kept with underscores as spaces.
 
@@ -351,3 +356,20 @@ DESCRIPTIONS: dict[str, Description] = {
         "These are pills; good ones have the same shape and are whole and clean.",
         "这是一组药片，合格品外形一致，完整干净。"),
 }  # fmt: skip
+
+__all__ = [
+    "DESCRIPTIONS",
+    "LANGUAGES",
+    "NO_WORDS",
+    "POSITION_NAMES",
+    "YES_WORDS",
+    "category_name",
+    "check_language",
+    "default_question",
+    "describe",
+    "is_known",
+    "opening_question",
+    "original_category",
+    "position_name",
+    "state_prompts",
+]

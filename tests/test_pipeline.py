@@ -1,10 +1,13 @@
 """The pipeline "anomaly-detection" and the endpoint: the inspector's verdicts, as dictionaries and as JSON."""
 
 import base64
+import functools
+import http.server
 import io
 import json
 import pathlib
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +21,12 @@ from modeling_anomalygpt.images import PictureError
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import CallCounter, tiny_pair
 from tests.tiny_processor import picture
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_) -> None:
+        """Says nothing."""
+
 
 GOOD, QUERY = Image.fromarray(picture(0, (40, 60))), Image.fromarray(picture(1, (30, 50)))
 VARIES = ("seconds", "image")
@@ -95,6 +104,44 @@ def test_references_are_looked_at_once_and_can_be_forgotten(pipe):
         assert tower.calls == first + 2
         assert pipe(QUERY, answer=False)["evidence"]["localization"] == "few_shot"
     assert pipe(QUERY, references=[], answer=False)["evidence"]["localization"] == "text_guided"
+
+
+def test_references_may_be_mixed_and_are_looked_at_again_when_they_changed(pipe, folder, tmp_path):
+    path, frame = tmp_path / "good.png", np.array(GOOD)
+    Image.fromarray(picture(7, (40, 60))).save(path)
+    references = [path, str(folder / "good.png"), frame, GOOD]
+    with CallCounter(pipe.model.model.vision_tower) as tower:
+        first = pipe(QUERY, references=references, use_language=False)
+        before = tower.calls
+        assert plain(pipe(QUERY, references=references, use_language=False)) == plain(first)
+        assert tower.calls == before + 1
+        QUERY.save(path)  # the same name
+        other = pipe(QUERY, references=references, use_language=False)
+        assert other["pred_score"] < 1e-3 < first["pred_score"]
+        before = tower.calls
+        frame[:] = 0  # the same buffer
+        pipe(QUERY, references=references, use_language=False)
+        assert tower.calls > before + 1
+
+
+def test_a_16_bit_picture_is_the_same_by_whatever_way_it_comes(pipe, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (30, 50), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    content = base64.b64encode((tmp_path / "deep.png").read_bytes()).decode()
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        ways = [tmp_path / "deep.png", f"data:image/png;base64,{content}", f"{address}/deep.png", values]
+        maps = [np.asarray(pipe(way, references=[GOOD], use_language=False)["anomaly_map"]) for way in ways]
+        with pytest.raises(PictureError, match="none is at 'http://127.0.0.1:.*/nothing.png'"):
+            pipe(f"{address}/nothing.png")
+        server.shutdown()
+    assert all(np.array_equal(one, maps[0]) for one in maps)
+    for text in ("data:image/png;base64,eA==", "data:image/png;base64,?"):
+        with pytest.raises(PictureError, match="none is at 'data:image/png;base64,"):
+            pipe(text)
 
 
 def test_options_given_at_the_start_hold_for_all_calls(folder):
@@ -182,6 +229,8 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
         ({"image": encoded(QUERY), "references": [encoded(GOOD)] * 65}, "must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": ["eA=="]}, r"`references\[0\]` must be a picture"),
         ({"image": encoded(QUERY), "speed": 1}, "Options must be among"),
+        ({"image": encoded(QUERY), "num_workers": 99}, "`num_workers` must be left out"),
+        ({"image": encoded(QUERY), "question": "a" * 2001}, "`question` must have at most 2000 letters, got 2001"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(endpoint, inputs, message):
@@ -190,7 +239,11 @@ def test_a_wrong_request_is_refused_in_one_line(endpoint, inputs, message):
     assert "\n" not in str(error.value)
 
 
-def test_too_large_a_request_is_refused_before_it_is_decoded(endpoint, monkeypatch):
-    monkeypatch.setattr("modeling_anomalygpt.handler.MAX_BYTES", 10)
-    with pytest.raises(ValueError, match="`image` must have at most 10 bytes"):
-        endpoint({"inputs": encoded(QUERY)})
+@pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_PIXELS"])
+def test_too_large_a_request_is_refused_before_it_is_decoded(endpoint, monkeypatch, limit):
+    within = {"MAX_BYTES": 2 * len(encoded(QUERY)), "MAX_PIXELS": 2 * 30 * 50}
+    monkeypatch.setattr(f"modeling_anomalygpt.handler.{limit}", within[limit])
+    request = {"image": encoded(QUERY), "references": [encoded(QUERY)] * 3}
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", None)
+    with pytest.raises(ValueError, match=f"All pictures of a request must have at most {within[limit]} "):
+        endpoint({"inputs": request})
