@@ -120,15 +120,6 @@ def test_a_cache_changes_nothing_with_virtual_tokens_and_one_of_another_call_is_
         )
 
 
-def test_peft_itself_loads_the_folder(folder):
-    adapted = trained(folder, "prompt")
-    base = AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base")
-    inputs = tiny_inputs(base.config)
-    loaded = peft.PeftModel.from_pretrained(base, folder / "prompt").eval()
-    with torch.no_grad():
-        assert torch.equal(loaded(**inputs).logits, adapted(**inputs).logits)
-
-
 def test_an_adapter_of_a_smaller_model_is_refused(folder, tmp_path):
     trained(folder, "prompt")
     lively_model(prompt_channels=[4, 6]).save_pretrained(tmp_path / "other")

@@ -132,13 +132,6 @@ def test_a_vision_model_without_a_text_tower_gets_two_learned_states(parts, tmp_
 
 
 @torch.no_grad()
-def test_the_text_tower_may_come_from_another_model(parts, tmp_path):
-    model = compose(parts, "dinov2", text_tower="clip")
-    assert type(model.model.text_tower).__name__ == "CLIPTextModel"
-    check_files(model, tmp_path)
-
-
-@torch.no_grad()
 def test_the_middle_stages_of_a_staged_model_are_compared_unless_others_are_named(parts, tmp_path):
     assert compose(parts, "resnet", projection_dim=16).config.out_indices == [1]
     check_files(compose(parts, "resnet", out_indices=[1, 2], projection_dim=16), tmp_path)
@@ -190,16 +183,6 @@ def test_parts_in_half_precision_make_a_model_that_runs(parts, tmp_path, vision,
     assert number_formats.pop("localizer") == {torch.float32}
     assert set().union(*number_formats.values()) == {torch.bfloat16}
     check_files(model, tmp_path)
-
-
-def test_gradients_reach_the_new_parts_only_when_the_old_ones_are_frozen(parts):
-    model = compose(parts, "clip", text_tower="clip").train()
-    for part in (model.model.vision_tower, model.model.text_tower, model.model.language_model):
-        part.requires_grad_(False)
-    inputs = tiny_inputs(model.config)
-    model(**inputs, labels=inputs["input_ids"]).loss.backward()
-    assert model.model.multi_modal_projector.weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in model.model.vision_tower.parameters())
 
 
 def test_new_parts_are_initialised_and_nothing_stays_without_memory(parts):

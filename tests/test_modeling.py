@@ -13,7 +13,7 @@ from modeling_anomalygpt.modeling_anomalygpt import (
     focal_loss,
     pixel_losses,
 )
-from tests.tiny import IMAGE_TOKEN, CallCounter, left_padded, lively_model, one_row, tiny_config, tiny_inputs
+from tests.tiny import IMAGE_TOKEN, left_padded, lively_model, one_row, tiny_inputs
 
 TIGHT = {"atol": 1e-5, "rtol": 1e-4}
 
@@ -99,26 +99,6 @@ def test_words_alone_need_no_picture(model):
 
 
 @torch.no_grad()
-def test_one_look_serves_map_and_text(model, inputs):
-    with CallCounter(model.model.vision_tower) as tower:
-        expected = model(**inputs)
-        assert tower.calls == 1
-        features = see(model, inputs)
-        words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        outputs = model(**words, mm_encoder_outputs={"image": features})
-    assert tower.calls == 2
-    torch.testing.assert_close(outputs.logits, expected.logits)
-    torch.testing.assert_close(outputs.anomaly_map, expected.anomaly_map)
-
-
-@torch.no_grad()
-def test_embeddings_instead_of_ids_give_the_same(model, inputs):
-    rest = {name: tensor for name, tensor in inputs.items() if name != "input_ids"}
-    embeds = model.get_input_embeddings()(inputs["input_ids"])
-    torch.testing.assert_close(model(**rest, inputs_embeds=embeds).logits, model(**inputs).logits)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize(
     "changes",
     [
@@ -136,15 +116,6 @@ def test_other_configurations_run(changes, references):
     for outputs in (model(**inputs), model(**inputs, reference_pixel_values=references)):
         assert outputs.anomaly_map.shape == (2, model.config.map_size, model.config.map_size)
         assert torch.isfinite(outputs.logits).all()
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("size", [(42, 42), (28, 56), (56, 28), (21, 35)])
-def test_pictures_of_another_size_than_the_towers_are_seen(model, inputs, size):
-    pixel_values = torch.randn(2, 3, *size)
-    features = see(model, inputs, pixel_values=pixel_values)
-    assert features.patch_features[0].grid == (size[0] // 7, size[1] // 7)
-    assert features.anomaly_map.shape == (2, 28, 28)
 
 
 # Batches
@@ -348,25 +319,6 @@ def test_what_is_given_twice_is_refused(model, inputs, references):
         ValueError, match="`memory_bank` must be None when `reference_pixel_values` is given, got both"
     ):
         see(model, inputs, memory_bank=bank, reference_pixel_values=references)
-
-
-@torch.no_grad()
-def test_a_bank_of_another_grid_is_refused(model, inputs):
-    bank = MemoryBank.build(model.model.get_patch_features(torch.randn(1, 3, 42, 42)))
-    message = r"`memory_bank` must have the patch grids \(\(4, 4\), \(4, 4\)\), got \(\(6, 6\), \(6, 6\)\)"
-    with pytest.raises(ValueError, match=message):
-        see(model, inputs, memory_bank=bank)
-
-
-def test_a_layer_that_the_vision_model_has_not_is_refused():
-    message = r"`out_indices` must be below 3, the number of hidden states of ResNetModel, got \[7\]"
-    with pytest.raises(ValueError, match=message):
-        AnomalyGPTForConditionalGeneration(
-            tiny_config(
-                vision_config={"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]},
-                out_indices=[7],
-            )
-        )
 
 
 # Losses and gradients

@@ -104,14 +104,6 @@ def test_the_opening_question_is_the_description_and_the_question():
     assert prompts.opening_question("bottle", "zh") == prompts.describe("bottle", "zh") + "图像中有异常吗？"
 
 
-def test_the_nine_positions_have_the_originals_names():
-    names = [prompts.position_name(row, column) for row in range(3) for column in range(3)]
-    assert names == (
-        ["top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right"]
-    )
-    assert len({prompts.position_name(row, column, "zh") for row in range(3) for column in range(3)}) == 9
-
-
 @pytest.mark.parametrize(
     ("text", "category"),
     [

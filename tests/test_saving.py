@@ -107,13 +107,6 @@ def test_the_base_model_is_read_from_the_whole_checkpoint_without_a_word(tmp_pat
         assert torch.equal(model.lm_head(base(**inputs).last_hidden_state), model(**inputs).logits)
 
 
-def test_the_whole_model_is_read_from_the_base_models_checkpoint(tmp_path):
-    model = lively_model(**TIED)
-    model.model.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
-    assert torch.equal(outputs_of(loaded).logits, outputs_of(model).logits)
-
-
 # Number formats and devices
 
 
@@ -155,16 +148,6 @@ def test_a_device_map_changes_nothing(tmp_path, device_map):
     model.save_pretrained(tmp_path)
     placed = load(tmp_path, device_map=device_map)
     torch.testing.assert_close(outputs_of(placed).logits.cpu(), outputs_of(model).logits, atol=1e-4, rtol=1e-4)
-
-
-def test_parts_on_disk_change_nothing(tmp_path):
-    pytest.importorskip("accelerate")
-    model = lively_model()
-    model.save_pretrained(tmp_path / "model")
-    places = {name: "cpu" for name, _ in model.model.named_children()} | {"language_model": "disk"}
-    places = {f"model.{name}": place for name, place in places.items()} | {"lm_head": "cpu"}
-    placed = load(tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload")
-    torch.testing.assert_close(outputs_of(placed).logits, outputs_of(model).logits)
 
 
 def test_four_bits_leave_the_map_as_it_was(tmp_path):
