@@ -82,7 +82,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_everything_that_can_go_wrong_with_the_hub_is_one_line(folder, tmp_path):
-    photo = EMBEDDED_CHECKPOINT.parents[2] / "examples/capsules/query/part_1_good.jpg"
+    photo = EMBEDDED_CHECKPOINT.parents[1] / "examples/capsules/query/part_1_good.jpg"
     run_python(START + FAILURES, folder, photo, cwd=tmp_path, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1",
                "HF_HUB_DISABLE_XET": "1"})  # fmt: skip
 
