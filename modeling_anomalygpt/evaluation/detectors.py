@@ -89,12 +89,13 @@ class AnomalyGPTDetector:
             if result.error is not None:
                 raise RuntimeError(result.error)
             calibrated = "threshold" in result.evidence
+            decided = result.verdict != "unknown"  # without references a checkpoint may give no verdict
             yield Detection(
                 score=float(result.anomaly_map.max()) if self.published else result.pred_score,
                 anomaly_map=result.anomaly_map,
-                verdict=None if self.published else result.verdict,
+                verdict=result.verdict if decided and not self.published else None,
                 log_odds=result.log_odds,
-                answer=result.answer if self.answers else None,
+                answer=result.answer if self.answers and decided else None,
                 ratio=result.pred_score if calibrated and not self.published else None,
                 evidence=result.evidence["decision_score"] if calibrated and not self.published else None,
             )
