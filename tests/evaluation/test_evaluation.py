@@ -199,3 +199,16 @@ def test_one_class_and_too_few_references_are_refused_before_anything_is_measure
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         plan(**options)
+
+
+def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_its_map(tmp_path):
+    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
+    from modeling_anomalygpt.inspector import AnomalyInspector
+    from tests.tiny import tiny_pair
+
+    model, processor = tiny_pair(answering="grounded", decision={"needs_references": True})
+    detector = AnomalyGPTDetector(AnomalyInspector(model, processor), published=False)
+    plan = EvaluationPlan(Protocol("ours", "anomaly_folder", (28, 28)), [0], [0])
+    (row, _) = evaluate(plan, [detector], made_set(4), None, EvaluationRows(tmp_path / "rows.csv"))
+    assert 0 <= float(row["image_auroc"]) <= 1
+    assert (row["balanced_accuracy"], row["accuracy_paper"]) == ("", "")
