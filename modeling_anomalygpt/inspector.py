@@ -255,7 +255,9 @@ class AnomalyInspector:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
         bits = bit_depth(images) if bits is None else bits
         copies: list[Any] = []
-        bar = tqdm(images, desc="references", disable=len(images) < 9, leave=False)
+        bar = tqdm(
+            images, desc="references", disable=True if len(images) < 9 else None, leave=False
+        )  # None: on a terminal
         distinct = _distinct(bar, copies, bits)
         self.references = self.encoder.encode_references(
             distinct, len(images), rotations, max_patches, category, description, bits
