@@ -26,7 +26,7 @@ def photograph_page(browser, address: str) -> None:
     page = opened(browser, address, **DESKTOP)
     run_example(page, 1)  # the crack
     page.locator("#regions tr[data-region]").first.click()
-    page.locator("#region img").first.wait_for(timeout=MILLISECONDS)
+    page.locator("#region-box img").first.wait_for(timeout=MILLISECONDS)
     for question in ("Where is the anomaly?", "异常在哪里？"):
         ask(page, question)
     photograph(page, "screenshots/space_desktop.png", full_page=True)
