@@ -36,7 +36,7 @@ from .scoring import (
     normals_needed,
     supported_false_alarm_rate,
 )
-from .wording import answer_in_words, reason_in_words
+from .wording import answer_in_words, follow_up_in_words, reason_in_words
 
 MAX_NEW_TOKENS = 128
 # A threshold below this would call pictures anomalous that look quite normal, on the word of a few good ones.
@@ -471,8 +471,13 @@ class AnomalyInspector:
         return pieces if stream else "".join(pieces)
 
     def _ask(self, result: InspectionResult, messages: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
-        answer = ""
-        for piece in self.dialogue.stream(messages, result.image_tokens, max_new_tokens, result.category):
+        answer, question = "", messages[-1]["content"]
+        pieces: Iterable[str] = self.dialogue.stream(messages, result.image_tokens, max_new_tokens, result.category)
+        if self.model.config.answering == "grounded":
+            reasons = [reason["kind"] for reason in result.evidence.get("reasons", [])]
+            known = follow_up_in_words(question, result.verdict, result.regions, reasons)
+            pieces = pieces if known is None else [known]
+        for piece in pieces:
             answer += piece
             yield piece
         result.conversation = [*messages, {"role": "assistant", "content": answer}]

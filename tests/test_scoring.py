@@ -20,7 +20,7 @@ from modeling_anomalygpt.scoring import (
     normals_needed,
     supported_false_alarm_rate,
 )
-from modeling_anomalygpt.wording import answer_in_words, reason_in_words
+from modeling_anomalygpt.wording import answer_in_words, follow_up_in_words, reason_in_words
 
 DECISION = AnomalyGPTConfig().decision
 
@@ -207,3 +207,56 @@ def test_another_part_is_asked_about_instead_of_called_good():
     regions = find_regions(peak_of(0.9), 0.5)
     assert "another part, camera or distance?" in answer_in_words("uncertain", regions, ["unlike"], "en")
     assert "是否换了零件" in answer_in_words("uncertain", regions, ["unlike"], "zh")
+
+
+PLAIN = {
+    "where": ("Where is it?", "And where exactly is the defect?", "在哪里？", "缺陷具体在什么位置？"),
+    "count": ("How many are there?", "How many anomalies are there in the image?", "有几处异常？", "多少个？"),
+    "size": ("How large is it?", "What is its size?", "有多大？", "缺陷的尺寸是多少？"),
+    "presence": ("Is there a defect?", "Is the part broken?", "图中有异常吗？", "有没有缺陷？"),
+    "good": ("Is it ok?", "Is everything fine?", "零件正常吗？", "它合格吗"),
+    "advice": ("Should this part be replaced?", "Is it safe to ship?", "这个零件应该更换吗？", "可以放行吗？"),
+}
+
+
+@pytest.mark.parametrize("topic", PLAIN)
+def test_plain_questions_are_answered_from_the_judgement_in_their_language(topic):
+    anomaly_map = np.zeros((90, 90), np.float32)
+    anomaly_map[5:15, 5:25] = 0.9
+    anomaly_map[70:80, 40:50] = 0.8
+    two = find_regions(anomaly_map, 0.5, mm_per_pixel=0.1)
+    for question in PLAIN[topic]:
+        good, bad, open_ = (
+            follow_up_in_words(question, verdict, regions, [])
+            for verdict, regions in (("normal", []), ("anomalous", two), ("uncertain", two[:1]))
+        )
+        assert all(answer.isascii() == question.isascii() for answer in (good, bad, open_)), question
+        if topic == "where":
+            assert parse_positions(bad) == {"top left", "bottom"}
+        elif topic == "count":
+            assert (parse_count(good), parse_count(bad)) == (0, 2)
+        elif topic == "size":
+            assert "20 x 10" in bad
+            assert "2 x 1" in bad
+            assert "10 x 10" in bad
+        elif topic in ("presence", "good"):
+            assert parse_presence(bad) == (topic == "presence") != parse_presence(good)
+        assert not open_.startswith(("Yes", "No,", "是", "否"))
+        if topic in ("where", "presence", "good"):
+            assert parse_positions(good) == set()
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Where is the operator?",
+        "How large is the factory?",
+        "What kind is it?",
+        "Who made it?",
+        "这是什么？",
+        "几点了？",
+        "",
+    ],
+)
+def test_other_questions_are_left_to_the_language_model(question):
+    assert follow_up_in_words(question, "anomalous", find_regions(peak_of(0.9), 0.5), []) is None
