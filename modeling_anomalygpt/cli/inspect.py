@@ -248,6 +248,7 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
         references=references,
         save_maps=args.save_maps,
         resume=args.resume,
+        bits=inspector.bits,
     )
 
 
