@@ -9,6 +9,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class StandIn:
     """Calls a picture anomalous when its middle is bright; stops where a test wants it to."""
 
     region_threshold = 0.5
-    stop_at, stop_with, reasons = None, None, ()
+    stop_at, stop_with, reasons, bits = None, None, (), None
 
     def __init__(self):
         self.calls, self.references, self.calibrated = [], None, None
@@ -268,6 +269,16 @@ def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, c
     assert "--fail-on-anomaly stops uncertain parts as well: 3 of these 20 good pictures (15.0%)" in out
 
 
+def test_what_was_left_out_or_is_doubtful_is_said_in_one_line_each(photos, inspector, capsys):
+    def set_references(*_, **__):
+        warnings.warn("Copies of other references\ncount once.", stacklevel=2)
+
+    inspector.set_references = set_references
+    run("inspect", "line", "--references", "reference")
+    err = capsys.readouterr().err.splitlines()
+    assert "anomalygpt: warning: Copies of other references count once." in err
+
+
 @pytest.mark.parametrize("name", ["😀" * 62, "螺栓" * 41, "a" * 251])
 def test_names_of_any_length_get_their_files(photos, inspector, name):
     folder = photos / ("零件" * 40)
@@ -295,6 +306,7 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "reference/part [1].png"], "In a name with brackets write [[] for each [."),
         (["inspect", "line", "--references", "gone"], "There is no file or folder 'gone'"),
         (["inspect", "line", "--references", "gone.safetensors"], "There is no memory bank 'gone.safetensors'"),
+        (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
         (["inspect", "line", "--output", "line/good.png"], "Cannot write to the output folder 'line/good.png'"),
         (["inspect", "line", "--output", "line/good.png/x"], "Cannot write to the output folder 'line/good.png/x'"),
         (
