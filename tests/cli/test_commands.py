@@ -216,7 +216,9 @@ def test_a_gate_stays_shut_for_what_was_passed_over(photos, inspector, capsys, m
     monkeypatch.setattr("modeling_anomalygpt.images.find_pictures", lambda *_, **__: Found(["line/good.png"]))
     for extra, code in (((), 0), (("--fail-on-anomaly",), 2)):
         assert run("inspect", "line", "--references", "reference", "--output", "out", *extra) == code
-        assert "anomalygpt inspect: Passed over: 1" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "anomalygpt inspect: Passed over: 1" in err
+        assert "anomalygpt inspect: --references: Passed over: 1" in err
 
 
 def test_bad_pictures_get_rows_and_lines_and_the_others_are_inspected(photos, inspector, capsys):
@@ -246,7 +248,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert run("inspect", "line", "--output", "out") == (130 if isinstance(stop, KeyboardInterrupt) else 2)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "1 of 2 pictures are finished" in err
+    assert ". 1 of 2 pictures are finished" in err
     assert "--resume" in err
     assert "Traceback" not in err
     inspector.stop_at = None
