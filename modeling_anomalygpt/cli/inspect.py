@@ -120,7 +120,9 @@ def _inspect(
     except (OSError, RuntimeError, MemoryError) as error:
         from ..errors import describe_error
 
-        raise RuntimeError(f"{describe_error(error).rstrip('.')}. {_how_to_resume(report, queries, folder)}") from error
+        raise RuntimeError(
+            f"{describe_error(error).rstrip('.')}. {_how_to_resume(report, queries, folder)}"
+        ) from error
     page = report.write()
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
