@@ -34,9 +34,9 @@ _VIEWS = (
 )
 # References that are augmented, compared with the others and kept for the domain gate; images encoded together.
 _MOST_AUGMENTED, _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 4, 24, 24, 8
-# Good pictures that differ less than this share of what photographs of one part vary are one photograph, cut or moved a
-# little. Chosen on training pictures of eleven sets: cut by a pixel 0.02 to 0.18, by three 0.07 to 0.87; different good
-# parts 0.33 and more, but for one pair.
+# Good pictures that differ less than this share of what photographs of one part vary are one photograph, cut or moved
+# a little. Chosen on training pictures of eleven sets: cut by a pixel 0.02 to 0.18, by three 0.07 to 0.87; different
+# good parts 0.33 and more, but for one pair.
 _SAME_PHOTOGRAPH = 0.25
 # Least and most by which the light of a picture is multiplied, and the difference of brightness (standard deviations
 # of the normalised pixels) from which on it is.
