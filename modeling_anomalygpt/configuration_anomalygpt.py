@@ -332,8 +332,8 @@ def _check_parts(name: str, value: Any) -> None:
             raise ValueError(f"`{name}` must have at most {_MOST_PARTS} entries, got {len(value)}.")
         for entry in value:
             _check_parts(name, entry)
-    elif isinstance(value, int) and value > _MOST_PARTS and _PARTS_IN_PARTS.search(name):
-        raise ValueError(f"`{name}` must be at most {_MOST_PARTS}, got {value}.")
+    elif isinstance(value, int) and not 0 <= value <= _MOST_PARTS and _PARTS_IN_PARTS.search(name):
+        raise ValueError(f"`{name}` must be between 0 and {_MOST_PARTS}, got {value}.")
 
 
 def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:

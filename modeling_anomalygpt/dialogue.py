@@ -20,7 +20,7 @@ _MAYBE_MARK = "\n#"
 _CHINESE = re.compile("[\u3400-\u9fff]")
 # What a guided model calls an object whose name it cannot spell, and what of an answer could still become that.
 _STAND_INS = {"en": re.compile(r"\b(?:(a)n |)object\b", re.IGNORECASE), "zh": re.compile("物体|物品")}
-_UNSETTLED = {"en": re.compile(r"(?:\S+\s+)?\S*$"), "zh": re.compile("(?:物[体品]?)?$")}
+_UNSETTLED = {"en": re.compile(r"(?:\ban?\s+)?(?:\S+\s+)?\S*$", re.IGNORECASE), "zh": re.compile("(?:物[体品]?)?$")}
 
 
 def first_turn(question: str, description: str | None, language: str) -> list[dict[str, str]]:
@@ -249,7 +249,7 @@ def _named(answer: str, name: str | None, language: str) -> str:
 
     def insert(found: re.Match) -> str:
         article = ("an " if name[0] in "aeiouAEIOU" else "a ") if language == "en" and found[1] else ""
-        return article + name
+        return (article.capitalize() if found[0].startswith("A") else article) + name
 
     return _STAND_INS[language].sub(insert, answer)
 

@@ -5,7 +5,6 @@ the pipeline that lies beside it (https://huggingface.co/docs/inference-endpoint
 """
 
 import base64
-import binascii
 import io
 import threading
 from typing import Any
@@ -65,31 +64,29 @@ class EndpointHandler:
         return found | {name: _png(found[name]) for name in ("anomaly_map", "mask")}
 
 
-def _pictures(image: Any, references: Any) -> list[Image.Image]:
-    """The picture and the good ones, decoded only when all of them together are within the limits."""
+def _pictures(image: Any, references: Any) -> list[bytes]:
+    """The files of the picture and the good ones; they are decoded only when all together are within the limits."""
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
         raise ValueError(f"`references` must be a list of at most {MAX_REFERENCES} pictures as base64 text.")
     named = [("image", image), *((f"references[{index}]", one) for index, one in enumerate(references))]
     if sum(len(text) for _, text in named if isinstance(text, str)) > MAX_BYTES * 4 // 3:
         raise ValueError(f"All pictures of a request must have at most {MAX_BYTES} bytes. Shrink them before.")
-    pictures = [(name, _picture(text, name)) for name, text in named]
-    if sum(picture.width * picture.height for _, picture in pictures) > MAX_PIXELS:
+    files = [_file(text, name) for name, text in named]
+    if sum(pixels for _, pixels in files) > MAX_PIXELS:
         raise ValueError(f"All pictures of a request must have at most {MAX_PIXELS} pixels. Shrink them before.")
-    for name, picture in pictures:
-        try:
-            picture.load()
-        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
-            raise ValueError(f"`{name}` must be a picture as base64 text, but it cannot be decoded.") from error
-    return [picture for _, picture in pictures]
+    return [file for file, _ in files]
 
 
-def _picture(text: Any, name: str) -> Image.Image:
+def _file(text: Any, name: str) -> tuple[bytes, int]:
+    """A picture's file and, from its header, the number of its pixels."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"`{name}` must be a picture as base64 text, got {type(text).__name__}.")
     encoded = text.split(",", 1)[1] if text.startswith("data:image/") and "," in text else text
     try:  # some programs wrap their lines
-        return Image.open(io.BytesIO(base64.b64decode("".join(encoded.split()), validate=True)))
-    except (binascii.Error, UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        file = base64.b64decode("".join(encoded.split()), validate=True)
+        with Image.open(io.BytesIO(file)) as image:
+            return file, image.width * image.height
+    except (ValueError, UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"`{name}` must be a picture as base64 text, but it cannot be decoded.") from error
 
 

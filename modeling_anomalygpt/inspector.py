@@ -219,6 +219,11 @@ class AnomalyInspector:
         return None if self.references is None else self.references.bank
 
     @property
+    def bits(self) -> int | None:
+        """Depth in which deep pictures are opened, see [`References`]."""
+        return None if self.references is None else self.references.bits
+
+    @property
     def category(self) -> str:
         """What the references show."""
         return "object" if self.references is None else self.references.category

@@ -5,16 +5,17 @@ It is a thin layer over [`AnomalyInspector`], so its verdicts are the inspector'
 
 import hashlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .images import flatten_pictures, load_picture
 from .inspector import AnomalyInspector
+from .results import source_of
 
 TASK = "anomaly-detection"
 
@@ -56,6 +57,8 @@ class AnomalyDetectionPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.device.type == "cpu" and self.model.dtype == torch.float16:  # half precision takes minutes a picture
+            self.model.float()
         self.inspector = AnomalyInspector(self.model.eval(), self.processor)
         self._known: tuple[list[Any], dict[str, Any]] = ([], {})  # what the references are, how they were learned
 
@@ -82,10 +85,12 @@ class AnomalyDetectionPipeline(Pipeline):
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ValueError(f"Options must be among {', '.join(known)}, got {', '.join(unknown)}.")
-        return {}, options, {}
+        taught = {name: value for name, value in options.items() if name in ("references", *_REFERENCE_OPTIONS)}
+        return taught, options, {}
 
-    def preprocess(self, picture: Any) -> dict[str, Any]:
-        """Opens a picture; keeps its path for the result."""
+    def preprocess(self, picture: Any, **taught: Any) -> dict[str, Any]:
+        """Opens a picture in the depth that the references have; keeps its path for the result."""
+        self._remember(**taught)
         is_name = isinstance(picture, str | os.PathLike) and not str(picture).startswith("data:")
         name = os.fspath(picture) if is_name else None
         return {"picture": self._open(picture), "name": name}
@@ -94,10 +99,7 @@ class AnomalyDetectionPipeline(Pipeline):
         batched = isinstance(inputs["picture"], list)
         pictures = inputs["picture"] if batched else [inputs["picture"]]
         names = inputs["name"] if batched else [inputs["name"]]
-        references = options.pop("references", None)
-        learning = {name: options.pop(name) for name in _REFERENCE_OPTIONS if name in options}
-        if references is not None:
-            self._remember(flatten_pictures(references), learning)
+        self._remember(**{name: options.pop(name) for name in ("references", *_REFERENCE_OPTIONS) if name in options})
         results = list(self.inspector.inspect_many(pictures, batch_size=len(pictures), progress=False, **options))
         for result, name in zip(results, names, strict=True):
             result.image = name
@@ -114,30 +116,30 @@ class AnomalyDetectionPipeline(Pipeline):
         row["mask"] = Image.fromarray(np.where(result.anomaly_map >= threshold, 255, 0).astype(np.uint8))
         return row
 
-    def _remember(self, references: Sequence[Any], learning: dict[str, Any]) -> None:
+    def _remember(self, references: Any = None, **learning: Any) -> None:
         """Looks at good pictures, unless they are those of the last call, unchanged."""
-        known = ([_identity(one) for one in references], learning)
+        if references is None:
+            return
+        pictures = flatten_pictures(references)
+        known = ([_identity(one) for one in pictures], learning)
         if known == self._known:
             return
         self.inspector = AnomalyInspector(self.model, self.processor)
-        if references:
-            self.inspector.set_references([self._open(one) for one in references], **learning)
+        if pictures:
+            fetch = self.processor.image_processor.fetch_images
+            self.inspector.set_references([fetch(one) for one in pictures], **learning)
         self._known = known
 
     def _open(self, picture: Any) -> Image.Image:
-        return load_picture(self.processor.image_processor.fetch_images(picture))
+        return load_picture(self.processor.image_processor.fetch_images(picture), self.inspector.bits)
 
 
-def _identity(picture: Any) -> tuple[str, ...]:
-    """What tells whether a picture is the same as before: a file's name, time and size, else its pixels."""
-    if not isinstance(picture, str | os.PathLike):
-        pixels = np.asarray(picture)
-        return str(pixels.shape), str(pixels.dtype), hashlib.sha256(pixels.tobytes()).hexdigest()
-    try:
-        found = os.stat(picture)
-    except (OSError, ValueError):  # an address, base64 text, or what will be refused
-        return (os.fspath(picture),)
-    return os.fspath(picture), str(found.st_mtime_ns), str(found.st_size)
+def _identity(picture: Any) -> tuple[Any, ...]:
+    """What tells whether a picture is the same as before: a file's name, size and times, else its content."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture), source_of(picture)
+    values = np.asarray(picture)
+    return values.shape, str(values.dtype), hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def register_pipeline() -> None:

@@ -120,7 +120,7 @@ class ResultsFileError(RuntimeError):
 class ResultsFile:
     """Appends results to a JSON-lines file and gives back those of an earlier, interrupted run.
 
-    Every row names the file it is of (size and time of modification) and the set-up (model, references, options) that
+    Every row names the file it is of (size and times) and the set-up (model, references, options) that
     made it. One process at a time writes it; [`ResultsFile.close`] lets the next one.
 
     Args:
@@ -185,14 +185,18 @@ class ResultsFile:
 
 
 def source_of(image: Any) -> dict[str, int] | None:
-    """Size in bytes and time of modification (nanoseconds) of a picture's file; `None` where there is no file."""
+    """Size in bytes and times of modification and change (nanoseconds) of a picture's file; `None` without a file.
+
+    Programs set the time of modification as they like, and cameras write files of one size; the time of change is the
+    file system's own (on Windows that of creation).
+    """
     if not isinstance(image, str | os.PathLike):
         return None
     try:
         status = os.stat(split_page(image)[0])
     except (OSError, ValueError):
         return None
-    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
 
 
 def read_results(path: str | os.PathLike) -> list[InspectionResult]:

@@ -38,7 +38,7 @@ from modeling_anomalygpt import __version__
 from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
-from modeling_anomalygpt.images import PictureError, distinct_names, load_picture
+from modeling_anomalygpt.images import PictureError, bit_depth, distinct_names, load_picture
 from modeling_anomalygpt.inspector import AnomalyInspector, InspectionOptions
 from modeling_anomalygpt.report.overlays import draw_overlay
 from modeling_anomalygpt.report.page import report_words
@@ -318,11 +318,23 @@ class Session:
 # What was uploaded and typed
 
 
-def open_picture(path: str, language: str = "en") -> Image.Image:
+def open_picture(path: str, language: str = "en", bits: int | None = None) -> Image.Image:
     """Opens an uploaded picture in RGB, or refuses it by its name, never by its folder."""
+    with _named(path, language):
+        return load_picture(path, bits, MAX_PIXELS)
+
+
+def depth_of(path: str, language: str = "en") -> int | None:
+    """How many bits an uploaded picture shows to have, see [`bit_depth`]; or refuses it by its name."""
+    with _named(path, language):
+        return bit_depth([path], MAX_PIXELS)
+
+
+@contextlib.contextmanager
+def _named(path: str, language: str) -> Iterator[None]:
     words, name = words_of(language), shown_name(path)
     try:
-        return load_picture(path, max_pixels=MAX_PIXELS)
+        yield
     except FileNotFoundError as error:
         raise RefusedError(words["file_gone"].format(name=name)) from error
     except (PictureError, OSError) as error:
@@ -442,16 +454,15 @@ def inspect_picture(
     check_work([picture], references, settings)
 
     def work() -> None:
-        image = open_picture(picture, settings.language)
-        result = _learn(engine, session, references, settings, image)
-        session.show(picture, image, result)
+        result = _learn(engine, session, references, settings, picture)
+        session.show(picture, result.judged_image, result)
 
     yield from engine.run(session.visitor, work)
     engine.keep_within_budget()
 
 
 def _learn(
-    engine: Engine, session: Session, references: Sequence[str], settings: Settings, image: Image.Image | None
+    engine: Engine, session: Session, references: Sequence[str], settings: Settings, picture: str | None
 ) -> InspectionResult | None:
     """Makes the session's inspector know exactly these references, and inspects the picture if there is one."""
     options, tile = settings.options(), settings.tile or None
@@ -461,9 +472,13 @@ def _learn(
     session.used, is_known = time.monotonic(), wanted == session.learned
     if not is_known:
         session.inspector, session.learned = engine.inspector(tile), None
-    to_learn = None
+    to_learn, bits = None, session.inspector.bits
     if references and not is_known:
-        to_learn = learn | {"images": [open_picture(path, settings.language) for path in references]}
+        depths = [depth_of(path, settings.language) for path in references]
+        bits = max((depth for depth in depths if depth is not None), default=None)
+        images = [open_picture(path, settings.language, bits) for path in references]
+        to_learn = learn | {"images": images, "bits": bits}
+    image = None if picture is None else open_picture(picture, settings.language, bits)
     session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
     session.learned, session.references = wanted, list(references)
     return result
@@ -580,7 +595,7 @@ def inspect_batch(
     session.batch = Batch(report, distinct_names([shown_name(path) for path in files]))
 
     def work(path: str, name: str) -> None:
-        image = open_picture(path, settings.language)
+        image = open_picture(path, settings.language, inspector.bits)
         _, result = learn_and_inspect(inspector, None, image, options)
         result.image = shown_name(path)
         report.add(result, name, image)
@@ -647,4 +662,5 @@ def _report(
         setup={label: value for label, value in setup.items() if value},
         versions=versions | {"Python": platform.python_version()},
         references=references,
+        bits=session.inspector.bits,
     )

@@ -146,8 +146,9 @@ LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% en
 @pytest.mark.parametrize(
     ("file", "place", "value", "message"),
     [
-        ("config.json", "text_config.num_hidden_layers", 3_000_000, "must be at most 1024, got 3000000"),
-        ("config.json", "vision_config.num_hidden_layers", 3_000_000, "must be at most 1024, got 3000000"),
+        ("config.json", "text_config.num_hidden_layers", 3_000_000, "must be between 0 and 1024, got 3000000"),
+        ("config.json", "text_config.num_hidden_layers", -1, "must be between 0 and 1024, got -1"),
+        ("config.json", "vision_config.num_hidden_layers", 3_000_000, "must be between 0 and 1024, got 3000000"),
         ("config.json", "text_config.layer_types", ["full_attention"] * 99_999, "layer"),
         ("config.json", "text_config.hidden_size", LARGE, "numbers, its weights are"),
         ("config.json", "text_config.vocab_size", LARGE, "numbers, its weights are"),

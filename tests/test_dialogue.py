@@ -88,3 +88,20 @@ def test_streamed_pieces_join_to_the_answer_and_never_show_what_stands_for_a_nam
         assert "".join(pieces) == result.conversation[-1]["content"]
         assert "object" not in "".join(pieces)
         assert "物" not in "".join(pieces)
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 7, 100])
+@pytest.mark.parametrize("category", ["GX-7 zipper", "axle", "O-ring"])
+def test_a_name_is_whole_however_the_words_come(inspector, monkeypatch, category, pieces):
+    text = "The image shows an object with an anomaly. An object is a thing, as objects are; an objection is an"
+
+    def generate(streamer, **_):
+        for start in range(0, len(text), pieces):
+            streamer.on_finalized_text(text[start : start + pieces])
+        streamer.end()
+
+    monkeypatch.setattr(inspector.dialogue.model, "generate", generate)
+    question = {"role": "user", "content": f"Describe the {category}."}
+    stream = inspector.dialogue.stream([question], torch.zeros(1, 1, 1), 20, category)
+    named = f"an {category}" if category[0] in "aeiouAEIOU" else f"a {category}"
+    assert "".join(stream) == text.replace("an object ", f"{named} ").replace("An object ", f"A{named[1:]} ")

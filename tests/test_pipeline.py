@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import pipeline
 
@@ -142,6 +143,27 @@ def test_a_16_bit_picture_is_the_same_by_whatever_way_it_comes(pipe, tmp_path):
     for text in ("data:image/png;base64,eA==", "data:image/png;base64,?"):
         with pytest.raises(PictureError, match="none that Pillow can read"):
             pipe(text)
+
+
+def test_deep_pictures_are_opened_as_deep_as_the_references(pipe, tmp_path):
+    shallow = [np.asarray(Image.fromarray(picture(seed)).convert("L")) for seed in range(3)]
+    deep = []
+    for seed, values in enumerate(shallow):
+        deep.append(str(tmp_path / f"{seed}.png"))
+        Image.fromarray(np.round(values * (4095 / 255)).astype(np.uint16)).save(deep[-1])
+    expected = pipe(shallow[2], references=shallow[:2], answer=False)["pred_score"]
+    text = "data:image/png;base64," + base64.b64encode(pathlib.Path(deep[2]).read_bytes()).decode()
+    for query in (deep[2], text):
+        found = pipe(query, references=deep[:2], answer=False)["pred_score"]
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_weights_in_half_precision_are_used_in_full_on_a_cpu(tmp_path):
+    """Convolutions of the embedded checkpoint in half precision take minutes a picture."""
+    model, processor = tiny_pair()
+    model.half().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert pipeline("anomaly-detection", model=str(tmp_path), device="cpu").model.dtype == torch.float32
 
 
 def test_options_given_at_the_start_hold_for_all_calls(folder):

@@ -81,6 +81,19 @@ def test_rotated_copies_of_a_reference_do_not_vouch_for_it():
     assert scores.leave_one_out_scores[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_one_photograph_cut_or_moved_a_little_is_no_further_part():
+    """Else the threshold would be what a photograph differs from itself, and every good part above it."""
+    good = pixels(0, 2)
+    almost = good + 0.01 * pixels(1, 2)
+    scores, _ = study(torch.cat([good, almost]))
+    expected = study(good)[0].leave_one_out_scores
+    assert len(scores.leave_one_out_scores) == 2
+    assert scores.leave_one_out_scores == pytest.approx(expected, rel=0.1)
+    alone, _ = study(torch.cat([good[:1], almost[:1]]))
+    assert alone.leave_one_out_scores == ()
+    assert len(study(pixels(0, 4))[0].leave_one_out_scores) == 4
+
+
 def test_views_are_the_same_at_every_call_and_differ_from_the_picture():
     good = pixels(1)
     torch.testing.assert_close(augmented_views(good), augmented_views(good))

@@ -1,5 +1,6 @@
 """Batches, reading ahead, results files: order is kept, no failure takes others along, rows are of what was done."""
 
+import os
 import subprocess
 import sys
 import time
@@ -145,11 +146,15 @@ def save(path, number):
     return str(path)
 
 
-def test_a_picture_that_was_overwritten_is_inspected_again(inspector, tmp_path):
-    names = [save(tmp_path / "a.png", 0), save(tmp_path / "b.png", 1)]
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_a_picture_that_was_overwritten_is_inspected_again(inspector, tmp_path, suffix):
+    """Also by one of the same size whose time was set to that of the old one."""
+    names = [save(tmp_path / f"{name}.{suffix}", number) for number, name in enumerate("ab")]
     options = {"results_file": tmp_path / "r.jsonl", "progress": False, "answer": False}
     first = list(inspector.inspect_many(names, **options))
-    save(tmp_path / "b.png", 7)
+    state = os.stat(names[1])
+    save(names[1], 7)
+    os.utime(names[1], ns=(state.st_atime_ns, state.st_mtime_ns))
     again = list(inspector.inspect_many(names, resume=True, **options))
     assert [result.evidence.get("resumed", False) for result in again] == [True, False]
     assert again[1].pred_score != pytest.approx(first[1].pred_score)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+import warnings
 from typing import Any
 
 from .options import (
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from ..images import load_picture
     from ..report.page import report_words
 
-    load_picture(args.image)  # a wrong path is refused before the model is loaded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # how deep it is, the references say
+        load_picture(args.image)  # a wrong path is refused before the model is loaded
     inspector = load_inspector(args, find_references(args))
     result = inspector.inspect(args.image, inspection_options(args))
     words = report_words(args.language)

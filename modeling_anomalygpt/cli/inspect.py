@@ -77,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     check_model(args.model)
     _check_writable(folder)
+    for option, found in (("--references", references), ("--calibrate", normals)):
+        if remark := getattr(found, "remark", ""):
+            print(f"anomalygpt inspect: {option}: {remark}", file=sys.stderr)
     with _only_writer(folder):
         return _inspect(args, folder, queries, references, normals)
 
@@ -117,7 +120,9 @@ def _inspect(
     except (OSError, RuntimeError, MemoryError) as error:
         from ..errors import describe_error
 
-        raise RuntimeError(f"{describe_error(error)} {_how_to_resume(report, queries, folder)}") from error
+        raise RuntimeError(
+            f"{describe_error(error).rstrip('.')}. {_how_to_resume(report, queries, folder)}"
+        ) from error
     page = report.write()
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
@@ -248,6 +253,7 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
         references=references,
         save_maps=args.save_maps,
         resume=args.resume,
+        bits=inspector.bits,
     )
 
 

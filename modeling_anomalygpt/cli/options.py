@@ -85,9 +85,14 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
 
 
 def be_quiet() -> None:
-    """No warnings, log lines and bars of other packages between a command and its lines, unless debugging."""
+    """No warnings, log lines and bars of other packages between a command and its lines, unless debugging.
+
+    Our own warnings say what was left out or is doubtful: they are shown, one line each.
+    """
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", category=UserWarning, module="modeling_anomalygpt")
+        warnings.showwarning = _one_line
     from transformers.utils import logging
 
     from ..errors import quiet_client
@@ -95,6 +100,10 @@ def be_quiet() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     quiet_client()
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"anomalygpt: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def check_model(name: str | None, option: str = "--model") -> None:
@@ -115,6 +124,8 @@ def find_references(args: argparse.Namespace) -> list[str]:
     """The files meant by `--references`: pictures, or one memory bank; `NoPictureError` where one is missing."""
     from ..images import NoPictureError, find_pictures
 
+    if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
+        raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
     if _is_memory_bank(args.references):
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")

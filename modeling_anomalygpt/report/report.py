@@ -23,7 +23,7 @@ from ..files import append_json_line, json_line, read_json_lines, write_atomical
 from ..images import PictureError, load_picture
 from ..prompts import check_language
 from ..regions import Region, position_words
-from ..results import InspectionResult
+from ..results import InspectionResult, source_of
 from .overlays import corners, draw_overlay, map_layer
 from .page import render_page
 
@@ -70,6 +70,7 @@ class InspectionReport:
         save_maps (`bool`, *optional*, defaults to `False`): Whether the maps are written.
         resume (`bool`, *optional*, defaults to `False`): Whether results taken over from an earlier run are shown as
             they were then.
+        bits (`int`, *optional*): Depth of deep references, see `bit_depth`.
 
     Example:
     ```python
@@ -90,6 +91,7 @@ class InspectionReport:
         references: Sequence[str] = (),
         save_maps: bool = False,
         resume: bool = False,
+        bits: int | None = None,
     ):
         check_language(language)
         self.folder = pathlib.Path(folder)
@@ -97,15 +99,15 @@ class InspectionReport:
         self.language = language
         self.setup = dict(setup or {})
         self.versions = dict(versions or {})
-        self.references = list(references)
+        self.references, self._bits = list(references), bits
         self.save_maps = save_maps
         sizes = next(sizes for limit, *sizes in _SIZES if num_pictures <= limit)
         self.side, self.map_side, self.max_pairs = sizes
         self.results: list[InspectionResult] = []
         self._entries: list[dict[str, Any]] = []
         self._reference: tuple[int, Image.Image | None] = (-1, None)  # the one opened last: they may be large
-        self._reference_states = [_state(path) for path in self.references]
-        first = [(path, _opened(path)) for path in self.references[:MAX_SHOWN_REFERENCES]]
+        self._reference_states = [source_of(path) for path in self.references]
+        first = [(path, _opened(path, bits)) for path in self.references[:MAX_SHOWN_REFERENCES]]
         self._references = [(path, _jpeg(picture, 160)) for path, picture in first if picture is not None]
         self._shown_file = self.folder / SHOWN_FILE
         self._earlier = _kept(self._shown_file) if resume else {}
@@ -184,8 +186,8 @@ class InspectionReport:
         number = nearest["reference"]
         if self._reference[0] != number:
             path = self.references[number]
-            unchanged = _state(path) == self._reference_states[number]
-            self._reference = number, _opened(path) if unchanged else None
+            unchanged = source_of(path) == self._reference_states[number]
+            self._reference = number, _opened(path, self._bits) if unchanged else None
         good = self._reference[1]
         if good is None:
             return None
@@ -256,19 +258,10 @@ def _kept(path: pathlib.Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _state(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, to see whether it was replaced."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
-def _opened(path: str) -> Image.Image | None:
+def _opened(path: str, bits: int | None) -> Image.Image | None:
     """The picture, or nothing where it is no picture (a memory bank among the references)."""
     try:
-        return load_picture(path)
+        return load_picture(path, bits)
     except (PictureError, OSError):
         return None
 

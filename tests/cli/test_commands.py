@@ -9,6 +9,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class StandIn:
     """Calls a picture anomalous when its middle is bright; stops where a test wants it to."""
 
     region_threshold = 0.5
-    stop_at, stop_with, reasons = None, None, ()
+    stop_at, stop_with, reasons, bits = None, None, (), None
 
     def __init__(self):
         self.calls, self.references, self.calibrated = [], None, None
@@ -215,7 +216,9 @@ def test_a_gate_stays_shut_for_what_was_passed_over(photos, inspector, capsys, m
     monkeypatch.setattr("modeling_anomalygpt.images.find_pictures", lambda *_, **__: Found(["line/good.png"]))
     for extra, code in (((), 0), (("--fail-on-anomaly",), 2)):
         assert run("inspect", "line", "--references", "reference", "--output", "out", *extra) == code
-        assert "anomalygpt inspect: Passed over: 1" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert "anomalygpt inspect: Passed over: 1" in err
+        assert "anomalygpt inspect: --references: Passed over: 1" in err
 
 
 def test_bad_pictures_get_rows_and_lines_and_the_others_are_inspected(photos, inspector, capsys):
@@ -245,7 +248,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert run("inspect", "line", "--output", "out") == (130 if isinstance(stop, KeyboardInterrupt) else 2)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "1 of 2 pictures are finished" in err
+    assert ". 1 of 2 pictures are finished" in err
     assert "--resume" in err
     assert "Traceback" not in err
     inspector.stop_at = None
@@ -266,6 +269,16 @@ def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, c
     out = capsys.readouterr().out
     assert "at most 13.9% of good parts are called anomalous, at 95% confidence; 149 would support 5.0%" in out
     assert "--fail-on-anomaly stops uncertain parts as well: 3 of these 20 good pictures (15.0%)" in out
+
+
+def test_what_was_left_out_or_is_doubtful_is_said_in_one_line_each(photos, inspector, capsys):
+    def set_references(*_, **__):
+        warnings.warn("Copies of other references\ncount once.", stacklevel=2)
+
+    inspector.set_references = set_references
+    run("inspect", "line", "--references", "reference")
+    err = capsys.readouterr().err.splitlines()
+    assert "anomalygpt: warning: Copies of other references count once." in err
 
 
 @pytest.mark.parametrize("name", ["😀" * 62, "螺栓" * 41, "a" * 251])
@@ -295,6 +308,7 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "reference/part [1].png"], "In a name with brackets write [[] for each [."),
         (["inspect", "line", "--references", "gone"], "There is no file or folder 'gone'"),
         (["inspect", "line", "--references", "gone.safetensors"], "There is no memory bank 'gone.safetensors'"),
+        (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
         (["inspect", "line", "--output", "line/good.png"], "Cannot write to the output folder 'line/good.png'"),
         (["inspect", "line", "--output", "line/good.png/x"], "Cannot write to the output folder 'line/good.png/x'"),
         (

@@ -313,6 +313,20 @@ def test_a_region_is_shown_beside_the_good_patch_most_like_it(tmp_path):
     assert green[1] > 200 > 60 > green[2]
 
 
+def test_deep_references_are_shown_as_they_were_compared(tmp_path):
+    Image.fromarray(np.full((40, 40), 4095, np.uint16)).save(tmp_path / "good.png")
+    result = result_of("/in/part.png")
+    nearest = {"reference": 0, "box": [0, 0, 1, 1]}
+    result.regions = [replace(result.regions[0], nearest_good=nearest)]
+    report = InspectionReport(tmp_path, THRESHOLD, 1, references=[str(tmp_path / "good.png")], bits=12)
+    report.add(result, "part")
+    page = report.write()
+    (pair,) = Page(page).rows[0]["pairs"]
+    assert np.asarray(picture_in(pair["details"][1])).min() > 240
+    shown = re.findall(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", page.read_text(encoding="utf-8"))
+    assert any(np.asarray(picture_in(text)).min() > 240 and picture_in(text).size == (40, 40) for text in shown)
+
+
 def test_a_result_from_memory_and_an_empty_inspection_give_a_page(tmp_path):
     report = InspectionReport(tmp_path, THRESHOLD, 1)
     report.add(result_of(None, judged_image=None), "first", picture=Image.new("RGB", (90, 60)))

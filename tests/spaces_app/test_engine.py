@@ -275,6 +275,24 @@ def test_what_is_missing_is_said_in_the_visitors_language(engine, session, langu
         inspect(engine, session, None, language=language)
 
 
+def test_deep_pictures_are_opened_as_deep_as_the_good_ones(engine, session, tmp_path):
+    """12 bits of a camera in files of 16, alone and in a batch: as in 8 bits."""
+    paths = {8: [], 12: []}
+    for seed in range(3):
+        values = np.random.default_rng(seed).integers(0, 256, (40, 60), dtype=np.uint8)
+        for bits, stored in ((8, values), (12, np.round(values * (4095 / 255)).astype(np.uint16))):
+            paths[bits].append(str(tmp_path / f"{bits}_{seed}.png"))
+            Image.fromarray(stored).save(paths[bits][-1])
+    inspect(engine, session, paths[8][2], paths[8][:2])
+    expected = pytest.approx(session.result.pred_score, rel=1e-3)
+    inspect(engine, session, paths[12][2], paths[12][:2])
+    assert session.result.pred_score == expected
+    inspect(engine, session, paths[12][2], paths[12][:2])  # learned before
+    assert session.result.pred_score == expected
+    *_, rows = inspect_batch(engine, session, [paths[12][2]], paths[12][:2], Settings())
+    assert rows[0].pred_score == expected
+
+
 def test_sessions_share_the_model_and_nothing_else(engine, files):
     one, two = Session(engine), Session(engine)
     inspect(engine, one, files["query"], [files["good_1"]], use_language=False)
