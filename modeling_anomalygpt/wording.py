@@ -213,13 +213,13 @@ def follow_up_in_words(question: str, verdict: str, regions: Sequence[Region], r
         return None
     topic, words = topics[0], _FOLLOW_UPS[language]
     undecided = verdict == "unknown" or (verdict == "uncertain" and topic not in ("size", "advice"))
-    if topic == "presence" or undecided:
+    nowhere = verdict in ("anomalous", "uncertain") and not regions
+    if topic == "presence" or undecided or (nowhere and topic in ("where", "count", "size")):
         return answer_in_words(verdict, regions, reasons, language)
     places, count = _places(regions, language), _number(len(regions), language)
     if topic in ("advice", "good"):
-        nowhere = verdict == "anomalous" and not regions
         return words["advice_uncertain" if nowhere else f"{topic}_{verdict}"].format(places=places)
-    if not regions:
+    if verdict == "normal":
         return words["none"]
     if topic == "size":
         return (" " if language == "en" else "").join(_size(region, language) for region in regions)

@@ -246,6 +246,14 @@ def test_plain_questions_are_answered_from_the_judgement_in_their_language(topic
             assert parse_positions(good) == set()
 
 
+@pytest.mark.parametrize("verdict", ["anomalous", "uncertain"])
+@pytest.mark.parametrize("topic", PLAIN)
+def test_without_a_region_no_answer_denies_an_anomaly_that_the_verdict_leaves_open(topic, verdict):
+    for question in PLAIN[topic]:
+        answer = follow_up_in_words(question, verdict, [], [])
+        assert not answer.startswith(("There is no anomaly", "No, there is no", "没有")), (question, answer)
+
+
 @pytest.mark.parametrize(
     "question",
     [
