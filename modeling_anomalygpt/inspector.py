@@ -260,9 +260,8 @@ class AnomalyInspector:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
         bits = bit_depth(images) if bits is None else bits
         copies: list[Any] = []
-        bar = tqdm(
-            images, desc="references", disable=True if len(images) < 9 else None, leave=False
-        )  # None: on a terminal
+        # `disable=None` shows the bar on a terminal alone.
+        bar = tqdm(images, desc="references", disable=True if len(images) < 9 else None, leave=False)
         distinct = _distinct(bar, copies, bits)
         self.references = self.encoder.encode_references(
             distinct, len(images), rotations, max_patches, category, description, bits
@@ -476,12 +475,12 @@ class AnomalyInspector:
         return pieces if stream else "".join(pieces)
 
     def _ask(self, result: InspectionResult, messages: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
-        answer, question = "", messages[-1]["content"]
-        pieces: Iterable[str] = self.dialogue.stream(messages, result.image_tokens, max_new_tokens, result.category)
+        answer, known = "", None
         if self.model.config.answering == "grounded":
             reasons = [reason["kind"] for reason in result.evidence.get("reasons", [])]
-            known = follow_up_in_words(question, result.verdict, result.regions, reasons)
-            pieces = pieces if known is None else [known]
+            known = follow_up_in_words(messages[-1]["content"], result.verdict, result.regions, reasons)
+        stream = self.dialogue.stream
+        pieces = [known] if known else stream(messages, result.image_tokens, max_new_tokens, result.category)
         for piece in pieces:
             answer += piece
             yield piece
