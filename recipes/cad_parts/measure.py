@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for (method, shots, kind), pairs in sorted(found.items()):
         image, pixel = np.mean(pairs, 0)
         rows.append([method, str(shots), kind, f"{image:.3f}", f"{pixel:.3f}", str(len(pairs) // options.draws)])
+    rows.insert(1, ["---"] * len(rows[0]))
     print("\n".join("| " + " | ".join(one) + " |" for one in rows))
     if options.output:
         with options.output.open("w", newline="", encoding="utf-8") as file:
