@@ -34,17 +34,15 @@ test: install ## Run the tests (under ten minutes on two cores)
 test-slow: install ## Run the slow tests as well
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or not slow"
 
-# The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR TEACHER=FILE
+# The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR LITE0=FILE DINOV2=FILE
 TINY ?= build/tiny
 RECIPE := $(BIN)/python -m recipes.tiny
 train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (about three and a half hours on two cores)
 
 $(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(RECIPE).tokenizer --output $(@D)
-$(TINY)/distilled/model.safetensors: | $(VENV)/.installed
-	$(RECIPE).vision --pictures $(PHOTOGRAPHS) --teacher $(TEACHER) --output $(@D)
-$(TINY)/vision/model.safetensors: $(TINY)/distilled/model.safetensors
-	$(RECIPE).comparing --vision $(TINY)/distilled --pictures $(PHOTOGRAPHS) --output $(@D)
+$(TINY)/vision/model.safetensors: | $(VENV)/.installed
+	$(RECIPE).vision $(LITE0) $(DINOV2) --photographs $(PHOTOGRAPHS) --output $(@D)
 $(TINY)/start/model.safetensors: $(TINY)/tokenizer/tokenizer.json $(TINY)/vision/model.safetensors
 	$(RECIPE).assemble start --vision $(TINY)/vision --tokenizer $(TINY)/tokenizer --output $(@D)
 $(TINY)/prompts/model.safetensors: $(TINY)/start/model.safetensors

@@ -32,6 +32,16 @@ _VICUNA_7B_V0 = {
     "rms_norm_eps": 1e-6,
 }
 
+# The first half of DINOv2-small: its middle tells parts from each other best.
+_DINOV2_SMALL = {
+    "model_type": "dinov2",
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "image_size": 224,
+    "patch_size": 14,
+}
+
 # Entries of `decision`: default, lowest and highest value. They belong to a checkpoint's features and language model;
 # the defaults were fitted with the embedded checkpoint (docs/decision.md).
 _DECISION = {
@@ -40,12 +50,8 @@ _DECISION = {
     "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
     "region_extent": (1.0, 0.1, 1.0),
-    "prior_normal_score": (0.0, 0.0, 1.0),
-    "one_reference_factor": (2.0, 0.1, 100.0),
-    "several_references_factor": (0.95, 0.0, 100.0),
-    "growth_per_doubling": (0.13, 0.0, 10.0),
-    "max_growth": (1.4, 1.0, 100.0),
-    "bank_size_exponent": (0.2, 0.0, 2.0),
+    "threshold_of_one_reference": (1.13, 1e-3, 100.0),
+    "threshold_of_several_references": (1.05, 1e-3, 100.0),
     "map_weight": (2.0, 0.0, 1000.0),
     "language_weight": (1 / 16, 0.0, 1000.0),
     "max_language": (4.0, 0.0, 1000.0),
@@ -60,9 +66,18 @@ _DECISION = {
 # Entries that were fields of their own in configuration files written before the group existed.
 _FORMER_FIELDS = {
     "relative_maps": "normalised_maps",
-    "normal_distance": "prior_normal_score",
     "match_exposure": "match_exposure",
     "region_threshold": "region_threshold",
+}
+
+# What earlier versions had and nothing reads any more.
+_DROPPED_ENTRIES = {
+    "prior_normal_score",
+    "one_reference_factor",
+    "several_references_factor",
+    "growth_per_doubling",
+    "max_growth",
+    "bank_size_exponent",
 }
 
 # Fields that count something. What is above belongs to no model: it would hang or fill the memory.
@@ -73,6 +88,7 @@ _COUNTS = {
     "num_map_prompts": (1, 4096),
     "num_image_tokens": (1, 4096),
     "num_virtual_tokens": (0, 4096),
+    "map_smoothing": (0, 64),
 }
 _PARTS_IN_PARTS = re.compile(r"(\w*_layers?|layers|num_\w*(blocks|stages|experts)|depths?)$")
 _MOST_PARTS = 1024
@@ -87,6 +103,40 @@ _WRITTEN_BY_TRANSFORMERS = {
     "transformers_weights",
     "use_cache",
 }
+
+
+@strict
+class AnomalyGPTVisionConfig(PreTrainedConfig):
+    """Configuration of [`AnomalyGPTVisionModel`]; the defaults are EfficientNet-Lite0 and half of DINOv2-small.
+
+    Args:
+        image_size (`int`, defaults to 256): Side of the pictures in pixels.
+        stem_width (`int`, defaults to 32): Channels after the first convolution.
+        stages (`list[list[int]]`): Of the convolutional network: kernel, stride, expansion, channels and number of
+            blocks of each stage.
+        read_blocks (`list[int]`, defaults to `[7, 10]`): Blocks, counted from 0, whose output is read.
+        transformer_config (`dict` or `PreTrainedConfig`, *optional*): Any vision transformer of transformers with
+            class and register tokens first; its last hidden state is read.
+    """
+
+    model_type = "anomalygpt_vision"
+    sub_configs = {"transformer_config": AutoConfig}
+
+    image_size: int = 256
+    stem_width: int = 32
+    stages: list[list[int]] | tuple = (
+        (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3)
+    )  # fmt: skip
+    read_blocks: list[int] | tuple[int, ...] = (7, 10)
+    transformer_config: dict | PreTrainedConfig | None = None
+
+    def __post_init__(self, **kwargs):
+        self.transformer_config = _sub_config(self.transformer_config or _DINOV2_SMALL, "transformer_config")
+        self.stages, self.read_blocks = [list(stage) for stage in self.stages], list(self.read_blocks)
+        count = sum(stage[4] for stage in self.stages)
+        if not self.read_blocks or not 0 <= min(self.read_blocks) <= max(self.read_blocks) < min(count, _MOST_PARTS):
+            raise ValueError(f"`read_blocks` must be indices of the {count} blocks, got {self.read_blocks}.")
+        super().__post_init__(**kwargs)
 
 
 @strict
@@ -114,6 +164,11 @@ class AnomalyGPTConfig(PreTrainedConfig):
             memory bank holds the patches of each.
         reference_dims (`list[int]`, *optional*): Widths of learned linear projections, one per layer, applied before
             that comparison. `None`: features as they are (published).
+        self_similarity (`float`, defaults to 0.0, in [0, 1]): how much it counts that a patch is found again in its
+            own picture, which defects seldom are. With the distance `r` from the nearest good patch and `z` from the
+            nearest patch elsewhere in the picture, a patch scores `r ** (1 - s) * min(r, 1.25 * z) ** s`. 0: `r`
+            alone (published).
+        map_smoothing (`int`, defaults to 0): how many times the few-shot map is averaged over 3 x 3 pixels.
         num_base_prompts (`int`, defaults to 9): Learned prompt vectors that do not depend on the picture.
         prompt_channels (`list[int]`, defaults to `[4, 16, 64, 256, 1024]`): Channels of the prompt learner's
             convolutions; each halves the map.
@@ -143,14 +198,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
               where no reference says what is normal.
             - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
 
-            What is normal on a part, from the maps of its references ([`NormalScores`]):
-            - `prior_normal_score` (`float`, 0, in [0, 1]): map value that good photographs of real parts seldom exceed
-              beside one reference, for this vision model. 0: unknown.
-            - `one_reference_factor` (`float`, 2.0): times the scores of changed views, with one reference.
-            - `several_references_factor` (`float`, 0.95): the same with several; the lowest that the threshold may be.
-            - `growth_per_doubling` (`float`, 0.13) and `max_growth` (`float`, 1.4, at least 1): the mean score of each
-              reference against the others is multiplied by `1 + growth_per_doubling * log2(k)`, at most `max_growth`.
-            - `bank_size_exponent` (`float`, 0.2): `prior_normal_score` is divided by this power of their number `k`.
+            What is normal on a part, from the maps of its references ([`NormalScores.threshold`]):
+            - `threshold_of_one_reference` (`float`, 1.13) and `threshold_of_several_references` (`float`, 1.05): the
+              threshold is this times what the references tell.
 
             The verdict from `map_weight * log(score) + language_weight * log_odds`:
             - `map_weight` (`float`, 2.0) and `language_weight` (`float`, 1/16); `max_language` (`float`, 4.0): the
@@ -195,6 +245,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
     map_size: int = 224
     reference_pooling: int | list[int] | tuple[int, ...] = 1
     reference_dims: list[int] | tuple[int, ...] | None = None
+    self_similarity: float = 0.0
+    map_smoothing: int = 0
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
     num_map_prompts: int = 9
@@ -211,10 +263,12 @@ class AnomalyGPTConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "decision":  # on every way in: the constructor, an override of `from_pretrained`, an assignment
-            value = _checked_decision({**(self.decision or {}), **(value or {})})
+            value = {name: entry for name, entry in (value or {}).items() if name not in _DROPPED_ENTRIES}
+            value = _checked_decision({**(self.decision or {}), **value})
         super().__setattr__(key, value)
 
     def __post_init__(self, **kwargs):
+        kwargs.pop("normal_distance", None)
         self.decision = {name: kwargs.pop(former) for former, name in _FORMER_FIELDS.items() if former in kwargs}
         for key, default in (("vision_config", _IMAGEBIND_HUGE_VISION), ("text_config", _VICUNA_7B_V0)):
             setattr(self, key, _sub_config(getattr(self, key) or default, key))
@@ -271,6 +325,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             raise ValueError(
                 f"`reference_pooling` must be odd, one window or several, got {self.reference_pooling}. Use 1, 3 or 5."
             )
+        if not 0 <= self.self_similarity <= 1:
+            raise ValueError(f"`self_similarity` must be between 0 and 1, got {self.self_similarity}.")
         if not self.map_temperature > 0:
             raise ValueError(f"`map_temperature` must be above 0, got {self.map_temperature}. Published: 0.01.")
         if not self.out_indices or min(self.out_indices) < 0:
@@ -346,4 +402,6 @@ def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:
     return CONFIG_MAPPING[model_type](**{name: entry for name, entry in value.items() if name != "model_type"})
 
 
-__all__ = ["AnomalyGPTConfig"]
+AutoConfig.register(AnomalyGPTVisionConfig.model_type, AnomalyGPTVisionConfig, exist_ok=True)
+
+__all__ = ["AnomalyGPTConfig", "AnomalyGPTVisionConfig"]

@@ -13,7 +13,6 @@ from PIL import Image
 
 from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import place
-from .localization import few_shot_anomaly_map
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .references import DomainGate, ImageTraits, References, mean_brightness, study_references, thumbnail
 
@@ -206,9 +205,7 @@ class ImageEncoder:
             for layers in zip(*(layers for _, layers, _ in studied), strict=True)
         )
         pixel_values, groups = torch.cat([pixels for pixels, _, _ in studied]), [n for _, _, ns in studied for n in ns]
-        scores, gate = study_references(
-            self.model.model.get_patch_features, pixel_values, features, config.map_size, config.decision, groups
-        )
+        scores, gate = study_references(self.model.model, pixel_values, features, groups)
         bank = bank if max_patches is None else bank.reduce(max_patches)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
@@ -366,7 +363,7 @@ class ImageEncoder:
             return pixel_values, changed
         model = self.model.model
         layers = model.get_patch_features(torch.cat([pixel_values[other], matched[other]]))
-        maps = few_shot_anomaly_map(layers, references.bank.features, model.config.map_size)
+        maps = model.localizer.compare(layers, references.bank.features)
         as_it_is, in_their_light = maps.flatten(1).median(1).values.chunk(2)
         changed = changed.masked_scatter(other, in_their_light < as_it_is)
         return torch.where(changed[:, None, None, None], matched, pixel_values), changed

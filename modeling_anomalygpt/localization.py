@@ -3,6 +3,8 @@
 Knows unit vectors, grids and interpolation; knows no encoder, data set or loss.
 """
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -10,15 +12,18 @@ from torch.nn import functional
 from .memory_bank import PatchFeatures, best_matches, unit_length
 
 LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
+# A patch that is found again in its own picture is rarely a defect; nearer than this factor it counts for less.
+_SELF_FACTOR = 1.25
 
 
-def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
+def patch_scores(layer: PatchFeatures, bank: torch.Tensor, self_similarity: float = 0.0) -> torch.Tensor:
     """Scores every patch by how far it is from its nearest good patch: one minus the best cosine (equation 3).
 
     Args:
         layer ([`PatchFeatures`]): Patch vectors of the queries, of any length.
         bank (`torch.Tensor` of shape `(num_patches, dim)`, or `(batch_size, num_patches, dim)`): Unit-length good
             patches, for all queries or for each its own.
+        self_similarity (`float`, defaults to 0.0): See [`AnomalyGPTConfig`].
 
     Returns:
         `torch.Tensor` of shape `(batch_size, grid_height, grid_width)`: Scores in [0, 2].
@@ -37,11 +42,48 @@ def patch_scores(layer: PatchFeatures, bank: torch.Tensor) -> torch.Tensor:
         best, _ = best_matches(query.flatten(0, 1), bank)
     else:
         best = torch.stack([best_matches(one, own)[0] for one, own in zip(query, bank, strict=True)])
-    return 1 - best.view(-1, *layer.grid)
+    scores = 1 - best.view(-1, *layer.grid)
+    if not self_similarity:
+        return scores
+    scores = scores.clamp(min=0)
+    common = torch.minimum(scores, _SELF_FACTOR * self_distances(layer))
+    return scores ** (1 - self_similarity) * common**self_similarity
+
+
+def self_distances(layer: PatchFeatures) -> torch.Tensor:
+    """How far every patch is from the nearest patch elsewhere in its own picture, its neighbours left out.
+
+    Args:
+        layer ([`PatchFeatures`]): Patch vectors of any length.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, grid_height, grid_width)`: One minus the best cosine, in [0, 2]; 0 on
+        grids so small that nothing is left.
+
+    Example:
+    ```python
+    >>> layer = PatchFeatures(torch.eye(5)[[0, 1, 2, 3, 0]].unsqueeze(0), grid=(1, 5))  # the last is the first again
+    >>> self_distances(layer)[0, 0]
+    tensor([0., 1., 1., 1., 0.])
+
+    ```
+    """
+    height, width = layer.grid
+    rows, columns = torch.arange(height), torch.arange(width)
+    near = ((rows[:, None] - rows).abs() <= 1)[:, None, :, None] & ((columns[:, None] - columns).abs() <= 1)[:, None]
+    near = near.reshape(height * width, height * width).to(layer.vectors.device)
+    best = []
+    for patches in unit_length(layer.vectors):  # one by one: large grids would fill the memory
+        best.append((patches @ patches.T).masked_fill(near, -math.inf).amax(1).nan_to_num(neginf=1.0))
+    return (1 - torch.stack(best)).clamp(min=0).view(-1, height, width)
 
 
 def few_shot_anomaly_map(
-    patch_features: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...], map_size: int
+    patch_features: tuple[PatchFeatures, ...],
+    bank: tuple[torch.Tensor, ...],
+    map_size: int,
+    self_similarity: float = 0.0,
+    smoothing: int = 0,
 ) -> torch.Tensor:
     """The few-shot map: patch scores of all layers, enlarged bilinearly and averaged (paper section 3.1).
 
@@ -49,15 +91,19 @@ def few_shot_anomaly_map(
         patch_features (`tuple[PatchFeatures]`): The queries' layers.
         bank (`tuple[torch.Tensor]`): Good patches of the same layers, see [`patch_scores`].
         map_size (`int`): Height and width of the map, in pixels.
+        self_similarity (`float`, defaults to 0.0), smoothing (`int`, defaults to 0): See [`AnomalyGPTConfig`].
 
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, clamped to [0, 1].
     """
     maps = [
-        enlarge(patch_scores(layer, rows).unsqueeze(1), map_size).squeeze(1)
+        enlarge(patch_scores(layer, rows, self_similarity).unsqueeze(1), map_size)
         for layer, rows in zip(patch_features, bank, strict=True)
     ]
-    return torch.stack(maps).mean(0).clamp(0, 1)
+    anomaly_map = torch.stack(maps).mean(0)
+    for _ in range(smoothing):
+        anomaly_map = functional.avg_pool2d(anomaly_map, 3, stride=1, padding=1)
+    return anomaly_map.squeeze(1).clamp(0, 1)
 
 
 def state_vectors(prompt_embeds: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -171,6 +217,7 @@ class AnomalyLocalizer(nn.Module):
             features, as published.
         reference_pooling (`int` or `list[int]`): Window over which features are averaged before matching; each of
             several windows gives maps of its own.
+        map_size (`int`), self_similarity (`float`), map_smoothing (`int`): See [`AnomalyGPTConfig`].
     """
 
     def __init__(
@@ -180,8 +227,12 @@ class AnomalyLocalizer(nn.Module):
         learned_states: bool,
         reference_dims: list[int] | None = None,
         reference_pooling: int | list[int] = 1,
+        map_size: int = 224,
+        self_similarity: float = 0.0,
+        map_smoothing: int = 0,
     ):
         super().__init__()
+        self.map_size, self.self_similarity, self.map_smoothing = map_size, self_similarity, map_smoothing
         self.layers = nn.ModuleList(nn.Linear(dim, projection_dim) for dim in feature_dims)
         self.state_embeds = nn.Parameter(torch.empty(2, projection_dim)) if learned_states else None
         self.reference_projections = (
@@ -210,6 +261,10 @@ class AnomalyLocalizer(nn.Module):
             _average_neighbours(layer, window) if window > 1 else layer for window in self.windows for layer in layers
         )
 
+    def compare(self, queries: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The few-shot map of comparable queries ([`few_shot_anomaly_map`]), as the configuration wants it."""
+        return few_shot_anomaly_map(queries, bank, self.map_size, self.self_similarity, self.map_smoothing)
+
 
 def _average_neighbours(layer: PatchFeatures, window: int) -> PatchFeatures:
     maps = layer.vectors.transpose(1, 2).unflatten(2, layer.grid)
@@ -225,6 +280,7 @@ __all__ = [
     "in_float32",
     "maps_needed",
     "patch_scores",
+    "self_distances",
     "state_vectors",
     "text_guided_layer_maps",
 ]

@@ -28,7 +28,6 @@ from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
     combine_maps,
-    few_shot_anomaly_map,
     in_float32,
     maps_needed,
     state_vectors,
@@ -37,6 +36,7 @@ from .localization import (
 from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length, weights_fingerprint
 from .processing_anomalygpt import AnomalyGPTProcessor
 from .references import study_references
+from .vision_anomalygpt import AnomalyGPTVisionModel  # noqa: F401 (transformers finds it by its configuration)
 from .vision_features import read_vision_tower, vision_tower_widths
 
 
@@ -392,6 +392,9 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             learned_states=config.text_tower_config is None,
             reference_dims=config.reference_dims,
             reference_pooling=config.reference_pooling,
+            map_size=config.map_size,
+            self_similarity=config.self_similarity,
+            map_smoothing=config.map_smoothing,
         )
         self.prompt_learner = PromptLearner(config)
         self.multi_modal_projector = nn.Linear(image_dim, config.num_image_tokens * text_width)
@@ -532,11 +535,11 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         reference_pixel_values: torch.Tensor | None,
     ) -> torch.Tensor:
         """Normalised by what is normal on the part where the configuration says so and it is known."""
-        map_size, decision = self.config.map_size, self.config.decision
+        decision = self.config.decision
         if memory_bank is not None:
             memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
             bank = memory_bank.to(queries[0].vectors.device).features
-            anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+            anomaly_map = self.localizer.compare(queries, bank)
             if not decision["normalised_maps"] or memory_bank.threshold is None:
                 return anomaly_map
             return normalised_map(anomaly_map, memory_bank.threshold)
@@ -549,13 +552,13 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         layers = self.get_patch_features(reference_pixel_values.flatten(0, 1))
         layers = tuple(PatchFeatures(layer.vectors.unflatten(0, shape[:2]), layer.grid) for layer in layers)
         bank = tuple(unit_length(layer.vectors).flatten(1, 2) for layer in layers)
-        anomaly_map = few_shot_anomaly_map(queries, bank, map_size)
+        anomaly_map = self.localizer.compare(queries, bank)
         if not decision["normalised_maps"]:
             return anomaly_map
         thresholds = []
         for index, images in enumerate(reference_pixel_values):
             features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
-            scores, _ = study_references(self.get_patch_features, images, features, map_size, decision)
+            scores, _ = study_references(self, images, features)
             thresholds.append(scores.threshold(decision))
         return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds))
 

@@ -16,24 +16,22 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
+from torch import nn
 from torch.nn import functional
 
 from .files import write_atomically
-from .localization import few_shot_anomaly_map
+from .localization import self_distances
 from .memory_bank import FORMATS, MemoryBank, PatchFeatures, unit_length
+from .reference_views import augmented_views, synthetic_anomalies
 
 Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 
-# Shift (parts of the side), angle (degrees), contrast, brightness and noise (both in standard deviations of the
-# normalised pixels), share of the blurred picture.
-_VIEWS = (
-    ((0.03, 0.02), 0.0, 1.00, 0.10, 0.00, 0.0),
-    ((-0.02, 0.03), 0.0, 0.90, -0.10, 0.05, 0.0),
-    ((0.00, 0.00), 4.0, 1.10, 0.05, 0.00, 0.5),
-    ((0.01, -0.02), -4.0, 1.00, -0.05, 0.05, 0.0),
-)
 # References that are augmented, compared with the others and kept for the domain gate; images encoded together.
 _MOST_AUGMENTED, _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 4, 24, 24, 8
+# Synthetic anomalies that are put on the references, all together.
+_ANOMALIES = 12
+# Exponent of the first of the two scores that make a threshold; the second has the rest.
+_FIRST_SHARE = 0.75
 # Good pictures that differ less than this share of what photographs of one part vary are one photograph, cut or moved
 # a little. Chosen on training pictures of eleven sets: cut by a pixel 0.02 to 0.18, by three 0.07 to 0.87; different
 # good parts 0.33 and more, but for one pair.
@@ -52,17 +50,21 @@ class NormalScores:
             photographs of one part vary.
         leave_one_out_scores (`tuple[float]`): Of each reference against the others: how much good parts differ. Empty
             with one reference.
+        synthetic_scores (`tuple[float]`): Of synthetic anomalies on augmented views, against all references.
+        self_distance (`float`): Mean distance of the references' patches from the nearest elsewhere in the same
+            picture ([`self_distances`]).
     """
 
     augmented_scores: tuple[float, ...]
     leave_one_out_scores: tuple[float, ...]
+    synthetic_scores: tuple[float, ...] = ()
+    self_distance: float = 0.0
 
     def threshold(self, decision: Mapping[str, float]) -> float:
-        """The highest score to be expected of a normal picture.
+        """The score that separates normal from anomalous pictures of this part.
 
-        Views vary less than good parts do, and a reference that is compared with the k - 1 others finds less than a
-        query finds in all k; the factors make up for both. Few references tell little: what is usual for the vision
-        model (`prior_normal_score`) counts as much as one comparison, and decides alone where there is none.
+        How much good parts differ is known from several references. One tells only how strongly synthetic anomalies
+        show on this part, and how much it differs from place to place: weaker, but it follows the part.
 
         Args:
             decision (`Mapping[str, float]`): The `decision` group of the configuration.
@@ -70,18 +72,16 @@ class NormalScores:
         Returns:
             `float`: Above 0.
         """
-        augmented = _geometric_mean(self.augmented_scores)
+        synthetic = max(float(np.median(self.synthetic_scores or 0)), 1e-6)
         if self.leave_one_out_scores:
-            growth = 1 + decision["growth_per_doubling"] * math.log2(len(self.leave_one_out_scores))
-            leave_one_out = min(decision["max_growth"], growth) * _geometric_mean(self.leave_one_out_scores)
-            measured = max(leave_one_out, decision["several_references_factor"] * augmented)
+            factor, first, second = (
+                "threshold_of_several_references",
+                _geometric_mean(self.leave_one_out_scores),
+                synthetic,
+            )
         else:
-            measured = decision["one_reference_factor"] * augmented
-        if not decision["prior_normal_score"]:
-            return measured
-        count = max(1, len(self.leave_one_out_scores))
-        prior = decision["prior_normal_score"] * count ** -decision["bank_size_exponent"]
-        return (prior * measured ** (count - 1)) ** (1 / count)
+            factor, first, second = "threshold_of_one_reference", synthetic, self.self_distance
+        return decision[factor] * max(first, 1e-6) ** _FIRST_SHARE * max(second, 1e-6) ** (1 - _FIRST_SHARE)
 
 
 @dataclass(frozen=True)
@@ -336,7 +336,12 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
     scores, gate, calibration = (facts.get(name) for name in ("normal_scores", "domain_gate", "calibration"))
     sizes, copies = facts.get("image_sizes", ()), facts.get("copies", 1)
     if scores is not None:
-        scores = NormalScores(**{name: tuple(_number(value) for value in row) for name, row in scores.items()})
+        scores = NormalScores(
+            **{
+                name: _number(row) if name == "self_distance" else tuple(_number(value) for value in row)
+                for name, row in scores.items()
+            }
+        )
     if gate is not None:
         features = unit_length(torch.as_tensor(features, dtype=torch.float32))
         if features.dim() != 2 or not len(features) or features.shape[1] != bank.features[-1].shape[1]:
@@ -395,51 +400,19 @@ def same_picture(first: bytes, second: bytes) -> bool:
     return difference < min(1.25, 0.02 * float(one.std()) + 0.3)
 
 
-def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Each image as other photographs of the same good part might show it; the same at every call.
-
-    Args:
-        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised images.
-
-    Returns:
-        `torch.Tensor` of shape `(num_views, num_images, 3, height, width)`
-    """
-    pixels = pixel_values.float()
-    generator = torch.Generator().manual_seed(0)
-    views = []
-    for shift, degrees, contrast, brightness, noise, blur in _VIEWS:
-        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        rotation = pixels.new_tensor([[cosine, -sine, 2 * shift[0]], [sine, cosine, 2 * shift[1]]])
-        places = functional.affine_grid(rotation.expand(len(pixels), 2, 3), pixels.shape, align_corners=False)
-        view = functional.grid_sample(pixels, places, padding_mode="reflection", align_corners=False)
-        mean = view.mean((2, 3), keepdim=True)
-        view = (view - mean) * contrast + mean + brightness
-        if noise:
-            view = view + noise * torch.randn(view.shape[1:], generator=generator).to(view)
-        if blur:
-            blurred = functional.avg_pool2d(functional.pad(view, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-            view = blur * blurred + (1 - blur) * view
-        views.append(view.to(pixel_values))
-    return torch.stack(views)
-
-
 @torch.no_grad()
 def study_references(
-    encode: Encoder,
+    model: nn.Module,
     pixel_values: torch.Tensor,
     features: tuple[PatchFeatures, ...],
-    map_size: int,
-    decision: Mapping[str, float],
     groups: Sequence[int] | None = None,
 ) -> tuple[NormalScores, DomainGate]:
-    """Compares good images with each other and with augmented views of themselves.
+    """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
 
     Args:
-        encode (`Callable`): [`AnomalyGPTModel.get_patch_features`], for the views.
+        model ([`AnomalyGPTModel`]): Encodes the views and compares.
         pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised good images.
-        features (`tuple[PatchFeatures]`): Theirs, from `encode`.
-        map_size (`int`): Side of the map in pixels.
-        decision (`Mapping[str, float]`): The `decision` group of the configuration.
+        features (`tuple[PatchFeatures]`): Theirs, from [`AnomalyGPTModel.get_patch_features`].
         groups (`list[int]`, *optional*): Which reference each image belongs to (rotated copies and tiles share one);
             each its own by default.
 
@@ -448,22 +421,27 @@ def study_references(
     """
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
     originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
-    views = augmented_views(pixel_values[_evenly(originals, _MOST_AUGMENTED)]).flatten(0, 1)
-    view_features = encode_in_batches(encode, views)
-    augmented = _maxima(view_features, _rows(features, torch.ones(len(numbers), dtype=torch.bool)), map_size)
+    views = augmented_views(pixel_values[_evenly(originals, _MOST_AUGMENTED)])
+    anomalies = synthetic_anomalies(views, _ANOMALIES)
+    view_features = encode_in_batches(model.get_patch_features, views.flatten(0, 1))
+    bank = _rows(features, torch.ones(len(numbers), dtype=torch.bool))
+    augmented = _maxima(model, view_features, bank)
+    synthetic = _maxima(model, encode_in_batches(model.get_patch_features, anomalies), bank)
     usual, compared = _geometric_mean(augmented), _evenly(originals, _MOST_COMPARED)
-    leave_one_out = _leave_one_out(features, numbers, compared, map_size)
+    leave_one_out = _leave_one_out(model, features, numbers, compared)
     if any(score < _SAME_PHOTOGRAPH * usual for score in leave_one_out):
-        numbers = _grouped_by_photograph(features, numbers, compared, _SAME_PHOTOGRAPH * usual, map_size)
+        numbers = _grouped_by_photograph(model, features, numbers, compared, _SAME_PHOTOGRAPH * usual)
         distinct = {int(numbers[index]): index for index in reversed(compared)}
-        leave_one_out = _leave_one_out(features, numbers, sorted(distinct.values()), map_size)
+        leave_one_out = _leave_one_out(model, features, numbers, sorted(distinct.values()))
     good = ImageTraits.of(pixel_values, features[-1])
-    gate = _domain_gate(good, ImageTraits.of(views, view_features[-1]), originals[:_MOST_GATED], decision)
-    return NormalScores(tuple(augmented), tuple(leave_one_out)), gate
+    view_traits = ImageTraits.of(views.flatten(0, 1), view_features[-1])
+    gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)
+    own = np.mean([float(self_distances(layer)[originals].mean()) for layer in features])
+    return NormalScores(tuple(augmented), tuple(leave_one_out), tuple(synthetic), float(own)), gate
 
 
 def _leave_one_out(
-    features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int], map_size: int
+    model: nn.Module, features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int]
 ) -> list[float]:
     """The score of each of these images against all of other groups; none where there is one group."""
     if groups.unique().numel() < 2:
@@ -471,12 +449,12 @@ def _leave_one_out(
     return [
         score
         for index in images
-        for score in _maxima(_alone(features, index), _rows(features, groups != groups[index]), map_size)
+        for score in _maxima(model, _alone(features, index), _rows(features, groups != groups[index]))
     ]
 
 
 def _grouped_by_photograph(
-    features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int], limit: float, map_size: int
+    model: nn.Module, features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int], limit: float
 ) -> torch.Tensor:
     """The groups; those of two images that differ by less than the limit become one."""
     groups = groups.clone()
@@ -484,7 +462,7 @@ def _grouped_by_photograph(
         for other in images:
             if other < index and groups[other] != groups[index]:
                 bank = _rows(features, groups == groups[other])
-                if _maxima(_alone(features, index), bank, map_size)[0] < limit:
+                if _maxima(model, _alone(features, index), bank)[0] < limit:
                     groups[groups == groups[index]] = int(groups[other])
     return groups
 
@@ -522,8 +500,8 @@ def _rows(layers: tuple[PatchFeatures, ...], images: torch.Tensor) -> tuple[torc
     return tuple(unit_length(layer.vectors[images.to(layer.vectors.device)].flatten(0, 1)) for layer in layers)
 
 
-def _maxima(queries: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...], map_size: int) -> list[float]:
-    return few_shot_anomaly_map(queries, bank, map_size).flatten(1).amax(1).tolist()
+def _maxima(model: nn.Module, queries: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...]) -> list[float]:
+    return model.localizer.compare(queries, bank).flatten(1).amax(1).tolist()
 
 
 def _evenly(items: list[int], most: int) -> list[int]:
@@ -541,7 +519,6 @@ __all__ = [
     "ImageTraits",
     "NormalScores",
     "References",
-    "augmented_views",
     "encode_in_batches",
     "mean_brightness",
     "same_picture",

@@ -1,4 +1,4 @@
-"""Puts a distilled vision model into an untrained AnomalyGPT, or the results of all stages into the final folder.
+"""Puts the vision model into an untrained AnomalyGPT, or the results of all stages into the final folder.
 
     python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR [--language DIR]
     python -m recipes.tiny.assemble finish --checkpoint DIR --output DIR
@@ -8,38 +8,22 @@ relative to what is normal on a part, so a region is where a map reaches 0.5.
 """
 
 import argparse
-import json
 import pathlib
 from collections.abc import Sequence
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from recipes.tiny.composition import untrained
 
 
-def start(
-    vision: pathlib.Path,
-    tokenizer: pathlib.Path,
-    output: pathlib.Path,
-    pooling: list[int],
-    raw: bool,
-    language: pathlib.Path,
-) -> None:
-    """Vision tower and reference projections as distilled; language parts of an earlier stage; the rest random."""
+def start(vision: pathlib.Path, tokenizer: pathlib.Path, output: pathlib.Path, language: pathlib.Path | None) -> None:
+    """The vision model of `recipes.tiny.vision`; language parts of an earlier stage; the rest random."""
     tower = AutoModel.from_pretrained(vision, dtype=torch.float32)
-    projections = load_file(vision / "projections.safetensors")
-    notes = json.loads((vision / "distillation.json").read_text())
-    out_indices = sorted({pair[0] for pair in notes["layer_pairs"]})
-    widths = [projections[f"reference_projections.{index}.weight"].shape[0] for index in range(len(out_indices))]
     torch.manual_seed(0)
-    reference = {"reference_dims": None if raw else widths, "reference_pooling": pooling}
-    model, processor = untrained(tower.config.to_dict(), tokenizer, out_indices, **reference)
+    model, processor = untrained(tower.config.to_dict(), tokenizer)
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    if not raw:
-        model.model.localizer.load_state_dict(projections, strict=False)
     if language:
         earlier = AnomalyGPTForConditionalGeneration.from_pretrained(language, dtype=torch.float32).model
         for part in ("language_model", "prompt_learner", "multi_modal_projector"):
@@ -73,10 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--tokenizer", type=pathlib.Path, required=True)
     first.add_argument("--output", type=pathlib.Path, required=True)
     first.add_argument("--language", type=pathlib.Path, help="folder whose language parts are taken over")
-    first.add_argument("--raw", action="store_true", help="match raw features, without the learned projections")
-    first.add_argument(
-        "--pooling", type=int, nargs="+", default=[1, 3], help="windows of neighbouring patches that are averaged"
-    )
     last = stages.add_parser("finish", help="stop tokens and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)

@@ -11,8 +11,8 @@ IMAGE_SIZE = 256
 MAP_SIZE = 56
 
 
-def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[int], **fields) -> AnomalyGPTConfig:
-    """A Llama of four layers behind the given vision model; further fields as in [`AnomalyGPTConfig`]."""
+def tiny_configuration(vision_config: dict, vocab_size: int) -> AnomalyGPTConfig:
+    """A Llama of four layers behind the given vision model."""
     return AnomalyGPTConfig(
         vision_config=vision_config,
         text_tower_config=None,
@@ -30,30 +30,29 @@ def tiny_configuration(vision_config: dict, vocab_size: int, out_indices: list[i
             "eos_token_id": 2,
             "tie_word_embeddings": True,
         },
-        out_indices=out_indices,
+        out_indices=[0, 1, 2],
         projection_dim=64,
         map_size=MAP_SIZE,
-        # 0.32: docs/experiments.md
+        self_similarity=0.3,
+        map_smoothing=2,
         decision={
             "normalised_maps": True,
             "match_exposure": True,
             "needs_references": True,
             "region_extent": 0.8,
-            "prior_normal_score": 0.32,
         },
         answering="grounded",
         prompt_channels=[16, 40, 96],
         image_token_index=3,
-        **fields,
     )
 
 
 def untrained(
-    vision_config: dict, tokenizer_dir: pathlib.Path, out_indices: list[int], **fields
+    vision_config: dict, tokenizer_dir: pathlib.Path
 ) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
     """Model with random weights, and its processor."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    config = tiny_configuration(vision_config, len(tokenizer), out_indices, **fields)
+    config = tiny_configuration(vision_config, len(tokenizer))
     processor = AnomalyGPTProcessor(
         AnomalyGPTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         tokenizer,

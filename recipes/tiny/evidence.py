@@ -125,10 +125,9 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict]) ->
     """What the model sees of a group: global vectors, relative maps and, of two queries, the patch features."""
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
-    encode = model.model.get_patch_features
-    features, decision = encode(good), model.config.decision
-    scores, _ = study_references(encode, good, features, model.config.map_size, decision)
-    bank = replace(MemoryBank.build(features), threshold=scores.threshold(decision))
+    features = model.model.get_patch_features(good)
+    scores, _ = study_references(model.model, good, features)
+    bank = replace(MemoryBank.build(features), threshold=scores.threshold(model.config.decision))
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {
