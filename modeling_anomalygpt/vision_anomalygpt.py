@@ -15,7 +15,7 @@ from .configuration_anomalygpt import AnomalyGPTVisionConfig
 
 
 class Convolution(nn.Module):
-    """Convolution with its batch norm folded in; for strides the odd row and column of padding lie below and right.
+    """Convolution with its batch norm folded in, padded as TensorFlow does ("SAME") for sides its stride divides.
 
     Args:
         inputs, outputs (`int`): Channels.

@@ -55,7 +55,9 @@ def test_tied_embeddings_follow_the_language_model():
         ({"decision": {"map_weight": "2"}}, r"`decision\['map_weight'\]` must be a number, got '2'"),
         ({"decision": {"match_exposure": 1}}, r"`decision\['match_exposure'\]` must be true or false, got 1"),
         ({"decision": {"margin": 0.1}}, r"`decision` entries must be among .*undecided_margin.*, got 'margin'"),
-        ({"normal_distance": 2.0}, r"`decision\['prior_normal_score'\]` must be between 0 and 1, got 2.0"),
+        ({"self_similarity": 1.5}, "`self_similarity` must be between 0 and 1, got 1.5"),
+        ({"map_smoothing": -1}, "`map_smoothing` must be between 0 and 64, got -1"),
+        ({"vision_config": {"model_type": "anomalygpt_vision", "read_blocks": [11]}}, "`read_blocks` must .* 11 blocks"),
         ({"out_indices": []}, r"`out_indices` must be one or more indices from 0 up, got \[\]"),
         ({"out_indices": [5]}, r"`out_indices` must be at most 4, the depth of `vision_config`, got \[5\]"),
         ({"prompt_channels": []}, r"`prompt_channels` must be one or more positive numbers, got \[\]"),
@@ -87,9 +89,16 @@ def test_files_written_before_the_decision_group_still_load(tmp_path):
     del saved["decision"]
     (tmp_path / "config.json").write_text(json.dumps(saved | former))
     config = AnomalyGPTConfig.from_pretrained(tmp_path)
-    names = {"normalised_maps": True, "prior_normal_score": 0.32, "match_exposure": True, "region_threshold": 0.4}
+    names = {"normalised_maps": True, "match_exposure": True, "region_threshold": 0.4}
     assert config.decision == tiny_config(decision=names).decision
     assert not former.keys() & config.to_dict().keys()
+
+
+def test_decision_entries_that_nothing_reads_any_more_are_passed_over(tmp_path):
+    saved = tiny_config().to_dict()
+    saved["decision"] |= {"prior_normal_score": 0.32, "max_growth": 1.4}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert AnomalyGPTConfig.from_pretrained(tmp_path).decision == tiny_config().decision
 
 
 def test_a_field_of_the_wrong_type_is_refused():

@@ -9,6 +9,7 @@ from modeling_anomalygpt.localization import (
     few_shot_anomaly_map,
     maps_needed,
     patch_scores,
+    self_distances,
     text_guided_layer_maps,
 )
 from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
@@ -23,6 +24,49 @@ def test_patch_scores_equal_the_broadcast_cosine():
     cosine = torch.nn.functional.cosine_similarity(layer.vectors[:, :, None], bank[None, None], dim=-1)
     expected = (1 - cosine.max(dim=2).values).view(2, 3, 4)
     torch.testing.assert_close(patch_scores(layer, unit_length(bank)), expected)
+
+
+def naive_self_distances(layer: PatchFeatures) -> torch.Tensor:
+    height, width = layer.grid
+    expected = torch.zeros(len(layer.vectors), height, width)
+    for picture, patches in enumerate(layer.vectors):
+        for row in range(height):
+            for column in range(width):
+                far = [
+                    torch.nn.functional.cosine_similarity(patches[row * width + column], patches[y * width + x], dim=0)
+                    for y in range(height)
+                    for x in range(width)
+                    if max(abs(y - row), abs(x - column)) > 1
+                ]
+                expected[picture, row, column] = 1 - max(far)
+    return expected
+
+
+def test_a_patch_is_compared_with_its_own_picture_beyond_its_neighbours():
+    layer = random_layer(grid=(4, 5))
+    torch.testing.assert_close(self_distances(layer), naive_self_distances(layer))
+
+
+def test_what_is_found_again_in_the_same_picture_counts_for_less():
+    layer, bank = random_layer(grid=(4, 5)), unit_length(torch.randn(9, 7))
+    r, z = patch_scores(layer, bank), naive_self_distances(layer)
+    expected = r**0.7 * torch.minimum(r, 1.25 * z) ** 0.3
+    torch.testing.assert_close(patch_scores(layer, bank, self_similarity=0.3), expected)
+    assert (expected <= r + 1e-6).all()
+
+
+def test_a_grid_without_anything_beyond_the_neighbours_is_scored_by_the_references():
+    layer, bank = random_layer(grid=(2, 2)), unit_length(torch.randn(9, 7))
+    assert (self_distances(layer) == 0).all()
+    assert torch.isfinite(patch_scores(layer, bank, self_similarity=0.3)).all()
+
+
+def test_smoothing_keeps_the_mean_of_the_middle_and_lowers_the_peak():
+    vectors = torch.eye(2)[[0] * 12 + [1] + [0] * 12].unsqueeze(0)
+    layer, bank = PatchFeatures(vectors, (5, 5)), torch.eye(2)[:1]
+    sharp, smooth = (few_shot_anomaly_map((layer,), (bank,), map_size=5, smoothing=count)[0] for count in (0, 1))
+    assert sharp.sum() == sharp[2, 2] == 1
+    torch.testing.assert_close(smooth[1:4, 1:4], torch.full((3, 3), 1 / 9))
 
 
 def test_each_query_may_have_its_own_bank():

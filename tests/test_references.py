@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
 from modeling_anomalygpt.localization import few_shot_anomaly_map
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures, normalised_map
+from modeling_anomalygpt.reference_views import augmented_views, synthetic_anomalies
 from modeling_anomalygpt.references import (
     DomainGate,
     ImageTraits,
     NormalScores,
     References,
-    augmented_views,
     mean_brightness,
     same_picture,
     study_references,
@@ -47,8 +49,15 @@ def picture(seed: int, light: float = 1.0) -> np.ndarray:
     return (noise * light).clip(0, 255).astype(np.uint8)
 
 
+MODEL = SimpleNamespace(
+    get_patch_features=encode,
+    localizer=SimpleNamespace(compare=partial(few_shot_anomaly_map, map_size=16)),
+    config=SimpleNamespace(decision=DECISION),
+)
+
+
 def study(good: torch.Tensor, groups=None) -> tuple[NormalScores, DomainGate]:
-    return study_references(encode, good, encode(good), 16, DECISION, groups)
+    return study_references(MODEL, good, encode(good), groups)
 
 
 # Scores and threshold
@@ -94,27 +103,26 @@ def test_one_photograph_cut_or_moved_a_little_is_no_further_part():
     assert len(study(pixels(0, 4))[0].leave_one_out_scores) == 4
 
 
-def test_views_are_the_same_at_every_call_and_differ_from_the_picture():
-    good = pixels(1)
-    torch.testing.assert_close(augmented_views(good), augmented_views(good))
-    assert all((view - good).abs().mean() > 0.05 for view in augmented_views(good))
+def test_synthetic_anomalies_are_scored_against_all_references():
+    good = pixels(0, 2)
+    anomalies = synthetic_anomalies(augmented_views(good), 12)
+    expected = few_shot_anomaly_map(encode(anomalies), MemoryBank.build(encode(good)).features, 16).flatten(1).amax(1)
+    torch.testing.assert_close(torch.tensor(study(good)[0].synthetic_scores), expected)
 
 
-def test_the_threshold_lies_above_the_views_and_follows_parts_that_differ():
-    alike = NormalScores((0.1, 0.1), (0.05, 0.05)).threshold(DECISION)
-    different = NormalScores((0.1, 0.1), (0.3, 0.3)).threshold(DECISION)
-    assert NormalScores((0.1, 0.1), ()).threshold(DECISION) > 0.1
-    assert 0.05 < alike < 0.3 < different
+def test_thresholds_worked_by_hand():
+    decision = DECISION | {"threshold_of_one_reference": 2.0, "threshold_of_several_references": 3.0}
+    one = NormalScores((0.1,), (), (0.1, 0.16, 0.9), 0.01)
+    assert one.threshold(decision) == pytest.approx(2 * 0.16**0.75 * 0.01**0.25)
+    several = NormalScores((0.1,), (0.2, 0.8), (0.1, 0.16, 0.9), 0.01)
+    assert several.threshold(decision) == pytest.approx(3 * 0.4**0.75 * 0.16**0.25)
+
+
+def test_the_threshold_follows_parts_that_differ():
+    alike = NormalScores((0.1, 0.1), (0.05, 0.05), (0.2,), 0.1).threshold(DECISION)
+    different = NormalScores((0.1, 0.1), (0.3, 0.3), (0.2,), 0.1).threshold(DECISION)
+    assert 0.05 < alike < different
     assert study(torch.ones(2, 3, 16, 16))[0].threshold(DECISION) > 0, "also of identical flat pictures"
-
-
-def test_what_is_usual_decides_alone_with_one_reference_and_fades_with_more():
-    decision = DECISION | {"prior_normal_score": 0.3}
-    assert NormalScores((0.1,), ()).threshold(decision) == pytest.approx(0.3)
-    for count, trust in ((2, 1 / 2), (4, 3 / 4), (21, 20 / 21)):
-        scores = NormalScores((0.1,), (0.15,) * count)
-        measured, prior = scores.threshold(DECISION), 0.3 * count ** -DECISION["bank_size_exponent"]
-        assert scores.threshold(decision) == pytest.approx(prior * (measured / prior) ** trust)
 
 
 def test_a_normalised_map_keeps_the_order_and_puts_the_threshold_at_one_half():
@@ -131,7 +139,7 @@ def test_a_bank_with_a_threshold_and_references_as_pictures_give_the_same_map(no
     query = tiny_inputs(model.config, batch_size=2)["pixel_values"]
     references = tiny_inputs(model.config, batch_size=2, seed=1)["pixel_values"]
     features = model.get_patch_features(references)
-    scores, _ = study_references(model.get_patch_features, references, features, 28, model.config.decision)
+    scores, _ = study_references(model, references, features)
     threshold = scores.threshold(model.config.decision)
     bank = MemoryBank.build(features)
     raw = few_shot_anomaly_map(model.get_patch_features(query), bank.features, 28)
@@ -308,6 +316,7 @@ def test_banks_of_earlier_versions_still_load(references, tmp_path):
         ("calibration", {"num_normals": "many"}),
         ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": "many"}),
         ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [float("nan")]}),
+        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [], "self_distance": "near"}),
         ("domain_gate", {"max_distance": "far", "brightness_range": [0, 1], "min_sharpness": 0}),
         ("domain_gate", {"max_distance": 1.0, "brightness_range": [0], "min_sharpness": 0}),
         ("copies", 0),
