@@ -50,8 +50,7 @@ _DECISION = {
     "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
     "region_extent": (1.0, 0.1, 1.0),
-    "threshold_of_one_reference": (1.13, 1e-3, 100.0),
-    "threshold_of_several_references": (1.05, 1e-3, 100.0),
+    "threshold_factor": (1.05, 1e-3, 100.0),
     "map_weight": (2.0, 0.0, 1000.0),
     "language_weight": (1 / 16, 0.0, 1000.0),
     "max_language": (4.0, 0.0, 1000.0),
@@ -199,8 +198,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
 
             What is normal on a part, from the maps of its references ([`NormalScores.threshold`]):
-            - `threshold_of_one_reference` (`float`, 1.13) and `threshold_of_several_references` (`float`, 1.05): the
-              threshold is this times what the references tell.
+            - `threshold_factor` (`float`, 1.05): the threshold is this times what the references tell.
 
             The verdict from `map_weight * log(score) + language_weight * log_odds`:
             - `map_weight` (`float`, 2.0) and `language_weight` (`float`, 1/16); `max_language` (`float`, 4.0): the

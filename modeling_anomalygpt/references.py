@@ -30,8 +30,8 @@ Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 _MOST_AUGMENTED, _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 4, 24, 24, 8
 # Synthetic anomalies that are put on the references, all together.
 _ANOMALIES = 12
-# Exponent of the first of the two scores that make a threshold; the second has the rest.
-_FIRST_SHARE = 0.75
+# Exponent of the synthetic anomalies in what one reference tells of the threshold; the picture itself has the rest.
+_SYNTHETIC_SHARE = 0.75
 # Good pictures that differ less than this share of what photographs of one part vary are one photograph, cut or moved
 # a little. Chosen on training pictures of eleven sets: cut by a pixel 0.02 to 0.18, by three 0.07 to 0.87; different
 # good parts 0.33 and more, but for one pair.
@@ -63,8 +63,9 @@ class NormalScores:
     def threshold(self, decision: Mapping[str, float]) -> float:
         """The score that separates normal from anomalous pictures of this part.
 
-        How much good parts differ is known from several references. One tells only how strongly synthetic anomalies
-        show on this part, and how much it differs from place to place: weaker, but it follows the part.
+        Comparisons of references show how much good parts differ; one of `k` references has `k - 1`. Beside them stands
+        one guess, from how strongly synthetic anomalies show on this part and how much it differs from place to place;
+        it decides alone where there is one reference, and fades with more.
 
         Args:
             decision (`Mapping[str, float]`): The `decision` group of the configuration.
@@ -73,15 +74,10 @@ class NormalScores:
             `float`: Above 0.
         """
         synthetic = max(float(np.median(self.synthetic_scores or 0)), 1e-6)
-        if self.leave_one_out_scores:
-            factor, first, second = (
-                "threshold_of_several_references",
-                _geometric_mean(self.leave_one_out_scores),
-                synthetic,
-            )
-        else:
-            factor, first, second = "threshold_of_one_reference", synthetic, self.self_distance
-        return decision[factor] * max(first, 1e-6) ** _FIRST_SHARE * max(second, 1e-6) ** (1 - _FIRST_SHARE)
+        guess = synthetic**_SYNTHETIC_SHARE * max(self.self_distance, 1e-6) ** (1 - _SYNTHETIC_SHARE)
+        count = max(1, len(self.leave_one_out_scores))
+        comparisons = _geometric_mean(self.leave_one_out_scores) ** (count - 1)
+        return decision["threshold_factor"] * (guess * comparisons) ** (1 / count)
 
 
 @dataclass(frozen=True)

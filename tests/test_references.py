@@ -111,11 +111,13 @@ def test_synthetic_anomalies_are_scored_against_all_references():
 
 
 def test_thresholds_worked_by_hand():
-    decision = DECISION | {"threshold_of_one_reference": 2.0, "threshold_of_several_references": 3.0}
-    one = NormalScores((0.1,), (), (0.1, 0.16, 0.9), 0.01)
-    assert one.threshold(decision) == pytest.approx(2 * 0.16**0.75 * 0.01**0.25)
-    several = NormalScores((0.1,), (0.2, 0.8), (0.1, 0.16, 0.9), 0.01)
-    assert several.threshold(decision) == pytest.approx(3 * 0.4**0.75 * 0.16**0.25)
+    decision = DECISION | {"threshold_factor": 2.0}
+    guess = 0.16**0.75 * 0.01**0.25
+    assert NormalScores((0.1,), (), (0.1, 0.16, 0.9), 0.01).threshold(decision) == pytest.approx(2 * guess)
+    two = NormalScores((0.1,), (0.2, 0.8), (0.1, 0.16, 0.9), 0.01)
+    assert two.threshold(decision) == pytest.approx(2 * (guess * 0.4) ** 0.5)
+    four = NormalScores((0.1,), (0.2, 0.8, 0.2, 0.8), (0.1, 0.16, 0.9), 0.01)
+    assert four.threshold(decision) == pytest.approx(2 * (guess * 0.4**3) ** 0.25)
 
 
 def test_the_threshold_follows_parts_that_differ():
