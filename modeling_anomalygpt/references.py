@@ -63,9 +63,9 @@ class NormalScores:
     def threshold(self, decision: Mapping[str, float]) -> float:
         """The score that separates normal from anomalous pictures of this part.
 
-        Comparisons of references show how much good parts differ; one of `k` references has `k - 1`. Beside them stands
-        one guess, from how strongly synthetic anomalies show on this part and how much it differs from place to place;
-        it decides alone where there is one reference, and fades with more.
+        Comparisons show how much good parts differ; each of `k` references has `k - 1`. Beside them stands one guess,
+        from how strongly synthetic anomalies show on this part and how much it differs from place to place; it decides
+        alone where there is one reference, and fades with more.
 
         Args:
             decision (`Mapping[str, float]`): The `decision` group of the configuration.

@@ -13,6 +13,7 @@ from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.references import Calibration, NormalScores, References
 from modeling_anomalygpt.regions import find_regions
 from modeling_anomalygpt.scoring import (
+    PREFERENCES,
     Scorer,
     decide,
     decision_score,
@@ -83,6 +84,12 @@ def test_the_decision_score_is_that_of_the_formula_and_zero_at_the_threshold():
     costly = weights | {"false_alarm_weight": math.e}
     assert decision_score(math.e, 1.0, costly) == pytest.approx(2.5)
     assert math.isfinite(decision_score(0.0, -1e9, weights))
+
+
+def test_who_prefers_to_catch_defects_decides_lower_than_who_prefers_to_pass_parts():
+    scores = [decision_score(1.0, None, DECISION | {"false_alarm_weight": PREFERENCES[name]}) for name in PREFERENCES]
+    assert list(PREFERENCES) == ["catch", "balance", "pass"]
+    assert scores[0] > scores[1] == 0 > scores[2]
 
 
 def test_neither_map_nor_language_model_outvotes_a_clear_other():

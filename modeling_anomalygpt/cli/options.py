@@ -34,6 +34,11 @@ def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
     group.add_argument("--question", metavar="TEXT", help="what is asked (default: whether there is any anomaly)")
     group.add_argument("--language", choices=("en", "zh"), default="en", help="of answers and report (default: en)")
     group.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
+    group.add_argument(
+        "--prefer",
+        choices=("catch", "balance", "pass"),
+        help="catch: a miss costs twice a false alarm; pass: half of one (default: as much, or what the model was given)",
+    )
     parser.set_defaults(no_language=False)
     return group
 
@@ -76,7 +81,11 @@ def load_model(args: argparse.Namespace, **options: Any) -> Any:
 
 def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
     """The [`AnomalyInspector`] with its references: picture files, or one memory bank."""
+    from ..scoring import PREFERENCES
+
     inspector = load_model(args, tile=args.tile)
+    if prefer := getattr(args, "prefer", None):
+        inspector.model.config.decision = {"false_alarm_weight": PREFERENCES[prefer]}
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
     elif references:

@@ -40,6 +40,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int) -> AnomalyGPTConfig
             "match_exposure": True,
             "needs_references": True,
             "region_extent": 0.8,
+            "language_weight": 0.0,
             "out_of_domain_distance": 0.25,
             "out_of_domain_factor": 1.5,
         },
