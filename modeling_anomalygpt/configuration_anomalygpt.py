@@ -50,7 +50,7 @@ _DECISION = {
     "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
     "region_extent": (1.0, 0.1, 1.0),
-    "threshold_factor": (1.05, 1e-3, 100.0),
+    "threshold_factor": (1.025, 1e-3, 100.0),
     "map_weight": (2.0, 0.0, 1000.0),
     "language_weight": (1 / 16, 0.0, 1000.0),
     "max_language": (4.0, 0.0, 1000.0),
@@ -198,7 +198,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
 
             What is normal on a part, from the maps of its references ([`NormalScores.threshold`]):
-            - `threshold_factor` (`float`, 1.05): the threshold is this times what the references tell.
+            - `threshold_factor` (`float`, 1.025): the threshold is this times what the references tell.
 
             The verdict from `map_weight * log(score) + language_weight * log_odds`:
             - `map_weight` (`float`, 2.0) and `language_weight` (`float`, 1/16); `max_language` (`float`, 4.0): the

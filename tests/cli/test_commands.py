@@ -482,7 +482,7 @@ def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, mon
     assert "was made with another model, references" in capsys.readouterr().err
     assert run(*arguments, "--output", "caught", "--tile", 32, "--prefer", "catch") == 0
     scores = [[row["evidence"]["decision_score"] for row in rows] for rows in (first, rows_of("caught"))]
-    assert np.subtract(scores[1], scores[0]) == pytest.approx(-np.log(0.86), abs=1e-3)
+    assert np.subtract(scores[1], scores[0]) == pytest.approx(-np.log(0.905), abs=1e-3)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where?\n"))
     assert run("chat", "line/bad.png", *arguments[4:]) == 0
     assert "map score" in capsys.readouterr().out
