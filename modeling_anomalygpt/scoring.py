@@ -14,8 +14,8 @@ from .references import References
 from .regions import Region, find_regions
 
 CONFIDENCE = 0.95
-# `false_alarm_weight` for what a user prefers: a miss that costs twice a false alarm, 1.3 times (how `threshold_factor`
-# was chosen), half of one. Each is what cost least on ten sets (docs/experiments.md).
+# `false_alarm_weight` for what a user prefers: a miss that costs twice a false alarm, 1.3 times (as for the choice of
+# `threshold_factor`), half of one. Each is what cost least on ten sets (docs/experiments.md).
 PREFERENCES = {"catch": 0.905, "balance": 1.0, "pass": 1.22}
 # Where the map of an anomalous picture stays below the threshold, its region reaches down to this part of the peak.
 _PART_OF_PEAK = 0.6
