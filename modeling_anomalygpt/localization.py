@@ -42,7 +42,11 @@ def patch_scores(layer: PatchFeatures, bank: torch.Tensor, self_similarity: floa
         best, _ = best_matches(query.flatten(0, 1), bank)
     else:
         best = torch.stack([best_matches(one, own)[0] for one, own in zip(query, bank, strict=True)])
-    scores = 1 - best.view(-1, *layer.grid)
+    return discounted(1 - best.view(-1, *layer.grid), layer, self_similarity)
+
+
+def discounted(scores: torch.Tensor, layer: PatchFeatures, self_similarity: float) -> torch.Tensor:
+    """Scores of patches `(batch_size, grid_height, grid_width)`, less where a patch is found again in its picture."""
     if not self_similarity:
         return scores
     scores = scores.clamp(min=0)
@@ -72,10 +76,9 @@ def self_distances(layer: PatchFeatures) -> torch.Tensor:
     rows, columns = torch.arange(height), torch.arange(width)
     near = ((rows[:, None] - rows).abs() <= 1)[:, None, :, None] & ((columns[:, None] - columns).abs() <= 1)[:, None]
     near = near.reshape(height * width, height * width).to(layer.vectors.device)
-    best = []
-    for patches in unit_length(layer.vectors):  # one by one: large grids would fill the memory
-        best.append((patches @ patches.T).masked_fill(near, -math.inf).amax(1).nan_to_num(neginf=1.0))
-    return (1 - torch.stack(best)).clamp(min=0).view(-1, height, width)
+    patches = unit_length(layer.vectors)
+    best = (patches @ patches.transpose(1, 2)).masked_fill(near, -math.inf).amax(2).nan_to_num(neginf=1.0)
+    return (1 - best).clamp(min=0).unflatten(1, layer.grid)
 
 
 def few_shot_anomaly_map(
@@ -96,11 +99,13 @@ def few_shot_anomaly_map(
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, clamped to [0, 1].
     """
-    maps = [
-        enlarge(patch_scores(layer, rows, self_similarity).unsqueeze(1), map_size)
-        for layer, rows in zip(patch_features, bank, strict=True)
-    ]
-    anomaly_map = torch.stack(maps).mean(0)
+    scores = [patch_scores(layer, rows, self_similarity) for layer, rows in zip(patch_features, bank, strict=True)]
+    return merged_map(scores, map_size, smoothing)
+
+
+def merged_map(scores: list[torch.Tensor], map_size: int, smoothing: int) -> torch.Tensor:
+    """One map `(batch_size, map_size, map_size)` in [0, 1] from each layer's scores of patches."""
+    anomaly_map = torch.stack([enlarge(layer.unsqueeze(1), map_size) for layer in scores]).mean(0)
     for _ in range(smoothing):
         anomaly_map = functional.avg_pool2d(anomaly_map, 3, stride=1, padding=1)
     return anomaly_map.squeeze(1).clamp(0, 1)
@@ -276,9 +281,11 @@ __all__ = [
     "LOCALIZATION_MODES",
     "AnomalyLocalizer",
     "combine_maps",
+    "discounted",
     "few_shot_anomaly_map",
     "in_float32",
     "maps_needed",
+    "merged_map",
     "patch_scores",
     "self_distances",
     "state_vectors",

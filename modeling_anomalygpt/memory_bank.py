@@ -240,15 +240,16 @@ def k_centre_indices(features: torch.Tensor, num_patches: int) -> torch.Tensor:
     return torch.tensor(picked, device=features.device)
 
 
-def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor) -> torch.Tensor:
+def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor, contrast: float = 1.0) -> torch.Tensor:
     """A map in units of what is normal on this part: 0.5 is the threshold, and no score is cut off.
 
-    With `q = anomaly_map / threshold` it is `q / (1 + q)`: the same order of pixels and pictures, the same meaning on
-    every part.
+    With `q = (anomaly_map / threshold) ** contrast` it is `q / (1 + q)`: the same order of pixels and pictures, the
+    same meaning on every part.
 
     Args:
         anomaly_map (`torch.Tensor` of any shape `(batch_size, ...)`): Few-shot map, not negative.
         threshold (`float` or `torch.Tensor` of shape `(batch_size,)`): Above 0; see [`MemoryBank`].
+        contrast (`float`, defaults to 1.0): How steeply it rises at the threshold.
 
     Returns:
         `torch.Tensor` of the same shape: Values in [0, 1).
@@ -262,7 +263,8 @@ def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor) -
     """
     if isinstance(threshold, torch.Tensor):
         threshold = threshold.to(anomaly_map).view(-1, *[1] * (anomaly_map.dim() - 1))
-    return anomaly_map / (anomaly_map + threshold)
+    q = (anomaly_map / threshold) ** contrast
+    return q / (1 + q)
 
 
 def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -542,7 +542,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             anomaly_map = self.localizer.compare(queries, bank)
             if not decision["normalised_maps"] or memory_bank.threshold is None:
                 return anomaly_map
-            return normalised_map(anomaly_map, memory_bank.threshold)
+            return normalised_map(anomaly_map, memory_bank.threshold, decision["map_contrast"])
         batch_size, shape = len(queries[0].vectors), reference_pixel_values.shape
         if len(shape) != 5 or shape[0] != batch_size:
             raise ValueError(
@@ -560,7 +560,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
             scores, _ = study_references(self, images, features)
             thresholds.append(scores.threshold(decision))
-        return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds))
+        return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds), decision["map_contrast"])
 
     def _state_embeds(self, batch_size, state_prompt_ids, state_prompt_labels, text_embeds) -> torch.Tensor:
         for name, given in (("state_prompt_ids", state_prompt_ids), ("text_embeds", text_embeds)):

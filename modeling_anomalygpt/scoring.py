@@ -201,8 +201,9 @@ class Scorer:
         peak = float(anomaly_map.max())
         if not self.calibrated:
             return peak
-        normalised = self.decision["normalised_maps"]
-        return peak / max(1 - peak, 1e-6) if normalised else peak / self.references.bank.threshold
+        if not self.decision["normalised_maps"]:
+            return peak / self.references.bank.threshold
+        return (peak / max(1 - peak, 1e-6)) ** (1 / self.decision["map_contrast"])
 
     def score(
         self,
@@ -253,8 +254,9 @@ class Scorer:
         if verdict in ("normal", "unknown"):
             return []
         threshold, extent = self.region_threshold, self.decision["region_extent"]
-        regions = find_regions(anomaly_map, threshold, mm_per_pixel=mm_per_pixel, extent=extent)
         peak = float(anomaly_map.max())
+        reached = max(threshold, self.decision["region_peak"] * peak)
+        regions = find_regions(anomaly_map, reached, mm_per_pixel=mm_per_pixel, extent=extent)
         if regions or peak <= 0:
             return regions
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]

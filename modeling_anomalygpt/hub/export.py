@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ..files import write_atomically
-from ..localization import text_guided_layer_maps
-from ..memory_bank import MemoryBank, unit_length
+from ..localization import discounted, merged_map, text_guided_layer_maps
+from ..memory_bank import MemoryBank, normalised_map, unit_length
 from ..vision_features import read_vision_tower
 
 FORMATS = ("onnx", "pt2")
@@ -79,17 +78,13 @@ class MapPath(nn.Module):
             maps = text_guided_layer_maps(embedded, states, self.config.map_temperature, size)[:, :, 1].mean(1)
         else:
             rows = bank if self.bank_as_input else [getattr(self, f"bank_{i}") for i in range(self.num_banks)]
-            scores = [
-                1 - (unit_length(layer.vectors) @ good.T).amax(dim=2).unflatten(1, layer.grid)
-                for layer, good in zip(self.localizer.comparable(layers), rows, strict=True)
-            ]
-            larger = [
-                functional.interpolate(one[:, None], size=(size, size), mode="bilinear", align_corners=True)[:, 0]
-                for one in scores
-            ]
-            maps = torch.stack(larger).mean(0).clamp(0, 1)
+            scores = []
+            for layer, good in zip(self.localizer.comparable(layers), rows, strict=True):
+                plain = 1 - (unit_length(layer.vectors) @ good.T).amax(dim=2).unflatten(1, layer.grid)
+                scores.append(discounted(plain, layer, self.config.self_similarity))
+            maps = merged_map(scores, size, self.config.map_smoothing)
         if self.threshold is not None:
-            maps = maps / (maps + self.threshold)
+            maps = normalised_map(maps, self.threshold, self.config.decision["map_contrast"])
         return maps, maps.flatten(1).amax(1)
 
 

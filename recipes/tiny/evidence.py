@@ -59,8 +59,8 @@ class EvidenceFiles:
             for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index])
         )
         facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
-        # One reference tells the limit to a factor of 1.5 only: the shape of a map must count as well as its height.
-        off = rng.normal(0, 0.25)  # relative maps are q / (1 + q)
+        # One reference tells the threshold to a factor only: the shape of a map must count as well as its height.
+        off = rng.normal(0, 0.5)  # normalised maps are q / (1 + q)
         anomaly_map = anomaly_map.astype(np.float32)
         anomaly_map = anomaly_map / (anomaly_map + (1 - anomaly_map) * np.float32(np.exp(off)))
         return self.image_embeds[index], anomaly_map, facts
