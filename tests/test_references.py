@@ -132,6 +132,7 @@ def test_a_normalised_map_keeps_the_order_and_puts_the_threshold_at_one_half():
     normalised = normalised_map(raw, torch.tensor([0.2, 0.7]))
     assert torch.equal(normalised.flatten(1).argsort(1), raw.flatten(1).argsort(1))
     torch.testing.assert_close(normalised_map(torch.tensor([0.2]), 0.2), torch.tensor([0.5]))
+    torch.testing.assert_close(normalised_map(torch.tensor([0.1, 0.4]), 0.2, contrast=3), torch.tensor([1 / 9, 8 / 9]))
     assert normalised.max() < 1
 
 

@@ -1,6 +1,7 @@
 """Scores, verdicts, reasons and what order statistics promise, against sums written out and drawn numbers."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,17 @@ def test_who_prefers_to_catch_defects_decides_lower_than_who_prefers_to_pass_par
     assert scores[0] > scores[1] == 0 > scores[2]
 
 
+def test_regions_keep_to_the_places_near_the_highest():
+    anomaly_map = peak_of(0.9)
+    anomaly_map[20:24, 2:6] = 0.6
+    all_of_them, highest = (
+        replace(scorer(normalised=True), decision=DECISION | {"normalised_maps": True, "region_peak": part})
+        for part in (0.0, 0.8)
+    )
+    assert len(all_of_them.regions(anomaly_map, "anomalous", None)) == 2
+    assert [region.position for region in highest.regions(anomaly_map, "anomalous", None)] == ["top right"]
+
+
 def test_neither_map_nor_language_model_outvotes_a_clear_other():
     assert decision_score(4.0, -1e6, DECISION) > 0 > decision_score(0.2, 1e6, DECISION)
 
@@ -104,6 +116,8 @@ def test_verdicts_are_uncertain_near_the_threshold_and_out_of_domain():
 
 def test_the_score_is_the_ratio_to_the_threshold_whether_the_map_is_normalised_or_not():
     assert scorer().score(peak_of(0.3)).pred_score == pytest.approx(1.5)
+    steep = replace(scorer(normalised=True), decision=DECISION | {"normalised_maps": True, "map_contrast": 3.0})
+    assert steep.score(peak_of(1.5**3 / (1 + 1.5**3))).pred_score == pytest.approx(1.5, rel=1e-5)
     assert scorer(normalised=True).score(peak_of(0.3 / 0.5)).pred_score == pytest.approx(1.5, rel=1e-5)
 
 

@@ -188,7 +188,7 @@ def _example(inspector: Any, path: MapPath, bank: MemoryBank | None) -> tuple[to
         with torch.no_grad():
             _, layers = read_vision_tower(path.vision_tower, pictures, path.config.out_indices)
             bank = MemoryBank.build(path.localizer.comparable(layers))
-    return pictures, tuple(layer.float().cpu() for layer in bank.features)
+    return pictures, tuple(layer.float().cpu().clone() for layer in bank.features)  # made in inference mode
 
 
 def _difference(path: MapPath, file: pathlib.Path, pictures: torch.Tensor, extra: tuple[torch.Tensor, ...]) -> float:

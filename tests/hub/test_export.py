@@ -19,6 +19,17 @@ RESNET = {
     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
     "image_size": 28,
 }  # fmt: skip
+TWO_NETWORKS = {
+    "model_type": "anomalygpt_vision",
+    "image_size": 28,
+    "stem_width": 4,
+    "stages": [[3, 1, 1, 4, 1], [5, 2, 2, 6, 2]],
+    "read_blocks": [0, 2],
+    "transformer_config": {
+        "model_type": "dinov2", "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 42,
+        "patch_size": 14,
+    },
+}  # fmt: skip
 GOOD = [picture(seed) for seed in range(2)]
 
 
@@ -32,7 +43,7 @@ def pixels(count: int) -> torch.Tensor:
 
 @pytest.fixture
 def taught() -> AnomalyInspector:
-    inspector = inspector_of(reference_dims=[5, 6], reference_pooling=3)
+    inspector = inspector_of(reference_dims=[5, 6], reference_pooling=3, self_similarity=0.3, map_smoothing=1)
     inspector.set_references(GOOD, category="bolt")
     return inspector
 
@@ -44,8 +55,9 @@ def taught() -> AnomalyInspector:
         {"reference_dims": [5, 6]},
         {"reference_pooling": [1, 3]},
         {"vision_config": RESNET, "out_indices": [1, 2]},
+        {"vision_config": TWO_NETWORKS, "out_indices": [0, 1, 2], "self_similarity": 0.3, "map_smoothing": 2},
     ],
-    ids=["tokens", "projected", "windows", "feature maps"],
+    ids=["tokens", "projected", "windows", "feature maps", "embedded"],
 )
 def test_the_map_path_computes_what_the_model_computes(changes):
     inspector = inspector_of(**changes)
@@ -66,7 +78,7 @@ def test_the_map_path_computes_what_the_model_computes(changes):
 
 
 def test_relative_maps_are_exported_as_such(taught):
-    taught.model.config.decision = {"normalised_maps": True}
+    taught.model.config.decision = {"normalised_maps": True, "map_contrast": 3.0}
     bank = replace(taught.memory_bank, threshold=0.2)
     with torch.no_grad():
         expected = taught.model.get_image_features(pixels(2), memory_bank=bank, return_dict=True)
