@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -166,6 +167,20 @@ def test_the_data_card_says_what_each_column_holds(packed):
     card = data_card("cad_parts", load_anomaly_dataset("cad_parts", packed))
     assert "license: apache-2.0" in card
     assert all(f"| `{name}` | " in card and f"| `{name}` |  |" not in card for name in CAD_PARTS_FACTS)
+
+
+def test_the_measured_table_replaces_the_one_of_the_data_card(tmp_path):
+    from recipes.cad_parts.measure import MARKERS, insert
+
+    card = tmp_path / "card.md"
+    card.write_text(f"before\n{MARKERS[0]}\n\nold\n\n{MARKERS[1]}\nafter\n")
+    for table in ("| new |", "| newer |"):
+        insert(table, card)
+        assert card.read_text() == f"before\n{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\nafter\n"
+    card.write_text("nothing")
+    with pytest.raises(SystemExit, match="`--card` must hold the lines .*, got .*card.md. Add them"):
+        insert("", card)
+    assert all(marker in (pathlib.Path(__file__).parents[2] / "docs/cad_parts.md").read_text() for marker in MARKERS)
 
 
 # ---------------------------------------------------------------- the order of rendering
