@@ -10,7 +10,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from .materials import CELL, PAINTS, Material, Texture, draw_mark, mark_cover, mottle, plain_texture
+from .materials import (
+    CELL,
+    PAINTS,
+    Material,
+    Texture,
+    character_field,
+    draw_mark,
+    equally_wide,
+    mark_cover,
+    mottle,
+    plain_texture,
+)
 from .meshes import Mesh, lump, refined, rotation, sphere, sweep, together
 from .parts import Body, Part
 from .rendering import Geometry, Shot
@@ -111,10 +122,14 @@ class Attempt:
         """The shot with another mesh for a body."""
         return self.with_bodies([replace(b, mesh=mesh) if b.name == name else b for b in self.shot.bodies])
 
-    def repainted(self, material: str) -> tuple[Shot, Texture]:
-        """The shot with an own copy of a material's texture."""
-        made = copy.deepcopy(self.shot.textures[material])
-        return replace(self.shot, textures={**self.shot.textures, material: made}), made
+    def repainted(self, body: Body) -> tuple[Shot, Texture]:
+        """The shot with an own copy of a body's texture; other bodies of the same material keep theirs."""
+        shot, made = self.shot, copy.deepcopy(self.shot.textures[body.material])
+        if sum(b.material == body.material for b in shot.bodies) == 1:
+            return replace(shot, textures={**shot.textures, body.material: made}), made
+        bodies = [replace(b, material="painted") if b.name == body.name else b for b in shot.bodies]
+        materials = {**shot.materials, "painted": shot.materials[body.material]}
+        return replace(shot, bodies=bodies, textures={**shot.textures, "painted": made}, materials=materials), made
 
     def loose(self) -> Body | None:
         """A visible body that may be changed by itself."""
@@ -201,7 +216,7 @@ def scratch(attempt: Attempt) -> Change | None:
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
-    shot, made = attempt.repainted(body.material)
+    shot, made = attempt.repainted(body)
     width = max(1.3 / made.scale, attempt.size * rng.uniform(0.03, 0.08))
     length = min(attempt.size**2 / width, 0.6 * attempt.shot.extent)
     metal = made.metallic.mean() > 0.5
@@ -221,7 +236,7 @@ def stain(attempt: Attempt) -> Change | None:
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
-    shot, made = attempt.repainted(body.material)
+    shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
     base = made.albedo[site.row, site.column]
     tints = {"dark": base * 0.3, "brown": np.array([0.16, 0.09, 0.04]), "blue ink": np.array([0.02, 0.04, 0.2])}
@@ -239,7 +254,7 @@ def corrosion(attempt: Attempt) -> Change | None:
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
-    shot, made = attempt.repainted(body.material)
+    shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi) * 1.2
     red = made.albedo[..., 0].mean() < 1.25 * made.albedo[..., 2].mean() and rng.random() < 0.8
     colour = np.array([0.24, 0.085, 0.025]) if red else np.array([0.45, 0.52, 0.47])
@@ -256,7 +271,7 @@ def discolouration(attempt: Attempt) -> Change | None:
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
-    shot, made = attempt.repainted(body.material)
+    shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
     base = made.albedo[site.row, site.column].mean()
     ways = {"faded": lambda a: 0.5 * a + 0.32, "burnt": lambda a: a * [0.42, 0.3, 0.2], "darkened": lambda a: 0.45 * a}
@@ -278,7 +293,7 @@ def crack(attempt: Attempt) -> Change | None:
     if site is None:
         return None
     rng, body = attempt.rng, attempt.body(site.body)
-    shot, made = attempt.repainted(body.material)
+    shot, made = attempt.repainted(body)
     width = max(1.2 / made.scale, attempt.size * rng.uniform(0.03, 0.07))
     length = min(attempt.size**2 / width * 0.8, 0.5 * attempt.shot.extent)
     cover = _cell_cover(site, made, _line(rng, length, width, made, 0.4))
@@ -695,10 +710,12 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
         words = "the print is out of place"
     elif way == "wrong":
         letters = list(mark.text)
-        at = int(rng.choice([i for i, c in enumerate(letters) if c.isalnum()]))
-        others = "0123456789" if letters[at].isdigit() else "ABEHKRXZ"  # digits are equally wide: the rest stays
-        letters[at] = str(rng.choice([c for c in others if c != letters[at]]))
+        others = [equally_wide(letter) for letter in letters]
+        at = int(rng.choice([i for i, found in enumerate(others) if found]))
+        letters[at] = str(rng.choice(list(others[at])))
         new = mark_cover(replace(mark, text="".join(letters)), made.extent)
+        here = mark_cover(character_field(mark, at), made.extent)
+        new = old + (new - old) * here  # the rest of the line stays to the pixel
         differs = np.abs(new - old) > 0.15
         erase(differs.astype(np.float32))
         alpha = new * differs * 0.92

@@ -398,9 +398,10 @@ def gasket(rng: np.random.Generator) -> Part:
     r = float(rng.uniform(15, 25))
     n = {
         "r": r,
-        "holes": [(x, y, 0.09 * r) for x, y in ring_of(int(rng.choice([3, 4, 6])), 1.05 * r, 30)],
+        "ears": ring_of(int(rng.choice([3, 4, 6])), 1.05 * r, 30),
         "wave": 0.0,
     }
+    n["holes"] = [(x, y, 0.09 * r) for x, y in n["ears"]]
 
     def build(n: dict) -> list[Body]:
         r = n["r"]
@@ -410,7 +411,7 @@ def gasket(rng: np.random.Generator) -> Part:
             path = np.stack([radius * np.cos(angles), radius * np.sin(angles), 0 * angles + 0.13 * r], 1)
             return [Body("seal", sweep(path, 0.13 * r, 20), "rubber", "seal")]
         ears = circle(1.0 * r, sides=96)
-        for x, y, _ in n["holes"]:
+        for x, y in n["ears"]:
             ears = ears.union(circle(0.24 * r, x, y))
         outline = drilled(ears.buffer(0.1 * r).buffer(-0.1 * r), [(0, 0, 0.72 * r), *[h[:3] for h in n["holes"]]])
         return [Body("gasket", extrude(outline, 0, 0.08 * r, 0.01 * r), "rubber", "gasket")]

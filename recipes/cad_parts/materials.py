@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -257,6 +258,25 @@ def _wear_marks(made: Texture, rng: np.random.Generator, wear: float) -> None:
 
 def _font(height: float) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(max(6, round(height * 1.35)))
+
+
+@functools.lru_cache(maxsize=128)
+def equally_wide(letter: str) -> str:
+    """Other characters of a letter's case, or other digits, that are as wide (within 3 hundredths of the height)."""
+    font, width = _font(100.0), _font(100.0).getlength(letter)
+    of = (string.digits, string.ascii_uppercase, string.ascii_lowercase)
+    own = next((group for group in of if letter in group), "")
+    return "".join(c for c in own if c != letter and abs(font.getlength(c) - width) <= 3)
+
+
+def character_field(mark: Mark, at: int) -> Mark:
+    """The field that one character of a text takes in its line."""
+    font = _font(100.0)
+    width = font.getlength(mark.text[at])
+    along = (font.getlength(mark.text[:at]) + width / 2 - font.getlength(mark.text) / 2) * mark.size / 100.0
+    turn = np.radians(mark.degrees)
+    x, y = mark.x + float(along * np.cos(turn)), mark.y + float(along * np.sin(turn))
+    return replace(mark, shape="field", x=x, y=y, width=width * mark.size / 100.0, size=1.5 * mark.size)
 
 
 @functools.lru_cache(maxsize=256)

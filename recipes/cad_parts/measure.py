@@ -1,12 +1,13 @@
 """Image and pixel AUROC on parts of held-back kinds, by kind of defect, with few references.
 
     python -m recipes.cad_parts.measure [--mobilenet FILE] [--data DIR] [--parts 24] [--draws 1] [--output CSV]
+                                        [--card docs/cad_parts.md]
 
 Compared are the embedded checkpoint (its score and map) and, with `--mobilenet` (weights as for
 `recipes.tiny.mobilenet_teacher`), MobileNetV2 as it comes: blocks 4 and 11, 3 x 3 means, cosine distance from the
 nearest patch of the references, the map's maximum as score. References are good pictures of the train split; of the
 test split each kind of defect is measured against the part's good pictures. Means over parts and draws, and the lowest
-of a part in one draw.
+of a part in one draw. `--card` writes the table into the data card, between its two markers.
 """
 
 from __future__ import annotations
@@ -90,6 +91,18 @@ def measure_part(
     return results
 
 
+MARKERS = ("<!-- table: python -m recipes.cad_parts.measure --card -->", "<!-- end of table -->")
+
+
+def insert(table: str, card: pathlib.Path) -> None:
+    """Put the table between the markers of the data card."""
+    before, found, rest = card.read_text(encoding="utf-8").partition(MARKERS[0])
+    _, end, after = rest.partition(MARKERS[1])
+    if not found or not end:
+        raise SystemExit(f"`--card` must hold the lines {MARKERS[0]} and {MARKERS[1]}, got {card}. Add them.")
+    card.write_text(f"{before}{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}{after}", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.cad_parts.measure",
@@ -103,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", type=int, default=24, help="parts at most")
     parser.add_argument("--draws", type=int, default=1, help="draws of the references")
     parser.add_argument("--output", type=pathlib.Path, help="CSV file of the table")
+    parser.add_argument("--card", type=pathlib.Path, help="data card to write the table into (docs/cad_parts.md)")
     options = parser.parse_args(arguments)
     loaded = load_anomaly_dataset("cad_parts", options.data, config_name="held_back")
     by_part: dict[str, dict[str, list[int]]] = defaultdict(lambda: {"train": [], "test": []})
@@ -124,7 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for (method, shots, kind), pairs in sorted(found.items()):
         figures = np.stack([np.mean(pairs, 0), np.min(pairs, 0)], axis=1).flatten()  # image, worst, pixel, worst
         rows.append([method, str(shots), kind, *(f"{one:.3f}" for one in figures), str(len(pairs) // options.draws)])
-    print("\n".join("| " + " | ".join(one) + " |" for one in [rows[0], ["---"] * len(rows[0]), *rows[1:]]))
+    table = "\n".join("| " + " | ".join(one) + " |" for one in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
+    print(table)
+    if options.card:
+        insert(table, options.card)
     if options.output:
         with options.output.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)

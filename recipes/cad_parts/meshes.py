@@ -211,16 +211,18 @@ def extrude(outline: Polygon, bottom: float, top: float, chamfer: float = 0.0, l
         faces.append(triangles + count)
         count += len(points)
 
+    own = {tuple(point) for ring in _rings(outline) for point in np.round(ring, 6)}
     levels = []
     for height, width, up in ((bottom, lower_chamfer, -1.0), (top, chamfer, 1.0)):
-        inner = orient(outline.buffer(-width, join_style="mitre")) if width else outline
-        if not isinstance(inner, Polygon) or inner.is_empty or len(inner.interiors) != len(outline.interiors):
+        # holes nearer to each other than two chamfers, or a neck, leave a ridge below the face: no chamfer is dropped
+        inner = outline.buffer(-width, join_style="mitre") if width else outline
+        if inner.is_empty:
             inner, width = outline, 0.0
-        points, triangles = _triangles(inner)
-        add(np.column_stack([points, np.full(len(points), height)]), triangles[:, :: int(up)])
+        for face in _polygons(inner):
+            points, triangles = _triangles(face)
+            add(np.column_stack([points, np.full(len(points), height)]), triangles[:, :: int(up)])
         edge = height - up * width
         if width:
-            own = {tuple(point) for ring in _rings(outline) for point in np.round(ring, 6)}
             for band in _polygons(outline.difference(inner)):
                 points, triangles = _triangles(band)
                 z = [edge if tuple(point) in own else height for point in np.round(points, 6)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import binary_dilation, label
 from shapely.geometry import MultiPoint
 from shapely.ops import unary_union
 
@@ -20,6 +22,9 @@ from .rendering import FINE, Geometry, Pose, Renderer, Shot, Stage
 from .scenes import Drift, Station, camera, crumbs, draw_drift, draw_station, ground_material, ground_meshes, lights
 
 SEED = 19
+Shoot = Callable[[Stage, Geometry], np.ndarray]
+LEAST_CONTRAST = 5.0
+"""Mean difference, in levels of 255, that a defect makes under its mask at least."""
 
 
 @dataclass(frozen=True)
@@ -240,25 +245,37 @@ def schedule(name: str, count: int) -> list[str]:
     return plan
 
 
-def scattered(mask: np.ndarray, pixels: float) -> bool:
-    """Whether a mask reaches much further than the defect is large: its texture lies on other faces as well."""
+def scattered(mask: np.ndarray, pixels: float, painted: bool) -> bool:
+    """Whether a mask reaches too far, or paint lies in several places: its texture lies on other faces as well."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return bool(np.hypot(np.ptp(rows), np.ptp(columns)) > 2.2 * pixels + 8) if len(rows) else True
+    if not len(rows) or np.hypot(np.ptp(rows), np.ptp(columns)) > 2.2 * pixels + 8:
+        return True
+    if not painted:
+        return False
+    places, _ = label(binary_dilation(mask, np.ones((3, 3)), 3), np.ones((3, 3)))  # what is 6 pixels apart is one
+    return bool(np.bincount(places[mask]).max() < 0.7 * mask.sum())
 
 
-def make_defect(renderer: Renderer, name: str, index: int, shot: Shot, seen: Geometry, drift: Drift):
+def visible(good: np.ndarray, bad: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a defect shows: under its mask the picture differs from the one without it by more than the noise."""
+    return bool(np.abs(good.astype(int) - bad)[mask].mean() >= LEAST_CONTRAST)
+
+
+def make_defect(renderer: Renderer, name: str, index: int, good: tuple[Stage, Geometry], drift: Drift, shoot: Shoot):
     """Try types of defect in turn until one shows at the wished size.
 
     Returns:
-        `tuple`: Stage, geometry, change, mask, defect type and kind; `None` if nothing showed.
+        `tuple`: Picture, change, mask, defect type and kind; `None` if nothing showed.
     """
+    shot, seen = good[0].shot, good[1]
+    without = None
     setup, rng = set_up(name), generator(name, 1, index)
     types = applicable(setup.part, setup.station.mono)
     small = index % 2 == 0
     plan = schedule(name, 64)
     pixel = setup.view / renderer.pixels
     part_share = float(seen.part.mean())
-    for turn in range(9):
+    for turn in range(18):
         key = plan[(index + 24 * (turn // 3)) % len(plan)]
         low, high = (0.0009, 0.012) if small else (0.012, min(0.07, 0.35 * part_share))
         share = float(np.exp(rng.uniform(np.log(low), np.log(max(high, 1.2 * low)))))
@@ -273,8 +290,15 @@ def make_defect(renderer: Renderer, name: str, index: int, shot: Shot, seen: Geo
         mask = difference(seen, geometry, change, types[key].kind, 1.2 * pixel)
         area = float(mask.mean())
         limit = 0.019 if small and types[key].scalable else 0.45
-        if 0.0005 <= area <= limit and not (types[key].scalable and scattered(mask, change.millimetres / pixel)):
-            return staged, geometry, change, mask, key.partition(":")[0], types[key].kind
+        if not 0.0005 <= area <= limit:
+            continue
+        painted = bool((geometry.changed & geometry.part).any())
+        if types[key].scalable and scattered(mask, change.millimetres / pixel, painted):
+            continue
+        without = shoot(*good) if without is None else without
+        image = shoot(staged, geometry)
+        if visible(without, image, mask):
+            return image, change, mask, key.partition(":")[0], types[key].kind
     return None
 
 
@@ -295,20 +319,23 @@ def picture(renderer: Renderer, name: str, index: int, defective: bool) -> Pictu
     instance = draw_instance(setup, rng)
     exposure = nominal_exposure(renderer, name)
     lens = draw_lens(rng, exposure, setup.station.mono)
-    shot = good_shot(setup, instance)
-    staged, seen = stage(renderer, setup, instance.drift, shot)
+    good = stage(renderer, setup, instance.drift, good_shot(setup, instance))
+
+    def shoot(staged: Stage, seen: Geometry) -> np.ndarray:
+        return develop(renderer.paint(staged, seen, instance.seed), lens)
+
     facts = {
         "part": name, "part_kind": name.rpartition("_")[0], "object": setup.part.words, "index": index,
         "label": int(defective), "defect_type": "good", "kind": "good", "words": "", "size_mm": 0.0,
         "area_share": 0.0, "pixel_mm": setup.view / renderer.pixels, "light": setup.station.light,
         "ground": setup.station.ground,
     }  # fmt: skip
-    mask = np.zeros((renderer.pixels, renderer.pixels), bool)
-    if defective:
-        made = make_defect(renderer, name, index, shot, seen, instance.drift)
-        if made is None:
-            return None
-        staged, seen, change, mask, defect_type, kind = made
-        facts |= {"defect_type": defect_type, "kind": kind, "words": change.words}
-        facts |= {"size_mm": round(change.millimetres, 3), "area_share": float(mask.mean())}
-    return Picture(develop(renderer.paint(staged, seen, instance.seed), lens), mask, facts)
+    if not defective:
+        return Picture(shoot(*good), np.zeros((renderer.pixels, renderer.pixels), bool), facts)
+    made = make_defect(renderer, name, index, good, instance.drift, shoot)
+    if made is None:
+        return None
+    image, change, mask, defect_type, kind = made
+    facts |= {"defect_type": defect_type, "kind": kind, "words": change.words}
+    facts |= {"size_mm": round(change.millimetres, 3), "area_share": float(mask.mean())}
+    return Picture(image, mask, facts)

@@ -1,7 +1,9 @@
 """Parts rendered from CAD: the builder and what it reads, packing, solids, materials, masks, the renderer."""
 
 import io
+import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -167,6 +169,20 @@ def test_the_data_card_says_what_each_column_holds(packed):
     assert all(f"| `{name}` | " in card and f"| `{name}` |  |" not in card for name in CAD_PARTS_FACTS)
 
 
+def test_the_measured_table_replaces_the_one_of_the_data_card(tmp_path):
+    from recipes.cad_parts.measure import MARKERS, insert
+
+    card = tmp_path / "card.md"
+    card.write_text(f"before\n{MARKERS[0]}\n\nold\n\n{MARKERS[1]}\nafter\n")
+    for table in ("| new |", "| newer |"):
+        insert(table, card)
+        assert card.read_text() == f"before\n{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\nafter\n"
+    card.write_text("nothing")
+    with pytest.raises(SystemExit, match="`--card` must hold the lines .*, got .*card.md. Add them"):
+        insert("", card)
+    assert all(marker in (pathlib.Path(__file__).parents[2] / "docs/cad_parts.md").read_text() for marker in MARKERS)
+
+
 # ---------------------------------------------------------------- the order of rendering
 
 
@@ -228,6 +244,44 @@ def test_volumes_are_those_of_geometry(meshes):
     assert volume(ring) == pytest.approx(np.pi * (25 - 4) * 3, rel=1e-3)
     assert volume(meshes.sphere(2.0, 60)) == pytest.approx(4 / 3 * np.pi * 8, rel=5e-3)
     assert volume(plain - meshes.block((2, 2, 9), bottom=-1)) == pytest.approx(400 - 16, rel=1e-5)
+
+
+def test_near_holes_leave_the_chamfers_of_all_other_edges(meshes):
+    def top_corners(holes):
+        plate = meshes.extrude(meshes.drilled(meshes.rectangle(40, 20), holes), 0, 3, 0.5)
+        top = plate.vertices[plate.vertices[:, 2] > 2.99]
+        return plate, {tuple(place) for place in top[:, :2].round(3)}
+
+    far, near = (-12, 0, 2.0), (8, 0, 2.0)
+    _, apart = top_corners([far, near])
+    plate, merged = top_corners([far, near, (12.6, 0, 2.0)])  # 0.6 between the holes: less than two chamfers
+    assert {place for place in apart if place[0] < -5} <= merged
+    assert {place for place in merged if abs(place[1]) > 9.9} == set()  # the rim is broken, too
+    inside = plate.vertices[(np.abs(plate.vertices[:, 0] - 10.3) < 0.29) & (np.abs(plate.vertices[:, 1]) < 0.1)]
+    assert (inside[:, 2] <= 2.51).all()
+    assert volume(plate) < volume(meshes.extrude(meshes.rectangle(40, 20), 0, 3, 0.5))
+    assert volume(plate - meshes.block((1, 1, 1), bottom=1)) == pytest.approx(volume(plate) - 1, rel=1e-6)
+
+
+def test_a_changed_hole_leaves_the_rest_of_the_part_as_it_was(meshes):
+    """Holes out of place or too many once took the chamfers off all holes, and the masks marked all of them."""
+    pytest.importorskip("mitsuba")
+    from recipes.cad_parts.catalogue import PART_NAMES, make_part
+    from recipes.cad_parts.defects import FEATURES, Attempt
+    from recipes.cad_parts.rendering import Pose, Shot
+
+    for name in [name for name in PART_NAMES if name.endswith("_1") and make_part(name).features]:
+        part = make_part(name)
+        shot = Shot(part.bodies(), {}, part.materials, Pose(), 50.0, [])
+        for (defect_type, kind), seed in itertools.product(FEATURES.items(), range(3)):
+            change = kind.make(Attempt(part, shot, None, 1.0, np.random.default_rng(seed)))
+            for before, after in zip(shot.bodies, change.shot.bodies, strict=True):
+                one, two = (meshes._manifold(body.mesh) for body in (before, after))
+                solids = [*(one - two).decompose(), *(two - one).decompose()]
+                boxes = np.array([solid.bounding_box() for solid in solids if solid.volume() > 1e-3])
+                if len(boxes):
+                    width = (boxes[:, 3:].max(0) - boxes[:, :3].min(0))[:2].max()
+                    assert width < 2.6 * change.millimetres + 1, (name, defect_type, seed, before.name)
 
 
 def test_a_thread_lies_between_its_core_and_its_outer_radius(meshes):
@@ -365,6 +419,81 @@ def test_a_mask_holds_what_is_missing_moved_or_repainted_and_nothing_else(meshes
     elsewhere[7:9, 7:9] = 1
     whole = difference(geometry(good), geometry(elsewhere), moved, "misplaced", 0.5)
     assert np.array_equal(whole, (good == 1) | (elsewhere == 1))
+
+
+def test_paint_that_lies_in_two_places_is_drawn_again_and_a_gap_is_none(meshes):
+    pytest.importorskip("mitsuba")
+    from recipes.cad_parts.pictures import scattered
+
+    mask = np.zeros((64, 64), bool)
+    assert scattered(mask, 30.0, True)
+    mask[10:14, 5:20] = True
+    assert not scattered(mask, 30.0, True)
+    mask[10:14, 24:39] = True  # a scratch across a hole of five pixels
+    assert not scattered(mask, 30.0, True)
+    mask[40:44, 5:35] = True
+    assert scattered(mask, 30.0, True)
+    assert not scattered(mask, 30.0, False)
+    assert scattered(mask, 10.0, False)
+
+
+def test_a_defect_that_the_picture_does_not_show_is_told_from_one_that_it_shows(meshes):
+    pytest.importorskip("mitsuba")
+    from recipes.cad_parts.pictures import visible
+
+    good = np.full((8, 8, 3), 100, np.uint8)
+    bad, mask = good.copy(), np.zeros((8, 8), bool)
+    mask[2:4, 2:4] = True
+    bad[~mask] = 200  # what changes beside the mask does not count
+    assert not visible(good, bad, mask)
+    bad[mask] = 90
+    assert visible(good, bad, mask)
+
+
+def test_a_character_is_exchanged_for_one_as_wide_and_the_rest_of_the_line_stays(meshes):
+    pytest.importorskip("mitsuba")
+    from recipes.cad_parts.defects import Attempt, misprint
+    from recipes.cad_parts.materials import Mark, equally_wide, mark_cover, metal, plain_texture
+    from recipes.cad_parts.rendering import Pose, Shot
+
+    assert set(equally_wide("3")) == set("012456789")
+    assert equally_wide("W") == equally_wide(" ") == ""
+    assert equally_wide("e").islower()
+    for degrees in (0.0, 30.0):
+        mark = Mark("text", 2, -1, 6, "LOT ABE", degrees=degrees)
+        steel = metal("steel").with_marks(mark)
+        shot = Shot([], {"metal": plain_texture(steel, 64.0)}, {"metal": steel}, Pose(), 64.0, [])
+        change = misprint(Attempt(None, shot, None, 1.0, np.random.default_rng(3)), "wrong")
+        rows, columns = np.nonzero(change.shot.textures["metal"].changed)
+        line = np.ptp(np.argwhere(mark_cover(mark, 64.0) > 0.5), 0).max()
+        assert 4 < max(np.ptp(rows), np.ptp(columns)) < 0.35 * line
+
+
+def test_only_the_body_with_the_defect_is_repainted(meshes):
+    pytest.importorskip("mitsuba")
+    from recipes.cad_parts.defects import Attempt
+    from recipes.cad_parts.materials import metal, plain_texture
+    from recipes.cad_parts.parts import Body
+    from recipes.cad_parts.rendering import Pose, Shot
+
+    steel, cube = metal("steel"), meshes.block((1, 1, 1))
+    bodies = [Body("fin 1", cube, "metal"), Body("fin 2", cube.moved(x=3), "metal"), Body("base", cube, "other")]
+    shot = Shot(
+        bodies,
+        {n: plain_texture(steel, 8.0) for n in ("metal", "other")},
+        {"metal": steel, "other": steel},
+        Pose(),
+        8.0,
+        [],
+    )
+    attempt = Attempt(None, shot, None, 1.0, np.random.default_rng(0))
+    changed, made = attempt.repainted(bodies[0])
+    textures = {body.name: changed.textures[body.material] for body in changed.bodies}
+    assert textures["fin 1"] is made
+    assert textures["fin 2"] is shot.textures["metal"]
+    changed, made = attempt.repainted(bodies[2])
+    assert changed.textures["other"] is made
+    assert [body.material for body in changed.bodies] == ["metal", "metal", "other"]
 
 
 def test_parts_have_the_defects_that_their_surfaces_allow(meshes):
