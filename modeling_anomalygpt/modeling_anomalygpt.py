@@ -35,7 +35,7 @@ from .localization import (
 )
 from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length, weights_fingerprint
 from .processing_anomalygpt import AnomalyGPTProcessor
-from .references import study_references
+from .references import reference_threshold
 from .vision_anomalygpt import AnomalyGPTVisionModel  # noqa: F401 (transformers finds it by its configuration)
 from .vision_features import read_vision_tower, vision_tower_widths
 
@@ -558,8 +558,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         thresholds = []
         for index, images in enumerate(reference_pixel_values):
             features = tuple(PatchFeatures(layer.vectors[index], layer.grid) for layer in layers)
-            scores, _ = study_references(self, images, features)
-            thresholds.append(scores.threshold(decision))
+            thresholds.append(reference_threshold(self, images, features))
         return normalised_map(anomaly_map, anomaly_map.new_tensor(thresholds), decision["map_contrast"])
 
     def _state_embeds(self, batch_size, state_prompt_ids, state_prompt_labels, text_embeds) -> torch.Tensor:

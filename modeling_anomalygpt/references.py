@@ -418,11 +418,8 @@ def study_references(
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
     originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
     views = augmented_views(pixel_values[_evenly(originals, _MOST_AUGMENTED)])
-    anomalies = synthetic_anomalies(views, _ANOMALIES)
     view_features = encode_in_batches(model.get_patch_features, views.flatten(0, 1))
-    bank = _rows(features, torch.ones(len(numbers), dtype=torch.bool))
-    augmented = _maxima(model, view_features, bank)
-    synthetic = _maxima(model, encode_in_batches(model.get_patch_features, anomalies), bank)
+    augmented = _maxima(model, view_features, _rows(features, numbers >= 0))
     usual, compared = _geometric_mean(augmented), _evenly(originals, _MOST_COMPARED)
     leave_one_out = _leave_one_out(model, features, numbers, compared)
     if any(score < _SAME_PHOTOGRAPH * usual for score in leave_one_out):
@@ -432,8 +429,36 @@ def study_references(
     good = ImageTraits.of(pixel_values, features[-1])
     view_traits = ImageTraits.of(views.flatten(0, 1), view_features[-1])
     gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)
+    return NormalScores(tuple(augmented), tuple(leave_one_out), *_guesses(model, views, features, originals)), gate
+
+
+@torch.no_grad()
+def reference_threshold(model: nn.Module, pixel_values: torch.Tensor, features: tuple[PatchFeatures, ...]) -> float:
+    """The threshold that [`study_references`] finds, for different photographs and without encoding their views.
+
+    Args:
+        model ([`AnomalyGPTModel`]): Encodes the synthetic anomalies and compares.
+        pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised good images.
+        features (`tuple[PatchFeatures]`): Theirs, from [`AnomalyGPTModel.get_patch_features`].
+
+    Returns:
+        `float`: Above 0.
+    """
+    images = list(range(len(pixel_values)))
+    views = augmented_views(pixel_values[_evenly(images, _MOST_AUGMENTED)])
+    leave_one_out = _leave_one_out(model, features, torch.tensor(images), _evenly(images, _MOST_COMPARED))
+    scores = NormalScores((), tuple(leave_one_out), *_guesses(model, views, features, images))
+    return scores.threshold(model.config.decision)
+
+
+def _guesses(
+    model: nn.Module, views: torch.Tensor, features: tuple[PatchFeatures, ...], originals: list[int]
+) -> tuple[tuple[float, ...], float]:
+    """What each reference tells alone: scores of synthetic anomalies, mean distance within a picture."""
+    anomalies = encode_in_batches(model.get_patch_features, synthetic_anomalies(views, _ANOMALIES))
+    everything = torch.ones(len(features[0].vectors), dtype=torch.bool)
     own = np.mean([float(self_distances(layer)[originals].mean()) for layer in features])
-    return NormalScores(tuple(augmented), tuple(leave_one_out), tuple(synthetic), float(own)), gate
+    return tuple(_maxima(model, anomalies, _rows(features, everything))), float(own)
 
 
 def _leave_one_out(
@@ -517,6 +542,7 @@ __all__ = [
     "References",
     "encode_in_batches",
     "mean_brightness",
+    "reference_threshold",
     "same_picture",
     "study_references",
     "thumbnail",

@@ -23,7 +23,7 @@ from datasets_scripts.rendering.defects import SURFACE_DEFECTS, apply_defect
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
 from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.references import study_references
+from modeling_anomalygpt.references import reference_threshold
 from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
@@ -126,8 +126,7 @@ def look(model, processor, references: list[np.ndarray], queries: list[dict]) ->
     good = processor(images=references, return_tensors="pt")["pixel_values"]
     pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
     features = model.model.get_patch_features(good)
-    scores, _ = study_references(model.model, good, features)
-    bank = replace(MemoryBank.build(features), threshold=scores.threshold(model.config.decision))
+    bank = replace(MemoryBank.build(features), threshold=reference_threshold(model.model, good, features))
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {
@@ -154,7 +153,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
-    model.config.decision = {"normalised_maps": True}
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     groups = [(rendered_groups(options.products, options.seed), options.products)]
     if options.photographs:
