@@ -391,6 +391,13 @@ def picture_size(picture: str | os.PathLike) -> tuple[int, int]:
     return height, width
 
 
+def stored_size(picture: str | os.PathLike) -> tuple[int, int]:
+    """`(height, width)` as stored in the file, read from its header alone; raises as [`picture_size`] does."""
+    name = _name(picture)
+    with _readable(name, MAX_PIXELS), _decoded(*_path(picture, name), name, MAX_PIXELS) as image:
+        return image.height, image.width
+
+
 def opens_plainly(picture: str | os.PathLike) -> bool:
     """Whether any program shows a file as `load_picture` does; only the header is read.
 
@@ -547,6 +554,8 @@ def _readable(name: str, max_pixels: int) -> Iterator[None]:
         yield
     except (PictureError, FileNotFoundError):
         raise
+    except PermissionError as error:
+        raise PictureError(f"`picture` must be readable, {name} is not: permission denied.") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"`picture` must have at most {max_pixels} pixels, {name} has more. Cut or shrink it before."
@@ -569,6 +578,8 @@ def _decoded(picture: Any, page: int, name: str, max_pixels: int) -> Iterator[Im
             _register_heif(picture, name)
             image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
             closing.enter_context(image)
+        if image.format == "EPS":  # Pillow would start Ghostscript to draw it
+            raise PictureError(f"`picture` must be pixels, {name} is a PostScript program. Save it as PNG.")
         if page > 1:
             try:
                 image.seek(page - 1)
@@ -768,7 +779,9 @@ def _palette_mask(image: Image.Image) -> np.ndarray:
 def _labelme_mask(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
     """Draws the shapes of a labelme file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with _readable(name, max_pixels):
+            data = path.read_bytes()
+        content = json.loads(data)
         size = int(content["imageWidth"]), int(content["imageHeight"])
         shapes = [
             (shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64).reshape(-1, 2))
@@ -824,4 +837,5 @@ __all__ = [
     "picture_pages",
     "picture_size",
     "split_page",
+    "stored_size",
 ]

@@ -38,7 +38,7 @@ from modeling_anomalygpt import __version__
 from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
-from modeling_anomalygpt.images import PictureError, bit_depth, distinct_names, load_picture
+from modeling_anomalygpt.images import PictureError, bit_depth, distinct_names, load_picture, stored_size
 from modeling_anomalygpt.inspector import AnomalyInspector, InspectionOptions
 from modeling_anomalygpt.report.overlays import draw_overlay
 from modeling_anomalygpt.report.page import report_words
@@ -402,10 +402,10 @@ class Settings:
 
 def _size(path: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        height, width = stored_size(path)
+    except (OSError, ValueError):
         return 1, 1  # `open_picture` says what is wrong with it
+    return width, height
 
 
 def check_work(pictures: Sequence[str], references: Sequence[str], settings: Settings) -> None:

@@ -342,6 +342,19 @@ def test_each_unusable_file_gives_one_clear_line(tmp_path):
     refused(load_picture, tmp_path, match="is a folder")
 
 
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    for name, read in (("p.png", load_picture), ("p.json", load_mask)):
+        (tmp_path / name).write_bytes(b"{}")
+
+        def denied(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("PIL.Image.open", denied)
+        monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+        refused(read, tmp_path / name, match=f"must be readable, .*{name}' is not: permission denied")
+        monkeypatch.undo()
+
+
 def test_heic_is_read_where_its_reader_is_installed_and_named_where_not(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     content = b"\0\0\0\x18ftypheic" + bytes(20)

@@ -8,13 +8,14 @@ import json
 import pathlib
 import pickle
 import re
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tests.tiny import tiny_pair
 
@@ -148,6 +149,24 @@ def test_too_much_work_is_refused_before_the_model_sees_anything(
     monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
     with pytest.raises(RefusedError, match=message):
         inspect(engine, session, large, [large] * references, **settings)
+
+
+def test_tiles_of_a_telephones_picture_are_counted_as_well(engine, session, tmp_path, large, monkeypatch):
+    """HEIC is known to Pillow only once its reader is registered."""
+    path, known = tmp_path / "photo.heic", Image.open
+    path.write_bytes(pathlib.Path(large).read_bytes())
+
+    class Reader:
+        register_heif_opener = staticmethod(lambda: monkeypatch.setattr(Image, "open", known))
+
+    def unknown(*_, **__):
+        raise UnidentifiedImageError
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", Reader)
+    monkeypatch.setattr(Image, "open", unknown)
+    monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
+    with pytest.raises(RefusedError, match="Tiles of 33 px make .* of photo.heic"):
+        inspect(engine, session, str(path), [], tile=33)
 
 
 def test_tiles_within_the_limits_are_inspected(engine, session, tmp_path):
