@@ -32,6 +32,7 @@ _UNREAD_SUFFIXES = (
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw",
     ".rw2", ".svg", ".xcf",
 )  # fmt: skip
+_ANIMATED_SUFFIXES = (".apng", ".gif", ".png", ".webp")
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _PAGE = re.compile(r"(?s)(.+)#page=(\d{1,6})\Z")
 _MAX_PAGES = 1000
@@ -212,11 +213,16 @@ def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[
 
     Args:
         file (`str`): A file.
-        passed_over (`dict[str, str]`, *optional*): Takes note of pages that are too many to be read.
+        passed_over (`dict[str, str]`, *optional*): Takes note of pages that are too many to be read, and of the
+            further frames of an animation.
 
     Returns:
         `list[str]`: Paths such as `scan.tif#page=2`; the file itself where it has one page or is damaged.
     """
+    if passed_over is not None and file.lower().endswith(_ANIMATED_SUFFIXES) and os.path.isfile(file):
+        with contextlib.suppress(Exception), Image.open(file) as image:
+            if getattr(image, "is_animated", False):
+                passed_over[file] = "frames after the first are not read"
     if not file.lower().endswith((".tif", ".tiff")) or not os.path.isfile(file):
         return [file]
     pages = []

@@ -558,7 +558,8 @@ def _connect_batch(page: Page, engine: Engine) -> None:
                 if results is None:
                     yield [gr.skip()] * len(shown)
                     continue
-                state = views.note(words["batch_state"].format(done=len(results), total=len(files)))
+                total = len(session.batch.names)  # pages of files are pictures of their own
+                state = views.note(words["batch_state"].format(done=len(results), total=total))
                 yield [session, work.batch_rows(results, language), state, gr.skip(), gr.skip()]
             downloads = gr.update(value=work.write_downloads(session.batch.report), visible=True)
             summary = views.note(views.batch_summary(session.batch.report.results, language))

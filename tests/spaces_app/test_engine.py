@@ -480,6 +480,15 @@ def test_a_batch_gives_rows_in_order_and_three_files(engine, session, files, tmp
     assert all(path.is_relative_to(session.folder) for path in (as_json, as_csv, page))
 
 
+def test_each_page_of_a_file_in_a_batch_is_a_row(engine, session, files, tmp_path):
+    pages = [Image.open(files[name]).convert("RGB") for name in ("query", "good_2")]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    steps = list(inspect_batch(engine, session, [str(tmp_path / "scan.tif")], [files["good_1"]], Settings()))
+    results = [one for one in steps if one is not None][-1]
+    assert [(row.image, row.error) for row in results] == [("scan.tif#page=1", None), ("scan.tif#page=2", None)]
+    assert results[0].pred_score != results[1].pred_score
+
+
 def test_a_batch_keeps_its_references_when_the_visitor_inspects_with_others(engine, session, files):
     batch = inspect_batch(
         engine, session, [files["query"]] * 2, [files["good_1"], files["good_2"]], Settings(use_language=False)
