@@ -259,6 +259,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
 
 
+def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_the_picture(photos, inspector):
+    """A kill or a full disk: the row is there, its line in `pictures.jsonl` is not."""
+    assert run("inspect", "line", "--output", "out") == 0
+    pathlib.Path("out/pictures.jsonl").write_bytes(b'{"image": "line/bad')
+    assert run("inspect", "line", "--output", "out", "--resume") == 0
+    assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
+
+
 def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, capsys):
     words = ("inspect", "line/good.png", "--references", "reference", "--output", "out", "--max-false-alarm", "0.05")
     assert run(*words) == 2
