@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -236,6 +237,12 @@ def _check_weights(model: torch.nn.Module, info: dict[str, Any], source: str | o
                 f"The checkpoint {str(source)!r} has {len(info[kind])} {kind.replace('_', ' ')}: {names}. "
                 "Download or convert it again."
             )
+    if unused := sorted(map(str, info["unexpected_keys"])):
+        warnings.warn(
+            f"{len(unused)} tensors of the weights in {str(source)!r} are not used ({', '.join(unused[:3])}): its "
+            "config.json may describe another model. Results may be wrong.",
+            stacklevel=3,
+        )
     for name, parameter in model.named_parameters():
         quantized = is_traceable_wrapper_subclass(parameter)  # its type knows few operations, `isfinite` is not one
         if parameter.is_floating_point() and not quantized and not torch.isfinite(parameter).all():

@@ -51,8 +51,11 @@ class EndpointHandler:
         Raises:
             ValueError: One line that says what is wrong with the request.
         """
-        inputs = data.get("inputs")
-        options = dict(data.get("parameters") or {})
+        if not isinstance(data, dict) or not isinstance(data.get("parameters") or {}, dict):
+            raise ValueError(
+                "A request must be an object of `inputs` and, if wanted, `parameters`, an object as well."
+            )
+        inputs, options = data.get("inputs"), dict(data.get("parameters") or {})
         if isinstance(inputs, dict):
             options = inputs | options
             inputs = options.pop("image", None)
@@ -93,8 +96,10 @@ def _file(text: Any, name: str) -> tuple[bytes, int]:
 def _check_options(options: dict[str, Any]) -> None:
     """Refuses what would take the machine: the pipeline's own options of processes, and texts without end."""
     for name, value in options.items():
-        if name in ("batch_size", "num_workers"):
+        if name in ("batch_size", "num_workers", "images", "self") or not isinstance(name, str):
             raise ValueError(f"`{name}` must be left out: a request has one picture.")
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"`{name}` must be a text, a number, true or false, got {type(value).__name__}.")
         if isinstance(value, str) and len(value) > MAX_LETTERS:
             raise ValueError(f"`{name}` must have at most {MAX_LETTERS} letters, got {len(value)}.")
 

@@ -32,6 +32,7 @@ _UNREAD_SUFFIXES = (
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw",
     ".rw2", ".svg", ".xcf",
 )  # fmt: skip
+_ANIMATED_SUFFIXES = (".apng", ".gif", ".png", ".webp")
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _PAGE = re.compile(r"(?s)(.+)#page=(\d{1,6})\Z")
 _MAX_PAGES = 1000
@@ -212,11 +213,16 @@ def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[
 
     Args:
         file (`str`): A file.
-        passed_over (`dict[str, str]`, *optional*): Takes note of pages that are too many to be read.
+        passed_over (`dict[str, str]`, *optional*): Takes note of pages that are too many to be read, and of the
+            further frames of an animation.
 
     Returns:
         `list[str]`: Paths such as `scan.tif#page=2`; the file itself where it has one page or is damaged.
     """
+    if passed_over is not None and file.lower().endswith(_ANIMATED_SUFFIXES) and os.path.isfile(file):
+        with contextlib.suppress(Exception), Image.open(file) as image:
+            if getattr(image, "is_animated", False):
+                passed_over[file] = "frames after the first are not read"
     if not file.lower().endswith((".tif", ".tiff")) or not os.path.isfile(file):
         return [file]
     pages = []
@@ -391,6 +397,13 @@ def picture_size(picture: str | os.PathLike) -> tuple[int, int]:
     return height, width
 
 
+def stored_size(picture: str | os.PathLike) -> tuple[int, int]:
+    """`(height, width)` as stored in the file, read from its header alone; raises as [`picture_size`] does."""
+    name = _name(picture)
+    with _readable(name, MAX_PIXELS), _decoded(*_path(picture, name), name, MAX_PIXELS) as image:
+        return image.height, image.width
+
+
 def opens_plainly(picture: str | os.PathLike) -> bool:
     """Whether any program shows a file as `load_picture` does; only the header is read.
 
@@ -547,6 +560,8 @@ def _readable(name: str, max_pixels: int) -> Iterator[None]:
         yield
     except (PictureError, FileNotFoundError):
         raise
+    except PermissionError as error:
+        raise PictureError(f"`picture` must be readable, {name} is not: permission denied.") from error
     except Image.DecompressionBombError as error:
         raise PictureError(
             f"`picture` must have at most {max_pixels} pixels, {name} has more. Cut or shrink it before."
@@ -569,6 +584,8 @@ def _decoded(picture: Any, page: int, name: str, max_pixels: int) -> Iterator[Im
             _register_heif(picture, name)
             image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
             closing.enter_context(image)
+        if image.format == "EPS":  # Pillow would start Ghostscript to draw it
+            raise PictureError(f"`picture` must be pixels, {name} is a PostScript program. Save it as PNG.")
         if page > 1:
             try:
                 image.seek(page - 1)
@@ -768,7 +785,9 @@ def _palette_mask(image: Image.Image) -> np.ndarray:
 def _labelme_mask(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
     """Draws the shapes of a labelme file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with _readable(name, max_pixels):
+            data = path.read_bytes()
+        content = json.loads(data)
         size = int(content["imageWidth"]), int(content["imageHeight"])
         shapes = [
             (shape.get("shape_type") or "polygon", np.array(shape["points"], np.float64).reshape(-1, 2))
@@ -824,4 +843,5 @@ __all__ = [
     "picture_pages",
     "picture_size",
     "split_page",
+    "stored_size",
 ]

@@ -43,6 +43,23 @@ MAX_NEW_TOKENS = 128
 _LOWEST_DECISION_THRESHOLD = -2.0
 
 
+_LARGEST_SCALE = 1_000_000  # a kilometre a pixel
+_KINDS = {
+    **dict.fromkeys(("question", "category", "description"), (str, "a text")),
+    **dict.fromkeys(("answer", "use_language", "rotations"), (bool, "True or False")),
+    "mm_per_pixel": (int | float, "a number"),
+    "max_patches": (int, "a whole number"),
+}
+
+
+def _check_kinds(**values: Any) -> None:
+    """Refuses values of another kind than their options take: `"no"` would count as yes."""
+    for name, value in values.items():
+        kind, words = _KINDS[name]
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            raise ValueError(f"`{name}` must be {words}, got {str(value)[:60]!r} of type {type(value).__name__}.")
+
+
 @dataclass(frozen=True)
 class InspectionOptions:
     """How pictures are inspected; the same everywhere: inspector, pipeline, command line, Space.
@@ -59,7 +76,7 @@ class InspectionOptions:
         mm_per_pixel (`float`, *optional*): Scale, for sizes in millimetres.
 
     Raises:
-        ValueError: If the language is unknown or the scale is not above 0.
+        ValueError: If the language is unknown, the scale is not above 0 **or** a value is of another kind.
     """
 
     question: str | None = None
@@ -73,8 +90,10 @@ class InspectionOptions:
 
     def __post_init__(self) -> None:
         check_language(self.language)
-        if self.mm_per_pixel is not None and not self.mm_per_pixel > 0:
-            raise ValueError(f"`mm_per_pixel` must be above 0, got {self.mm_per_pixel}.")
+        _check_kinds(**{name: value for name, value in vars(self).items() if name in _KINDS})
+        if self.mm_per_pixel is not None and not 0 < self.mm_per_pixel <= _LARGEST_SCALE:
+            limits = f"above 0 and at most {_LARGEST_SCALE}"
+            raise ValueError(f"`mm_per_pixel` must be {limits}, got {self.mm_per_pixel}. Leave it out when unknown.")
 
     def completed(self, references: References | None) -> "InspectionOptions":
         """These options with what the references know: category, description; and the usual question."""
@@ -253,8 +272,9 @@ class AnomalyInspector:
 
         Raises:
             PictureError: If a picture cannot be used; names it.
-            ValueError: If there is no picture.
+            ValueError: If there is no picture **or** an option is of another kind.
         """
+        _check_kinds(category=category, description=description, rotations=rotations, max_patches=max_patches)
         images = list(images)
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")

@@ -128,31 +128,87 @@ def answer_in_words(verdict: str, regions: Sequence[Region], reasons: Sequence[s
     return answer
 
 
-# Plain questions about the judgement, whole: anything else is for the language model.
+# Plain questions about the judgement, whole: anything else is for the language model. `@` stands for a place. The
+# first topic that fits is meant; `kind` is for the language model where there is an anomaly.
 _DEFECT = r"anomal\w+|defects?|damages?|faults?|flaws?|problems?"
-_IT = rf"(it|they|this( part)?|that|the (image|picture|part|piece|regions?|{_DEFECT}))"
+_IT = rf"(it|they|this( (part|piece|one))?|that|the (image|picture|part|piece|regions?|{_DEFECT}))"
+_BAD = "anomalous|defective|damaged|broken|faulty|bad"
+_FINE = "ok|okay|good|fine|normal|intact|undamaged|all right"
+_DO = "use|keep|ship|pass|replace|reject|scrap|repair|rework"
+_DONE = "used|kept|shipped|passed|replaced|rejected|scrapped|repaired|reworked"
+_WORSE = r"(worse|worst|more (serious|severe|conspicuous)|(the )?most (serious|severe|conspicuous))"
+_KIND = "cracks?|scratch(es)?|dents?|stains?|holes?|chips?|contaminations?|(missing|misplaced) parts?"
+_BAD_ZH, _ASK_ZH = "异常|缺陷|问题|损坏|损伤|瑕疵", "(吗|么|吧|呢)?"
+_PART_ZH = "(这个|这张|该|此|这)?(零件|产品|图(像|片)?|它)?(整体)?"
+_DO_ZH = "更换|换掉?|报废|返工|返修|放行|出货|发货|使用|用|保留|通过"
 _QUESTIONS = {
     "en": {
-        "presence": rf"(is|are) there (any|an?|some)? ?(visible )?({_DEFECT})( (in|on) {_IT})?"
-        rf"|is {_IT} (anomalous|defective|damaged|broken|faulty)",
-        "good": rf"is ({_IT}|everything|all) (ok|okay|good|fine|normal|intact|all right)",
-        "where": rf"where( exactly)?( (is|are) {_IT})?|what( is|'s) (its|the|their) (position|location)",
+        "kind": rf"what( is|'s) wrong( with {_IT})?|what (kind|type|sort) of ({_DEFECT})( is (it|there)| do you see)?"
+        rf"|(is|are) there (any|an?|some)? ?({_KIND})|describe {_IT}",
+        "presence": rf"(is|are) there (any|an?|some)? ?(visible )?({_DEFECT})( (in|on|with) {_IT})?|is {_IT} ({_BAD})"
+        rf"( or not)?|((do|can) you (see|find|notice) )?(any|an?|some) (visible )?({_DEFECT})( (in|on) {_IT})?"
+        rf"|(does|do) {_IT} have (any|an?|some)? ?(visible )?({_DEFECT})"
+        rf"|((is|do you see) )?(there )?(anything|something) wrong( (with|in|on) {_IT})?",
+        "good": rf"(is|are) ({_IT}|everything|all) (a )?({_FINE})( part| one)?( or (not|bad))?|good or bad"
+        rf"|(everything|all) ({_FINE})|({_IT}|everything) (is|looks) (a )?({_FINE})"
+        rf"|(does|do) ({_IT}|everything) (look|seem) ({_FINE})",
+        "place": rf"is @ ({_BAD}|{_FINE})|(what|how) about @|@|is {_IT} (in|on|at) @"
+        rf"|((is|are) there )?((do|can) you see )?(any|an?|some)? ?({_DEFECT}|anything wrong) (in|on|at) @"
+        rf"( of {_IT})?",
+        "where": rf"where( exactly)?( (is|are) {_IT})?|what( is|'s) (its|the|their) (position|location)"
+        rf"|((can|could) you )?(tell|show) me where( exactly)? {_IT} (is|are)|show( me)? ({_IT}|({_DEFECT}))",
         "count": rf"how many( ({_DEFECT}|regions?))?"
         r"( are there| do you see| are (visible|in it))?( (in|on) the (image|picture|part))?",
         "size": rf"how (large|big|wide|long|tall)( (is|are) {_IT})?|what( is|'s| are) (its|the|their) (size|area)s?",
-        "advice": rf"should {_IT} be (replaced|repaired|rejected|scrapped|kept|passed|shipped|reworked)"
-        rf"|(can|may|should) (i|we) (use|keep|ship|pass|replace|reject) {_IT}|is it safe to (ship|use|pass)( {_IT})?",
+        "severity": rf"how (bad|serious|severe|critical)( (is|are) {_IT})?"
+        rf"|(is|are) {_IT} (serious|severe|critical|dangerous)",
+        "else": rf"((is|are) there )?(anything|something) (else|more)( wrong)?( (in|on|with) {_IT})?"
+        rf"|((is|are) there )?(any )?(other|more|further) ({_DEFECT})( (in|on) {_IT})?|what else( is wrong)?"
+        r"|is (that|this) (all|everything|it)",
+        "worst": rf"which( (one|region|place|{_DEFECT}))? (is|looks) (the )?{_WORSE}",
+        "largest": rf"which( (one|region|place|{_DEFECT}))? is (the )?(larger|largest|bigger|biggest)",
+        "sure": r"(are|how) (you )?(really |quite |absolutely )?(sure|certain)( are you)?( (about|of) (it|that|this))?"
+        r"|really|is (that|this) (right|true|sure|certain)",
+        "advice": rf"(should|can|may|must) {_IT} be ({_DONE})|(can|may|should|must) (i|we) ({_DO}) {_IT}"
+        rf"|do (i|we) (have|need) to ({_DO}) {_IT}"
+        rf"|(is {_IT} )?(safe|ok|okay|fit|ready|good enough)( to| for) ({_DO}|use)( {_IT})?"
+        rf"|is {_IT} (safe|usable|acceptable)|(pass|ok|accept|keep) or (fail|not|reject|scrap)|(does|did|will) {_IT} "
+        rf"(pass|fail)|what (should|shall|can|must|do) (i|we) do( with {_IT})?( now)?",
     },
     "zh": {
-        "presence": r"(图(像|片|中)*|零件|它)?(里|中|上)?(有没有|是否有|有|存在)(任何)?(异常|缺陷|问题|损坏)(吗|么)?",
-        "good": r"(它|零件|这个零件|这)?(正常|合格|完好)(吗|么)",
+        "kind": rf"(它|零件)?(有|是|存在)什么(样的)?({_BAD_ZH})|(描述|说明)(一下)?(这个|该)?(异常|缺陷|问题)"
+        rf"|{_PART_ZH}(里|中|上)?(有没有|是否有|有)(裂纹|裂缝|划痕|凹坑|污渍|孔|缺口|异物|断裂){_ASK_ZH}",
+        "presence": rf"{_PART_ZH}(里|中|上)*(有没有|是否有|有|是否存在|存在)(任何)?({_BAD_ZH}){_ASK_ZH}"
+        rf"|{_PART_ZH}(有|存在)什么({_BAD_ZH})(吗|么)|{_PART_ZH}(是不是)?(坏|损坏|破损|破)了?(吗|么|没有|没)"
+        rf"|你?(能)?(看到|发现)(了)?({_BAD_ZH})(了)?(吗|么)",
+        "good": rf"{_PART_ZH}(看起来|看上去|是)?(没(有)?问题|正常|合格|完好|好|良品)的?(吗|么|吧)"
+        rf"|{_PART_ZH}是?(良品|好的?|合格品?|正常)还是(不良品|坏的?|不合格品?|不正常|异常)",
+        "place": rf"@(里|处)?(的?(零件|部分|位置|地方))?(有没有|是否有|有|是否|是)?(任何)?"
+        rf"({_BAD_ZH}|坏|破|正常|完好|没问题)的?了?(吗|么|吧|没有)?|@(呢|怎么样|如何)|({_BAD_ZH}|它)是?在@(吗|么)",
         "where": r"(它|它们|异常|缺陷|问题)?(具体)?(在|位于)(什么地方|哪里|哪儿|何处|哪个位置|什么位置)",
         "count": r"(一共)?(有)?(几处|几个|多少处|多少个)(异常|缺陷|问题)?",
         "size": r"(它|异常|缺陷)?的?(有)?(多大|大小(是多少|如何)?|尺寸(是多少)?|面积(是多少)?)",
-        "advice": r"(这个|该|此)?(零件|它)?(应该|需要|要|可以|能|应当)(被)?"
-        r"(更换|报废|返工|放行|出货|使用|保留)(吗|么)?",
+        "severity": r"(它|这|异常|缺陷|问题)?(有多|多)?严重(吗|么|程度如何)?",
+        "else": rf"(图(像|片)?(中|里|上)|零件上)?还有(没有)?(别的|其他的?|其它的?|更多的?|另外的?)?"
+        rf"(地方|{_BAD_ZH})?(吗|么)?|有没有(别的|其他的?|其它的?)(地方|{_BAD_ZH})?|就这些(吗|么)?",
+        "worst": r"(哪|那)(一)?(个|处|里|块)(异常|缺陷)?(更|最)(严重|明显|糟)",
+        "largest": r"(哪|那)(一)?(个|处|里|块)(异常|缺陷)?(更|最)大",
+        "sure": r"(你|您)?(真的)?(确定|肯定|确认)(吗|么)|真的(吗|么)",
+        "advice": rf"{_PART_ZH}(还)?(应该|应当|需要|要|可以|能|要不要|能不能|可不可以|需不需要"
+        rf"|是否(可以|需要|应该)|必须)(被)?({_DO_ZH})(吗|么)?|{_PART_ZH}安全(吗|么)|(我)?(应该|该)?(怎么|如何|怎样)(处理|办|做)"
+        r"|(通过|放行|合格)还是(不通过|拒收|报废|不放行)",
     },
-}
+}  # fmt: skip
+_PLACES = {
+    "en": r"\b(the )?((top|upper|bottom|lower)([ -](left|right))?|left|right|center|centre|middle)"
+    r"( (corner|side|half|edge))?\b",
+    "zh": r"[左右][上下](角|方|部|边)?|[上下左右](方|面|部|边|侧|半部分)|[顶底]部|中(央|间|心|部)",
+}  # fmt: skip
+# What stands before and after a question without changing it.
+_AROUND = r"^(and|so|then|but|please|ok|okay|那么?|请问|请)[\s,，]+|^(那么|请问|请)|[\s?？!.。！]+$"
+# Words of the first and the last row and column; a place without any is the middle.
+_ROWS = {"en": ("top|upper", "bottom|lower"), "zh": ("[上顶]", "[下底]")}
+_COLUMNS = {"en": ("left", "right"), "zh": ("左", "右")}
 _FOLLOW_UPS = {
     "en": {
         "none": "There is no anomaly.",
@@ -162,6 +218,16 @@ _FOLLOW_UPS = {
         "count_many": "There are {count} anomalies.",
         "size": "The one at the {place} is {width} x {height} pixels{millimetres}.",
         "millimetres": " ({width:.3g} x {height:.3g} mm)",
+        "place": "There is an anomaly at the {places}.",
+        "severity": "How serious that is, a person must judge.",
+        "else": "Nothing but the one at the {places}.",
+        "else_many": "Nothing but the {count} at the {places}.",
+        "worst": "There is only one, at the {places}.",
+        "worst_many": "The most conspicuous one is at the {places}.",
+        "largest": "There is only one, at the {places}.",
+        "largest_many": "The largest one is at the {places}.",
+        "sure_normal": "I see no anomaly, but a person should confirm what matters.",
+        "sure_anomalous": "It differs from good ones at the {places}, but a person should confirm it.",
         "good_normal": "Yes, it looks as good ones do.",
         "good_anomalous": "No, it differs from good ones at the {places}.",
         "advice_normal": "Nothing speaks against it: it differs no more than good parts do.",
@@ -176,6 +242,16 @@ _FOLLOW_UPS = {
         "count_many": "有{count}处异常。",
         "size": "{place}的一处为 {width} x {height} 像素{millimetres}。",
         "millimetres": "（{width:.3g} x {height:.3g} 毫米）",
+        "place": "{places}有异常。",
+        "severity": "严重程度应由人判断。",
+        "else": "除{places}的一处外，没有发现其他异常。",
+        "else_many": "除{places}的{count}处外，没有发现其他异常。",
+        "worst": "只有一处，在{places}。",
+        "worst_many": "最明显的一处在{places}。",
+        "largest": "只有一处，在{places}。",
+        "largest_many": "最大的一处在{places}。",
+        "sure_normal": "没有看到异常，但重要的零件应由人确认。",
+        "sure_anomalous": "{places}与良品不同，但应由人确认。",
         "good_normal": "是，与良品一样。",
         "good_anomalous": "否，{places}与良品不同。",
         "advice_normal": "没有发现不可放行的理由：与良品的差异不超过良品之间的差异。",
@@ -186,7 +262,7 @@ _FOLLOW_UPS = {
 
 
 def follow_up_in_words(question: str, verdict: str, regions: Sequence[Region], reasons: Sequence[str]) -> str | None:
-    """The answer to a plain question about a judgement: whether, where, how many, how large, what to do.
+    """The answer to a plain question about a judgement: whether, where, how many, how large, which, what to do.
 
     Args:
         question (`str`): English or Chinese; answered in its own language.
@@ -205,25 +281,45 @@ def follow_up_in_words(question: str, verdict: str, regions: Sequence[Region], r
     ```
     """
     language = "zh" if re.search(r"[\u4e00-\u9fff]", question) else "en"
-    plain = re.sub(
-        r"^(and|so|then|please|ok|okay|那么?|请问)[\s,，]+|[\s?？!.。！]+$", "", question.strip().casefold()
-    )
-    topics = [topic for topic, form in _QUESTIONS[language].items() if re.fullmatch(form, plain)]
-    if not topics:
+    plain = re.sub(_AROUND, "", question.strip().casefold())
+    spoken = (plain, re.sub(_PLACES[language], "@", plain, count=1))
+    topics = [topic for topic, form in _QUESTIONS[language].items() if any(re.fullmatch(form, one) for one in spoken)]
+    if not topics or (topics[0] == "kind" and verdict == "anomalous"):
         return None
-    topic, words = topics[0], _FOLLOW_UPS[language]
+    topic, words, gap = topics[0], _FOLLOW_UPS[language], " " if language == "en" else ""
     undecided = verdict == "unknown" or (verdict == "uncertain" and topic not in ("size", "advice"))
     nowhere = verdict in ("anomalous", "uncertain") and not regions
-    if topic == "presence" or undecided or (nowhere and topic in ("where", "count", "size")):
+    if topic == "presence" or undecided or (nowhere and topic not in ("advice", "good")):
         return answer_in_words(verdict, regions, reasons, language)
-    places, count = _places(regions, language), _number(len(regions), language)
-    if topic in ("advice", "good"):
-        return words["advice_uncertain" if nowhere else f"{topic}_{verdict}"].format(places=places)
+    if topic in ("advice", "good", "sure"):
+        form = words["advice_uncertain" if nowhere else f"{topic}_{verdict}"]
+        return form.format(places=_places(regions, language))
     if verdict == "normal":
         return words["none"]
-    if topic == "size":
-        return (" " if language == "en" else "").join(_size(region, language) for region in regions)
-    return words[topic if len(regions) == 1 else f"{topic}_many"].format(places=places, count=count)
+    if topic in ("size", "severity"):
+        rest = [words["severity"]] if topic == "severity" else []
+        return gap.join([_size(region, language) for region in regions] + rest)
+    if topic == "place":
+        if there := _regions_at(plain, regions, language):
+            return words["place"].format(places=_places(there, language))
+        topic = "where"
+    named = regions
+    if topic in ("worst", "largest"):  # the most conspicuous comes first
+        named = regions[:1] if topic == "worst" else [max(regions, key=lambda region: region.area_pixels)]
+    form = words[topic if len(regions) == 1 else f"{topic}_many"]
+    return form.format(places=_places(named, language), count=_number(len(regions), language))
+
+
+def _regions_at(question: str, regions: Sequence[Region], language: str) -> list[Region]:
+    """The regions at the place that a question names: `left` means the whole left column."""
+    place = re.search(_PLACES[language], question)[0]
+    row, column = (
+        next((2 * end for end, form in enumerate(ends[language]) if re.search(form, place)), None)
+        for ends in (_ROWS, _COLUMNS)
+    )
+    if row is None and column is None:
+        row = column = 1
+    return [region for region in regions if row in (None, region.row) and column in (None, region.column)]
 
 
 def _size(region: Region, language: str) -> str:

@@ -558,7 +558,8 @@ def _connect_batch(page: Page, engine: Engine) -> None:
                 if results is None:
                     yield [gr.skip()] * len(shown)
                     continue
-                state = views.note(words["batch_state"].format(done=len(results), total=len(files)))
+                total = len(session.batch.names)  # pages of files are pictures of their own
+                state = views.note(words["batch_state"].format(done=len(results), total=total))
                 yield [session, work.batch_rows(results, language), state, gr.skip(), gr.skip()]
             downloads = gr.update(value=work.write_downloads(session.batch.report), visible=True)
             summary = views.note(views.batch_summary(session.batch.report.results, language))
@@ -625,6 +626,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
         try:
             _check("language", language, ("en", "zh"), "en")
             _check("localization", localization, LOCALIZATIONS, language)
+            _check("rotations", rotations or False, (True, False), language)
             fields = (category, description, question, language, localization or "auto", True, rotations)
             settings = _settings([*fields, int(tile or 0), mm_per_pixel])
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
@@ -693,9 +695,10 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         gr.Button().click(_chat_endpoint(engine), asked, [state, answer, overlay], api_name="chat", **MODEL_QUEUE)
 
 
-def _check(name: str, chosen: Any, choices: tuple[str, ...], language: str) -> None:
+def _check(name: str, chosen: Any, choices: tuple[Any, ...], language: str) -> None:
     if chosen not in choices:
-        raise RefusedError(words_of(language)["bad_choice"].format(name=name, choices=", ".join(choices)))
+        named = ", ".join(map(str, choices))
+        raise RefusedError(words_of(language)["bad_choice"].format(name=name, choices=named))
 
 
 def _shown_error(error: Exception, language: str) -> gr.Error:

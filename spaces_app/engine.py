@@ -38,7 +38,14 @@ from modeling_anomalygpt import __version__
 from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
-from modeling_anomalygpt.images import PictureError, bit_depth, distinct_names, load_picture
+from modeling_anomalygpt.images import (
+    PictureError,
+    bit_depth,
+    distinct_names,
+    load_picture,
+    picture_pages,
+    stored_size,
+)
 from modeling_anomalygpt.inspector import AnomalyInspector, InspectionOptions
 from modeling_anomalygpt.report.overlays import draw_overlay
 from modeling_anomalygpt.report.page import report_words
@@ -402,10 +409,10 @@ class Settings:
 
 def _size(path: str) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
+        height, width = stored_size(path)
+    except (OSError, ValueError):
         return 1, 1  # `open_picture` says what is wrong with it
+    return width, height
 
 
 def check_work(pictures: Sequence[str], references: Sequence[str], settings: Settings) -> None:
@@ -582,6 +589,7 @@ def inspect_batch(
         RefusedError: If there is no picture, or too much, or a reference cannot be used.
     """
     words, options = words_of(settings.language), settings.options()
+    files = [page for file in files for page in picture_pages(file)]
     if not files:
         raise RefusedError(words["no_batch"])
     if len(files) > MAX_BATCH:

@@ -181,3 +181,14 @@ def test_an_adapter_of_a_huge_rank_is_refused(saved, tmp_path):
     settings = {"peft_type": "LORA", "r": LARGE, "base_model_name_or_path": str(saved), "target_modules": ["q_proj"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     assert "must be a rank up to 4096, got 100000000" in refusal(tmp_path)
+
+
+def test_weights_that_the_configuration_leaves_out_are_named(saved, recwarn):
+    load_checkpoint(saved)
+    assert not [one for one in recwarn if "are not used" in str(one.message)]
+    config = json.loads((saved / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] -= 1
+    config["text_config"].pop("layer_types", None)
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"\d+ tensors of the weights in .* are not used \(.*language_model.layers"):
+        load_checkpoint(saved)

@@ -123,6 +123,16 @@ def test_what_cannot_be_taken_is_named_and_counted(tree):
     refused(load_picture, tree / "a" / "pipe.png", match="must be a regular file, .*pipe.png' is a pipe")
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_frames_that_nobody_sees_are_named(tmp_path, name):
+    frames = [Image.fromarray(np.full((8, 8), 90 * i, np.uint8)) for i in range(3)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / f"still_{name}")
+    found = find_pictures([tmp_path])
+    assert len(found) == 2
+    assert found.passed_over == {str(tmp_path / name): "frames after the first are not read"}
+
+
 def test_a_folder_that_cannot_be_listed_is_passed_over_by_name(tree, monkeypatch):
     listed = os.scandir
 
@@ -340,6 +350,19 @@ def test_each_unusable_file_gives_one_clear_line(tmp_path):
     missing = "must be an existing file, .*nothing.png' does not exist"
     refused(load_picture, tmp_path / "nothing.png", error=FileNotFoundError, match=missing)
     refused(load_picture, tmp_path, match="is a folder")
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    for name, read in (("p.png", load_picture), ("p.json", load_mask)):
+        (tmp_path / name).write_bytes(b"{}")
+
+        def denied(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("PIL.Image.open", denied)
+        monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+        refused(read, tmp_path / name, match=f"must be readable, .*{name}' is not: permission denied")
+        monkeypatch.undo()
 
 
 def test_heic_is_read_where_its_reader_is_installed_and_named_where_not(tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_tiles_of_a_large_picture_find_themselves_in_the_reference(pair):
         (lambda i: i.set_references(["none.png"]), FileNotFoundError, "none.png"),
         (lambda i: i.inspect(np.zeros((1, 1, 3), np.uint8)), PictureError, "1"),
         (lambda i: i.inspect(picture(), language="de"), ValueError, "`language` must be 'en' or 'zh', got 'de'"),
-        (lambda i: i.inspect(picture(), mm_per_pixel=0.0), ValueError, "`mm_per_pixel` must be above 0, got 0.0"),
+        (lambda i: i.inspect(picture(), mm_per_pixel=0.0), ValueError, "`mm_per_pixel` must be above 0 and at most 1"),
         (lambda i: i.inspect(picture(), localization="mean"), RuntimeError, "The memory bank is empty"),
         (lambda i: i.inspect(picture(), langage="en"), TypeError, "langage"),
         (lambda i: i.inspect_many([], batch_size=0), ValueError, "`batch_size` must be at least 1, got 0"),

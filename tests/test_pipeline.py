@@ -252,12 +252,40 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
         ({"image": encoded(QUERY), "speed": 1}, "Options must be among"),
         ({"image": encoded(QUERY), "num_workers": 99}, "`num_workers` must be left out"),
         ({"image": encoded(QUERY), "question": "a" * 2001}, "`question` must have at most 2000 letters, got 2001"),
+        (
+            {"image": encoded(QUERY), "question": {"a": "b" * 9999}},
+            "`question` must be a text, a number, true or false",
+        ),
+        ({"image": encoded(QUERY), "images": 1}, "`images` must be left out"),
+        ({"image": encoded(QUERY), 3: 4}, "`3` must be left out"),
+        ({"image": encoded(QUERY), "category": 5}, "`category` must be a text, got '5' of type int"),
+        (
+            {"image": encoded(QUERY), "use_language": "no"},
+            "`use_language` must be True or False, got 'no' of type str",
+        ),
+        ({"image": encoded(QUERY), "mm_per_pixel": "a"}, "`mm_per_pixel` must be a number, got 'a' of type str"),
+        ({"image": encoded(QUERY), "mm_per_pixel": True}, "`mm_per_pixel` must be a number, got 'True' of type bool"),
+        ({"image": encoded(QUERY), "mm_per_pixel": 1e300}, "`mm_per_pixel` must be above 0 and at most 1000000"),
+        (
+            {"image": encoded(QUERY), "references": [encoded(GOOD)], "rotations": "no"},
+            "`rotations` must be True or False, got 'no'",
+        ),
+        (
+            {"image": encoded(QUERY), "references": [encoded(GOOD)], "max_patches": float("nan")},
+            "`max_patches` must be a whole number, got 'nan'",
+        ),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(endpoint, inputs, message):
     with pytest.raises(ValueError, match=message) as error:
         endpoint({"inputs": inputs})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [None, [], "x", {"inputs": "x", "parameters": [1]}, {"inputs": "x", "parameters": 5}])
+def test_what_is_no_request_is_refused_in_one_line(endpoint, data):
+    with pytest.raises(ValueError, match="A request must be an object of `inputs`"):
+        endpoint(data)
 
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_PIXELS"])

@@ -237,14 +237,48 @@ PLAIN = {
     "presence": ("Is there a defect?", "Is the part broken?", "图中有异常吗？", "有没有缺陷？"),
     "good": ("Is it ok?", "Is everything fine?", "零件正常吗？", "它合格吗"),
     "advice": ("Should this part be replaced?", "Is it safe to ship?", "这个零件应该更换吗？", "可以放行吗？"),
+    "place": (
+        "Is the top left damaged?",
+        "Is the upper left corner ok?",
+        "And the left?",
+        "左上角有损坏吗？",
+        "左边正常吗",
+    ),
+    "elsewhere": (
+        "Is there a defect in the bottom right?",
+        "What about the middle?",
+        "右下角有缺陷吗？",
+        "中间怎么样",
+    ),
+    "else": ("Is there anything else?", "Are there other defects?", "还有别的吗？", "还有其他缺陷吗？"),
+    "sure": ("Are you sure?", "Is that right?", "你确定吗？", "真的吗？"),
+    "worst": ("Which one is worse?", "Which is the most serious?", "哪一处更严重？", "哪个缺陷最明显"),
+    "largest": ("Which region is the largest?", "哪一处最大？"),
+    "severity": ("How bad is it?", "Is it serious?", "严重吗？", "有多严重？"),
 }
+MORE = {
+    "where": ("Can you tell me where the defect is?", "Show me the defect."),
+    "presence": (
+        "Does it have a defect?", "Do you see any damage?", "Anything wrong?", "Is the part damaged or not?",
+        "这张图片有没有异常？", "坏了吗？", "有什么问题吗？",
+    ),
+    "good": (
+        "So it is good?", "Does the part look normal?", "Is it good or bad?", "没问题吧？", "这个零件是好的吗？",
+        "这是良品还是不良品？", "看起来正常吗？",
+    ),
+    "advice": (
+        "Is it OK to use?", "Pass or fail?", "What should I do?", "Does it pass?", "Can we ship this part?",
+        "可以用吗？", "能通过吗？", "安全吗？", "怎么处理？", "要不要换？",
+    ),
+}  # fmt: skip
+PLAIN = {topic: questions + MORE.get(topic, ()) for topic, questions in PLAIN.items()}
 
 
 @pytest.mark.parametrize("topic", PLAIN)
 def test_plain_questions_are_answered_from_the_judgement_in_their_language(topic):
     anomaly_map = np.zeros((90, 90), np.float32)
     anomaly_map[5:15, 5:25] = 0.9
-    anomaly_map[70:80, 40:50] = 0.8
+    anomaly_map[70:86, 40:56] = 0.8
     two = find_regions(anomaly_map, 0.5, mm_per_pixel=0.1)
     for question in PLAIN[topic]:
         good, bad, open_ = (
@@ -259,7 +293,15 @@ def test_plain_questions_are_answered_from_the_judgement_in_their_language(topic
         elif topic == "size":
             assert "20 x 10" in bad
             assert "2 x 1" in bad
-            assert "10 x 10" in bad
+            assert "16 x 16" in bad
+        elif topic in ("place", "elsewhere", "worst", "largest"):
+            there = {"elsewhere": {"top left", "bottom"}, "largest": {"bottom"}}.get(topic, {"top left"})
+            assert (parse_positions(bad), parse_positions(good)) == (there, set())
+        elif topic == "else":
+            assert bad.startswith(("Nothing but", "除"))
+        elif topic == "severity":
+            assert "20 x 10" in bad
+            assert "must judge" in bad or "由人判断" in bad
         elif topic in ("presence", "good"):
             assert parse_presence(bad) == (topic == "presence") != parse_presence(good)
         assert not open_.startswith(("Yes", "No,", "是", "否"))
@@ -275,9 +317,20 @@ def test_without_a_region_no_answer_denies_an_anomaly_that_the_verdict_leaves_op
         assert not answer.startswith(("There is no anomaly", "No, there is no", "没有")), (question, answer)
 
 
+@pytest.mark.parametrize("question", ["What is wrong with it?", "Is there a crack?", "有什么问题？", "有裂纹吗？"])
+def test_of_what_kind_an_anomaly_is_the_language_model_says_only_where_there_is_one(question):
+    regions = find_regions(peak_of(0.9), 0.5)
+    assert follow_up_in_words(question, "anomalous", regions, []) is None
+    assert follow_up_in_words(question, "normal", [], []) in ("There is no anomaly.", "没有异常。")
+    assert follow_up_in_words(question, "uncertain", regions, []).startswith(("This cannot be decided", "无法"))
+
+
 @pytest.mark.parametrize(
     "question",
     [
+        "Is it not damaged?",
+        "没有缺陷吗？",
+        "What is left?",
         "Where is the operator?",
         "How large is the factory?",
         "What kind is it?",

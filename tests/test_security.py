@@ -17,7 +17,7 @@ from PIL import Image
 from datasets_scripts.anomaly_files import resolve_inside
 from modeling_anomalygpt.checkpoints import CheckpointError, load_checkpoint
 from modeling_anomalygpt.dialogue import first_turn, with_picture
-from modeling_anomalygpt.images import PictureError, distinct_names, load_picture
+from modeling_anomalygpt.images import PictureError, distinct_names, load_mask, load_picture
 from modeling_anomalygpt.memory_bank import MemoryBank
 from tests.clean_process import REPOSITORY, run_python
 from tests.fuzzing import bounded_memory, fuzz
@@ -193,6 +193,17 @@ def test_pixels_that_unfold_beyond_the_limit_are_not_unfolded(tmp_path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
     with bounded_memory(), pytest.raises(PictureError, match="at most 178956970 pixels"):
         load_picture(path)
+
+
+def test_no_picture_starts_a_program(tmp_path, monkeypatch):
+    """Pillow draws PostScript with Ghostscript, whatever the name of the file."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("a program was started"))
+    Image.new("RGB", (40, 40)).save(tmp_path / "part.png", "EPS")
+    with Image.open(tmp_path / "part.png") as opened:
+        for picture in (tmp_path / "part.png", (tmp_path / "part.png").read_bytes(), opened):
+            for read in (load_picture, load_mask):
+                with pytest.raises(PictureError, match="is a PostScript program. Save it as PNG"):
+                    read(picture)
 
 
 @pytest.mark.parametrize("length", [2**62, 10**8, 99])

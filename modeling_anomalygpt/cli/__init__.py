@@ -12,6 +12,8 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Callable
+from typing import Any, TextIO
 
 COMMANDS = {
     "inspect": "inspect pictures; write a table, overlays and a report",
@@ -63,9 +65,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command with these words, by default those of the process; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that the terminal cannot show must not end the run
-            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = (_lasting(stream) for stream in (sys.stdout, sys.stderr))
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(argv)
@@ -74,10 +74,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nanomalygpt: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe (head, less) has had enough
-        # What is still buffered goes nowhere, so that Python's own flush at exit does not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if os.environ.get("ANOMALYGPT_DEBUG"):
             raise
@@ -86,6 +82,32 @@ def main(argv: list[str] | None = None) -> int:
         command = " ".join(["anomalygpt", *(name for name in argv[:1] if name in COMMANDS)])
         print(f"{command}: error: {describe_error(error)}", file=sys.stderr)
         return 2
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    """The stream, such that nothing written to it ends the work or changes its exit code.
+
+    Where it is closed (`>&-`) or its reader has had enough (head, less), what is written goes nowhere; letters that
+    it cannot show are written as their numbers.
+    """
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    if not hasattr(stream, "reconfigure") or "write" in vars(stream):
+        return stream
+    stream.reconfigure(errors="backslashreplace")
+
+    def lasting(method: Callable) -> Callable:
+        @functools.wraps(method)
+        def call(*args: Any) -> Any:
+            try:
+                return method(*args)
+            except BrokenPipeError:  # what is still buffered goes there as well
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+        return call
+
+    stream.write, stream.flush = lasting(stream.write), lasting(stream.flush)
+    return stream
 
 
 def _run(argv: list[str]) -> int:

@@ -4,16 +4,13 @@ Imports nothing heavy before the arguments are known to be good.
 """
 
 import argparse
-import contextlib
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from .options import (
     add_inspection_options,
@@ -24,6 +21,7 @@ from .options import (
     find_references,
     inspection_options,
     load_inspector,
+    only_writer,
     rate,
     uses_colour,
 )
@@ -80,7 +78,15 @@ def run(args: argparse.Namespace) -> int:
     for option, found in (("--references", references), ("--calibrate", normals)):
         if remark := getattr(found, "remark", ""):
             print(f"anomalygpt inspect: {option}: {remark}", file=sys.stderr)
-    with _only_writer(folder):
+    good = {os.path.realpath(path) for path in references}
+    if own := [query for query in queries if os.path.realpath(query) in good]:
+        names = ", ".join(map(printable, own[:3])) + (" ..." if own[3:] else "")
+        print(
+            f"anomalygpt inspect: {len(own)} of {len(queries)} pictures are references themselves ({names}): compared "
+            "with themselves they are normal, which says nothing of them.",
+            file=sys.stderr,
+        )
+    with only_writer(folder, ".inspect.lock"):
         return _inspect(args, folder, queries, references, normals)
 
 
@@ -101,7 +107,8 @@ def _inspect(
     if args.save_references:
         inspector.save_references(args.save_references)
     if not args.resume:
-        _put_aside(folder)
+        with only_writer(folder, f".{_RESULTS}.lock"):  # of whoever writes the results, a program in Python too
+            _put_aside(folder)
     report = _report(args, inspector, folder, references, len(queries))
     results = inspector.inspect_many(
         queries,
@@ -179,17 +186,6 @@ def _check_writable(folder: pathlib.Path) -> None:
         reason = error.strerror or str(error)
         line = f"Cannot write to the output folder {str(folder)!r}: {reason}. Choose another --output."
         raise OSError(line) from error
-
-
-@contextlib.contextmanager
-def _only_writer(folder: pathlib.Path) -> Iterator[None]:
-    """Refuses a folder that another run is writing."""
-    try:
-        with FileLock(folder / ".inspect.lock", timeout=0):
-            yield
-    except Timeout as error:
-        line = f"The output folder {str(folder)!r} is being written by another run. Wait for it, or choose another."
-        raise RuntimeError(line) from error
 
 
 def _put_aside(folder: pathlib.Path) -> None:

@@ -4,12 +4,16 @@ Imports nothing heavy before a model is loaded.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 def add_reference_options(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +144,17 @@ def find_references(args: argparse.Namespace) -> list[str]:
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
         return list(args.references)
     return find_pictures(args.references) if args.references else []
+
+
+@contextlib.contextmanager
+def only_writer(folder: str | os.PathLike, lock: str) -> Iterator[None]:
+    """Refuses a folder that another run is writing; `lock` is a hidden file in it, let go however a process ends."""
+    try:
+        with FileLock(os.path.join(folder, lock), timeout=0):
+            yield
+    except Timeout as error:
+        line = f"The output folder {str(folder)!r} is being written by another run. Wait for it, or choose another."
+        raise RuntimeError(line) from error
 
 
 def _is_memory_bank(references: list[str]) -> bool:

@@ -12,6 +12,7 @@ import warnings
 from typing import Any
 
 from . import OneLineParser
+from .options import only_writer
 
 # Other packages' remarks that are true of every run of a mode and ask for nothing.
 _KNOWN = (
@@ -42,19 +43,28 @@ def run(args: argparse.Namespace) -> int:
         parser.print_help()
         return 0
     given = _read_words(parser, args.further_words)
-    from transformers import set_seed
-    from transformers.trainer_callback import PrinterCallback
     from transformers.utils.logging import disable_progress_bar
 
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         _leave_out_the_known()
         disable_progress_bar()
+    settings = parse_settings(args.recipe, given)
+    if settings[-1].process_index:
+        return _train(*settings)
+    os.makedirs(settings[-1].output_dir, exist_ok=True)
+    with only_writer(settings[-1].output_dir, ".train.lock"):
+        return _train(*settings)
+
+
+def _train(model_args: Any, tuning_args: Any, data_args: Any, training_args: Any) -> int:
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback
+
     from ..training.checkpoints import is_finished, newest_checkpoint
     from ..training.trainer import AnomalyTrainer, SamplePictures
     from ..training.tuning import describe_tuning, load_for_training, prepare_for_tuning
     from .training_data import evaluation_sets, training_examples
 
-    model_args, tuning_args, data_args, training_args = parse_settings(args.recipe, given)
     checkpoint = _start(training_args)
     with training_args.main_process_first(desc="data sets"):
         model, processor = load_for_training(model_args)

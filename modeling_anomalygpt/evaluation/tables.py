@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 
 from ..files import write_atomically
 from ..memory_bank import weights_fingerprint
@@ -84,7 +85,7 @@ FIELDS = (
 
 
 class EvaluationRows:
-    """Rows in a CSV file that is rewritten atomically at every new row.
+    """Rows in a CSV file that is rewritten atomically at every new row, with those of other processes.
 
     Args:
         path (`str` or `os.PathLike`): The file. Rows of one that is there are kept.
@@ -101,19 +102,32 @@ class EvaluationRows:
 
     def find(self, key: Mapping[str, Any]) -> dict[str, str] | None:
         """The row of that key, if it was measured before."""
-        wanted = tuple(as_text(key[name]) for name in KEY)
-        return next((row for row in self.rows if tuple(row[name] for name in KEY) == wanted), None)
+        wanted = _key_of(key)
+        return next((row for row in self.rows if _key_of(row) == wanted), None)
 
     def add(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Adds a row, as text, and writes the file."""
+        """Adds a row, as text, and writes the file; a row that another process has added meanwhile is that one."""
         text = {name: as_text(row.get(name)) for name in FIELDS}
-        self.rows.append(text)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            others = read_rows(self.path) if self.path.exists() else []
+            own = {_key_of(one) for one in self.rows}
+            self.rows += [other for other in others if _key_of(other) not in own]
+            if (known := self.find(text)) is not None:
+                return known
+            self.rows.append(text)
+            self._write()
+        return text
+
+    def _write(self) -> None:
         file = io.StringIO(newline="")
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path, file.getvalue())
-        return text
+
+
+def _key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(as_text(row[name]) for name in KEY)
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, str]]:

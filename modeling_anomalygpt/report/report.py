@@ -1,7 +1,8 @@
 """What an inspection leaves on disk: overlays, maps, `results.csv` and a self-contained `report.html`.
 
-Everything that is shown of a picture is made when it is judged, from the pixels that were judged; no picture is opened
-again. (`results.jsonl` is written by the inspector, line by line, as results come.)
+Everything that is shown of a picture is made when it is judged, from the pixels that were judged; a picture is opened
+again only where a run ended between the two and the file has not changed since. (`results.jsonl` is written by the
+inspector, line by line, as results come.)
 """
 
 import base64
@@ -131,8 +132,12 @@ class InspectionReport:
         entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "size"))
         entry |= {"threshold": result.evidence.get("region_threshold", self.region_threshold)}
         entry |= {"lines": [], "pairs": []}
-        earlier = self._earlier.get(result.image or "", {})
-        if result.evidence.get("resumed") and earlier.get("row") == digest and entry.keys() <= earlier.keys():
+        earlier, resumed = self._earlier.get(result.image or "", {}), bool(result.evidence.get("resumed"))
+        is_kept = earlier.get("row") == digest and entry.keys() <= earlier.keys()
+        if resumed and not is_kept:  # the earlier run ended between the result and what is shown of it
+            again = _opened(result.image, self._bits)
+            picture = again if source_of(result.image) == result.source else None
+        if resumed and is_kept:
             entry = {key: earlier[key] for key in entry}
         elif picture is not None and result.error is None:
             entry |= self._shown(result, name, picture)

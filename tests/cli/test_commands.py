@@ -259,6 +259,14 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
 
 
+def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_the_picture(photos, inspector):
+    """A kill or a full disk: the row is there, its line in `pictures.jsonl` is not."""
+    assert run("inspect", "line", "--output", "out") == 0
+    pathlib.Path("out/pictures.jsonl").write_bytes(b'{"image": "line/bad')
+    assert run("inspect", "line", "--output", "out", "--resume") == 0
+    assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
+
+
 def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, capsys):
     words = ("inspect", "line/good.png", "--references", "reference", "--output", "out", "--max-false-alarm", "0.05")
     assert run(*words) == 2
@@ -468,6 +476,53 @@ def test_a_closed_pipe_is_no_failure():
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("usage:")
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("ending", ["| true", "2>&1 | true", ">&-", ">&- 2>&-"])
+def test_an_exit_code_is_true_whoever_reads_what_is_printed(photos, place, ending):
+    """A gate stays shut, and the work is done, where the reader of the table has gone or there never was one."""
+    words = "inspect line --references reference --device cpu --fail-on-anomaly --output out"
+    command = f"{sys.executable} -m modeling_anomalygpt.cli {words} --model {place / 'model'} {ending}; "
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command + "exit ${PIPESTATUS[0]}"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, pathlib.Path("out/report.html").exists()) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_work_goes_on_when_the_reader_of_its_lines_has_gone(tmp_path):
+    code = (
+        "import pathlib, sys; from modeling_anomalygpt.cli import main, inspect\n"
+        "def run(args):\n"
+        "    for number in range(9999):\n"
+        "        print(number, flush=True)\n"
+        "    pathlib.Path('done').touch()\n"
+        "    return 0\n"
+        "inspect.run = run; sys.exit(main(['inspect', 'x']))"
+    )
+    command = f'{sys.executable} -c "$CODE" | head -1; exit ${{PIPESTATUS[0]}}'
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CODE": code}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    assert (tmp_path / "done").exists()
+
+
+def test_pictures_that_are_references_themselves_are_named(photos, inspector, capsys):
+    os.symlink(photos / "reference" / "1.png", photos / "line" / "again.png")
+    assert run("inspect", "line", "--references", "reference", "--output", "out") == 0
+    assert "1 of 3 pictures are references themselves (line/again.png)" in capsys.readouterr().err
+
+
+def test_results_that_a_program_is_writing_are_not_put_aside(photos, inspector, capsys):
+    assert run("inspect", "line", "--output", "out") == 0
+    rows = ResultsFile("out/results.jsonl", resume=True)
+    assert run("inspect", "line/good.png", "--output", "out") == 2
+    assert "'out' is being written by another run" in capsys.readouterr().err
+    rows.close()
+    assert [row["image"] for row in rows_of("out")] == ["line/bad.png", "line/good.png"]
+    assert not pathlib.Path("out/previous").exists()
 
 
 def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, monkeypatch):

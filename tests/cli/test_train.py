@@ -12,6 +12,7 @@ import sys
 import pytest
 from PIL import Image
 
+from modeling_anomalygpt.cli.options import only_writer
 from modeling_anomalygpt.cli.train import parse_settings
 from modeling_anomalygpt.cli.training_data import good_pictures
 from modeling_anomalygpt.hub.card import readdressed
@@ -134,6 +135,13 @@ def test_a_warning_is_one_line(place, call):
 def test_a_folder_that_holds_a_model_is_not_written_into(call):
     code, _, err = call("train", "--good", "parts/nut/train/good", "--output_dir", "model", *QUICK)
     assert (code, "`--output` must be a new folder, got 'model', which holds a model" in err) == (2, True), err
+
+
+def test_a_folder_that_another_run_writes_is_refused(place, call):
+    with only_writer(place, ".train.lock"):
+        code, _, err = call("train", "--good", "parts/nut/train/good", "--output", place, *QUICK)
+    assert code == 2
+    assert "is being written by another run. Wait for it, or choose another" in err
 
 
 def test_a_recipe_is_read_and_overridden(tmp_path):

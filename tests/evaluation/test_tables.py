@@ -25,8 +25,18 @@ def test_a_row_is_found_again_by_its_key_after_the_file_was_read(tmp_path):
     known = again.find(key)
     assert (known["image_auroc"], known["references"]) == ("0.500000", "x;y, z")
     assert again.find(key | {"seed": 1}) is None
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["t.csv"]
     assert len(FIELDS) == len(set(FIELDS))
+
+
+def test_processes_that_measure_into_one_table_lose_no_row_and_double_none(tmp_path):
+    key = dict.fromkeys(KEY) | row(category="a", seed=0)
+    one, two = EvaluationRows(tmp_path / "t.csv"), EvaluationRows(tmp_path / "t.csv")
+    one.add(key | {"seconds": 1})
+    two.add(key | {"seed": 1})
+    assert two.add(key | {"seconds": 2})["seconds"] == "1"
+    one.add(key | {"seed": 2})
+    assert sorted(known["seed"] for known in read_rows(tmp_path / "t.csv")) == ["0", "1", "2"]
 
 
 def test_another_table_is_refused_and_left_alone(tmp_path):

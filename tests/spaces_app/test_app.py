@@ -115,6 +115,7 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
     assert "Traceback" not in str(refused.value)
     for wrong, message in (
         ({"language": "fr"}, "language must be one of en, zh"),
+        ({"rotations": "no"}, "rotations must be one of True, False"),
         ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
         ({"tile": 1, "references": [query] * 2}, "Tiles of 1 px make 4800 of the good pictures, at most 64"),
     ):

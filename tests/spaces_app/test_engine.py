@@ -8,13 +8,14 @@ import json
 import pathlib
 import pickle
 import re
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tests.tiny import tiny_pair
 
@@ -148,6 +149,24 @@ def test_too_much_work_is_refused_before_the_model_sees_anything(
     monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
     with pytest.raises(RefusedError, match=message):
         inspect(engine, session, large, [large] * references, **settings)
+
+
+def test_tiles_of_a_telephones_picture_are_counted_as_well(engine, session, tmp_path, large, monkeypatch):
+    """HEIC is known to Pillow only once its reader is registered."""
+    path, known = tmp_path / "photo.heic", Image.open
+    path.write_bytes(pathlib.Path(large).read_bytes())
+
+    class Reader:
+        register_heif_opener = staticmethod(lambda: monkeypatch.setattr(Image, "open", known))
+
+    def unknown(*_, **__):
+        raise UnidentifiedImageError
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", Reader)
+    monkeypatch.setattr(Image, "open", unknown)
+    monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
+    with pytest.raises(RefusedError, match="Tiles of 33 px make .* of photo.heic"):
+        inspect(engine, session, str(path), [], tile=33)
 
 
 def test_tiles_within_the_limits_are_inspected(engine, session, tmp_path):
@@ -459,6 +478,15 @@ def test_a_batch_gives_rows_in_order_and_three_files(engine, session, files, tmp
     assert MARKUP not in text
     assert str(tmp_path) not in text, "the report names no folder of the server"
     assert all(path.is_relative_to(session.folder) for path in (as_json, as_csv, page))
+
+
+def test_each_page_of_a_file_in_a_batch_is_a_row(engine, session, files, tmp_path):
+    pages = [Image.open(files[name]).convert("RGB") for name in ("query", "good_2")]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    steps = list(inspect_batch(engine, session, [str(tmp_path / "scan.tif")], [files["good_1"]], Settings()))
+    results = [one for one in steps if one is not None][-1]
+    assert [(row.image, row.error) for row in results] == [("scan.tif#page=1", None), ("scan.tif#page=2", None)]
+    assert results[0].pred_score != results[1].pred_score
 
 
 def test_a_batch_keeps_its_references_when_the_visitor_inspects_with_others(engine, session, files):
