@@ -8,8 +8,6 @@ import numpy as np
 from .anomaly_builder import AnomalyBuilder, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, list_pictures
 
-__all__ = ["CRACK_FOREST_CATEGORY", "CrackForest", "read_segmentation"]
-
 CRACK_FOREST_CATEGORY = "road"
 
 

@@ -265,16 +265,3 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch
     if dtype not in named:
         raise CheckpointError(f"`dtype` must be one of {', '.join(named)}, auto, got {dtype!r}.")
     return named[dtype]
-
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "EMBEDDED_CHECKPOINT",
-    "UNQUANTIZED_MODULES",
-    "CheckpointError",
-    "adapter_base",
-    "load_checkpoint",
-    "new_folder",
-    "register",
-    "register_for_auto_class",
-]

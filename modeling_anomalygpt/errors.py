@@ -144,14 +144,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` with the known word that is most like this one; empty where none is."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-__all__ = [
-    "HubError",
-    "describe_error",
-    "did_you_mean",
-    "hub_failure",
-    "needs_connection",
-    "needs_token",
-    "quiet_client",
-]

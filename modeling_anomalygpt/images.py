@@ -802,26 +802,3 @@ def _labelme_mask(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-__all__ = [
-    "BIT_DEPTHS",
-    "GROUND",
-    "MAX_PIXELS",
-    "MIN_SIDE",
-    "PICTURE_SUFFIXES",
-    "FoundPictures",
-    "NoPictureError",
-    "PictureError",
-    "bit_depth",
-    "distinct_names",
-    "find_pictures",
-    "flatten_pictures",
-    "load_mask",
-    "load_picture",
-    "natural_key",
-    "opens_plainly",
-    "picture_pages",
-    "picture_size",
-    "split_page",
-]

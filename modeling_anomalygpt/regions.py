@@ -342,6 +342,3 @@ def _checked_mask(mask: np.ndarray, size: tuple[int, ...] | None) -> np.ndarray:
     if size is not None and mask.shape != size:
         raise ValueError(f"`mask` must have the map's size {tuple(size)}, got {mask.shape}. Resize it.")
     return mask != 0
-
-
-__all__ = ["connected_components"]

@@ -360,14 +360,3 @@ def _inspected(
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-__all__ = [
-    "InspectionResult",
-    "ResultsFile",
-    "ResultsFileError",
-    "inspect_in_batches",
-    "read_ahead",
-    "read_results",
-    "source_of",
-]

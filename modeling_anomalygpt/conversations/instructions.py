@@ -420,6 +420,3 @@ def _fits(topic: str, asked: Sequence[str]) -> bool:
     if topic in ("sure", "half", "largest"):
         return bool(_MENTIONS_ANOMALIES.intersection(asked))
     return not (topic == "where" and "where_if_any" in asked)
-
-
-__all__ = ["TOPICS", "Facts", "Speaker", "conversation", "fixed_turn"]

@@ -176,6 +176,3 @@ class WordMetrics:
             raise ValueError("Places and counts are undefined: no mask held an anomaly. Evaluate pictures with masks.")
         exact, overlap, count = (float(np.mean(column)) for column in zip(*self._rows, strict=True))
         return {"positions_exact": exact, "positions_overlap": overlap, "count_exact": count}
-
-
-__all__ = ["WordMetrics"]

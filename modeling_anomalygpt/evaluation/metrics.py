@@ -757,16 +757,3 @@ def _table(metric: str, labels: Sequence[int] | np.ndarray, scores: Sequence[flo
     _same_length(labels, scores, "scores")
     _both_classes(metric, labels)
     return ScoreTable.of(scores[~labels], scores[labels])
-
-
-__all__ = [
-    "ImageMetrics",
-    "PixelMetrics",
-    "accuracy",
-    "auroc",
-    "average_precision",
-    "f1_max",
-    "oracle_accuracy",
-    "paper_accuracy",
-    "verdict_metrics",
-]

@@ -304,20 +304,3 @@ def answered(
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-__all__ = [
-    "DETECTION",
-    "SCORES",
-    "SOURCES",
-    "SUBTASKS",
-    "TEMPLATES",
-    "MMADAnswerer",
-    "MMADError",
-    "Question",
-    "answer_likelihoods",
-    "answered",
-    "finished_answers",
-    "read_questions",
-    "summarize_answers",
-]

@@ -72,6 +72,3 @@ def _record_file(source: str) -> str | None:
         return path if os.path.isfile(path) else None
     quiet = ("gated_repo", "missing_entries", "connection_errors")
     return cached_file(source, DATA_FILE, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
-
-
-__all__ = ["SeenPicturesError", "seen_pictures", "training_record"]
