@@ -36,9 +36,6 @@ class SaturationRule:
     def area(self, region_area: int) -> int:
         """Give the number of pixels after which a region is saturated.
 
-        Args:
-            region_area (`int`): Pixels of the region.
-
         Returns:
             `int`: Pixels, at least 1 and at most `region_area`.
 

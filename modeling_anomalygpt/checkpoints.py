@@ -127,9 +127,6 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
 def adapter_base(source: str | os.PathLike) -> str | None:
     """Which checkpoint an adapter belongs to.
 
-    Args:
-        source (`str` or `os.PathLike`): Folder or Hub id.
-
     Returns:
         `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
 

@@ -246,9 +246,6 @@ def _inside(file: str, folder: str) -> bool:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names as numbers.
 
-    Args:
-        name (`str`): A name or path.
-
     Returns:
         `list[tuple[int, int, str]]`: To be compared with other keys.
 

@@ -246,10 +246,6 @@ def grid_cell(mask: np.ndarray) -> tuple[int, int]:
 def position_words(region: Region, language: str = "en") -> str:
     """The region's position in the 3 x 3 grid in words.
 
-    Args:
-        region (`Region`): The region.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
     Returns:
         `str`: Such as `"top left"`.
     """

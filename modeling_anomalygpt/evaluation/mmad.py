@@ -191,10 +191,6 @@ class MMADAnswerer:
     def answer(self, questions: Sequence[Question], templates: Sequence[str]) -> list[dict[str, Any]]:
         """Answers all questions about one picture, each for itself.
 
-        Args:
-            questions (`list[Question]`): About the same picture.
-            templates (`list[str]`): Paths of good pictures.
-
         Returns:
             `list[dict]`: For each question its fields, the letter `given` and the `likelihoods` of the options.
 
@@ -243,9 +239,6 @@ def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
 
     Detection counts as the mean of the accuracies on good and on defective pictures. `overkill` is the part of the
     good pictures called anomalous, `miss` that of the defective ones called good.
-
-    Args:
-        answers (`list[dict]`): Of [`MMADAnswerer.answer`].
 
     Returns:
         `dict[str, dict]`: Data set to its accuracies, to `average` (their mean), `overkill`, `miss` and `questions`;

@@ -24,9 +24,6 @@ class SeenPicturesError(ValueError):
 def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | None:
     """The data sets on which a checkpoint, and the checkpoint its adapter belongs to, were trained.
 
-    Args:
-        checkpoint (`str` or `os.PathLike`): Folder or Hub id.
-
     Returns:
         `list[dict]`: `name`, `split`, `num_rows`, `fingerprint`, `labels` each; `None` where nothing is written down.
 
