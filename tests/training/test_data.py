@@ -332,20 +332,6 @@ def test_missing_columns_are_named():
         LabelledPictures(inspection_rows(1, 1), "nuts", references=[])
 
 
-SOME = np.array(defect_mask()) > 0
-
-
-@pytest.mark.parametrize(
-    "values",
-    [SOME * 255, SOME * 1, SOME * 2, SOME * 100, SOME * np.uint16(3), SOME * np.uint16(40_000)],
-    ids=["white", "class 1", "class 2", "grey", "class 3 of 16 bits", "16 bits"],
-)
-def test_a_mask_marks_what_is_not_its_background(processor, values):
-    mask = Image.fromarray(values.astype(values.dtype if values.dtype == np.uint16 else np.uint8))
-    expected = labelled(with_mask(defect_mask()), processor)[0]["mask_labels"]
-    np.testing.assert_array_equal(labelled(with_mask(mask), processor)[0]["mask_labels"], expected)
-
-
 @pytest.mark.parametrize(
     ("mask", "anomalous", "text"),
     [
