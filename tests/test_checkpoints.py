@@ -66,12 +66,6 @@ def test_a_saved_checkpoint_is_loaded_in_evaluation_mode(tiny_folder):
     assert processor.num_prompt_tokens == model.config.num_prompt_tokens
 
 
-def test_the_language_model_may_be_half_precision_while_maps_stay_single(tiny_folder):
-    model, _ = load_checkpoint(tiny_folder, device="cpu", dtype="bfloat16")
-    assert model.lm_head.weight.dtype == torch.bfloat16
-    assert model.model.localizer.layers[0].weight.dtype == torch.float32
-
-
 def test_a_language_model_of_eight_bits_loads_through_load_checkpoint():
     torchao = pytest.importorskip("torchao.quantization")
     from transformers import TorchAoConfig

@@ -335,11 +335,6 @@ def test_a_result_from_memory_and_an_empty_inspection_give_a_page(tmp_path):
     assert page_of(tmp_path).rows == []
 
 
-def test_many_pictures_are_shown_smaller(tmp_path):
-    sides = [InspectionReport(tmp_path, THRESHOLD, count).side for count in (1, 60, 61, 900, 2000, 5000)]
-    assert sides == [800, 800, 560, 400, 280, 200]
-
-
 def test_the_summary_counts_and_sorts_folders_by_their_rate(tmp_path):
     verdicts = {"a/1.png": "normal", "a/2.png": "normal", "b/1.png": "anomalous", "b/2.png": "normal"}
     page = page_of(tmp_path, *(result_of(f"/in/{name}", verdict=kind, score=0.1) for name, kind in verdicts.items()))

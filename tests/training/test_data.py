@@ -75,20 +75,6 @@ def grey_level(pixel_values, processor):
     return int(min(picture[1, -2], picture[-2, 1], picture[-2, -2], picture[1, 1]))
 
 
-def test_a_sample_holds_what_the_model_takes(processor):
-    sample = TrainingExamples([pairs()], processor, reference_share=1.0)[1]
-    assert sample["pixel_values"].shape == (3, 28, 28)
-    assert sample["pixel_values"].dtype == np.float32
-    assert sample["mask_labels"].shape == (28, 28)
-    assert set(np.unique(sample["mask_labels"])) == {0, 1}
-    assert sample["reference_pixel_values"].shape == (1, 3, 28, 28)
-    assert sample["use_reference"] is True
-    assert len(sample["input_ids"]) == len(sample["labels"])
-    assert sample["input_ids"].count(processor.image_token_id) == 8
-    assert sample["state_prompt_ids"].ndim == 2
-    assert sample["source"] == "nuts"
-
-
 def test_samples_depend_on_seed_epoch_and_index_alone(processor):
     examples = mixed(processor)
     first = [described(examples[index]) for index in range(len(examples))]
