@@ -22,17 +22,9 @@ from tests.tiny import TEXT_CONFIG, tiny_config
 from tests.tiny_processor import byte_tokenizer, chat, make_processor, picture
 
 QUESTION = "This is a photo of a bottle for anomaly detection. Is there any anomaly in the image?"
-CONVERSATIONS = [
-    [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "No, there is no anomaly in the image."}],
-    [
-        {"role": "user", "content": QUESTION},
-        {
-            "role": "assistant",
-            "content": "Yes, there is an anomaly in the image, at the top right of the image.",
-        },
-        {"role": "user", "content": "Where is it?"},
-        {"role": "assistant", "content": "It is at the top right."},
-    ],
+CONVERSATION = [
+    {"role": "user", "content": QUESTION},
+    {"role": "assistant", "content": "No, there is no anomaly in the image."},
 ]
 
 
@@ -262,7 +254,7 @@ IMAGE = {"type": "image"}
             "only picture in the first user message, got 2 at message 1",
         ),
         (
-            [*CONVERSATIONS[0], {"role": "user", "content": [IMAGE]}],
+            [*CONVERSATION, {"role": "user", "content": [IMAGE]}],
             "its only picture in the first user message, got 1 at message 3",
         ),
         ([{"role": "user", "content": [{"type": "video"}]}], "parts of type 'text' or 'image', got video"),
@@ -278,12 +270,12 @@ def test_training_needs_an_answer_and_room_for_the_placeholders(processor):
     with pytest.raises(ValueError, match="must hold an answer"):
         processor.encode_conversation([{"role": "user", "content": "Good?"}])
     with pytest.raises(ValueError, match="must hold the picture's placeholders, got 20"):
-        processor.encode_conversation(CONVERSATIONS[0], max_length=20)
-    whole = processor.encode_conversation(CONVERSATIONS[0])
-    cut = processor.encode_conversation(CONVERSATIONS[0], max_length=140)
+        processor.encode_conversation(CONVERSATION, max_length=20)
+    whole = processor.encode_conversation(CONVERSATION)
+    cut = processor.encode_conversation(CONVERSATION, max_length=140)
     assert cut["input_ids"] == whole["input_ids"][:140]
     assert cut["labels"] == whole["labels"][:140]
-    text_only = processor.encode_conversation(CONVERSATIONS[0], image=False)
+    text_only = processor.encode_conversation(CONVERSATION, image=False)
     assert processor.image_token_id not in text_only["input_ids"]
 
 
