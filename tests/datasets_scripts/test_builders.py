@@ -10,9 +10,8 @@ from PIL import Image
 
 from datasets_scripts.anomaly_files import closest, content_digest, read_mask, read_table, resolve_inside
 from datasets_scripts.anomaly_folder import AnomalyFolder
-from datasets_scripts.loading import DATASET_NAMES, load_anomaly_dataset, load_builder
+from datasets_scripts.loading import load_anomaly_dataset, load_builder
 from datasets_scripts.mvtec_ad import MVTEC_AD_CATEGORIES, MVTecAD
-from datasets_scripts.mvtec_loco import SaturationRule, read_saturation_rules
 
 from ..dataset_checks import facts, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
 from ..drawn_trees import DRAWN, SIZE, blob, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
@@ -101,13 +100,6 @@ def test_loco_merges_the_masks_of_a_picture_and_keeps_its_regions(tmp_path, stre
     assert (rows["good"]["mask"], rows["good"]["region_masks"]) == (None, [])
 
 
-def test_saturation_rules_are_read_by_pixel_value_and_never_exceed_the_region(tmp_path):
-    rules = read_saturation_rules(draw_loco(tmp_path / "loco") / "pushpins" / "defects_config.json")
-    assert rules == {255: SaturationRule("missing", 10, False), 254: SaturationRule("scratch", 0.5, True)}
-    assert SaturationRule("missing", 400, relative=False).area(16) == 16
-    assert SaturationRule("missing", 0.01, relative=True).area(16) == 1
-
-
 def test_crack_forest_reads_matlab_ground_truth_where_there_is_any(tmp_path):
     root = DRAWN["crack_forest"](tmp_path / "cfd")
     (root / "groundTruth" / "002.mat").unlink()
@@ -118,13 +110,6 @@ def test_crack_forest_reads_matlab_ground_truth_where_there_is_any(tmp_path):
         assert (row["image_id"], row["label"], row["defect_type"]) == (f"image/{index:03d}.jpg", 1, "crack")
         np.testing.assert_array_equal(mask_of(row), blob(index, 8) * 255)
     assert (unknown["label"], unknown["mask"], unknown["defect_type"]) == (None, None, None)
-
-
-def test_rendered_parts_load_by_name_without_a_folder():
-    dataset = load_anomaly_dataset("rendered_parts", category="gear", num_train=2, num_test=2, size=64)
-    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 2, "test": 2}
-    assert dataset["train"].column_names == COLUMNS
-    assert "rendered_parts" in DATASET_NAMES
 
 
 # Streams, nodes, cache

@@ -211,16 +211,6 @@ def test_pixels_agree_with_scikit_learn_and_a_naive_overlap_of_regions(kind):
         assert found[f"aupro_{limit}"] == pytest.approx(naive_aupro(masks, maps, limit), abs=AGREED)
 
 
-def test_overlap_of_regions_worked_by_hand():
-    mask = np.zeros((1, 10), bool)
-    mask[0, [0, 4, 5]] = True  # one region of one pixel, one of two; seven normal pixels
-    anomaly_map = np.array([[9, 1, 1, 1, 8, 2, 7, 1, 1, 1]], np.float32)
-    metrics = PixelMetrics(limits=(1.0,))
-    metrics.update(mask, anomaly_map)
-    # falling: 9 -> (0, .5), 8 -> (0, .75), 7 -> (1/7, .75), 2 -> (1/7, 1), 1 -> (1, 1)
-    assert metrics.compute()["aupro_1"] == pytest.approx(0.75 / 7 + 6 / 7)
-
-
 def test_shortened_tables_stay_exact_to_a_ten_thousandth(monkeypatch):
     monkeypatch.setattr(score_table, "EXACT_ENTRIES", 2**15)
     monkeypatch.setattr(score_table, "BUFFERED_SAMPLES", 2**16)
