@@ -12,6 +12,7 @@ from datasets_scripts.anomaly_files import closest, content_digest, read_mask, r
 from datasets_scripts.anomaly_folder import AnomalyFolder
 from datasets_scripts.loading import load_anomaly_dataset, load_builder
 from datasets_scripts.mvtec_ad import MVTEC_AD_CATEGORIES, MVTecAD
+from datasets_scripts.mvtec_loco import SaturationRule, read_saturation_rules
 
 from ..dataset_checks import facts, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
 from ..drawn_trees import DRAWN, SIZE, blob, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
@@ -98,6 +99,13 @@ def test_loco_merges_the_masks_of_a_picture_and_keeps_its_regions(tmp_path, stre
     assert logical["region_saturation_areas"] == [10, 8]  # 10 pixels; half of 16 pixels
     np.testing.assert_array_equal(np.asarray(logical["region_masks"][1]), blob(12, 20) * 255)
     assert (rows["good"]["mask"], rows["good"]["region_masks"]) == (None, [])
+
+
+def test_saturation_rules_are_read_by_pixel_value_and_never_exceed_the_region(tmp_path):
+    rules = read_saturation_rules(draw_loco(tmp_path / "loco") / "pushpins" / "defects_config.json")
+    assert rules == {255: SaturationRule("missing", 10, False), 254: SaturationRule("scratch", 0.5, True)}
+    assert SaturationRule("missing", 400, relative=False).area(16) == 16
+    assert SaturationRule("missing", 0.01, relative=True).area(16) == 1
 
 
 def test_crack_forest_reads_matlab_ground_truth_where_there_is_any(tmp_path):
