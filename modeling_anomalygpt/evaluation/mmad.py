@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..files import read_json_lines
 from ..images import load_picture
 from ..inspector import AnomalyInspector
 from ..modeling_anomalygpt import AnomalyGPTImageFeatures
@@ -270,16 +271,8 @@ def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
 
 def finished_answers(path: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     """Whole lines of a file of answers, by picture; what was cut off or is of another kind is left out."""
-    answers: dict[str, list[dict[str, Any]]] = {}
-    if not os.path.exists(path):
-        return answers
-    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            answers[row["image"]] = row["answers"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return answers
+    rows = read_json_lines(path) if os.path.exists(path) else []
+    return {row["image"]: row["answers"] for row in rows if isinstance(row.get("image"), str) and "answers" in row}
 
 
 def answered(
