@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, register
 from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
@@ -56,7 +56,7 @@ def answers(folder: str, picture: str, **trust: bool) -> dict:
     """What the auto classes of transformers make of a folder; also runs where only transformers is."""
     import torch
     from PIL import Image
-    from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+    from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
     processor = AutoProcessor.from_pretrained(folder, **trust)
     model = AutoModelForImageTextToText.from_pretrained(folder, **trust).eval()
