@@ -36,10 +36,11 @@ MIXTURES = {"nsa": nsa, "mixed": Mixture([METHODS[name] for name in PHOTOGRAPH_D
 
 def made_before(pairs: SyntheticPairs, folder: pathlib.Path) -> datasets.Dataset:
     """The pairs of one epoch as PNG files with masks."""
-    rows = []
-    for row in range(len(pairs.rows)):
+    rows, normals = [], pairs.reference_rows.normals
+    for row, image_id in enumerate(pairs.rows.image_ids):
         for version in range(2):
-            example = pairs.example(row, version, False, np.random.default_rng([row, version]))
+            rng = np.random.default_rng([row, version])
+            example = pairs.example(pairs.rows[row], image_id, version, normals, rng)
             name = f"{row:04d}_{version}"
             example.picture.save(folder / f"{name}.png")
             mask = None

@@ -29,9 +29,6 @@ from .anomaly_files import (
     warn_about_duplicates,
 )
 
-__all__ = ["COLUMNS", "FACTS", "LABEL_NAMES", "AnomalyBuilder", "AnomalyConfig", "FolderBuilder", "category_configs"]
-__all__ += ["dataset_info", "encode_picture", "image_cells", "schema_features"]
-
 COLUMNS: tuple[str, ...] = ("image", "mask", "label", "category", "defect_type", "image_id", "split")
 """The columns of all inspection data sets, in order."""
 

@@ -19,25 +19,6 @@ import numpy as np
 
 from modeling_anomalygpt.images import PICTURE_SUFFIXES, load_mask, picture_pages, picture_size, split_page
 
-__all__ = [
-    "AnomalyRecord",
-    "check_category",
-    "check_data_dir",
-    "check_files_exist",
-    "check_masks",
-    "closest",
-    "content_digest",
-    "files_fingerprint",
-    "find_duplicates",
-    "list_folders",
-    "list_masks",
-    "list_pictures",
-    "read_mask",
-    "read_table",
-    "resolve_inside",
-    "warn_about_duplicates",
-]
-
 _LISTED_SUFFIXES = (*PICTURE_SUFFIXES, ".mat", ".csv", ".json", ".jsonl")
 _SHOWN = 8  # files named in one message
 

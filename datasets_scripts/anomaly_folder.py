@@ -21,8 +21,6 @@ from .anomaly_files import (
 )
 from .mvtec_ad import MVTEC_LAYOUT, find_categories, is_category, scan_category
 
-__all__ = ["METADATA_COLUMNS", "NORMAL_KINDS", "AnomalyFolder", "read_metadata"]
-
 METADATA_COLUMNS = ("file_name", "mask_file_name", "label", "category", "defect_type", "split")
 NORMAL_KINDS = ("good", "normal", "ok")
 _LABELS = {

@@ -15,8 +15,6 @@ import datasets
 from .anomaly_builder import FolderBuilder, dataset_info
 from .anomaly_files import check_data_dir, check_files_exist, list_folders, resolve_inside
 
-__all__ = ["PANDAGPT_FILE", "Conversations", "ConversationsConfig", "read_turns"]
-
 PANDAGPT_FILE = "pandagpt4_visual_instruction_data.json"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 _ROWS_PER_SHARD = 64

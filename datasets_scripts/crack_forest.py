@@ -8,16 +8,11 @@ import numpy as np
 from .anomaly_builder import AnomalyBuilder, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, list_pictures
 
-__all__ = ["CRACK_FOREST_CATEGORY", "CrackForest", "read_segmentation"]
-
 CRACK_FOREST_CATEGORY = "road"
 
 
 def read_segmentation(path: str | os.PathLike) -> np.ndarray:
     """Read the cracks from a ground truth file: `groundTruth.Segmentation` is 1 on the road and above 1 on a crack.
-
-    Args:
-        path (`str` or `os.PathLike`): A `.mat` file.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, bool: True on a crack.
@@ -50,9 +45,6 @@ class CrackForest(AnomalyBuilder):
 
     There is no official division and no picture without a crack, so all stand in `test`. The label follows the ground
     truth; a picture without ground truth has neither label nor mask.
-
-    Args:
-        data_dir (`str` or `os.PathLike`): Folder that holds `image` and `groundTruth`.
     """
 
     LAYOUT = "<data_dir>/image/*.jpg, <data_dir>/groundTruth/<stem>.mat"

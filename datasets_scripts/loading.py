@@ -15,8 +15,6 @@ import datasets
 
 from .anomaly_files import check_category, closest
 
-__all__ = ["DATASET_NAMES", "load_anomaly_dataset", "load_builder"]
-
 _BUILDERS = {
     "mvtec_ad": "MVTecAD",
     "visa": "VisA",

@@ -14,9 +14,6 @@ from modeling_anomalygpt.images import split_page
 from .anomaly_builder import FACTS, AnomalyBuilder, category_configs, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, closest, list_folders, list_masks, list_pictures
 
-__all__ = ["MVTEC_AD_CATEGORIES", "MVTEC_LAYOUT", "SPLITS", "MVTecAD", "find_categories", "is_category"]
-__all__ += ["scan_categories", "scan_category"]
-
 MVTEC_AD_CATEGORIES = tuple(FACTS["mvtec_ad"]["categories"])
 MVTEC_LAYOUT = (
     "<data_dir>/<category>/train/good/*.png, <category>/test/{good,<defect>}/*.png, "

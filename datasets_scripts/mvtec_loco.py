@@ -15,8 +15,6 @@ from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_conf
 from .anomaly_files import AnomalyRecord, read_mask
 from .mvtec_ad import MVTEC_LAYOUT, scan_categories
 
-__all__ = ["MVTEC_LOCO_CATEGORIES", "MVTecLOCO", "MVTecLOCOConfig", "SaturationRule", "read_saturation_rules"]
-
 MVTEC_LOCO_CATEGORIES = tuple(FACTS["mvtec_loco"]["categories"])
 _KINDS = ("logical_anomalies", "structural_anomalies")
 
@@ -37,9 +35,6 @@ class SaturationRule:
 
     def area(self, region_area: int) -> int:
         """Give the number of pixels after which a region is saturated.
-
-        Args:
-            region_area (`int`): Pixels of the region.
 
         Returns:
             `int`: Pixels, at least 1 and at most `region_area`.

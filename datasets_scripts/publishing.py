@@ -14,8 +14,6 @@ from huggingface_hub import DatasetCardData
 
 from .anomaly_builder import FACTS
 
-__all__ = ["data_card", "save_parquet"]
-
 _ROWS_PER_GROUP = 64
 _LICENCES = ("apache-2.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "mit", "unknown")
 _CARD = """\

@@ -17,8 +17,6 @@ from .anomaly_builder import COLUMNS, dataset_info, schema_features
 from .anomaly_files import files_fingerprint
 from .rendering.products import FAMILIES, HELD_BACK_FAMILIES, TRAINING_FAMILIES, render_product
 
-__all__ = ["RenderedParts", "RenderedPartsConfig"]
-
 _RENDERING = Path(rendering.__file__).parent
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from .anomaly_builder import FACTS, AnomalyBuilder, AnomalyConfig, category_configs, dataset_info
 from .anomaly_files import AnomalyRecord, check_category, check_files_exist, closest, read_table, resolve_inside
 
-__all__ = ["VISA_CATEGORIES", "VISA_PROTOCOLS", "VisA", "VisAConfig"]
-
 VISA_CATEGORIES = tuple(FACTS["visa"]["categories"])
 VISA_PROTOCOLS = ("1cls", "2cls_fewshot", "2cls_highshot")
 _COLUMNS = ("object", "split", "label", "image", "mask")

@@ -128,9 +128,6 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
 def adapter_base(source: str | os.PathLike) -> str | None:
     """Which checkpoint an adapter belongs to.
 
-    Args:
-        source (`str` or `os.PathLike`): Folder or Hub id.
-
     Returns:
         `str`: Folder or Hub id of the checkpoint; `None` when `source` is no adapter.
 
@@ -272,16 +269,3 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch
     if dtype not in named:
         raise CheckpointError(f"`dtype` must be one of {', '.join(named)}, auto, got {dtype!r}.")
     return named[dtype]
-
-
-__all__ = [
-    "ADAPTER_CONFIG",
-    "EMBEDDED_CHECKPOINT",
-    "UNQUANTIZED_MODULES",
-    "CheckpointError",
-    "adapter_base",
-    "load_checkpoint",
-    "new_folder",
-    "register",
-    "register_for_auto_class",
-]

@@ -134,6 +134,3 @@ def _image_processor(config: AnomalyGPTConfig, vision: str) -> AnomalyGPTImagePr
         size = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
     height, width = [size] * 2 if isinstance(size, int) else size or (224, 224)
     return AnomalyGPTImageProcessor(size={"height": height, "width": width}, **images)
-
-
-__all__ = ["compose"]

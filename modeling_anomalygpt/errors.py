@@ -59,9 +59,6 @@ def quiet_client() -> None:
 def needs_connection(repo_id: str) -> None:
     """Asks the Hub once where nothing of a model is in the cache: the client itself would try for half a minute.
 
-    Args:
-        repo_id (`str`): Of a model or an adapter.
-
     Raises:
         HubError: If the Hub cannot be reached. What it answers, a refusal too, is left to whoever reads the files.
     """
@@ -119,9 +116,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def describe_error(error: BaseException) -> str:
     """What went wrong, in one line for a person.
 
-    Args:
-        error (`BaseException`): Any failure.
-
     Returns:
         `str`: Its message; with the type's name where the message alone would say nothing.
     """
@@ -144,14 +138,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` with the known word that is most like this one; empty where none is."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-__all__ = [
-    "HubError",
-    "describe_error",
-    "did_you_mean",
-    "hub_failure",
-    "needs_connection",
-    "needs_token",
-    "quiet_client",
-]

@@ -51,6 +51,3 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line.decode("utf-8", "replace")))
     return [row for row in rows if isinstance(row, dict)]
-
-
-__all__ = ["append_json_line", "json_line", "read_json_lines", "write_atomically"]

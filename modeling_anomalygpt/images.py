@@ -252,9 +252,6 @@ def _inside(file: str, folder: str) -> bool:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts numbers in names as numbers.
 
-    Args:
-        name (`str`): A name or path.
-
     Returns:
         `list[tuple[int, int, str]]`: To be compared with other keys.
 
@@ -821,27 +818,3 @@ def _labelme_mask(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-__all__ = [
-    "BIT_DEPTHS",
-    "GROUND",
-    "MAX_PIXELS",
-    "MIN_SIDE",
-    "PICTURE_SUFFIXES",
-    "FoundPictures",
-    "NoPictureError",
-    "PictureError",
-    "bit_depth",
-    "distinct_names",
-    "find_pictures",
-    "flatten_pictures",
-    "load_mask",
-    "load_picture",
-    "natural_key",
-    "opens_plainly",
-    "picture_pages",
-    "picture_size",
-    "split_page",
-    "stored_size",
-]

@@ -130,11 +130,7 @@ def _without_mark(text: str) -> str:
 
 
 class StopAtMark(StoppingCriteria):
-    """Stops each row of a batch as soon as its last eight tokens end with `###`, however the tokenizer writes it.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The language model's tokenizer.
-    """
+    """Stops each row of a batch as soon as its last eight tokens end with `###`, however the tokenizer writes it."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

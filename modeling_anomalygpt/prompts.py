@@ -356,20 +356,3 @@ DESCRIPTIONS: dict[str, Description] = {
         "These are pills; good ones have the same shape and are whole and clean.",
         "这是一组药片，合格品外形一致，完整干净。"),
 }  # fmt: skip
-
-__all__ = [
-    "DESCRIPTIONS",
-    "LANGUAGES",
-    "NO_WORDS",
-    "POSITION_NAMES",
-    "YES_WORDS",
-    "category_name",
-    "check_language",
-    "default_question",
-    "describe",
-    "is_known",
-    "opening_question",
-    "original_category",
-    "position_name",
-    "state_prompts",
-]

@@ -246,10 +246,6 @@ def grid_cell(mask: np.ndarray) -> tuple[int, int]:
 def position_words(region: Region, language: str = "en") -> str:
     """The region's position in the 3 x 3 grid in words.
 
-    Args:
-        region (`Region`): The region.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
     Returns:
         `str`: Such as `"top left"`.
     """
@@ -342,6 +338,3 @@ def _checked_mask(mask: np.ndarray, size: tuple[int, ...] | None) -> np.ndarray:
     if size is not None and mask.shape != size:
         raise ValueError(f"`mask` must have the map's size {tuple(size)}, got {mask.shape}. Resize it.")
     return mask != 0
-
-
-__all__ = ["connected_components"]

@@ -3,7 +3,6 @@
 Knows pictures, batches and rows; knows no model.
 """
 
-import json
 import os
 import pathlib
 import warnings
@@ -21,7 +20,7 @@ from PIL import Image
 
 from .checkpoints import CheckpointError
 from .errors import describe_error
-from .files import write_atomically
+from .files import append_json_line, json_line, read_json_lines, write_atomically
 from .images import PictureError, load_picture, split_page
 from .regions import Region
 
@@ -152,7 +151,7 @@ class ResultsFile:
                     name: row for name, row in self._earlier.items() if source_of(name) in (None, row.source)
                 }
             # Rewritten rather than appended to: a last line cut off by a kill must not swallow the next one.
-            write_atomically(self.path, b"".join(map(_line, self._earlier.values())))
+            write_atomically(self.path, b"".join(json_line(row.to_dict()) for row in self._earlier.values()))
         except BaseException:
             self.close()
             raise
@@ -165,10 +164,7 @@ class ResultsFile:
     def append(self, result: InspectionResult) -> None:
         """Writes one finished result; it survives the end of this process."""
         result.setup = self._setup
-        with self.path.open("ab") as file:
-            file.write(_line(result))
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_line(self.path, result.to_dict())
 
     def close(self) -> None:
         """Lets other processes write the file."""
@@ -202,9 +198,9 @@ def source_of(image: Any) -> dict[str, int] | None:
 def read_results(path: str | os.PathLike) -> list[InspectionResult]:
     """Reads all whole lines of a results file, the last of each picture; what was cut off or damaged is left out."""
     results: dict[Any, InspectionResult] = {}
-    for number, line in enumerate(pathlib.Path(path).read_bytes().split(b"\n")):  # names may hold other line ends
+    for number, row in enumerate(read_json_lines(path)):
         try:
-            result = InspectionResult.from_dict(json.loads(line.decode("utf-8", "replace")))
+            result = InspectionResult.from_dict(row)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         if _is_sound(result):
@@ -225,11 +221,6 @@ def _is_sound(result: InspectionResult) -> bool:
         and isinstance(result.evidence, dict)
         and isinstance(result.setup, dict)
     )
-
-
-def _line(result: InspectionResult) -> bytes:
-    # File names with bytes that are no UTF-8 hold lone surrogates; written as \\udc.. they are valid JSON.
-    return json.dumps(result.to_dict(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 _THREADS = 2
@@ -360,14 +351,3 @@ def _inspected(
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-__all__ = [
-    "InspectionResult",
-    "ResultsFile",
-    "ResultsFileError",
-    "inspect_in_batches",
-    "read_ahead",
-    "read_results",
-    "source_of",
-]

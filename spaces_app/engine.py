@@ -260,9 +260,6 @@ class Session:
 
     Pictures and maps are kept as files. Its folder lies inside the page's cache under a random name, so that files in
     it are served without being copied beside it, and it is deleted with the session, however that ends.
-
-    Args:
-        engine ([`Engine`]): The shared model.
     """
 
     def __init__(self, engine: Engine):

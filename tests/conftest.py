@@ -42,5 +42,16 @@ def golden_dir(pytestconfig: pytest.Config) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A saved random checkpoint; what changes it, changes a copy."""
+    from tests.tiny import tiny_pair
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    for part in tiny_pair():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     return pathlib.Path(os.environ["ANOMALYGPT_REAL_DATA"])

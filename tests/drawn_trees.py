@@ -136,3 +136,9 @@ def draw_conversations(root: Path) -> Path:
     ]
     (root / "pandagpt4_visual_instruction_data.json").write_text(json.dumps(entries))
     return root
+
+
+DRAWN = {
+    "mvtec_ad": draw_mvtec, "anomaly_folder": draw_mvtec, "visa": draw_visa, "mvtec_loco": draw_loco,
+    "crack_forest": draw_crack_forest, "conversations": draw_conversations,
+}  # fmt: skip

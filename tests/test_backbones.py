@@ -141,21 +141,3 @@ def test_a_text_tower_that_transformers_has_not_is_refused():
 
     with pytest.raises(ValueError, match="`text_tower_config` must be of a text encoder .*, got 'nobodys'"):
         new_text_tower(NobodysConfig())
-
-
-def test_the_towers_of_siglip_are_compared_without_projections(tmp_path):
-    tower = {"model_type": "siglip_text_model", "vocab_size": 53, "max_position_embeddings": 12, "projection_size": 24}
-    model = lively_model(
-        vision_config=VISION_MODELS["siglip"][0],
-        text_tower_config=TOKENS | tower,
-        project_towers=False,
-        projection_dim=24,
-    )
-    inputs = tiny_inputs(model.config)
-    with torch.no_grad():
-        outputs = model(**inputs)
-    assert torch.isfinite(outputs.logits).all()
-    model.save_pretrained(tmp_path)
-    with torch.no_grad():
-        loaded = AnomalyGPTForConditionalGeneration.from_pretrained(tmp_path)
-        assert torch.equal(loaded(**inputs).anomaly_map, outputs.anomaly_map)

@@ -100,14 +100,6 @@ def test_the_command_line_says_that_the_disk_is_full_in_one_line(tmp_path, capsy
 # Folders that cannot be written, files that change
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
-    query = photograph(tmp_path / "query.png", 0)
-    assert main(["inspect", query, "--output", "/proc/here/results"]) == 2
-    err = capsys.readouterr().err
-    assert "/proc/here" in err
-    assert "Traceback" not in err
-
-
 def test_a_picture_that_is_replaced_or_cut_off_meanwhile_gets_its_own_row(tmp_path):
     files = [photograph(tmp_path / f"{number}.png", number) for number in range(4)]
 

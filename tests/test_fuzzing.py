@@ -5,6 +5,7 @@
 import io
 import json
 import pathlib
+import shutil
 import warnings
 
 import cv2
@@ -34,7 +35,6 @@ from modeling_anomalygpt.training.arguments import (
 )
 from modeling_anomalygpt.training.checkpoints import TrainingError
 from tests.fuzzing import PIXELS, bounded_memory, damaged, fuzz, json_values
-from tests.tiny import tiny_pair
 
 
 @pytest.fixture(autouse=True)
@@ -223,10 +223,8 @@ def test_metadata_of_any_content_is_read_or_refused_by_our_own_errors(tmp_path, 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> pathlib.Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    for part in tiny_pair():
-        part.save_pretrained(folder)
+def folder(tiny_folder, tmp_path_factory) -> pathlib.Path:
+    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("checkpoint") / "model")
     load_checkpoint(folder, device="cpu")  # what is imported on the way counts for no test
     return folder
 

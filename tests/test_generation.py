@@ -11,6 +11,7 @@ from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGene
 from tests.tiny import (
     IMAGE_TOKEN,
     CallCounter,
+    enlivened,
     left_padded,
     lively_model,
     one_row,
@@ -166,10 +167,7 @@ def test_embeddings_alone_give_the_new_words(model, inputs):
 
 def test_a_streamed_answer_equals_the_whole_one():
     model, processor = tiny_pair()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(5)
+    enlivened(model)
     inputs = processor(
         images=torch.zeros(30, 30, 3, dtype=torch.uint8).numpy(), text="Is it good?", return_tensors="pt"
     )

@@ -10,32 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor, PreTrainedTokenizerFast, pipeline
 
 from modeling_anomalygpt.checkpoints import register
-from modeling_anomalygpt.conversion.tokenizers import clip_tokenizer, llama_tokenizer
-from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
+from modeling_anomalygpt.conversion.tokenizers import llama_tokenizer
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.processing_anomalygpt import CHAT_TEMPLATE, AnomalyGPTProcessor
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS, state_prompts
-from tests.clip_merges import write_merges
 from tests.tiny import TEXT_CONFIG, tiny_config
 from tests.tiny_processor import byte_tokenizer, chat, make_processor, picture
 
 QUESTION = "This is a photo of a bottle for anomaly detection. Is there any anomaly in the image?"
-CONVERSATIONS = [
-    [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "No, there is no anomaly in the image."}],
-    [
-        {"role": "user", "content": QUESTION},
-        {
-            "role": "assistant",
-            "content": "Yes, there is an anomaly in the image, at the top right of the image.",
-        },
-        {"role": "user", "content": "Where is it?"},
-        {"role": "assistant", "content": "It is at the top right."},
-    ],
+CONVERSATION = [
+    {"role": "user", "content": QUESTION},
+    {"role": "assistant", "content": "No, there is no anomaly in the image."},
 ]
 
 
@@ -78,30 +67,6 @@ def test_every_piece_has_the_token_ids_of_the_original(golden_dir, vicuna):
     chat_ids = processor.apply_chat_template(chat("Is there any anomaly?", True, *history), tokenize=True)[0]
     answer = segments["No, there is no anomaly in the image.\n###"]
     assert chat_ids == [*prompt, *answer, *segments["Human: Where is it?\n### Assistant:"]]
-
-
-def test_training_batches_equal_those_of_the_original(golden_dir, vicuna):
-    expected = load_file(golden_dir / "expected.safetensors")
-    processor = make_processor(False, tokenizer=vicuna, num_prompt_tokens=18)
-    batch = processor.pad_conversations([processor.encode_conversation(one) for one in CONVERSATIONS], "np")
-    before_the_question = 1 + 6 + 1 + 5 + 18
-    for name in ("input_ids", "labels", "attention_mask"):
-        np.testing.assert_array_equal(batch[name][:, before_the_question:], expected[f"train.{name}"], err_msg=name)
-
-
-def test_state_prompts_have_the_token_ids_of_the_original(golden_dir, tmp_path, vicuna):
-    expected = load_file(golden_dir / "expected.safetensors")
-    processor = AnomalyGPTProcessor(
-        AnomalyGPTImageProcessor(), vicuna, clip_tokenizer(write_merges(tmp_path / "merges.txt"))
-    )
-    categories = ["bottle", "metal_nut", "object", "pcb1"]
-    inputs = processor(images=[picture()] * 4, category=categories, return_tensors="np")
-    ids, end = inputs["state_prompt_ids"], 49407
-    after_the_end = np.arange(77) > (ids == end).argmax(-1)[..., None]
-    ids = np.where(after_the_end, 0, ids)  # the original pads with 0, which the text tower never sees
-    np.testing.assert_array_equal(ids[:, :14], expected["clip_prompt_tokens.normal"])
-    np.testing.assert_array_equal(ids[:, 14:], expected["clip_prompt_tokens.abnormal"])
-    assert inputs["state_prompt_labels"].tolist() == [[0] * 14 + [1] * 10] * 4
 
 
 # ---- prompts -------------------------------------------------------------------------------------------------------
@@ -289,7 +254,7 @@ IMAGE = {"type": "image"}
             "only picture in the first user message, got 2 at message 1",
         ),
         (
-            [*CONVERSATIONS[0], {"role": "user", "content": [IMAGE]}],
+            [*CONVERSATION, {"role": "user", "content": [IMAGE]}],
             "its only picture in the first user message, got 1 at message 3",
         ),
         ([{"role": "user", "content": [{"type": "video"}]}], "parts of type 'text' or 'image', got video"),
@@ -305,12 +270,12 @@ def test_training_needs_an_answer_and_room_for_the_placeholders(processor):
     with pytest.raises(ValueError, match="must hold an answer"):
         processor.encode_conversation([{"role": "user", "content": "Good?"}])
     with pytest.raises(ValueError, match="must hold the picture's placeholders, got 20"):
-        processor.encode_conversation(CONVERSATIONS[0], max_length=20)
-    whole = processor.encode_conversation(CONVERSATIONS[0])
-    cut = processor.encode_conversation(CONVERSATIONS[0], max_length=140)
+        processor.encode_conversation(CONVERSATION, max_length=20)
+    whole = processor.encode_conversation(CONVERSATION)
+    cut = processor.encode_conversation(CONVERSATION, max_length=140)
     assert cut["input_ids"] == whole["input_ids"][:140]
     assert cut["labels"] == whole["labels"][:140]
-    text_only = processor.encode_conversation(CONVERSATIONS[0], image=False)
+    text_only = processor.encode_conversation(CONVERSATION, image=False)
     assert processor.image_token_id not in text_only["input_ids"]
 
 

@@ -1,15 +1,12 @@
 """The prompt ensemble against the original's token ids; every other text by rule."""
 
 import re
-from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from modeling_anomalygpt import prompts
 from modeling_anomalygpt.prompts import DESCRIPTIONS
 
-MERGES = Path(__file__).parent / "fixtures" / "clip_merges_used.txt"
 PUBLISHED = (
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
     "toothbrush", "transistor", "wood", "zipper", "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1",
@@ -17,40 +14,6 @@ PUBLISHED = (
     "screw_bag", "splicing_connectors", "crack_forest",
 )  # fmt: skip
 CHINESE = re.compile("[\u4e00-\u9fff]")
-
-
-def clip_ids(text: str, length: int = 77) -> list[int]:
-    """A naive CLIP byte-pair encoder for plain lower-case ASCII; ids: 512 + rank of the merge."""
-    ranks = {}
-    for line in MERGES.read_text(encoding="utf-8").splitlines():
-        rank, _, pair = line.partition("\t")
-        ranks[tuple(pair.split())] = int(rank)
-    printable = [chr(code) for code in range(33, 127)]
-    ids = [49406]
-    for word in re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]+", text):
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while True:
-            pairs = [(ranks[pair], i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in ranks]
-            if not pairs:
-                break
-            _, i = min(pairs)
-            pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]
-        for piece in pieces:
-            if len(piece.removesuffix("</w>")) == 1:
-                ids.append(printable.index(piece[0]) + (256 if piece.endswith("</w>") else 0))
-            else:
-                merge = next(pair for pair in ranks if "".join(pair) == piece)
-                ids.append(512 + ranks[merge])
-    ids.append(49407)
-    return ids + [0] * (length - len(ids))
-
-
-def test_prompts_have_the_originals_clip_ids_in_its_order(golden_dir):
-    expected = load_file(golden_dir / "expected.safetensors")
-    for index, category in enumerate(("bottle", "metal_nut", "object", "pcb1")):
-        normal, anomalous = prompts.state_prompts(category)
-        assert [clip_ids(text) for text in normal] == expected["clip_prompt_tokens.normal"][index].tolist()
-        assert [clip_ids(text) for text in anomalous] == expected["clip_prompt_tokens.abnormal"][index].tolist()
 
 
 @pytest.mark.parametrize("category", PUBLISHED)

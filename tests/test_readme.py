@@ -80,12 +80,3 @@ def test_the_tables_say_what_was_measured():
     from benchmarks import documents
 
     assert documents.main(["--check"]) == 0
-
-
-def test_outputs_of_the_chinese_readme_are_copied_from_the_english_one():
-    from benchmarks.documents import with_outputs
-
-    english = "<!-- demo output -->\n```text\nnew\n```\n<!-- quality -->\n```text\nother\n```"
-    chinese = "示例\n<!-- demo output -->\n```text\nold\n```\n<!-- own output -->\n```text\nkept\n```"
-    copied = "示例\n<!-- demo output -->\n```text\nnew\n```\n<!-- own output -->\n```text\nkept\n```"
-    assert with_outputs(chinese, english) == copied

@@ -101,10 +101,6 @@ def test_a_strip_across_the_whole_top_is_called_top():
     assert regions_of_mask(mask)[0].position == "top"
 
 
-def test_diagonal_neighbours_are_one_region():
-    assert regions_of_mask(np.eye(9, dtype=bool), min_area=1)[0].area_pixels == 9
-
-
 def test_millimetres_follow_from_the_scale():
     mask = np.zeros((40, 40), np.uint8)
     mask[10:14, 20:30] = 255

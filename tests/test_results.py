@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt import AnomalyInspector, files
+from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.results import (
     InspectionResult,
     ResultsFile,
@@ -205,19 +205,3 @@ def test_every_file_name_survives_the_results_file(tmp_path, name):
         rows = ResultsFile(tmp_path / "r.jsonl", resume=True)
         assert rows.finished(name).answer == "没有"
         rows.close()
-
-
-def test_a_full_disk_leaves_the_earlier_rows_and_no_temporary_file(tmp_path, monkeypatch):
-    rows = ResultsFile(tmp_path / "r.jsonl", resume=False)
-    rows.append(InspectionResult("a.png", "normal"))
-    rows.close()
-    before = (tmp_path / "r.jsonl").read_bytes()
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        ResultsFile(tmp_path / "r.jsonl", resume=True)
-    assert (tmp_path / "r.jsonl").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []

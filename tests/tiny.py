@@ -120,7 +120,11 @@ def tiny_pair(**changes) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPT
 def lively_model(seed: int = 0, **changes) -> AnomalyGPTForConditionalGeneration:
     """A random model whose weights are large enough that pictures, prompts and words change what it says."""
     torch.manual_seed(seed)
-    model = AnomalyGPTForConditionalGeneration(tiny_config(**changes)).eval()
+    return enlivened(AnomalyGPTForConditionalGeneration(tiny_config(**changes)).eval())
+
+
+def enlivened(model: torch.nn.Module) -> torch.nn.Module:
+    """The same model with five times the weights."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

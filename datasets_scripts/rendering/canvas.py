@@ -156,47 +156,6 @@ def grown(mask: np.ndarray, side: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 
-def ray(angle: float) -> np.ndarray:
-    """The unit vector `(2,)` at an angle in radians."""
-    return np.array([np.cos(angle), np.sin(angle)])
-
-
-def tinted(base: Sequence[float], rng: np.random.Generator, amount: float = 10) -> np.ndarray:
-    """A colour near the given one, float64 (3,)."""
-    return np.clip(np.asarray(base) + rng.normal(0, amount * 0.25, 3) + rng.normal(0, amount), 5, 250)
-
-
-def circle(centre: Sequence[float], radius: float, count: int = 40) -> np.ndarray:
-    """Points `(count, 2)` on a circle."""
-    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], 1)
-
-
-def box(centre: Sequence[float], width: float, height: float, angle: float = 0.0) -> np.ndarray:
-    """The corners `(4, 2)` of a rectangle turned by `angle` radians."""
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [width / 2, height / 2]
-    return turned(corners, angle) + np.asarray(centre)
-
-
-def stadium(centre: Sequence[float], length: float, width: float, angle: float = 0.0, bend: float = 0.0) -> np.ndarray:
-    """Outline of a capsule: a bar with round ends, `bend` its sag in part units."""
-    radius, half = width / 2, max(length - width, 0.0) / 2
-    arc = np.linspace(-np.pi / 2, np.pi / 2, 12)
-    straight = np.linspace(half, -half, 7)[1:-1]
-    right = np.stack([half + radius * np.cos(arc), radius * np.sin(arc)], 1)
-    points = np.concatenate(
-        [right, np.stack([straight, np.full(5, radius)], 1), -right, -np.stack([straight, np.full(5, radius)], 1)]
-    )
-    points[:, 1] += bend * (points[:, 0] / (length / 2)) ** 2
-    return turned(points, angle) + np.asarray(centre)
-
-
-def turned(points: np.ndarray, angle: float) -> np.ndarray:
-    """Points `(N, 2)` turned by `angle` radians around the origin."""
-    cosine, sine = np.cos(angle), np.sin(angle)
-    return np.asarray(points) @ np.array([[cosine, sine], [-sine, cosine]])
-
-
 @dataclass(frozen=True)
 class Backdrop:
     """What an object lies on: a colour with a faint texture (conveyor belt, table, paper, tray)."""

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .canvas import FAMILIES, any_of, ray
+from .canvas import FAMILIES, any_of
 from .noise import to_uint8
+from .outlines import ray
 from .shapes import (
     add_line,
     anchor,

@@ -7,23 +7,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .canvas import (
-    FAMILIES,
-    Backdrop,
-    Canvas,
-    Design,
-    Scene,
-    any_of,
-    box,
-    changed_silhouette,
-    circle,
-    grown,
-    ray,
-    silhouette,
-    tinted,
-    turned,
-)
+from .canvas import FAMILIES, Backdrop, Canvas, Design, Scene, any_of, changed_silhouette, grown, silhouette
 from .noise import View, cast_shadow, noise_field, relief, to_uint8
+from .outlines import box, circle, ray, turned
+from .shapes import tinted
 
 _PAD = np.array([198.0, 186, 150])
 _MARKS = {"chip": "IC", "resistor": "R", "capacitor": "C", "can": "C", "led": "D", "header": "J", "crystal": "X"}

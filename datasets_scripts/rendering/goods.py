@@ -5,20 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .canvas import (
-    FAMILIES,
-    Backdrop,
-    Canvas,
-    Design,
-    Scene,
-    any_of,
-    changed_silhouette,
-    circle,
-    silhouette,
-    tinted,
-    turned,
-)
+from .canvas import FAMILIES, Backdrop, Canvas, Design, Scene, any_of, changed_silhouette, silhouette
 from .noise import View, cast_shadow, dome, noise_field, relief
+from .outlines import circle, turned
+from .shapes import tinted
 
 
 def _lit(view: View, image: np.ndarray, solid: np.ndarray, edge: float, depth: float, gloss: float) -> np.ndarray:

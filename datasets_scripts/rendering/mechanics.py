@@ -5,24 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .canvas import (
-    BLACK,
-    FAMILIES,
-    Backdrop,
-    Canvas,
-    Design,
-    Scene,
-    any_of,
-    box,
-    changed_silhouette,
-    circle,
-    grown,
-    ray,
-    silhouette,
-    tinted,
-    turned,
-)
+from .canvas import BLACK, FAMILIES, Backdrop, Canvas, Design, Scene, any_of, changed_silhouette, grown, silhouette
 from .noise import View, cast_shadow, noise_field, relief
+from .outlines import box, circle, ray, turned
+from .shapes import tinted
 
 
 def _bevelled(

@@ -5,23 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .canvas import (
-    FAMILIES,
-    Backdrop,
-    Canvas,
-    Design,
-    Scene,
-    any_of,
-    changed_silhouette,
-    circle,
-    grown,
-    ray,
-    silhouette,
-    stadium,
-    tinted,
-    turned,
-)
+from .canvas import FAMILIES, Backdrop, Canvas, Design, Scene, any_of, changed_silhouette, grown, silhouette
 from .noise import View, cast_shadow, dome, noise_field, relief
+from .outlines import circle, ray, stadium, turned
+from .shapes import tinted
 
 
 def _layout(rng: np.random.Generator, most: int) -> tuple[np.ndarray, float]:

@@ -5,6 +5,8 @@ Coverage is `float32` in 0 to 1 or `uint8` in 0 to 255, of shape `(height, width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -94,6 +96,11 @@ def paint_over(image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.n
 def local_colour(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Mean colour under a coverage, float64 (3,)."""
     return np.array(cv2.mean(image, (alpha > 0.3).astype(np.uint8))[:3])
+
+
+def tinted(base: Sequence[float], rng: np.random.Generator, amount: float = 10) -> np.ndarray:
+    """A colour near the given one, float64 (3,)."""
+    return np.clip(np.asarray(base) + rng.normal(0, amount * 0.25, 3) + rng.normal(0, amount), 5, 250)
 
 
 def contrasting_colour(colour: np.ndarray, amount: float, rng: np.random.Generator) -> tuple[np.ndarray, bool]:

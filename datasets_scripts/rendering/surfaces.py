@@ -5,8 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .canvas import FAMILIES, Canvas, Design, Scene, any_of, ray, silhouette, tinted
+from .canvas import FAMILIES, Canvas, Design, Scene, any_of, silhouette
 from .noise import View, dome, noise_field, relief, scattered_points
+from .outlines import ray
+from .shapes import tinted
 
 _HOLES = {
     0: [],

@@ -5,20 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .canvas import (
-    FAMILIES,
-    Canvas,
-    Design,
-    Scene,
-    any_of,
-    box,
-    changed_silhouette,
-    closed,
-    silhouette,
-    tinted,
-    turned,
-)
+from .canvas import FAMILIES, Canvas, Design, Scene, any_of, changed_silhouette, closed, silhouette
 from .noise import View, cast_shadow, dome, noise_field, relief
+from .outlines import box, turned
+from .shapes import tinted
 
 
 def _wavy(view: View, amount: float) -> tuple[np.ndarray, np.ndarray]:

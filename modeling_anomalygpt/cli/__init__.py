@@ -145,6 +145,3 @@ def _run(argv: list[str]) -> int:
     elif unknown:
         parsers[args.command].refuse(unknown)
     return args.run(args)
-
-
-__all__ = ["COMMANDS", "OneLineParser", "main"]

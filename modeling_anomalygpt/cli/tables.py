@@ -60,6 +60,3 @@ def _fit(text: str, width: int, to_the_right: bool, keep_end: bool) -> str:
         text = f"...{text}" if keep_end else f"{text}..."
     padding = " " * (width - text_width(text))
     return padding + text if to_the_right else text + padding
-
-
-__all__ = ["format_table", "printable", "text_width"]

@@ -50,10 +50,6 @@ def kind_of(defect_type: str) -> str | None:
 def kind_words(kind: str, language: str) -> tuple[str, str, str]:
     """How a kind is called: one of it with its article, several, and the bare word.
 
-    Args:
-        kind (`str`): From [`kind_of`].
-        language (`str`): `"en"` or `"zh"`.
-
     Returns:
         `tuple[str, str, str]`: Such as `("a scratch", "scratches", "scratch")`.
     """
@@ -63,9 +59,6 @@ def kind_words(kind: str, language: str) -> tuple[str, str, str]:
 
 def absent_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     """Common kinds that surely are not there.
-
-    Args:
-        kinds (`tuple[str, ...]`): The kinds that are there.
 
     Returns:
         `tuple[str, ...]`: All common kinds where there is none; none where one is vague or unknown.

@@ -390,11 +390,6 @@ def conversation(
 def fixed_turn(facts: Facts, topic: str = "presence", language: str = "en") -> tuple[str, str] | None:
     """The canonical question and answer of a topic, as used to measure a model.
 
-    Args:
-        facts (`Facts`): What is true.
-        topic (`str`, *optional*, defaults to `"presence"`): One of `TOPICS`.
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-
     Returns:
         `tuple[str, str]`, *optional*: The question and its answer; None where the topic does not fit the facts.
 
@@ -420,6 +415,3 @@ def _fits(topic: str, asked: Sequence[str]) -> bool:
     if topic in ("sure", "half", "largest"):
         return bool(_MENTIONS_ANOMALIES.intersection(asked))
     return not (topic == "where" and "where_if_any" in asked)
-
-
-__all__ = ["TOPICS", "Facts", "Speaker", "conversation", "fixed_turn"]

@@ -17,9 +17,6 @@ from ..prompts import check_language
 def load_phrases(language: str) -> dict[str, Any]:
     """The phrases of a language; shared, so do not write into them.
 
-    Args:
-        language (`str`): `"en"` or `"zh"`.
-
     Returns:
         `dict[str, Any]`: `questions` and `answers` by topic; `kinds` of defects (one with its article, several, the
             bare word) and `unknown_kind`; `numbers` to nine and `more_than_nine`; `halves`, `both`, `all`, `comma`,
@@ -33,12 +30,5 @@ def load_phrases(language: str) -> dict[str, Any]:
 
 
 def read_words(name: str) -> dict[str, Any]:
-    """A data file beside this one.
-
-    Args:
-        name (`str`): Name of the JSON file.
-
-    Returns:
-        `dict[str, Any]`: What is in it.
-    """
+    """What is in a JSON file beside this one."""
     return json.loads(pathlib.Path(__file__).with_name(name).read_text(encoding="utf-8"))

@@ -33,9 +33,6 @@ _NUMBERS_ZH = {"一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5, "六"
 def parse_presence(answer: str) -> bool | None:
     """What an answer to the main question says.
 
-    Args:
-        answer (`str`): The answer's text.
-
     Returns:
         `bool`, *optional*: True for yes, False for no, by its first word; None where it begins otherwise.
 
@@ -56,9 +53,6 @@ def parse_presence(answer: str) -> bool | None:
 
 def parse_positions(answer: str) -> frozenset[str]:
     """The cells of the 3 x 3 grid that an answer names.
-
-    Args:
-        answer (`str`): The answer's text.
 
     Returns:
         `frozenset[str]`: English names, such as `"top left"`.
@@ -81,9 +75,6 @@ def parse_positions(answer: str) -> frozenset[str]:
 
 def parse_count(answer: str) -> int | None:
     """How many anomalies an answer speaks of.
-
-    Args:
-        answer (`str`): The answer's text.
 
     Returns:
         `int`, *optional*: The first number in it, "no" counting as 0 and "an anomaly" as 1; 10 for more than nine;
@@ -176,6 +167,3 @@ class WordMetrics:
             raise ValueError("Places and counts are undefined: no mask held an anomaly. Evaluate pictures with masks.")
         exact, overlap, count = (float(np.mean(column)) for column in zip(*self._rows, strict=True))
         return {"positions_exact": exact, "positions_overlap": overlap, "count_exact": count}
-
-
-__all__ = ["WordMetrics"]

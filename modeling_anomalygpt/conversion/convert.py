@@ -212,6 +212,3 @@ def _atomic_folder(output: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-__all__ = ["convert"]

@@ -455,15 +455,3 @@ def make_baselines(methods: Sequence[str], backbone: Backbone, inspector: Any, b
         if method not in makers:
             raise ValueError(f"`--methods` must be among anomalygpt, {', '.join(METHODS)}, got {method!r}.")
     return [makers[method]() for method in methods]
-
-
-__all__ = [
-    "METHODS",
-    "Backbone",
-    "Padim",
-    "PatchCore",
-    "PixelDifference",
-    "Spade",
-    "WindowTextScores",
-    "make_baselines",
-]

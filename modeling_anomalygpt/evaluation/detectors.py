@@ -99,6 +99,3 @@ class AnomalyGPTDetector:
                 ratio=result.pred_score if calibrated and not self.published else None,
                 evidence=result.evidence["decision_score"] if calibrated and not self.published else None,
             )
-
-
-__all__ = ["AnomalyGPTDetector", "Detection", "Detector"]

@@ -297,6 +297,3 @@ class _Collected:
         if self.anomalous_pixels:
             metrics |= self.pixels.compute()
         return metrics | (self.words.compute() if self.words else {})
-
-
-__all__ = ["ALL", "EvaluationError", "EvaluationPlan", "evaluate"]

@@ -357,9 +357,6 @@ class PixelMetrics:
     def merge(self, other: "PixelMetrics") -> None:
         """Adds the pictures of another object, such as that of another process.
 
-        Args:
-            other (`PixelMetrics`): Unchanged.
-
         Raises:
             ValueError: If it has other limits.
         """
@@ -697,11 +694,7 @@ class ImageMetrics:
             self._columns[name] += [] if values is None else list(values)
 
     def merge(self, other: "ImageMetrics") -> None:
-        """Adds the pictures of another object, such as that of another process.
-
-        Args:
-            other (`ImageMetrics`): Unchanged.
-        """
+        """Adds the pictures of another object, such as that of another process."""
         if other._columns["labels"]:
             self.update(**{name: values for name, values in other._columns.items() if values})
 
@@ -757,16 +750,3 @@ def _table(metric: str, labels: Sequence[int] | np.ndarray, scores: Sequence[flo
     _same_length(labels, scores, "scores")
     _both_classes(metric, labels)
     return ScoreTable.of(scores[~labels], scores[labels])
-
-
-__all__ = [
-    "ImageMetrics",
-    "PixelMetrics",
-    "accuracy",
-    "auroc",
-    "average_precision",
-    "f1_max",
-    "oracle_accuracy",
-    "paper_accuracy",
-    "verdict_metrics",
-]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..files import read_json_lines
 from ..images import load_picture
 from ..inspector import AnomalyInspector
 from ..modeling_anomalygpt import AnomalyGPTImageFeatures
@@ -191,10 +192,6 @@ class MMADAnswerer:
     def answer(self, questions: Sequence[Question], templates: Sequence[str]) -> list[dict[str, Any]]:
         """Answers all questions about one picture, each for itself.
 
-        Args:
-            questions (`list[Question]`): About the same picture.
-            templates (`list[str]`): Paths of good pictures.
-
         Returns:
             `list[dict]`: For each question its fields, the letter `given` and the `likelihoods` of the options.
 
@@ -244,9 +241,6 @@ def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
     Detection counts as the mean of the accuracies on good and on defective pictures. `overkill` is the part of the
     good pictures called anomalous, `miss` that of the defective ones called good.
 
-    Args:
-        answers (`list[dict]`): Of [`MMADAnswerer.answer`].
-
     Returns:
         `dict[str, dict]`: Data set to its accuracies, to `average` (their mean), `overkill`, `miss` and `questions`;
         the last row, `Average`, holds the means over the data sets. `None` where there are no such questions.
@@ -277,16 +271,8 @@ def summarize_answers(answers: Iterable[Mapping[str, Any]]) -> dict[str, dict[st
 
 def finished_answers(path: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
     """Whole lines of a file of answers, by picture; what was cut off or is of another kind is left out."""
-    answers: dict[str, list[dict[str, Any]]] = {}
-    if not os.path.exists(path):
-        return answers
-    for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            answers[row["image"]] = row["answers"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return answers
+    rows = read_json_lines(path) if os.path.exists(path) else []
+    return {row["image"]: row["answers"] for row in rows if isinstance(row.get("image"), str) and "answers" in row}
 
 
 def answered(
@@ -304,20 +290,3 @@ def answered(
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-__all__ = [
-    "DETECTION",
-    "SCORES",
-    "SOURCES",
-    "SUBTASKS",
-    "TEMPLATES",
-    "MMADAnswerer",
-    "MMADError",
-    "Question",
-    "answer_likelihoods",
-    "answered",
-    "finished_answers",
-    "read_questions",
-    "summarize_answers",
-]

@@ -126,6 +126,3 @@ class Protocol:
         at: Placement = place((image.height, image.width), self.canvas, "center_crop")
         resized = image.resize((at.width, at.height), resample)
         return resized.crop((-at.left, -at.top, -at.left + self.canvas[1], -at.top + self.canvas[0]))
-
-
-__all__ = ["PROTOCOLS", "PUBLISHED_ROUNDS", "Protocol"]

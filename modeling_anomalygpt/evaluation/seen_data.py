@@ -24,9 +24,6 @@ class SeenPicturesError(ValueError):
 def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | None:
     """The data sets on which a checkpoint, and the checkpoint its adapter belongs to, were trained.
 
-    Args:
-        checkpoint (`str` or `os.PathLike`): Folder or Hub id.
-
     Returns:
         `list[dict]`: `name`, `split`, `num_rows`, `fingerprint`, `labels` each; `None` where nothing is written down.
 
@@ -72,6 +69,3 @@ def _record_file(source: str) -> str | None:
         return path if os.path.isfile(path) else None
     quiet = ("gated_repo", "missing_entries", "connection_errors")
     return cached_file(source, DATA_FILE, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})
-
-
-__all__ = ["SeenPicturesError", "seen_pictures", "training_record"]

@@ -213,18 +213,3 @@ def _summary(rows: list[Mapping[str, str]], metric: str) -> Summary | None:
 
 def _deviation(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
-
-
-__all__ = [
-    "FIELDS",
-    "KEY",
-    "LOWER_IS_BETTER",
-    "METRICS",
-    "EvaluationRows",
-    "Summary",
-    "as_text",
-    "read_rows",
-    "result_facts",
-    "source_commit",
-    "summarize",
-]

@@ -228,6 +228,3 @@ def _cell(value: Any) -> str:
     """Text that cannot leave its cell or become markup."""
     text = " ".join(str(value).split())
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-__all__ = ["SCORES", "TAGS", "ModelFacts", "evaluation_results", "model_card", "readdressed", "with_results"]

@@ -248,6 +248,3 @@ def check_packages(check: bool) -> None:
             f"An export to ONNX needs {', '.join(missing)}. Run: pip install onnx onnxscript onnxruntime "
             '(or pip install "anomalygpt[export]"), or export to a .pt2 file.'
         )
-
-
-__all__ = ["FORMATS", "TOLERANCE", "ExportedMapPath", "MapPath", "check_packages", "export_map_path", "run_exported"]

@@ -60,6 +60,3 @@ def _stored_dtypes(source: str | os.PathLike, beside: str) -> dict[str, torch.dt
                 if dtype is not None:
                     dtypes[key.removeprefix("base_model.model.")] = dtype
     return dtypes
-
-
-__all__ = ["merge_adapter"]

@@ -257,16 +257,3 @@ def push_files(files: Files, repo_id: str, repo_type: str, private: bool, messag
             raise
         raise HubError(reason) from error
     return str(url)
-
-
-__all__ = [
-    "adapter_files",
-    "checkpoint_files",
-    "code_files",
-    "is_adapter",
-    "is_hub_id",
-    "model_repository",
-    "needs_merging",
-    "push_files",
-    "push_folder",
-]

@@ -81,6 +81,3 @@ def _front_files(model: str | None, title: str | None) -> dict[str, str | pathli
         texts[name] = re.sub(r"(?s)(?<=<!-- model -->\n).*?(?=\n<!-- end model -->)", link, texts[name])
     # The weights are larger than what Git takes as a plain file on the Hub.
     return texts | {".gitattributes": "*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
-
-
-__all__ = ["write_space"]

@@ -183,17 +183,3 @@ def _with_legend(drawn: Image.Image, region_threshold: float) -> Image.Image:
         title = "anomaly score"
     pen.text((left, drawn.height + text // 3), title, fill=_LEGEND_COLOURS["ink"], font=font, anchor="la")
     return sheet
-
-
-__all__ = [
-    "MAX_SIDE",
-    "MIN_SIDE",
-    "blend",
-    "colour_levels",
-    "colour_table",
-    "corners",
-    "draw_overlay",
-    "map_layer",
-    "scale_labels",
-    "scale_maximum",
-]

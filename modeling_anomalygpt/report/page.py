@@ -326,6 +326,3 @@ def _percent(value: float | None) -> str:
     if 0.001 <= value <= 0.999:
         return f"{100 * value:.1f} %"
     return "> 99.9 %" if value > 0.5 else "< 0.1 %"
-
-
-__all__ = ["common_folder", "plain_reasons", "render_page", "report_words", "short_name"]

@@ -305,6 +305,3 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 def _write(path: pathlib.Path, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, content)
-
-
-__all__ = ["CSV_COLUMNS", "SHOWN_FILE", "InspectionReport", "regions_in_words", "write_csv"]

@@ -4,7 +4,6 @@ A recipe is a flat YAML or JSON file with the names of the command line; it may 
 """
 
 import dataclasses
-import difflib
 import importlib.resources
 import json
 import pathlib
@@ -14,6 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..errors import did_you_mean
 from .checkpoints import TrainingError
 
 _RECIPES = "recipes"
@@ -108,7 +108,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         if not packaged.is_file():
             raise TrainingError(
                 f"`recipe` must be a file or one of {', '.join(recipe_names())}, got {name!r}."
-                f"{_closest(name, recipe_names())}"
+                f"{did_you_mean(name, recipe_names())}"
             )
         text, shown = packaged.read_text(encoding="utf-8"), packaged.name
     try:
@@ -143,10 +143,5 @@ def check_recipe(settings: Mapping[str, Any], classes: Iterable[type]) -> None:
         if name not in known:
             raise TrainingError(
                 f"The recipe's fields must be among those of `anomalygpt train --help`, got {name!r}."
-                f"{_closest(str(name), sorted(known))}"
+                f"{did_you_mean(str(name), sorted(known))}"
             )
-
-
-def _closest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""

@@ -276,10 +276,6 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
     def split_by_process(self, process_index: int, num_processes: int) -> None:
         """Chooses this process's part of the streams, from the next iteration on.
 
-        Args:
-            process_index (`int`): Rank.
-            num_processes (`int`): World size.
-
         Raises:
             ValueError: If the rank is not in `[0, num_processes)`.
         """

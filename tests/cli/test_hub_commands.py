@@ -10,7 +10,6 @@ from modeling_anomalygpt.cli.push import merge
 from modeling_anomalygpt.errors import HubError, hub_failure, needs_connection
 from modeling_anomalygpt.hub.publishing import model_repository
 from tests.clean_process import run_python
-from tests.tiny import tiny_pair
 
 # One process for all failures: every line is a command, its environment and words that its one line must hold.
 FAILURES = """
@@ -72,18 +71,10 @@ os.environ.update(hub.environment(os.getcwd() + "/home"))
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in tiny_pair():
-        part.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
-def test_everything_that_can_go_wrong_with_the_hub_is_one_line(folder, tmp_path):
+def test_everything_that_can_go_wrong_with_the_hub_is_one_line(tiny_folder, tmp_path):
     photo = EMBEDDED_CHECKPOINT.parents[1] / "examples/capsules/query/part_1_good.jpg"
-    run_python(START + FAILURES, folder, photo, cwd=tmp_path, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    run_python(START + FAILURES, tiny_folder, photo, cwd=tmp_path, environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1",
                "HF_HUB_DISABLE_XET": "1"})  # fmt: skip
 
 
@@ -126,9 +117,9 @@ def test_without_a_network_the_hub_is_asked_once_for_what_no_cache_holds(cached,
     assert len(asked) == (not cached)
 
 
-def test_without_a_token_nothing_is_tried(folder, capsys, monkeypatch):
+def test_without_a_token_nothing_is_tried(tiny_folder, capsys, monkeypatch):
     monkeypatch.setattr("modeling_anomalygpt.errors.get_token", lambda: None)
-    assert cli.main(["push", "me/x", "--model", str(folder)]) == 2
+    assert cli.main(["push", "me/x", "--model", str(tiny_folder)]) == 2
     assert capsys.readouterr().err == (
         "anomalygpt push: error: There is no token for the Hub. Make one at https://huggingface.co/settings/tokens "
         "and run `hf auth login`, or set HF_TOKEN.\n"
@@ -171,21 +162,21 @@ def test_a_folder_that_cannot_be_sent_is_refused_in_one_line(tmp_path, capsys, p
     assert error.count("\n") == 1
 
 
-def test_list_sends_nothing_and_a_base_is_for_adapters(folder, capsys):
-    assert cli.main(["push", "me/x", "--model", str(folder), "--list"]) == 0
+def test_list_sends_nothing_and_a_base_is_for_adapters(tiny_folder, capsys):
+    assert cli.main(["push", "me/x", "--model", str(tiny_folder), "--list"]) == 0
     printed = capsys.readouterr().out
     assert "model.safetensors" in printed
     assert "pipeline_anomalygpt.py" in printed
-    assert cli.main(["push", "me/x", "--model", str(folder), "--base", "me/y"]) == 2
+    assert cli.main(["push", "me/x", "--model", str(tiny_folder), "--base", "me/y"]) == 2
     assert "`base` must be left out for a whole model, got 'me/y'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_an_adapter_on_a_model_of_this_machine_goes_as_a_whole_model_with_its_card(folder, tmp_path, capsys):
+def test_an_adapter_on_a_model_of_this_machine_goes_as_a_whole_model_with_its_card(tiny_folder, tmp_path, capsys):
     peft = pytest.importorskip("peft")
     from modeling_anomalygpt.hub.card import ModelFacts, model_card
 
-    model, processor = load_checkpoint(folder, device="cpu")
+    model, processor = load_checkpoint(tiny_folder, device="cpu")
     settings = {"r": 2, "target_modules": r".*language_model.*q_proj", "task_type": "CAUSAL_LM"}
     peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(tmp_path / "bolt")
     processor.save_pretrained(tmp_path / "bolt")

@@ -217,9 +217,3 @@ def test_a_picture_too_small_is_named(tmp_path, capsys):
     Image.new("RGB", (20, 40)).save(tmp_path / "small.png")
     assert run(tmp_path / "small.png", "--number", 1, "--output", tmp_path / "made") == 2
     assert "sides of at least 32 pixels, got 20 x 40 in" in capsys.readouterr().err
-
-
-def test_the_help_names_every_method(capsys):
-    assert run("--help") == 0
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in (*cli_made_pictures.ALL_METHODS, "--resume", "ground_truth"))

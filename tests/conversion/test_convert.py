@@ -291,14 +291,6 @@ def test_verify_passes_when_sentences_are_likely_and_the_answer_is_yes_or_no(mer
     assert "1 language model: passed" in str(stages[0])
 
 
-def test_help_and_refusals_need_no_torch():
-    source = "import sys; from modeling_anomalygpt.cli import main; main(['convert', '--help']); main(['convert'])"
-    source += "; print([name for name in ('torch', 'transformers') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert "--imagebind FILE" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 # Real size
 
 CONVERT = """

@@ -37,20 +37,6 @@ def test_the_same_seed_draws_the_same_defect_and_the_picture_passed_in_stays_as_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_types_shapes_and_words_are_as_documented(name):
-    drawn = apply_defect(photograph(1), name, np.random.default_rng(1))
-    assert drawn.image.shape == (160, 192, 3)
-    assert drawn.image.dtype == np.uint8
-    assert drawn.mask.shape == (160, 192)
-    assert drawn.mask.dtype == bool
-    assert drawn.defect_type == name
-    english, chinese = drawn.words
-    assert english.isascii()
-    assert "  " not in english
-    assert any("\u4e00" <= letter <= "\u9fff" for letter in chinese)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_the_picture_changes_under_the_mask_and_hardly_anywhere_else(name):
     for seed in range(12):
         image = photograph(seed)
@@ -91,12 +77,6 @@ def test_defects_show_on_black_grey_and_white_parts(name, level):
         drawn = apply_defect(image, name, np.random.default_rng(seed))
         change = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)
         assert change[drawn.mask].mean() >= 6
-
-
-def test_the_defect_scales_with_the_picture():
-    small = [apply_defect(photograph(0, (112, 112)), "stain", np.random.default_rng(s)).mask.mean() for s in range(30)]
-    large = [apply_defect(photograph(0, (448, 448)), "stain", np.random.default_rng(s)).mask.mean() for s in range(30)]
-    assert 0.5 < np.mean(small) / np.mean(large) < 2
 
 
 def test_a_tiny_object_can_still_have_a_defect():

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from datasets_scripts.loading import load_anomaly_dataset, load_builder
+from datasets_scripts.loading import load_anomaly_dataset
 from datasets_scripts.publishing import data_card, save_parquet
 
 from ..dataset_checks import facts, make_private_cache  # noqa: F401 (fixtures)
@@ -40,13 +40,6 @@ def test_large_splits_are_saved_in_several_files(mvtec, tmp_path, monkeypatch):
     files = save_parquet(dataset, tmp_path / "hub", "mvtec_ad", max_shard_bytes=10)
     assert [file.name for file in files if "test" in file.name] == [f"test-0000{n}-of-00003.parquet" for n in range(3)]
     assert datasets.load_dataset(str(tmp_path / "hub"), split="test")["image_id"][:] == dataset["test"]["image_id"][:]
-
-
-def test_the_builder_prepares_parquet_that_plain_load_dataset_reads(mvtec, tmp_path):
-    builder = load_builder("mvtec_ad", mvtec, category="grid")
-    builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet")
-    expected = [facts(row) for row in load_anomaly_dataset("mvtec_ad", mvtec, category="grid", split="test")]
-    assert [facts(row) for row in datasets.load_dataset(str(tmp_path / "out"), split="test")] == expected
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Rendered products: determinism, poses, masks against the picture without the defect, the data set builder."""
 
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -209,14 +208,3 @@ def test_streaming_gives_the_same_rows_as_preparing(tmp_path):
         assert [row["image_id"] for row in rows] == stored["image_id"]
         for row, kept in zip(rows, stored, strict=True):
             np.testing.assert_array_equal(np.array(row["image"]), np.array(kept["image"]))
-
-
-@pytest.mark.slow
-def test_a_224_pixel_picture_takes_less_than_fifteen_milliseconds_on_one_core():
-    for family in FAMILIES:
-        product = render_product(family, np.random.default_rng(0))
-        product.photograph(np.random.default_rng(0))
-        start = time.process_time()
-        for seed in range(20):
-            product.photograph(np.random.default_rng(seed), "random" if seed % 2 else None)
-        assert (time.process_time() - start) / 20 < 0.015, family

@@ -50,20 +50,6 @@ def pictures(seed=0):
     return [(random.random(mask.shape) + 0.4 * mask).astype(np.float32) for mask in masks], masks
 
 
-@pytest.mark.parametrize("keep_in_memory", [False, True])
-def test_image_metrics_of_batches_agree_with_scikit_learn(load, keep_in_memory):
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 2, 200)
-    scores = random.random(200) + 0.3 * labels
-    metric = load("anomaly_image_metrics", keep_in_memory=keep_in_memory)
-    for start in range(0, 200, 64):
-        metric.add_batch(predictions=scores[start : start + 64], references=labels[start : start + 64])
-    found = metric.compute()
-    assert found["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
-    assert found["image_average_precision"] == pytest.approx(average_precision_score(labels, scores), abs=1e-4)
-    assert found["num_pictures"] == 200
-
-
 def test_configurations_take_verdicts_and_log_odds_and_an_object_computes_again(load):
     metric = load("anomaly_image_metrics", "verdicts_and_log_odds")
     metric.add(prediction=0.1, reference=0, verdicts="normal", log_odds=-2.0)

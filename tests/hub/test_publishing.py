@@ -14,7 +14,6 @@ from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT, register_for_au
 from modeling_anomalygpt.hub.publishing import checkpoint_files, code_files, model_repository
 from tests.clean_process import OWN_NAMES, run_python
 from tests.fake_hub import USER, FakeHub
-from tests.tiny import tiny_pair
 from tests.tiny_processor import picture
 
 PUBLISH = """
@@ -23,15 +22,12 @@ import torch
 from PIL import Image
 from modeling_anomalygpt import AnomalyInspector, register
 from modeling_anomalygpt.cli import main
-from tests.tiny import tiny_pair
+from tests.tiny import enlivened, tiny_pair
 
 work = pathlib.Path(sys.argv[1])
 register()
 model, processor = tiny_pair()
-with torch.no_grad():
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.mul_(5)
+enlivened(model)
 for part in (model, processor):
     part.save_pretrained(work / "model")
 assert main(["push", "somebody/parts", "--model", str(work / "model")]) == 0
@@ -138,14 +134,6 @@ assert main(["push-space", "somebody/inside", "--model", folder]) == 0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in tiny_pair():
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def hub():
     with FakeHub() as hub:
         yield hub
@@ -202,7 +190,7 @@ def test_a_clean_process_loads_model_adapter_and_pipelines_with_equal_outputs(hu
 # Files
 
 
-def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):
+def test_what_is_sent_is_what_saving_with_code_writes(tiny_folder, tmp_path):
     """The folder is made ready without opening weights; transformers' own way must give the same."""
     names = ("Config", "ForConditionalGeneration", "ImageProcessor", "Model", "Processor")
     classes = [getattr(modeling_anomalygpt, f"AnomalyGPT{name}") for name in names]
@@ -210,11 +198,11 @@ def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):
     register_for_auto_class()
     try:
         for part in (classes[1], classes[4]):
-            part.from_pretrained(folder).save_pretrained(tmp_path)
+            part.from_pretrained(tiny_folder).save_pretrained(tmp_path)
     finally:
         for one, value in zip(classes, before, strict=True):
             one._auto_class = value
-    files = checkpoint_files(folder)
+    files = checkpoint_files(tiny_folder)
     saved = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert saved <= files.keys()
     assert files.keys() - saved <= code_files().keys()
@@ -224,17 +212,17 @@ def test_what_is_sent_is_what_saving_with_code_writes(folder, tmp_path):
         assert sent.get("image_processor") == expected.get("image_processor"), name
 
 
-def test_no_pickle_and_no_training_state_is_sent(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "run")
+def test_no_pickle_and_no_training_state_is_sent(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "run")
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "secret.txt", "run.log"):
         (tmp_path / "run" / name).write_bytes(b"x")
     (tmp_path / "run" / "checkpoint-10").mkdir()
     (tmp_path / "run" / "checkpoint-10" / "model.safetensors").write_bytes(b"x")
-    assert model_repository(tmp_path / "run", "me/x").keys() == model_repository(folder, "me/x").keys()
+    assert model_repository(tmp_path / "run", "me/x").keys() == model_repository(tiny_folder, "me/x").keys()
 
 
-def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(folder):
-    card = ModelCard(model_repository(folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
+def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(tiny_folder):
+    card = ModelCard(model_repository(tiny_folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
     assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "image-text-to-text"
     assert card.data.license == "apache-2.0"
@@ -266,8 +254,8 @@ def test_a_data_set_pushed_as_parquet_is_read_back_equal_and_as_a_stream(hub, tm
 
 
 @pytest.mark.slow
-def test_a_space_is_pushed_whole_with_the_model_inside_or_by_its_id(hub, folder, tmp_path):
-    run_python(PUBLISH_SPACE, folder, cwd=tmp_path, environment=hub.environment(tmp_path / "publisher"))
+def test_a_space_is_pushed_whole_with_the_model_inside_or_by_its_id(hub, tiny_folder, tmp_path):
+    run_python(PUBLISH_SPACE, tiny_folder, cwd=tmp_path, environment=hub.environment(tmp_path / "publisher"))
     files = hub.files(f"{USER}/page", "spaces")
     assert {"app.py", "README.md", "requirements.txt", "modeling_anomalygpt/inspector.py"} <= files.keys()
     assert "modeling_anomalygpt/anomalygpt_tiny/model.safetensors" in files
@@ -284,4 +272,4 @@ def test_a_space_is_pushed_whole_with_the_model_inside_or_by_its_id(hub, folder,
 
     inside = hub.files(f"{USER}/inside", "spaces")
     weights = "modeling_anomalygpt/anomalygpt_tiny/model.safetensors"
-    assert inside[weights] == (folder / "model.safetensors").read_bytes()
+    assert inside[weights] == (tiny_folder / "model.safetensors").read_bytes()

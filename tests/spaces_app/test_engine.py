@@ -189,25 +189,6 @@ def test_a_batch_is_limited_in_tiles_and_pictures(engine, session, files, monkey
             next(inspect_batch(engine, session, paths, [], settings))
 
 
-def test_work_ends_when_its_visitor_has_gone_and_the_next_one_is_served(engine, session, files, monkeypatch):
-    passes = []
-
-    def endless(inspector, learn, image, options):
-        while True:
-            inspector.inspect(image, use_language=False)
-            passes.append(1)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "learn_and_inspect", endless)
-        running = inspect_picture(engine, session, files["query"], [], Settings())
-        next(running)
-        running.close()
-    done = len(passes)
-    assert done > 0
-    assert inspect(engine, Session(engine), files["query"], use_language=False).verdict
-    assert len(passes) == done
-
-
 def test_one_request_keeps_the_model_only_so_long(engine, session, files, monkeypatch):
     def endless(inspector, learn, image, options):
         while True:
@@ -310,15 +291,6 @@ def test_deep_pictures_are_opened_as_deep_as_the_good_ones(engine, session, tmp_
     assert session.result.pred_score == expected
     *_, rows = inspect_batch(engine, session, [paths[12][2]], paths[12][:2], Settings())
     assert rows[0].pred_score == expected
-
-
-def test_sessions_share_the_model_and_nothing_else(engine, files):
-    one, two = Session(engine), Session(engine)
-    inspect(engine, one, files["query"], [files["good_1"]], use_language=False)
-    assert one.inspector.model is two.inspector.model
-    assert two.inspector.memory_bank is None
-    assert two.result is None
-    assert one.folder != two.folder
 
 
 def test_a_sessions_folder_goes_with_it(engine):

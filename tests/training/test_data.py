@@ -75,20 +75,6 @@ def grey_level(pixel_values, processor):
     return int(min(picture[1, -2], picture[-2, 1], picture[-2, -2], picture[1, 1]))
 
 
-def test_a_sample_holds_what_the_model_takes(processor):
-    sample = TrainingExamples([pairs()], processor, reference_share=1.0)[1]
-    assert sample["pixel_values"].shape == (3, 28, 28)
-    assert sample["pixel_values"].dtype == np.float32
-    assert sample["mask_labels"].shape == (28, 28)
-    assert set(np.unique(sample["mask_labels"])) == {0, 1}
-    assert sample["reference_pixel_values"].shape == (1, 3, 28, 28)
-    assert sample["use_reference"] is True
-    assert len(sample["input_ids"]) == len(sample["labels"])
-    assert sample["input_ids"].count(processor.image_token_id) == 8
-    assert sample["state_prompt_ids"].ndim == 2
-    assert sample["source"] == "nuts"
-
-
 def test_samples_depend_on_seed_epoch_and_index_alone(processor):
     examples = mixed(processor)
     first = [described(examples[index]) for index in range(len(examples))]
@@ -330,20 +316,6 @@ def test_missing_columns_are_named():
         SyntheticPairs(inspection_rows(2).select([]), "nuts")
     with pytest.raises(TypeError, match="`dataset` 'references of nuts' must be a `datasets.Dataset`, got list"):
         LabelledPictures(inspection_rows(1, 1), "nuts", references=[])
-
-
-SOME = np.array(defect_mask()) > 0
-
-
-@pytest.mark.parametrize(
-    "values",
-    [SOME * 255, SOME * 1, SOME * 2, SOME * 100, SOME * np.uint16(3), SOME * np.uint16(40_000)],
-    ids=["white", "class 1", "class 2", "grey", "class 3 of 16 bits", "16 bits"],
-)
-def test_a_mask_marks_what_is_not_its_background(processor, values):
-    mask = Image.fromarray(values.astype(values.dtype if values.dtype == np.uint16 else np.uint8))
-    expected = labelled(with_mask(defect_mask()), processor)[0]["mask_labels"]
-    np.testing.assert_array_equal(labelled(with_mask(mask), processor)[0]["mask_labels"], expected)
 
 
 @pytest.mark.parametrize(
