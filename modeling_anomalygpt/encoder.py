@@ -14,7 +14,15 @@ from PIL import Image
 from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import place
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
-from .references import DomainGate, ImageTraits, References, mean_brightness, study_references, thumbnail
+from .references import (
+    DomainGate,
+    ImageTraits,
+    References,
+    mean_brightness,
+    same_picture,
+    study_references,
+    thumbnail,
+)
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
@@ -120,14 +128,15 @@ class EncodedImage:
         out_of_domain_reasons (`list[str]`): Why it may not be comparable with the references, see [`DomainGate`].
         patches ([`PatchFeatures`], *optional*): The finest layer as it was compared, `(num_patches, dim)`; `None` for
             tiled images.
-        exposure_matched (`bool`): Whether it was seen in the references' light instead of its own.
+        remarks (`list[str]`): `"is_reference"` for one of the references or a copy of it, `"exposure_matched"` where
+            it was seen in the references' light instead of its own.
     """
 
     anomaly_map: np.ndarray
     image_tokens: torch.Tensor
     out_of_domain_reasons: list[str]
     patches: PatchFeatures | None
-    exposure_matched: bool
+    remarks: list[str]
 
 
 class ImageEncoder:
@@ -280,10 +289,16 @@ class ImageEncoder:
                 patches=None
                 if index in tiled or finest is None
                 else PatchFeatures(finest.vectors[index].cpu(), finest.grid),
-                exposure_matched=bool(matched[index]) and index not in tiled,
+                remarks=self._remarks(image, references, bool(matched[index]) and index not in tiled),
             )
-            for index in range(len(images))
+            for index, image in enumerate(images)
         ]
+
+    @staticmethod
+    def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
+        kept, own = () if references is None else references.thumbnails, thumbnail(image)
+        remarks = ["is_reference"] if any(same_picture(own, one) for one in kept) else []
+        return remarks + ["exposure_matched"] * exposure_matched
 
     def nearest_good(
         self, patches: PatchFeatures | None, references: References | None, size: tuple[int, int], x: int, y: int

@@ -553,7 +553,7 @@ class AnomalyInspector:
         scorer = Scorer(references, options.localization, self.model.config.decision)
         results = []
         for (source, image), seen, odds, words in zip(batch, encoded, log_odds, answers, strict=True):
-            score = scorer.score(seen.anomaly_map, odds, seen.out_of_domain_reasons, seen.exposure_matched)
+            score = scorer.score(seen.anomaly_map, odds, seen.out_of_domain_reasons, seen.remarks)
             score = self._unless_rotated(score, image, seen, references, options)
             regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
             if scorer.calibrated:

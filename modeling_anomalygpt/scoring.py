@@ -210,7 +210,7 @@ class Scorer:
         anomaly_map: np.ndarray,
         log_odds: float | None = None,
         out_of_domain_reasons: Sequence[str] = (),
-        exposure_matched: bool = False,
+        remarks: Sequence[str] = (),
     ) -> Score:
         """Scores one picture and decides.
 
@@ -218,7 +218,7 @@ class Scorer:
             anomaly_map (`np.ndarray` of shape `(height, width)`): In [0, 1], in the picture's own pixels.
             log_odds (`float`, *optional*): Of the language model.
             out_of_domain_reasons (`list[str]`): See [`DomainGate`].
-            exposure_matched (`bool`, defaults to `False`): Whether the picture was seen in the references' light.
+            remarks (`list[str]`): See [`EncodedImage`].
 
         Returns:
             [`Score`]
@@ -246,7 +246,7 @@ class Scorer:
         else:  # the language model's word, or the checkpoint's threshold
             above = pred_score >= self.region_threshold if log_odds is None else log_odds > 0
             verdict = "anomalous" if above else "normal"
-        reasons = self._reasons(verdict, pred_score, log_odds, list(out_of_domain_reasons), exposure_matched)
+        reasons = self._reasons(verdict, pred_score, log_odds, list(out_of_domain_reasons), remarks)
         return Score(verdict, pred_score, evidence, reasons)
 
     def regions(self, anomaly_map: np.ndarray, verdict: str, mm_per_pixel: float | None) -> list[Region]:
@@ -270,11 +270,17 @@ class Scorer:
         return {name: getattr(calibration, name) for name in names}
 
     def _reasons(
-        self, verdict: str, pred_score: float, log_odds: float | None, out_of_domain: list[str], exposure_matched: bool
+        self,
+        verdict: str,
+        pred_score: float,
+        log_odds: float | None,
+        out_of_domain: list[str],
+        remarks: Sequence[str],
     ) -> list[tuple[str, dict[str, float]]]:
         if verdict == "unknown":
             return [("no_references", {})]
-        reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in out_of_domain]
+        kinds = [*(kind for kind in remarks if kind == "is_reference"), *out_of_domain]
+        reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in kinds]
         if verdict == "uncertain" and not out_of_domain:
             reasons.append(("close", {}))
         if self.calibrated:
@@ -288,7 +294,7 @@ class Scorer:
             reasons.append((kind, {"probability": 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))}))
         if self.calibrated and self.references.calibration is None and self.references.num_compared < 4:
             reasons.append(("few_references", {"count": self.references.num_compared}))
-        if exposure_matched and "exposure" not in out_of_domain:
+        if "exposure_matched" in remarks and "exposure" not in out_of_domain:
             reasons.append(("exposure_matched", {}))
         return reasons
 

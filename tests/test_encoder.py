@@ -84,6 +84,15 @@ def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
     assert inspector.num_references == 3
 
 
+def test_a_reference_that_is_inspected_is_told_to_be_one():
+    inspector = AnomalyInspector(*tiny_pair())
+    inspector.set_references([noise(0), noise(1)])
+    results = [inspector.inspect(image, answer=False) for image in (noise(1), noise(2))]
+    kinds = [[reason["kind"] for reason in result.evidence["reasons"]] for result in results]
+    assert [row[0] == "is_reference" for row in kinds] == [True, False]
+    assert "one of the good pictures itself" in results[0].evidence["reasons"][0]["text"]
+
+
 def test_references_and_queries_go_through_the_vision_model_once(monkeypatch):
     inspector = AnomalyInspector(*tiny_pair())
     tower, seen = inspector.model.model.vision_tower, []
