@@ -43,6 +43,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int) -> AnomalyGPTConfig
             "region_extent": 0.8,
             "region_peak": 0.8,
             "language_weight": 0.0,
+            "undecided_margin": 0.1,
             "out_of_domain_distance": 0.25,
             "out_of_domain_factor": 1.5,
         },
