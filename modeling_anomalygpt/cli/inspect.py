@@ -90,19 +90,19 @@ def _inspect(
     from ..images import distinct_names
 
     inspector = load_inspector(args, references)
-    if args.model is None and not references:
+    if args.model is None and not references and not args.part:
         print(
             "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references there is "
             "no verdict. Give one to four good ones.",
             file=sys.stderr,
         )
     if normals:
-        _calibrate(inspector, normals, args.max_false_alarm or 0.02)
+        calibrate(inspector, normals, args.max_false_alarm or 0.02)
     if args.save_references:
         inspector.save_references(args.save_references)
     if not args.resume:
         _put_aside(folder)
-    report = _report(args, inspector, folder, references, len(queries))
+    report = _report(args, getattr(inspector, "inspector", inspector), folder, references, len(queries))
     results = inspector.inspect_many(
         queries,
         batch_size=args.batch_size,
@@ -205,7 +205,7 @@ def _put_aside(folder: pathlib.Path) -> None:
             os.replace(folder / name, previous / name)
 
 
-def _calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
+def calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
     """Sets the limits and says what they promise: of `anomalous` alone, and of all that a gate stops."""
     learned = inspector.calibrate(normals, max_false_alarm, progress=sys.stderr.isatty())
     supported, number = learned["supported_false_alarm_rate"], learned["num_normals"]
@@ -235,7 +235,7 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
 
     words = report_words(args.language)
     setup = {
-        words["category"]: args.category or "",
+        words["category"]: args.category or args.part or "",
         words["description"]: args.description or "",
         words["question"]: "" if args.no_language else args.question or default_question(args.language),
         words["model"]: args.model or words["embedded"],
