@@ -32,7 +32,7 @@ from .tables import format_table, printable
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
 MAX_ERROR_LINES = 5
-_COLOURS = {
+COLOURS = {
     "anomalous": "\033[31m",
     "normal": "\033[32m",
     "uncertain": "\033[35m",
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_false_alarm and not normals:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     check_model(args.model)
-    _check_writable(folder)
+    check_writable(folder)
     for option, found in (("--references", references), ("--calibrate", normals)):
         if remark := getattr(found, "remark", ""):
             print(f"anomalygpt inspect: {option}: {remark}", file=sys.stderr)
@@ -169,7 +169,7 @@ def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]
     return format_table(header, rows, width, numbers=(2, 3), stretch=(5, 4, 0))
 
 
-def _check_writable(folder: pathlib.Path) -> None:
+def check_writable(folder: pathlib.Path) -> None:
     """Makes the folder; refuses one that cannot be written in a line that names it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,11 +264,11 @@ def _print_results(results: Sequence[Any], language: str) -> None:
         shown = [result for result in results if result.verdict != "normal"][:TERMINAL_ROWS]
     colours = uses_colour()
     for index, line in enumerate(result_lines(shown, language, shutil.get_terminal_size((120, 24)).columns)):
-        colour = _COLOURS.get(shown[index - 2].verdict, "") if colours and index > 1 else ""
+        colour = COLOURS.get(shown[index - 2].verdict, "") if colours and index > 1 else ""
         print(f"{colour}{line}\033[0m" if colour else line)
     if len(shown) < len(results):
         print(f"... and {len(results) - len(shown)} more in results.csv")
-    counts = {kind: sum(result.verdict == kind for result in results) for kind in _COLOURS}
+    counts = {kind: sum(result.verdict == kind for result in results) for kind in COLOURS}
     seconds = sum(result.seconds for result in results)
     parts = [f"{counts['anomalous']} anomalous", f"{counts['normal']} normal"]
     parts += [f"{counts['uncertain']} uncertain"] if counts["uncertain"] else []

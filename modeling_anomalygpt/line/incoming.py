@@ -78,7 +78,7 @@ class Incoming(FileSystemEventHandler):
         self._waiting: dict[str, _Waiting] = {}
         self._overflown = False
         if _LEASE is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody opens a file at the moment it is asked for
+            signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when a file is opened while it is asked for
         self._observer = Observer()
         self._observer.schedule(self, self.folder, recursive=True)
         self._observer.start()  # before the first look: what comes in between is seen twice, not never
@@ -91,7 +91,7 @@ class Incoming(FileSystemEventHandler):
 
     @property
     def lag(self) -> tuple[int, float, bool]:
-        """How many pictures wait, for how many seconds the oldest one does, and whether there are more than counted."""
+        """How many pictures wait, for how many seconds the oldest one does, whether there are more."""
         with self._lock:
             oldest = min((one.first for one in self._waiting.values()), default=time.monotonic())
             return len(self._waiting), time.monotonic() - oldest, self._overflown
@@ -112,12 +112,6 @@ class Incoming(FileSystemEventHandler):
                 stop.wait(_PAUSE)
         return None
 
-    def put_back(self, path: str) -> None:
-        """Lets a picture come once more, as the next."""
-        with self._lock:
-            now = time.monotonic()
-            self._waiting = {path: _Waiting(source_of(path), now, now)} | self._waiting
-
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Takes note of what watchdog says."""
         if event.event_type in _NO_CHANGE:
@@ -133,10 +127,12 @@ class Incoming(FileSystemEventHandler):
                 self._waiting.pop(source, None)
             if event.event_type != "deleted" and self._is_picture(path):
                 self._note(path, known)
+        if event.event_type == "deleted" and known is not None:
+            self._say(f"{path!r} was taken away before it was judged.")
 
     def _note(self, path: str, known: _Waiting | None = None) -> None:
         state, now = source_of(path), time.monotonic()
-        if state is None or self._is_done(path, state):
+        if state is None or not os.path.isfile(path) or self._is_done(path, state):
             return
         if len(self._waiting) >= _MOST_WAITING:
             self._overflown = True
@@ -172,6 +168,8 @@ class Incoming(FileSystemEventHandler):
 
     def _look(self) -> None:
         """Looks through the folder; what is waiting already keeps its place."""
+        if not os.path.isdir(self.folder):
+            self._say(f"The folder {self.folder!r} is gone; it is looked for again every {_LOOK_AGAIN:.0f} seconds.")
         with self._lock:
             found = []
             for parent, folders, names in os.walk(self.folder):
