@@ -137,6 +137,9 @@ class ResultsFile:
             of one name (each is of another picture) and those of pictures that are gone. Where `setup` names a stored
             part, its earlier references are no other set-up.
 
+    Attributes:
+        setup (`dict[str, str]`): What further rows say of their set-up.
+
     Raises:
         ResultsFileError: If another process writes the file, **or** its results are of another set-up.
     """
@@ -145,7 +148,7 @@ class ResultsFile:
         self, path: str | os.PathLike, resume: bool, setup: Mapping[str, str] | None = None, log: bool = False
     ):
         self.path = pathlib.Path(path)
-        self._setup = dict(setup or {})
+        self.setup = dict(setup or {})
         self._earlier: dict[str, InspectionResult] = {}
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -180,7 +183,7 @@ class ResultsFile:
 
     def append(self, result: InspectionResult) -> None:
         """Writes one finished result; it survives the end of this process."""
-        result.setup = self._setup
+        result.setup = self.setup
         result.time = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         append_json_line(self.path, result.to_dict())
 
@@ -189,8 +192,8 @@ class ResultsFile:
         self._lock.release()
 
     def _refuse_another_setup(self, row: InspectionResult, log: bool = False) -> None:
-        changed = [name for name, value in self._setup.items() if row.setup.get(name) != value]
-        if log and "part" in self._setup and "part" not in changed:
+        changed = [name for name, value in self.setup.items() if row.setup.get(name) != value]
+        if log and "part" in self.setup and "part" not in changed:
             changed = [name for name in changed if name != "references"]
         if changed:
             raise ResultsFileError(

@@ -105,7 +105,7 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
 
 def _with_parts(args: argparse.Namespace) -> Any:
     """The inspector with the references of a stored part, or what chooses among all of them."""
-    from ..line.parts import AUTO, PartChooser, PartStore
+    from ..line.parts import AUTO, PartChooser, PartFollower, PartStore
 
     store = PartStore(args.parts_dir)
     parts = [store.read(name) for name in (store.names() if args.part == AUTO else [args.part])]
@@ -123,6 +123,7 @@ def _with_parts(args: argparse.Namespace) -> Any:
         return chooser
     parts[0].check(inspector, args.model)
     parts[0].use(inspector)
+    args.followed = PartFollower(store, parts[0], inspector, args.model)  # for `watch`
     args.mm_per_pixel = args.mm_per_pixel or parts[0].facts.mm_per_pixel
     return inspector
 

@@ -6,11 +6,13 @@ Imports nothing heavy before the arguments are known to be good.
 import argparse
 import contextlib
 import importlib.util
+import math
 import os
 import pathlib
 import shlex
 import shutil
 import signal
+import sqlite3
 import sys
 import threading
 import time
@@ -74,8 +76,11 @@ def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> i
     from ..line.watch import Shift, StoppedError, watch
 
     with contextlib.ExitStack() as closing:
-        shift = Shift(args.output, inspector, inspection_options(args), args.move_to, stop, _say)
+        options, follower = inspection_options(args), getattr(args, "followed", None)
+        shift = Shift(args.output, inspector, options, args.move_to, stop, _say, follower)
         closing.callback(shift.close)
+        database = _Database(shift)
+        closing.callback(database.follow, 0.0)
         outboxes = _outboxes(args, shift)
         closing.callback(_close, outboxes)
         incoming = Incoming(args.incoming, [args.output, *(args.move_to or ())], shift.is_done, _say)
@@ -85,10 +90,12 @@ def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> i
         print(f"Watching {incoming.folder}; results in {shift.path}. Ctrl-C ends it.", file=sys.stderr, flush=True)
         try:
             for result in watch(incoming, shift, stop, _say):
-                if result is not None:
-                    for outbox in outboxes:
-                        outbox.wake()
-                    print(_line(result, args.language), flush=True)
+                if result is None:
+                    database.follow()
+                    continue
+                for outbox in outboxes:
+                    outbox.wake()
+                print(_line(result, args.language), flush=True)
         except StoppedError as error:
             _say(str(error))
     print(f"Stopped after {shift.count} pictures; the same command goes on.", file=sys.stderr)
@@ -106,6 +113,21 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`--output` and `--move-to` must be other folders than INCOMING, got {args.incoming!r}.")
     if args.interval and args.camera is None:
         raise ValueError("`--interval` must be given with --camera, whose frames it spaces.")
+
+
+class _Database:
+    """Lets `results.db` follow the rows while there is time for it."""
+
+    def __init__(self, shift: Any):
+        self._shift, self._count, self._time = shift, -1, -math.inf
+
+    def follow(self, pause: float = 5.0) -> None:
+        from ..line.database import ResultsDatabase
+
+        if self._count != self._shift.count and time.monotonic() - self._time >= pause and self._shift.path.exists():
+            self._count, self._time = self._shift.count, time.monotonic()
+            with contextlib.suppress(OSError, sqlite3.Error):  # it is made anew by `anomalygpt results`
+                ResultsDatabase(self._shift.path.parent).close()
 
 
 def _outboxes(args: argparse.Namespace, shift: Any) -> list[Any]:

@@ -290,6 +290,35 @@ def _checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str
     return digest.hexdigest()
 
 
+class PartFollower:
+    """Takes over newer versions of the part that an inspector uses, such as corrections made meanwhile.
+
+    Args:
+        store ([`PartStore`]): Where it is stored.
+        part ([`Part`]): The version in use.
+        inspector ([`AnomalyInspector`]), model (`str`, *optional*): What uses it.
+    """
+
+    def __init__(self, store: PartStore, part: Part, inspector: AnomalyInspector, model: str | None):
+        self._store, self._part, self._inspector, self._model = store, part, inspector, model
+        self._looked_at = part.version
+
+    def renew(self) -> str | None:
+        """Takes over the newest version where it is another; a line about it, `None` where nothing changed."""
+        newest = max(self._store.versions(self._part.name), default=self._looked_at)
+        if newest == self._looked_at:
+            return None
+        self._looked_at = newest
+        try:
+            part = self._store.read(self._part.name)
+            part.check(self._inspector, self._model)
+        except (ValueError, OSError) as error:
+            return f"{error} Version {self._part.version} stays in use."
+        self._part = part
+        part.use(self._inspector)
+        return f"The part {part.name!r} has changed: version {part.version} is used from here on."
+
+
 class PartChooser:
     """Inspects each picture as the stored part that it shows, told by the domain gates of all parts.
 
@@ -420,6 +449,7 @@ __all__ = [
     "PartChooser",
     "PartError",
     "PartFacts",
+    "PartFollower",
     "PartStore",
     "check_name",
     "read_part",

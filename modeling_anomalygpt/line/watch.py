@@ -19,7 +19,7 @@ from ..images import picture_pages
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
 from ..results import InspectionResult, ResultsFile, each_result, source_of
 from .incoming import Incoming, State
-from .parts import PartChooser
+from .parts import PartChooser, PartFollower
 
 RESULTS = "results.jsonl"
 VERDICT_FOLDERS = {"normal": 0, "anomalous": 1}
@@ -44,6 +44,7 @@ class Shift:
         move_to (`tuple` of three paths, *optional*): Folders for `normal`, `anomalous` and all other pictures.
         stop (`threading.Event`): Ends waiting for a disk that is full.
         say (`Callable`): Takes remarks, one line each.
+        part ([`PartFollower`], *optional*): Takes over what a stored part learns meanwhile.
 
     Attributes:
         count (`int`): Rows written by this run.
@@ -61,12 +62,13 @@ class Shift:
         move_to: tuple[str, str, str] | None,
         stop: threading.Event,
         say: Callable[[str], None],
+        part: PartFollower | None = None,
     ):
         self.path = pathlib.Path(folder) / RESULTS
         self.count = 0
         self._inspector, self._options = inspector, options
         self._move_to = None if move_to is None else [pathlib.Path(os.path.abspath(path)) for path in move_to]
-        self._stop, self._say = stop, say
+        self._stop, self._say, self._part = stop, say, part
         self._rows = ResultsFile(self.path, resume=True, setup=self._setup(), log=True)
         # Judged pictures that are still where they came, and where they are to be moved.
         self._judged: dict[tuple[str, int, int, int], str | None] = {}
@@ -102,6 +104,9 @@ class Shift:
             if self._judged.get(key) is not None:
                 self._until_done(lambda: self._move(key), f"move {path!r}")
             return None
+        if self._part is not None and (line := self._part.renew()):
+            self._say(line)
+            self._rows.setup = self._setup()
         result = self._inspect(path, state)
         if result is None:
             self._say(f"{path!r} was taken away before it was judged.")
