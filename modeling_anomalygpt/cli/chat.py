@@ -36,9 +36,7 @@ def run(args: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")  # how deep it is, the references say
         load_picture(args.image)  # a wrong path is refused before the model is loaded
     inspector = load_inspector(args, find_references(args))
-    (result,) = inspector.inspect_many([args.image], inspection_options(args), progress=False)
-    if result.error:
-        raise ValueError(result.error)
+    result = inspector.inspect(args.image, inspection_options(args))
     inspector = getattr(inspector, "inspector", inspector)  # of `--part auto`
     words = report_words(args.language)
     print(summary(result, args.language))

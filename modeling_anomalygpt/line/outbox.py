@@ -52,8 +52,8 @@ class Outbox(threading.Thread):
         self._at = size
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             self._at = min(size, int(json.loads(self._note.read_text(encoding="utf-8"))["delivered_bytes"]))
-        with contextlib.suppress(OSError):  # of a full disk; it is tried again at the next row
-            self._write_note()
+        if not self._note.exists():
+            self._write_note()  # where it cannot be written, a kill would lose the rows that come
         self.start()
 
     def wake(self) -> None:

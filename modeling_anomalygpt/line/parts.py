@@ -369,6 +369,10 @@ class PartChooser:
                 best = distance / gate.max_distance, part
         return best[1]
 
+    def inspect(self, image: Any, options: InspectionOptions | None = None) -> InspectionResult:
+        """As [`AnomalyInspector.inspect`], as the part that the picture shows."""
+        return self._inspect(image, _load(image), options or InspectionOptions())
+
     def inspect_many(
         self,
         images: Sequence[Any],
