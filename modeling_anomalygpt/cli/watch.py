@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folders = "folders for normal, anomalous and all other pictures (default: they stay)"
     output.add_argument("--move-to", nargs=3, metavar=("OK", "NG", "UNSURE"), help=folders)
     output.add_argument("--webhook", type=_address, metavar="URL", help="each row is posted there as JSON")
-    output.add_argument("--exec", type=_command, metavar="CMD", help="is run for each row, which it gets as JSON")
+    output.add_argument("--exec", metavar="CMD", help="is run for each row, which it gets as JSON")
     camera = parser.add_argument_group("camera")
     source = "write frames of this camera into INCOMING: its number, or a video file or address that OpenCV opens"
     camera.add_argument("--camera", metavar="N", help=source)
@@ -111,6 +111,13 @@ def _check(args: argparse.Namespace) -> None:
     incoming, *others = map(os.path.realpath, [args.incoming, args.output, *(args.move_to or ())])
     if incoming in others:
         raise ValueError(f"`--output` and `--move-to` must be other folders than INCOMING, got {args.incoming!r}.")
+    if args.exec is not None:
+        try:
+            program = shlex.split(args.exec)[0]
+        except (ValueError, IndexError):
+            program = ""
+        if shutil.which(program) is None:
+            raise ValueError(f"`--exec` must be a command that can be run, got {args.exec!r}. Check name and quotes.")
     if args.interval and args.camera is None:
         raise ValueError("`--interval` must be given with --camera, whose frames it spaces.")
 
@@ -205,14 +212,4 @@ def _say(line: str) -> None:
 def _address(text: str) -> str:
     if not text.startswith(("http://", "https://")) or not text.partition("://")[2].strip("/"):
         raise argparse.ArgumentTypeError(f"must be an address that begins with http:// or https://, got {text!r}")
-    return text
-
-
-def _command(text: str) -> str:
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a command, got {text!r} ({error})") from error
-    if not words or shutil.which(words[0]) is None:
-        raise argparse.ArgumentTypeError(f"must be a command that can be run, got {text!r}")
     return text

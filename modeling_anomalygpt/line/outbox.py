@@ -40,6 +40,9 @@ class Outbox(threading.Thread):
             refused.
         deliver (`Callable`): Delivers one row; `OSError` where that is to be tried again, `RefusedError` where not.
         say (`Callable`): Takes remarks, one line each.
+
+    Raises:
+        OSError: If the note cannot be written.
     """
 
     def __init__(self, rows: str | os.PathLike, name: str, deliver: Callable[[Row], None], say: Callable[[str], None]):

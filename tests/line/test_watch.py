@@ -395,7 +395,7 @@ def noise(path, number):
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
@@ -460,7 +460,11 @@ def test_wrong_usage_is_one_line(station, capsys, monkeypatch):
         (["in", "--output", "x"], "`--part` or `--references` must say what is good"),
         (["in", "--part", "bolt", "--output", "in"], "must be other folders than INCOMING, got 'in'"),
         (["in", "--part", "bolt", "--output", "x", "--webhook", "ftp://x"], "begins with http:// or https://"),
-        (["in", "--part", "bolt", "--output", "x", "--exec", "nothing_here"], "must be a command that can be run"),
+        (["in", "--part", "bolt", "--output", "x", "--exec", "nothing_here"], "`--exec` must be a command that can"),
+        (
+            ["in", "--part", "bolt", "--output", "x", "--exec", "sh 'open"],
+            "`--exec` must be a command that can be run",
+        ),
         (["in", "--part", "bolt", "--output", "x", "--interval", "2"], "`--interval` must be given with --camera"),
         (["in", "--part", "nut", "--output", "x"], "There is no part 'nut'"),
         (["in", "--part", "bolt", "--model", "model", "--output", "x", "--camera", "no.avi"], "must be a camera that"),
