@@ -214,7 +214,7 @@ def watch(incoming: Incoming, shift: Shift, stop: threading.Event, say: Callable
 
 
 class _Lag:
-    """Says when pictures come faster than they are judged, and when that is over."""
+    """Says how many pictures wait for how long, and when none does any more."""
 
     def __init__(self, say: Callable[[str], None]):
         self._say, self._said = say, -_LAG_REMARK
@@ -224,9 +224,7 @@ class _Lag:
         now = time.monotonic()
         if waiting >= _WORTH_A_REMARK and now - self._said > _LAG_REMARK:
             number = f"More than {waiting}" if more else f"{waiting}"
-            self._say(
-                f"{number} pictures wait, the oldest for {seconds:.0f} s: they come faster than they are judged."
-            )
+            self._say(f"{number} pictures wait, the oldest for {seconds:.0f} s.")
             self._said, self.behind = now, True
         elif not waiting and self.behind:
             self._say("No picture waits any more.")
