@@ -5,6 +5,7 @@ Nothing here looks at the clock on the wall, which may go back.
 """
 
 import contextlib
+import logging
 import os
 import pathlib
 import signal
@@ -86,6 +87,7 @@ class Incoming(FileSystemEventHandler):
 
     def close(self) -> None:
         """Ends the watching."""
+        logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # it complains of events that come while it ends
         self._observer.stop()
         self._observer.join(5)
 

@@ -7,6 +7,7 @@ the next run. Nothing else has to be kept.
 
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import shutil
@@ -26,7 +27,7 @@ VERDICT_FOLDERS = {"normal": 0, "anomalous": 1}
 """Which of the three folders `ok`, `ng`, `unsure` a picture goes to; all other verdicts: the last."""
 
 # Seconds between two tries to write where that was impossible, and between two remarks about pictures that wait.
-_TRY_AGAIN, _LAG_REMARK = (0.5, 10.0), 30.0
+_TRY_AGAIN, _LAG_REMARK = (0.5, 10.0), (30.0, 600.0)
 _WORTH_A_REMARK = 10
 
 
@@ -217,14 +218,15 @@ class _Lag:
     """Says how many pictures wait for how long, and when none does any more."""
 
     def __init__(self, say: Callable[[str], None]):
-        self._say, self._said = say, -_LAG_REMARK
+        self._say, self._said, self._pause = say, -math.inf, _LAG_REMARK[0]
         self.behind = False
 
     def look(self, waiting: int, seconds: float, more: bool) -> None:
         now = time.monotonic()
-        if waiting >= _WORTH_A_REMARK and now - self._said > _LAG_REMARK:
+        if waiting >= _WORTH_A_REMARK and now - self._said > self._pause:
             number = f"More than {waiting}" if more else f"{waiting}"
             self._say(f"{number} pictures wait, the oldest for {seconds:.0f} s.")
+            self._pause = min(2 * self._pause, _LAG_REMARK[1]) if self.behind else _LAG_REMARK[0]
             self._said, self.behind = now, True
         elif not waiting and self.behind:
             self._say("No picture waits any more.")
