@@ -59,6 +59,9 @@ setup(
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
         "heic": ["pillow-heif>=0.20"],  # photographs of telephones
         "demo": ["gradio>=6.20,<7"],
+        # `anomalygpt watch`: the system's own news of files (inotify, FSEvents, ...) instead of polling;
+        # `anomalygpt serve`: what Gradio brings along as well.
+        "line": ["watchdog>=6", "fastapi>=0.115", "uvicorn>=0.30"],
         "quantization": ["bitsandbytes>=0.48"],
         # Only to render the set `cad_parts` again (recipes/cad_parts): path tracer, its denoiser, solids, outlines.
         "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1"],
@@ -71,6 +74,7 @@ setup(
             "build>=1.2",
             "gradio>=6.20,<7",
             "playwright>=1.50",
+            "watchdog>=6",
         ],
     },
     entry_points={"console_scripts": ["anomalygpt=modeling_anomalygpt.cli:main"]},

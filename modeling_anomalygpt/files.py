@@ -37,11 +37,22 @@ def json_line(row: dict[str, Any]) -> bytes:
 
 
 def append_json_line(path: str | os.PathLike, row: dict[str, Any]) -> None:
-    """Adds a line to a file of JSON lines, which is made where there is none; it survives the end of this process."""
-    with open(path, "ab") as file:
-        file.write(json_line(row))
-        file.flush()
-        os.fsync(file.fileno())
+    """Adds a line to a file of JSON lines, which is made where there is none; it survives the end of this process.
+
+    Raises:
+        OSError: If the disk is full, say; no half of the line is left then, so that the same can be tried again.
+    """
+    path = pathlib.Path(path)
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(json_line(row))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
+        raise
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:

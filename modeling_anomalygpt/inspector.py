@@ -4,7 +4,6 @@ Owns one model, one processor and the references. Knows nothing of training, dat
 """
 
 import datetime
-import json
 import os
 import pathlib
 import time
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from .checkpoints import load_checkpoint
 from .dialogue import Dialogue, first_turn
 from .encoder import EncodedImage, ImageEncoder
+from .files import append_json_line
 from .images import bit_depth, load_picture
 from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
 from .prompts import check_language, default_question, describe
@@ -145,10 +145,12 @@ class FeedbackHistory:
     Args:
         audit_file (`str` or `os.PathLike`, *optional*): JSON-lines file; a line for each change, appended at once.
             `None`: nothing is written.
+        facts: What else each line says.
     """
 
-    def __init__(self, audit_file: str | os.PathLike | None = None):
+    def __init__(self, audit_file: str | os.PathLike | None = None, **facts: Any):
         self.audit_file = None if audit_file is None else pathlib.Path(audit_file)
+        self._facts = facts
         self._earlier: list[References] = []
 
     def __len__(self) -> int:
@@ -157,7 +159,7 @@ class FeedbackHistory:
     def record(self, before: References, after: References, row: dict[str, Any]) -> None:
         """Notes a change: writes its line first, so that no change goes unrecorded."""
         changed = sum(map(len, after.bank.features)) - sum(map(len, before.bank.features))
-        self._write({**row, "patches": changed})
+        self.note({**row, "patches": changed})
         self._earlier.append(before)
 
     def undo(self) -> References:
@@ -168,18 +170,14 @@ class FeedbackHistory:
         """
         if not self._earlier:
             raise RuntimeError("There is no feedback to undo. Give some with `feedback(result, is_normal)` first.")
-        self._write({"undo": True})
+        self.note({"undo": True})
         return self._earlier.pop()
 
-    def _write(self, row: dict[str, Any]) -> None:
-        if self.audit_file is None:
-            return
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = json.dumps({"time": now, **row}, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        with self.audit_file.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+    def note(self, row: dict[str, Any]) -> None:
+        """Writes a line with the time before it."""
+        if self.audit_file is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            append_json_line(self.audit_file, {"time": now, **row, **self._facts})
 
 
 class AnomalyInspector:
@@ -192,6 +190,9 @@ class AnomalyInspector:
         processor ([`AnomalyGPTProcessor`]): Its processor.
         tile (`int`, *optional*): Side in pixels of the tiles into which larger pictures (queries and references alike)
             are split.
+
+    Attributes:
+        part (`str`, *optional*): Name of the stored part whose references these are; rows of results files name it.
 
     Example:
     ```python
@@ -209,6 +210,7 @@ class AnomalyInspector:
         self.dialogue = Dialogue(model, processor)
         self.feedback_history = FeedbackHistory()
         self.references: References | None = None
+        self.part: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -437,7 +439,7 @@ class AnomalyInspector:
         options = replace(options or InspectionOptions(), **changes).completed(references)
         rows = None
         if results_file is not None:
-            rows = ResultsFile(results_file, resume, self._setup(references, options))
+            rows = ResultsFile(results_file, resume, self.setup(references, options))
         return self._inspect_stream(images, references, options, batch_size, progress, rows)
 
     def _inspect_stream(
@@ -453,7 +455,7 @@ class AnomalyInspector:
         stream = inspect_in_batches(
             images,
             partial(self._inspect_batch, references=references, options=options),
-            partial(_failed, options=options),
+            partial(failed_result, options=options),
             None if rows is None else rows.finished,
             batch_size,
             partial(load_picture, bits=_bits(references)),
@@ -511,12 +513,13 @@ class AnomalyInspector:
             raise RuntimeError(f"The memory bank is empty. Call `set_references` before `{caller}`.")
         return self.references
 
-    def _setup(self, references: References | None, options: InspectionOptions) -> dict[str, str]:
+    def setup(self, references: References | None, options: InspectionOptions) -> dict[str, str]:
         """Names what decides about a picture, so that results of another set-up are recognised."""
         model = weights_fingerprint([self.model], (self.encoder.fingerprint(), str(self.model.config.decision)))
         return {
             "model": model,
             "references": "none" if references is None else references.fingerprint(),
+            **({} if self.part is None else {"part": self.part}),
             **{name: str(value) for name, value in asdict(options).items()},
         }
 
@@ -669,7 +672,8 @@ def _name(image: Any) -> str:
     return repr(str(image)) if isinstance(image, str | os.PathLike) else f"the {type(image).__name__}"
 
 
-def _failed(image: Any, line: str, options: InspectionOptions) -> InspectionResult:
+def failed_result(image: Any, line: str, options: InspectionOptions) -> InspectionResult:
+    """The row of a picture that cannot be inspected; the line says why."""
     return InspectionResult(
         image=str(image) if isinstance(image, str | os.PathLike) else None,
         verdict="error",
@@ -680,4 +684,4 @@ def _failed(image: Any, line: str, options: InspectionOptions) -> InspectionResu
     )
 
 
-__all__ = ["AnomalyInspector", "FeedbackHistory", "InspectionOptions", "without_matches"]
+__all__ = ["AnomalyInspector", "FeedbackHistory", "InspectionOptions", "failed_result", "without_matches"]

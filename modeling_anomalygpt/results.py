@@ -3,6 +3,8 @@
 Knows pictures, batches and rows; knows no model.
 """
 
+import datetime
+import json
 import os
 import pathlib
 import warnings
@@ -20,7 +22,7 @@ from PIL import Image
 
 from .checkpoints import CheckpointError
 from .errors import describe_error
-from .files import append_json_line, json_line, read_json_lines, write_atomically
+from .files import append_json_line, json_line, write_atomically
 from .images import PictureError, load_picture, split_page
 from .regions import Region
 
@@ -55,6 +57,8 @@ class InspectionResult:
         setup (`dict[str, str]`): Fingerprints of model, references and options, in rows of a results file.
         judged_image (`PIL.Image.Image`, *optional*): The pixels that were judged, mode RGB, for the report: the file
             may change; not written to files.
+        time (`str`, *optional*): When it was written to a results file, by this machine's clock, with the offset of
+            its zone: `"2026-03-29T06:00:12+02:00"`.
     """
 
     image: str | None
@@ -75,6 +79,7 @@ class InspectionResult:
     source: dict[str, int] | None = field(default=None, repr=False)
     setup: dict[str, str] = field(default_factory=dict, repr=False)
     judged_image: Image.Image | None = field(default=None, repr=False)
+    time: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """One row of `results.jsonl`: everything but the map and the tensors."""
@@ -93,6 +98,7 @@ class InspectionResult:
             "language": self.language,
             "source": self.source,
             "setup": self.setup,
+            "time": self.time,
         }
 
     @classmethod
@@ -127,14 +133,22 @@ class ResultsFile:
         resume (`bool`): Whether finished results in it are kept. Otherwise the file starts empty.
         setup (`dict[str, str]`, *optional*): Fingerprints by name; results that were made with another one are
             refused.
+        log (`bool`, defaults to `False`): Whether the file is a log: all of its lines stay as they are, also several
+            of one name (each is of another picture) and those of pictures that are gone. Where `setup` names a stored
+            part, its earlier references are no other set-up.
+
+    Attributes:
+        setup (`dict[str, str]`): What further rows say of their set-up.
 
     Raises:
         ResultsFileError: If another process writes the file, **or** its results are of another set-up.
     """
 
-    def __init__(self, path: str | os.PathLike, resume: bool, setup: Mapping[str, str] | None = None):
+    def __init__(
+        self, path: str | os.PathLike, resume: bool, setup: Mapping[str, str] | None = None, log: bool = False
+    ):
         self.path = pathlib.Path(path)
-        self._setup = dict(setup or {})
+        self.setup = dict(setup or {})
         self._earlier: dict[str, InspectionResult] = {}
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -144,9 +158,15 @@ class ResultsFile:
                 f"{str(path)!r} is being written by another process. Wait for it, or give another output."
             ) from error
         try:
+            if log and self.path.exists():
+                _cut_half_line(self.path)
+                for row in each_result(self.path):
+                    self._refuse_another_setup(row, log)
+                return
             if resume and self.path.exists():
                 self._earlier = {row.image: row for row in read_results(self.path) if row.image and row.error is None}
-                self._refuse_another_setup()
+                for row in self._earlier.values():
+                    self._refuse_another_setup(row)
                 self._earlier = {
                     name: row for name, row in self._earlier.items() if source_of(name) in (None, row.source)
                 }
@@ -163,21 +183,23 @@ class ResultsFile:
 
     def append(self, result: InspectionResult) -> None:
         """Writes one finished result; it survives the end of this process."""
-        result.setup = self._setup
+        result.setup = self.setup
+        result.time = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         append_json_line(self.path, result.to_dict())
 
     def close(self) -> None:
         """Lets other processes write the file."""
         self._lock.release()
 
-    def _refuse_another_setup(self) -> None:
-        for row in self._earlier.values():
-            changed = [name for name, value in self._setup.items() if row.setup.get(name) != value]
-            if changed:
-                raise ResultsFileError(
-                    f"{str(self.path)!r} was made with another {', '.join(changed)}. "
-                    "Resume with the same, or give another output."
-                )
+    def _refuse_another_setup(self, row: InspectionResult, log: bool = False) -> None:
+        changed = [name for name, value in self.setup.items() if row.setup.get(name) != value]
+        if log and "part" in self.setup and "part" not in changed:
+            changed = [name for name in changed if name != "references"]
+        if changed:
+            raise ResultsFileError(
+                f"{str(self.path)!r} was made with another {', '.join(changed)}. "
+                "Resume with the same, or give another output."
+            )
 
 
 def source_of(image: Any) -> dict[str, int] | None:
@@ -198,16 +220,44 @@ def source_of(image: Any) -> dict[str, int] | None:
 def read_results(path: str | os.PathLike) -> list[InspectionResult]:
     """Reads all whole lines of a results file, the last of each picture; what was cut off or damaged is left out."""
     results: dict[Any, InspectionResult] = {}
-    for number, row in enumerate(read_json_lines(path)):
-        try:
-            result = InspectionResult.from_dict(row)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue
-        if _is_sound(result):
-            key = result.image if result.image is not None else number
-            results.pop(key, None)
-            results[key] = result
+    for number, result in enumerate(each_result(path)):
+        key = result.image if result.image is not None else number
+        results.pop(key, None)
+        results[key] = result
     return list(results.values())
+
+
+def each_result(path: str | os.PathLike) -> Iterator[InspectionResult]:
+    """The results of all whole lines of a file, one by one; what was cut off or damaged is left out."""
+    with open(path, "rb") as file:  # bytes are split at b"\n" alone: names may hold other line ends
+        for line in file:
+            if (result := result_of_line(line)) is not None:
+                yield result
+
+
+def result_of_line(line: bytes) -> InspectionResult | None:
+    """The result of one line of a results file; `None` where it is cut off or damaged."""
+    try:
+        result = InspectionResult.from_dict(json.loads(line.decode("utf-8", "replace")))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return result if _is_sound(result) else None
+
+
+def _cut_half_line(path: pathlib.Path) -> None:
+    """Takes away what a kill has left of a last line, so that it does not swallow the next one."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        kept = end
+        while kept:
+            start = max(0, kept - 65536)
+            file.seek(start)
+            found = file.read(kept - start).rfind(b"\n")
+            kept = start + found + 1 if found >= 0 else start
+            if found >= 0:
+                break
+        if kept < end:
+            file.truncate(kept)
 
 
 def _is_sound(result: InspectionResult) -> bool:
@@ -216,7 +266,7 @@ def _is_sound(result: InspectionResult) -> bool:
     numbers = (result.pred_score, result.log_odds, result.seconds)
     return (
         all(isinstance(text, str) for text in texts)
-        and all(text is None or isinstance(text, str) for text in (result.image, result.error))
+        and all(text is None or isinstance(text, str) for text in (result.image, result.error, result.time))
         and all(value is None or isinstance(value, int | float) for value in numbers)
         and isinstance(result.evidence, dict)
         and isinstance(result.setup, dict)

@@ -15,7 +15,9 @@ PACKAGE = REPOSITORY / "modeling_anomalygpt"
 DATASETS = REPOSITORY / "datasets_scripts"
 FLAT = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 # Each sub-package imports from top-level files and from those before it.
-SUB_PACKAGES = ("synthesis", "conversations", "data", "evaluation", "report", "hub", "training", "conversion", "cli")
+SUB_PACKAGES = (
+    "synthesis", "conversations", "data", "evaluation", "report", "line", "hub", "training", "conversion", "cli"
+)  # fmt: skip
 MAY_TRAVEL = {
     "torch",
     "transformers",

@@ -18,6 +18,10 @@ from typing import Any, TextIO
 COMMANDS = {
     "inspect": "inspect pictures; write a table, overlays and a report",
     "chat": "talk about one picture in the terminal",
+    "parts": "keep what was learned of a part under a name; list, export, import",
+    "watch": "judge pictures as a camera writes them into a folder",
+    "serve": "judge pictures that come by HTTP",
+    "results": "counts by hour, worst first, of what was judged; confirm or correct",
     "demo": "open the page in a browser: inspect, ask, many pictures",
     "train": "train on good photographs or data sets; a small adapter folder comes out",
     "merge": "make one checkpoint of an adapter and the checkpoint it was trained from",

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         load_picture(args.image)  # a wrong path is refused before the model is loaded
     inspector = load_inspector(args, find_references(args))
     result = inspector.inspect(args.image, inspection_options(args))
+    inspector = getattr(inspector, "inspector", inspector)  # of `--part auto`
     words = report_words(args.language)
     print(summary(result, args.language))
     print(result.answer)

@@ -30,7 +30,7 @@ from .tables import format_table, printable
 DEFAULT_OUTPUT = "anomalygpt_results"
 TERMINAL_ROWS = 60
 MAX_ERROR_LINES = 5
-_COLOURS = {
+COLOURS = {
     "anomalous": "\033[31m",
     "normal": "\033[32m",
     "uncertain": "\033[35m",
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_false_alarm and not normals:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     check_model(args.model)
-    _check_writable(folder)
+    check_writable(folder)
     for option, found in (("--references", references), ("--calibrate", normals)):
         if remark := getattr(found, "remark", ""):
             print(f"anomalygpt inspect: {option}: {remark}", file=sys.stderr)
@@ -96,20 +96,20 @@ def _inspect(
     from ..images import distinct_names
 
     inspector = load_inspector(args, references)
-    if args.model is None and not references:
+    if args.model is None and not references and not args.part:
         print(
             "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references there is "
             "no verdict. Give one to four good ones.",
             file=sys.stderr,
         )
     if normals:
-        _calibrate(inspector, normals, args.max_false_alarm or 0.02)
+        calibrate(inspector, normals, args.max_false_alarm or 0.02)
     if args.save_references:
         inspector.save_references(args.save_references)
     if not args.resume:
         with only_writer(folder, f".{_RESULTS}.lock"):  # of whoever writes the results, a program in Python too
             _put_aside(folder)
-    report = _report(args, inspector, folder, references, len(queries))
+    report = _report(args, getattr(inspector, "inspector", inspector), folder, references, len(queries))
     results = inspector.inspect_many(
         queries,
         batch_size=args.batch_size,
@@ -176,7 +176,7 @@ def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]
     return format_table(header, rows, width, numbers=(2, 3), stretch=(5, 4, 0))
 
 
-def _check_writable(folder: pathlib.Path) -> None:
+def check_writable(folder: pathlib.Path) -> None:
     """Makes the folder; refuses one that cannot be written in a line that names it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ def _put_aside(folder: pathlib.Path) -> None:
             os.replace(folder / name, previous / name)
 
 
-def _calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
+def calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:
     """Sets the limits and says what they promise: of `anomalous` alone, and of all that a gate stops."""
     learned = inspector.calibrate(normals, max_false_alarm, progress=sys.stderr.isatty())
     supported, number = learned["supported_false_alarm_rate"], learned["num_normals"]
@@ -231,7 +231,7 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
 
     words = report_words(args.language)
     setup = {
-        words["category"]: args.category or "",
+        words["category"]: args.category or args.part or "",
         words["description"]: args.description or "",
         words["question"]: "" if args.no_language else args.question or default_question(args.language),
         words["model"]: args.model or words["embedded"],
@@ -260,11 +260,11 @@ def _print_results(results: Sequence[Any], language: str) -> None:
         shown = [result for result in results if result.verdict != "normal"][:TERMINAL_ROWS]
     colours = uses_colour()
     for index, line in enumerate(result_lines(shown, language, shutil.get_terminal_size((120, 24)).columns)):
-        colour = _COLOURS.get(shown[index - 2].verdict, "") if colours and index > 1 else ""
+        colour = COLOURS.get(shown[index - 2].verdict, "") if colours and index > 1 else ""
         print(f"{colour}{line}\033[0m" if colour else line)
     if len(shown) < len(results):
         print(f"... and {len(results) - len(shown)} more in results.csv")
-    counts = {kind: sum(result.verdict == kind for result in results) for kind in _COLOURS}
+    counts = {kind: sum(result.verdict == kind for result in results) for kind in COLOURS}
     seconds = sum(result.seconds for result in results)
     parts = [f"{counts['anomalous']} anomalous", f"{counts['normal']} normal"]
     parts += [f"{counts['uncertain']} uncertain"] if counts["uncertain"] else []

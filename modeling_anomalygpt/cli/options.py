@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 
 def add_reference_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--references`, `--category` and `--description`."""
+    """Adds `--references`, `--part`, `--category` and `--description`."""
     group = parser.add_argument_group("good pictures")
     group.add_argument(
         "--references",
@@ -26,6 +26,20 @@ def add_reference_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="good pictures of the same part: files, folders, quoted patterns, or one .safetensors memory bank",
     )
+    stored = "a part that `anomalygpt parts add` has stored; auto chooses for each picture"
+    group.add_argument("--part", metavar="NAME", help=stored)
+    add_parts_folder(group)
+    add_description_options(group)
+
+
+def add_parts_folder(group: Any) -> None:
+    """Adds `--parts-dir`."""
+    where = "where parts are stored (default: ANOMALYGPT_PARTS, else ~/.anomalygpt/parts)"
+    group.add_argument("--parts-dir", metavar="DIR", help=where)
+
+
+def add_description_options(group: Any) -> None:
+    """Adds `--category`, `--description` and `--bits`: what is known of good pictures."""
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
     depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
@@ -78,22 +92,52 @@ def load_model(args: argparse.Namespace, **options: Any) -> Any:
     be_quiet()
     check_model(args.model)
     from ..inspector import AnomalyInspector
+    from ..scoring import PREFERENCES
 
     dtype = None if args.dtype == "auto" else args.dtype
-    return AnomalyInspector.from_pretrained(args.model, **({"device": args.device, "dtype": dtype} | options))
+    inspector = AnomalyInspector.from_pretrained(args.model, **({"device": args.device, "dtype": dtype} | options))
+    if prefer := getattr(args, "prefer", None):
+        inspector.model.config.decision = {"false_alarm_weight": PREFERENCES[prefer]}
+    return inspector
 
 
 def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
-    """The [`AnomalyInspector`] with its references: picture files, or one memory bank."""
-    from ..scoring import PREFERENCES
+    """The [`AnomalyInspector`] with its references: picture files, one memory bank, or a stored part.
 
+    With `--part auto` it is a `PartChooser`, which inspects pictures as well.
+    """
+    if args.part:
+        return _with_parts(args)
     inspector = load_model(args, tile=args.tile)
-    if prefer := getattr(args, "prefer", None):
-        inspector.model.config.decision = {"false_alarm_weight": PREFERENCES[prefer]}
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
     elif references:
         inspector.set_references(references, args.category or "object", args.description, bits=args.bits)
+    return inspector
+
+
+def _with_parts(args: argparse.Namespace) -> Any:
+    """The inspector with the references of a stored part, or what chooses among all of them."""
+    from ..line.parts import AUTO, PartChooser, PartFollower, PartStore
+
+    store = PartStore(args.parts_dir)
+    parts = [store.read(name) for name in (store.names() if args.part == AUTO else [args.part])]
+    tiles = {part.facts.tile for part in parts}
+    if args.part != AUTO and args.tile not in (None, *tiles):
+        raise ValueError(
+            f"`--tile` must be that of the part {args.part!r} ({parts[0].facts.tile or 'none'}), got {args.tile}. "
+            "Leave it out."
+        )
+    inspector = load_model(args, tile=args.tile if args.part == AUTO else parts[0].facts.tile)
+    if args.part == AUTO:
+        chooser = PartChooser(inspector, parts)
+        for name, reason in chooser.left_out.items():
+            print(f"anomalygpt {args.command}: --part auto leaves {name!r} out: {reason}.", file=sys.stderr)
+        return chooser
+    parts[0].check(inspector, args.model)
+    parts[0].use(inspector)
+    args.followed = PartFollower(store, parts[0], inspector, args.model)  # for `watch`
+    args.mm_per_pixel = args.mm_per_pixel or parts[0].facts.mm_per_pixel
     return inspector
 
 
@@ -137,6 +181,13 @@ def find_references(args: argparse.Namespace) -> list[str]:
     """The files meant by `--references`: pictures, or one memory bank; `NoPictureError` where one is missing."""
     from ..images import NoPictureError, find_pictures
 
+    if args.part:
+        from ..line.parts import AUTO, PartStore
+
+        if args.references:
+            raise ValueError("`--part` must stand alone: it has its own good pictures. Leave --references out.")
+        if args.part != AUTO:
+            PartStore(args.parts_dir).path(args.part)
     if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
         raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
     if _is_memory_bank(args.references):

@@ -1,0 +1,127 @@
+"""`anomalygpt results`: counts by hour, the worst pictures, and what a person says of them.
+
+Imports nothing heavy before the arguments are known to be good.
+"""
+
+import argparse
+import pathlib
+import shutil
+from typing import Any
+
+from .options import add_model_options, add_parts_folder, load_model
+from .tables import format_table, printable
+
+LISTED = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `anomalygpt results`."""
+    parser.add_argument("shift", metavar="SHIFT", help="folder that `anomalygpt watch` or `inspect` wrote")
+    choice = parser.add_argument_group("which pictures")
+    choice.add_argument("--since", metavar="TIME", help="06:00, 2026-03-29 or 2026-03-29T06:00")
+    choice.add_argument("--until", metavar="TIME", help="the same; an hour alone is the first one after --since")
+    verdicts = ("normal", "anomalous", "uncertain", "unknown", "error")
+    choice.add_argument("--verdict", choices=verdicts, metavar="VERDICT", help=f"one of {', '.join(verdicts)}")
+    parser.add_argument("--csv", metavar="FILE", help="write these rows, worst first, for a spreadsheet")
+    said = parser.add_argument_group("what a person says")
+    saying = said.add_mutually_exclusive_group()
+    saying.add_argument("--confirm", metavar="PICTURE", help="its verdict is right")
+    saying.add_argument("--correct", nargs=2, metavar=("PICTURE", "VERDICT"), help="it is really normal, or anomalous")
+    saying.add_argument("--undo", action="store_true", help="take back what was said last, and what was learned of it")
+    add_parts_folder(said)
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `anomalygpt results`; returns the exit code."""
+    from ..line.database import ResultsDatabase
+
+    if args.correct and args.correct[1] not in ("normal", "anomalous"):
+        raise ValueError(f"`--correct` must be given normal or anomalous, got {args.correct[1]!r}.")
+    database = ResultsDatabase(args.shift)
+    try:
+        if args.confirm or args.correct or args.undo:
+            return _say(args, database)
+        return _show(args, database)
+    finally:
+        database.close()
+
+
+def _show(args: argparse.Namespace, database: Any) -> int:
+    from ..line.database import VERDICTS, Wanted, moment
+
+    last = database.last_time()
+    since = args.since and moment(args.since, last)
+    wanted = Wanted(since, args.until and moment(args.until, last, since), args.verdict)
+    counts = database.counts(wanted)
+    if not counts:
+        print("No picture fits.")
+        return 0
+    kinds = [kind for kind in VERDICTS if any(kind in row for row in counts.values())]
+    rows = [[hour, *(str(row.get(kind, 0)) for kind in kinds)] for hour, row in counts.items()]
+    total = {kind: sum(row.get(kind, 0) for row in counts.values()) for kind in kinds}
+    rows.append(["all", *(str(total[kind]) for kind in kinds)])
+    print("\n".join(format_table(["hour", *kinds], rows, numbers=range(1, len(kinds) + 1))))
+    shown = [row for row in database.worst(wanted, LISTED) if args.verdict or row[2].verdict != "normal" or row[1]]
+    if shown:
+        print(f"\n{chr(10).join(_lines(shown))}")
+    confirmed, corrected = database.said()
+    number = sum(total.values())
+    said = f"; {confirmed} confirmed, {corrected} corrected" if confirmed + corrected else ""
+    print(f"\n{number} {'picture' if number == 1 else 'pictures'}{said}")
+    if args.csv:
+        from ..report.report import write_csv
+
+        write_csv([result for _, _, result in database.worst(wanted)], args.csv)
+        print(f"{args.csv}: {number} rows")
+    return 0
+
+
+def _lines(rows: list[tuple[int, str | None, Any]]) -> list[str]:
+    from ..report.page import common_folder, short_name
+    from ..report.report import regions_in_words
+
+    common = common_folder([result.image for _, _, result in rows if result.image])
+    cells = [
+        [
+            (result.time or "-")[:19].replace("T", " "),
+            short_name(result.image, common) if result.image else f"row {number}",
+            result.verdict if said is None else f"{result.verdict}, said {said}",
+            "-" if result.pred_score is None else f"{result.pred_score:.3f}",
+            "-" if result.log_odds is None else f"{result.log_odds:+.2f}",
+            result.error or regions_in_words(result.regions, "en", limit=3) or "-",
+        ]
+        for number, said, result in rows
+    ]
+    width = shutil.get_terminal_size((120, 24)).columns
+    header = ["time", "picture", "verdict", "score", "log-odds", "regions"]
+    return format_table(header, cells, width, numbers=(3, 4), stretch=(5, 1))
+
+
+def _say(args: argparse.Namespace, database: Any) -> int:
+    from ..line.corrections import confirm, correct, note_correction, part_of, undo
+    from ..line.parts import PartStore
+
+    store = PartStore(args.parts_dir)
+    if args.undo:
+        line = undo(args.shift, store)
+        learned = f"; the part {line['part']!r} is as before" if "version" in line else ""
+        print(f"Taken back: {printable(str(line.get('image')))} was said to be {line['said']}{learned}.")
+        return 0
+    number, result = database.find(args.confirm or args.correct[0])
+    name = printable(pathlib.Path(result.image).name)
+    if args.confirm or args.correct[1] == result.verdict:
+        confirm(args.shift, number, result)
+        print(f"{name}: {result.verdict} is confirmed.")
+        return 0
+    said, part_name = args.correct[1], part_of(result)
+    if part_name is None:
+        note_correction(args.shift, number, result, said)
+        print(f"{name}: {said} instead of {result.verdict}. Nothing learns it: it was judged without a stored part.")
+        return 0
+    part = store.read(part_name)
+    inspector = load_model(args, tile=part.facts.tile)
+    part.check(inspector, args.model)
+    learned = correct(args.shift, number, result, said, inspector, store, part)
+    print(f"{name}: {said} instead of {result.verdict}; {part.name!r} has learned it (version {learned.version}).")
+    return 0

@@ -1,0 +1,92 @@
+"""A camera that writes its frames into a watched folder, at a steady pace or when it is told to."""
+
+import datetime
+import io
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+
+import cv2
+from PIL import Image
+
+from ..files import write_atomically
+
+
+class Camera(threading.Thread):
+    """Takes frames until [`Camera.close`]; each becomes a PNG file that appears whole.
+
+    Args:
+        source (`str`): Number of a camera, or what OpenCV opens beside: a video file, the address of a stream.
+        folder (`str` or `os.PathLike`): Where the frames are written.
+        interval (`float`, *optional*): Seconds between two frames; `None`: at each call of [`Camera.trigger`].
+        say (`Callable`): Takes remarks, one line each.
+
+    Attributes:
+        ended (`threading.Event`): Set when a video is over or the camera is gone.
+
+    Raises:
+        ValueError: If the camera cannot be opened.
+    """
+
+    def __init__(self, source: str, folder: str | os.PathLike, interval: float | None, say: Callable[[str], None]):
+        super().__init__(name="camera", daemon=True)
+        self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+        if not self._capture.isOpened():
+            raise ValueError(f"`--camera` must be a camera that can be opened, got {source!r}. Is it in use?")
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one of some time ago
+        self._folder, self._interval, self._say = pathlib.Path(folder), interval, say
+        self._due, self._ending = threading.Event(), threading.Event()
+        self.ended = threading.Event()
+        self.start()
+
+    def trigger(self) -> None:
+        """Takes a frame now."""
+        self._due.set()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._ending.set()
+        self._due.set()
+        self.join(5)
+
+    def run(self) -> None:
+        """Takes frames until [`Camera.close`] or the end of the video."""
+        number, due = 0, time.monotonic()
+        while not self._ending.is_set():
+            if self._interval is None:
+                self._due.wait()
+                self._due.clear()
+            elif self._ending.wait(max(0.0, due - time.monotonic())):
+                break
+            if self._ending.is_set():
+                break
+            due = max(due, time.monotonic() - (self._interval or 0)) + (self._interval or 0)
+            whole, frame = self._capture.read()
+            if not whole:
+                self._say("The camera gives no further frame.")
+                break
+            number += 1
+            self._write(Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), number)
+        self._capture.release()
+        self.ended.set()
+
+    def _write(self, frame: Image.Image, number: int) -> None:
+        """Writes a frame; on a full disk it is kept until it can be written, and no other one is taken meanwhile."""
+        content = io.BytesIO()
+        frame.save(content, "PNG", compress_level=1)
+        name = f"camera_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}_{number:06d}.png"
+        said = False
+        while True:
+            try:
+                return write_atomically(self._folder / name, content.getvalue())
+            except OSError as error:
+                if not said:
+                    self._say(f"Cannot write a frame: {error.strerror}. No further one is taken before it is written.")
+                said = True
+            if self._ending.wait(0.5):
+                return None
+
+
+__all__ = ["Camera"]

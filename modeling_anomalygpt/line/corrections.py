@@ -1,0 +1,102 @@
+"""What a person says of a verdict: kept in an audit file, learned by the stored part, taken back."""
+
+import os
+import pathlib
+from typing import Any
+
+from ..inspector import AnomalyInspector, FeedbackHistory
+from ..results import InspectionResult, source_of
+from .database import FEEDBACK, standing_feedback
+from .parts import Part, PartStore
+
+
+def part_of(result: InspectionResult) -> str | None:
+    """The stored part that a row was judged with; `None` where it was none."""
+    return result.evidence.get("part") or result.setup.get("part")
+
+
+def confirm(folder: str | os.PathLike, number: int, result: InspectionResult) -> None:
+    """Notes that a verdict is right. The part learns nothing from it.
+
+    Raises:
+        ValueError: If there is nothing to confirm: the verdict is neither normal nor anomalous.
+    """
+    if result.verdict not in ("normal", "anomalous"):
+        raise ValueError(
+            f"`--confirm` must name a picture that is normal or anomalous, got one that is {result.verdict!r}. "
+            "Say which it is with --correct."
+        )
+    _note(folder, number, result, result.verdict)
+
+
+def correct(
+    folder: str | os.PathLike,
+    number: int,
+    result: InspectionResult,
+    said: str,
+    inspector: AnomalyInspector,
+    store: PartStore,
+    part: Part,
+) -> Part:
+    """Notes what a picture really shows, and lets the part learn it as a new version.
+
+    Args:
+        folder (`str` or `os.PathLike`): Of the results.
+        number (`int`), result ([`InspectionResult`]): The row.
+        said (`str`): `"normal"`: its patches join the references; `"anomalous"`: good patches that look like what
+            stands out most in it are taken out.
+        inspector ([`AnomalyInspector`]): Of the part's model.
+        store ([`PartStore`]), part ([`Part`]): What learns.
+
+    Returns:
+        [`Part`]: The new version.
+
+    Raises:
+        ValueError: If the picture is gone or another one by now, **or** is known as a good one already.
+    """
+    now = source_of(result.image)
+    same = now is not None and all(now[key] == (result.source or {}).get(key) for key in ("bytes", "modified"))
+    if not same:
+        found = "no file" if now is None else "another one"
+        raise ValueError(
+            f"The picture of row {number} must be as it was judged, got {found}: {result.image!r}. "
+            "Put it back to correct its verdict."
+        )
+    part.use(inspector)
+    version = store.versions(part.name)[-1] + 1
+    facts = {"row": number, "said": said, "part": part.name, "version": version}
+    inspector.feedback_history = FeedbackHistory(pathlib.Path(folder) / FEEDBACK, **facts)
+    inspector.feedback(result, said == "normal")
+    return store.write(part.name, inspector.references.to("cpu"), part.facts)
+
+
+def note_correction(folder: str | os.PathLike, number: int, result: InspectionResult, said: str) -> None:
+    """Notes what a picture really shows, where no stored part can learn from it."""
+    _note(folder, number, result, said)
+
+
+def undo(folder: str | os.PathLike, store: PartStore) -> dict[str, Any]:
+    """Takes back what was said last, and the version of the part that came of it.
+
+    Returns:
+        `dict`: The line of the audit file that is taken back.
+
+    Raises:
+        ValueError: If nothing is left to take back, **or** the part was changed since.
+    """
+    standing = standing_feedback(pathlib.Path(folder))
+    if not standing:
+        raise ValueError("`--undo` must have something to take back, got nothing. See feedback.jsonl.")
+    last = standing[-1]
+    if "version" in last and last["version"] in store.versions(last["part"]):
+        store.take_back(last["part"], last["version"])
+    FeedbackHistory(pathlib.Path(folder) / FEEDBACK).note({"undo": True, "of_row": last["row"]})
+    return last
+
+
+def _note(folder: str | os.PathLike, number: int, result: InspectionResult, said: str) -> None:
+    row = {"image": result.image, "verdict": result.verdict, "is_normal": said == "normal"}
+    FeedbackHistory(pathlib.Path(folder) / FEEDBACK, row=number, said=said).note(row)
+
+
+__all__ = ["confirm", "correct", "note_correction", "part_of", "undo"]

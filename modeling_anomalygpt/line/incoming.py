@@ -1,0 +1,208 @@
+"""Pictures of a folder as they are finished being written: each once, in order, however many there are.
+
+The package `watchdog` tells what happens in the folder; a picture is handed out when nobody is writing it any more.
+Nothing here looks at the clock on the wall, which may go back.
+"""
+
+import contextlib
+import logging
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from ..images import PICTURE_SUFFIXES, natural_key
+from ..results import source_of
+
+try:  # Linux tells whether a file is open for writing
+    import fcntl
+
+    _LEASE = (fcntl.F_SETLEASE, fcntl.F_RDLCK, fcntl.F_UNLCK)
+except (ImportError, AttributeError):
+    _LEASE = None
+
+# Seconds for which a file must stay as it is: where the system says that nobody writes it, and where it cannot say.
+_SETTLED, _SETTLED_UNKNOWN = 0.2, 2.0
+# Seconds after which a picture that is still being written is named; between two looks at the whole folder while
+# there is nothing to do (shared folders of other machines tell no events); between two looks at what is waiting.
+_SLOW, _LOOK_AGAIN, _PAUSE = 60.0, 10.0, 0.05
+_MOST_WAITING = 1000
+_NO_CHANGE = ("opened", "closed_no_write")
+
+State = dict[str, int] | None
+
+
+@dataclass
+class _Waiting:
+    state: State
+    since: float
+    first: float
+    named: bool = False
+
+
+class Incoming(FileSystemEventHandler):
+    """What waits in a folder and in those below; hidden files and folders are left out.
+
+    What lies there at the beginning comes first, in order of its time of modification, then of its name; what comes
+    later in the order in which it was finished. At most 1,000 paths are kept; the rest waits on the disk alone.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder.
+        without (iterable of paths): Folders below it that are left out.
+        is_done (`Callable`): Whether a picture of this path and this state (see [`source_of`]) was handed out before
+            and needs nothing any more.
+        say (`Callable`): Takes remarks, one line each.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        without: Iterable[str | os.PathLike],
+        is_done: Callable[[str, State], bool],
+        say: Callable[[str], None],
+    ):
+        self.folder = os.path.abspath(folder)
+        if not os.path.isdir(self.folder):
+            raise ValueError(f"`INCOMING` must be a folder, got {os.fspath(folder)!r}. Make it, or check the path.")
+        self._without = tuple(os.path.realpath(path) + os.sep for path in without)
+        self._is_done, self._say = is_done, say
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
+        self._overflown = False
+        if _LEASE is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when a file is opened while it is asked for
+        self._observer = Observer()
+        self._observer.schedule(self, self.folder, recursive=True)
+        self._observer.start()  # before the first look: what comes in between is seen twice, not never
+        self._look()
+
+    def close(self) -> None:
+        """Ends the watching."""
+        logging.getLogger("watchdog").setLevel(logging.CRITICAL)  # it complains of events that come while it ends
+        self._observer.stop()
+        self._observer.join(5)
+
+    @property
+    def lag(self) -> tuple[int, float, bool]:
+        """How many pictures wait, for how many seconds the oldest one does, whether there are more."""
+        with self._lock:
+            oldest = min((one.first for one in self._waiting.values()), default=time.monotonic())
+            return len(self._waiting), time.monotonic() - oldest, self._overflown
+
+    def next(self, timeout: float, stop: threading.Event) -> str | None:
+        """The path of the next finished picture; `None` after so many seconds without one, or where `stop` is set."""
+        end = time.monotonic() + timeout
+        while not stop.is_set():
+            if (path := self._finished()) is not None:
+                return path
+            with self._lock:
+                empty = not self._waiting
+            if empty and (self._overflown or time.monotonic() - self._looked > _LOOK_AGAIN):
+                self._look()
+            elif time.monotonic() > end:
+                return None
+            else:
+                stop.wait(_PAUSE)
+        return None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Takes note of what watchdog says."""
+        if event.event_type in _NO_CHANGE:
+            return
+        if event.is_directory:  # one that was moved here: nothing is said of its files
+            self._overflown |= event.event_type in ("created", "moved")
+            return
+        source, target = (os.fsdecode(path or "") for path in (event.src_path, event.dest_path))
+        path = target or source
+        with self._lock:
+            known = self._waiting.pop(path, None)
+            if target:
+                self._waiting.pop(source, None)
+            if event.event_type != "deleted" and self._is_picture(path):
+                self._note(path, known)
+        if event.event_type == "deleted" and known is not None:
+            self._say(f"{path!r} was taken away before it was judged.")
+
+    def _note(self, path: str, known: _Waiting | None = None) -> None:
+        state, now = source_of(path), time.monotonic()
+        if state is None or not os.path.isfile(path) or self._is_done(path, state):
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self._overflown = True
+            return
+        self._waiting[path] = _Waiting(state, now, known.first if known else now)
+
+    def _finished(self) -> str | None:
+        with self._lock:
+            waiting = list(self._waiting.items())
+        now = time.monotonic()
+        for path, one in waiting:
+            if now - one.since < _SETTLED:
+                continue
+            state = source_of(path)
+            if state != one.state:
+                one.state, one.since = state, now
+                if state is None:
+                    self._drop(path, one)
+                continue
+            written = _is_being_written(path) if state["bytes"] else None
+            if written is False or (written is None and now - one.since >= _SETTLED_UNKNOWN):
+                self._drop(path, one)
+                return path
+            if now - one.first > _SLOW and not one.named:
+                one.named = True
+                self._say(f"{path!r} is still being written; it is judged when it is finished.")
+        return None
+
+    def _drop(self, path: str, one: _Waiting) -> None:
+        with self._lock:
+            if self._waiting.get(path) is one:  # a later event may have put another one there
+                del self._waiting[path]
+
+    def _look(self) -> None:
+        """Looks through the folder; what is waiting already keeps its place."""
+        if not os.path.isdir(self.folder):
+            self._say(f"The folder {self.folder!r} is gone; it is looked for again every {_LOOK_AGAIN:.0f} seconds.")
+        with self._lock:
+            found = []
+            for parent, folders, names in os.walk(self.folder):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                for path in (os.path.join(parent, name) for name in names):
+                    if self._is_picture(path) and path not in self._waiting and (state := source_of(path)):
+                        found.append((state["modified"], natural_key(path), path))
+            self._overflown, self._looked = False, time.monotonic()
+            for _, _, path in sorted(found):
+                self._note(path)
+
+    def _is_picture(self, path: str) -> bool:
+        relative = pathlib.PurePath(os.path.relpath(path, self.folder))
+        if path.lower().endswith(PICTURE_SUFFIXES) and not any(part.startswith(".") for part in relative.parts):
+            return not os.path.realpath(path).startswith(self._without) if self._without else True
+        return False
+
+
+def _is_being_written(path: str) -> bool | None:
+    """Whether anybody has the file open for writing; `None` where the system does not say."""
+    if _LEASE is None:
+        return None
+    lease, read, unlock = _LEASE
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        try:
+            fcntl.fcntl(file, lease, read)
+        except BlockingIOError:
+            return True
+        fcntl.fcntl(file, lease, unlock)
+        return False
+    return None
+
+
+__all__ = ["Incoming"]

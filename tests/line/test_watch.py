@@ -1,0 +1,522 @@
+"""Watching: each picture judged once, in order, and moved where its row says, whatever happens in between."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_anomalygpt import AnomalyInspector, cli
+from modeling_anomalygpt.files import write_atomically
+from modeling_anomalygpt.images import load_picture
+from modeling_anomalygpt.inspector import InspectionOptions, failed_result
+from modeling_anomalygpt.line import incoming as incoming_module
+from modeling_anomalygpt.line import watch as watch_module
+from modeling_anomalygpt.line.camera import Camera
+from modeling_anomalygpt.line.incoming import Incoming
+from modeling_anomalygpt.line.watch import Shift, StoppedError, watch
+from modeling_anomalygpt.results import InspectionResult, ResultsFileError, each_result, source_of
+from tests.test_faults import full_disk
+from tests.test_faults_kills import dies, killed
+from tests.tiny import tiny_pair
+
+VERDICTS = ("normal", "anomalous", "uncertain")
+
+
+class Judge:
+    """Judges by the brightness of the first pixel; does something else while it judges, where a test says so."""
+
+    references, part, meanwhile = None, "bolt", staticmethod(lambda path: None)
+
+    def setup(self, references, options):
+        return {"model": "m", "references": "r1", "part": self.part}
+
+    def inspect_many(self, images, options, progress):
+        for path in images:
+            source = source_of(path)
+            try:
+                level = load_picture(path).getpixel((0, 0))[0]
+            except (OSError, ValueError) as error:
+                yield failed_result(path, str(error), options)
+                continue
+            self.meanwhile(path)
+            yield InspectionResult(path, VERDICTS[level % 3], float(level), source=source)
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "shift").mkdir()
+    return tmp_path
+
+
+def draw(path, level):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.new("RGB", (8, 8), (level, 0, 0)).save(path, "PNG")
+    return path
+
+
+class Line:
+    """A shift in a folder with what it said; judges what lies in `in` until nothing is left."""
+
+    def __init__(self, place, move=True, judge=None):
+        self.place, self.move, self.said, self.stop = place, move, [], threading.Event()
+        self.judge = judge or Judge()
+
+    @contextlib.contextmanager
+    def open(self):
+        targets = tuple(str(self.place / name) for name in ("ok", "ng", "unsure")) if self.move else None
+        folder = self.place / "shift"
+        shift = Shift(folder, self.judge, InspectionOptions(), targets, self.stop, self.said.append)
+        incoming = None
+        try:
+            incoming = Incoming(self.place / "in", [folder, *(targets or ())], shift.is_done, self.said.append)
+            yield incoming, shift
+        finally:
+            shift.close()
+            if incoming is not None:
+                incoming.close()
+
+    def run(self, idle=2):
+        """Judges until it is idle; the results of this run."""
+        results = []
+        with self.open() as (incoming, shift):
+            for result in watch(incoming, shift, self.stop, self.said.append):
+                idle -= result is None
+                if result is not None:
+                    results.append(result)
+                elif idle <= 0:
+                    return results
+        return results
+
+    def rows(self):
+        return list(each_result(self.place / "shift" / "results.jsonl"))
+
+
+def names(rows):
+    return [pathlib.Path(row.evidence.get("incoming") or row.image).name for row in rows]
+
+
+def assert_consistent(line, expected):
+    """One row each, in order; every picture where its row says; nothing left, nothing twice."""
+    rows = line.rows()
+    assert names(rows) == expected
+    assert all(pathlib.Path(row.image).is_file() for row in rows)
+    if line.move:
+        assert len({row.image for row in rows}) == len(rows)
+        folder = dict(zip(VERDICTS, ("ok", "ng", "unsure"), strict=True))
+        assert all(pathlib.Path(row.image).parent.name == folder.get(row.verdict, "unsure") for row in rows)
+        moved = [path for name in folder.values() for path in (line.place / name).rglob("*") if path.is_file()]
+        assert len(moved) == len(rows)
+        assert not list((line.place / "in").iterdir())
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_what_lies_there_comes_first_by_time_then_by_name_and_is_moved_by_its_verdict(place, move):
+    for name, level, modified in (("z.png", 0, 5), ("b10.png", 1, 7), ("b9.png", 2, 7), ("a.png", 3, 9)):
+        os.utime(draw(place / "in" / name, level), (modified, modified))
+    (place / "in" / "notes.txt").write_text("no picture")
+    draw(place / "in" / ".hidden.png", 0)
+    draw(place / "in" / ".thumbnails" / "1.png", 0)
+    line = Line(place, move)
+    assert names(line.run()) == ["z.png", "b9.png", "b10.png", "a.png"]
+    (place / "in" / "notes.txt").unlink()
+    (place / "in" / ".hidden.png").unlink()
+    shutil.rmtree(place / "in" / ".thumbnails")
+    assert_consistent(line, ["z.png", "b9.png", "b10.png", "a.png"])
+    assert Line(place, move).run(idle=1) == [], "a further run judges nothing again"
+
+
+def append_half(self, result):
+    with self.path.open("ab") as file:
+        file.write(b'{"image": "half')
+    dies()
+
+
+MOMENTS = {
+    "while it is judged": (Judge, "inspect_many", lambda real: lambda *_, **__: dies()),
+    "before the row": (watch_module.ResultsFile, "append", lambda real: dies),
+    "in the middle of the row": (watch_module.ResultsFile, "append", lambda real: append_half),
+    "after the row": (watch_module.ResultsFile, "append", lambda real: lambda *a: (real(*a), dies())),
+    "before the folder is made": (pathlib.Path, "mkdir", lambda real: dies),
+    "before it is moved": (watch_module.os, "replace", lambda real: dies),
+    "after it is moved": (watch_module.os, "replace", lambda real: lambda *a: (real(*a), dies())),
+}
+
+
+@pytest.mark.parametrize("move", [True, False])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_at_any_moment_loses_no_picture_and_judges_none_twice(place, monkeypatch, move, moment):
+    if not move and "move" in moment or not move and "folder" in moment:
+        pytest.skip("nothing is moved")
+    for number in range(5):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    owner, name, make = MOMENTS[moment]
+    real, calls = getattr(owner, name), []
+
+    def third_time(*arguments, **options):
+        calls.append(1)
+        return (make(real) if len(calls) == 3 else real)(*arguments, **options)
+
+    line = Line(place, move)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, third_time)
+        killed(line.run)
+    again = Line(place, move)
+    again.run()
+    assert_consistent(again, [f"{number}.png" for number in range(5)])
+
+
+def test_a_picture_is_read_only_when_its_writer_has_closed_it(place):
+    line = Line(place)
+    with line.open() as (incoming, shift):
+        content = draw(place / "whole.png", 4).read_bytes()
+        with (place / "in" / "slow.png").open("wb") as file:
+            file.write(content[:40])
+            file.flush()
+            draw(place / "in" / "quick.png", 0)
+            assert incoming.next(5, line.stop).endswith("quick.png")
+            assert incoming.next(1.0, line.stop) is None
+            file.write(content[40:])
+        path = incoming.next(5, line.stop)
+        assert shift.judge(path, incoming.folder).pred_score == 4
+
+
+def test_where_the_system_does_not_say_who_writes_a_file_it_must_rest_for_a_while(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_LEASE", None)
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 1.0)
+    line = Line(place)
+    with line.open() as (incoming, _):
+        content = draw(place / "whole.png", 4).read_bytes()
+        start = time.monotonic()
+        for part in (content[:40], content[40:50], content[50:]):
+            with (place / "in" / "slow.png").open("ab") as file:
+                file.write(part)
+            time.sleep(0.5)
+        assert incoming.next(5, line.stop).endswith("slow.png")
+        assert time.monotonic() - start > 2.0
+
+
+def test_files_that_come_by_any_way_are_seen_in_the_order_in_which_they_were_finished(place):
+    line = Line(place)
+    with line.open() as (incoming, shift):
+        write_atomically(place / "in" / "a.png", draw(place / "1.png", 1).read_bytes())
+        time.sleep(0.05)
+        os.rename(draw(place / "2.png", 2), place / "in" / "b.png")
+        time.sleep(0.05)
+        os.link(draw(place / "3.png", 3), place / "in" / "c.png")
+        time.sleep(0.05)
+        draw(place / "in" / "below" / "d.png", 4)
+        draw(place / "more" / "e.png", 5)
+        time.sleep(0.5)
+        os.rename(place / "more", place / "in" / "more")
+        seen = []
+        for _ in range(5):
+            seen.append(incoming.next(15, line.stop))
+            shift.judge(seen[-1], incoming.folder)
+    order = ["a.png", "b.png", "c.png", "below/d.png", "more/e.png"]
+    assert [os.path.relpath(path, place / "in") for path in seen] == order
+
+
+def test_more_pictures_than_are_kept_in_memory_all_come_in_order(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_MOST_WAITING", 4)
+    monkeypatch.setattr(watch_module, "_WORTH_A_REMARK", 3)
+    for number in range(15):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    line = Line(place)
+    line.run(idle=3)
+    assert_consistent(line, [f"{number}.png" for number in range(15)])
+    assert "More than 3 pictures wait, the oldest for" in line.said[0]
+    assert line.said[-1] == "No picture waits any more."
+
+
+def test_a_camera_that_uses_one_name_again_loses_no_picture(place):
+    for move in (True, False):
+        line = Line(place, move)
+        for level in (3, 4, 6):
+            draw(place / "in" / "frame.png", level)
+            assert [row.pred_score for row in line.run()] == [level]
+        (place / "in" / "frame.png").unlink(missing_ok=True)
+    rows = line.rows()
+    assert [row.pred_score for row in rows] == [3, 4, 6] * 2
+    assert [pathlib.Path(row.image).name for row in rows[:3]] == ["frame.png", "frame.png", "frame_2.png"]
+
+
+def test_a_picture_that_is_written_anew_while_it_is_judged_is_judged_again_and_moved_once(place):
+    judge = Judge()
+    judge.meanwhile = lambda path: (setattr(judge, "meanwhile", lambda path: None), draw(pathlib.Path(path), 5))
+    draw(place / "in" / "a.png", 3)
+    line = Line(place, judge=judge)
+    line.run()
+    assert [(row.pred_score, pathlib.Path(row.image).parent.name) for row in line.rows()] == [(3, "in"), (5, "unsure")]
+
+
+def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place):
+    (place / "in" / "0.png").write_bytes(b"junk")
+    (place / "in" / "1.png").write_bytes(b"")
+    pages = [Image.new("L", (8, 8), level) for level in (0, 9)]
+    pages[0].save(place / "in" / "2.tif", save_all=True, append_images=pages[1:])
+    os.mkfifo(place / "in" / "3.png")
+    draw(place / "in" / "4.png", 0)
+    line = Line(place)
+    results = sorted(line.run(idle=6), key=lambda row: row.evidence["incoming"])
+    assert [row.verdict for row in results] == ["error", "error", "error", "normal"]
+    assert "has 2 pages. Split it" in results[2].error
+    assert all(pathlib.Path(row.image).exists() for row in line.rows())
+
+
+def test_a_full_disk_stops_the_judging_until_there_is_room(place):
+    for number in range(4):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    line = Line(place)
+    with line.open() as (incoming, shift):
+        shift.judge(incoming.next(5, line.stop), incoming.folder)
+        size = shift.path.stat().st_size
+        with full_disk(size + 100):
+            thread = threading.Thread(target=lambda: shift.judge(incoming.next(5, line.stop), incoming.folder))
+            thread.start()
+            thread.join(2)
+            assert thread.is_alive()
+            assert shift.path.stat().st_size == size, "no half of a row is left"
+        thread.join(15)
+        assert not thread.is_alive()
+    assert line.said[0].startswith("Cannot write the result of ")
+    assert line.said[0].endswith("File too large. Judging has stopped; it goes on when that can be done.")
+    assert line.said[1:] == ["It can be done again; judging goes on."]
+    line.run()
+    assert_consistent(line, [f"{number}.png" for number in range(4)])
+
+
+def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place):
+    draw(place / "in" / "0.png", 0)
+    line = Line(place)
+    with line.open() as (incoming, shift), full_disk(100):
+        path = incoming.next(5, line.stop)
+        line.stop.set()
+        with pytest.raises(StoppedError, match="the next run goes on with this picture. Nothing is lost"):
+            shift.judge(path, incoming.folder)
+    again = Line(place)
+    again.run()
+    assert_consistent(again, ["0.png"])
+
+
+def test_pictures_are_moved_to_another_disk_whole_also_after_a_kill_in_between(place, monkeypatch):
+    def other_disk(source, target, real=os.replace):
+        if "/in/" in str(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(source, target)
+
+    for number in range(2):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    monkeypatch.setattr(os, "replace", other_disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_module.os, "unlink", lambda path, **_: "/in/0.png" in str(path) and dies())
+        killed(Line(place).run)
+    assert (place / "in/0.png").exists()
+    assert (place / "ok/0.png").exists()
+    line = Line(place)
+    line.run()
+    assert_consistent(line, ["0.png", "1.png"])
+
+
+def test_a_clock_that_goes_back_is_said_and_changes_nothing(place, monkeypatch):
+    for number in range(3):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    judge, now = Judge(), [10_000.0]
+    judge.meanwhile = lambda path: now.append(now[-1] - 3600 if "1.png" in path else now[-1] + 1)
+    monkeypatch.setattr(watch_module.time, "time", lambda: now[-1])
+    line = Line(place, judge=judge)
+    line.run()
+    assert line.said == ["The clock went back by 3600 seconds; rows stay in the order of judging."]
+    assert_consistent(line, ["0.png", "1.png", "2.png"])
+
+
+def test_another_model_is_refused_but_a_new_version_of_the_part_is_not(place):
+    draw(place / "in" / "0.png", 0)
+    line = Line(place)
+    line.run()
+    line.judge.setup = lambda *_: {"model": "m", "references": "r2", "part": "bolt"}
+    draw(place / "in" / "1.png", 0)
+    assert names(line.run()) == ["1.png"]
+    line.judge.setup = lambda *_: {"model": "m", "references": "r2", "part": "nut"}
+    with pytest.raises(ResultsFileError, match="was made with another references, part. Resume with the same"):
+        line.run()
+
+
+def test_a_second_watcher_of_one_output_is_refused(place):
+    line = Line(place)
+    with line.open(), pytest.raises(ResultsFileError, match="is being written by another process"):
+        Line(place).run()
+
+
+# The command, in processes of its own
+
+
+@pytest.fixture
+def station(place, monkeypatch):
+    """A folder with a stored part of a tiny model; the command to watch it."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("ANOMALYGPT_PARTS", str(place / "parts"))
+    for half in tiny_pair():
+        half.save_pretrained(place / "model")
+    for number in range(3):
+        noise(place / "good" / f"{number}.png", number)
+    assert cli.main(["parts", "add", "bolt", "good", "--model", "model"]) == 0
+    words = [
+        "watch",
+        "in",
+        "--part",
+        "bolt",
+        "--model",
+        "model",
+        "--output",
+        "shift",
+        "--move-to",
+        "ok",
+        "ng",
+        "unsure",
+    ]
+    return place, [sys.executable, "-m", "modeling_anomalygpt.cli", *words]
+
+
+def noise(path, number):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+
+
+def until(condition, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
+
+
+def written(place):
+    path = place / "shift" / "results.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def started(command):
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_row(station):
+    place, command = station
+    for number in range(6):
+        noise(place / "in" / f"{number}.png", number)
+        os.utime(place / "in" / f"{number}.png", (number, number))
+    (place / "note.sh").write_text('#!/bin/sh\necho "$ANOMALYGPT_VERDICT" >> told\n')
+    (place / "note.sh").chmod(0o755)
+    process = started(command)
+    until(lambda: written(place) >= 2)
+    process.kill()
+    process.communicate()
+    for number in range(6, 9):
+        noise(place / "in" / f"{number}.png", number)
+        os.utime(place / "in" / f"{number}.png", (number, number))
+    process = started([*command, "--exec", "./note.sh"])
+    until(lambda: written(place) >= 9)
+    noise(place / "in" / "9.png", 9)
+    until(lambda: written(place) >= 10)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Stopped after" in err
+    assert "Traceback" not in err
+    rows = [json.loads(line) for line in (place / "shift/results.jsonl").read_text().splitlines()]
+    assert [pathlib.Path(row["evidence"]["incoming"]).name for row in rows] == [
+        f"{number}.png" for number in range(10)
+    ]
+    assert all(pathlib.Path(row["image"]).exists() for row in rows)
+    assert not list((place / "in").iterdir())
+    told = (place / "told").read_text().split()
+    assert told == [row["verdict"] for row in rows][-len(told) :]
+    assert len(told) == len(out.splitlines()) >= 4
+    assert out.splitlines()[-1].split()[1] == "9.png"
+    alone = AnomalyInspector.from_pretrained("model")
+    alone.set_references([f"good/{number}.png" for number in range(3)], category="bolt")
+    assert [row["pred_score"] for row in rows] == [
+        pytest.approx(alone.inspect(row["image"]).pred_score, abs=1e-5) for row in rows
+    ]
+
+
+def test_wrong_usage_is_one_line(station, capsys, monkeypatch):
+    capsys.readouterr()
+    for words, message in (
+        (["in", "--part", "bolt"], "the following arguments are required: --output"),
+        (["gone", "--part", "bolt", "--output", "x"], "`INCOMING` must be a folder, got 'gone'"),
+        (["in", "--output", "x"], "`--part` or `--references` must say what is good"),
+        (["in", "--part", "bolt", "--output", "in"], "must be other folders than INCOMING, got 'in'"),
+        (["in", "--part", "bolt", "--output", "x", "--webhook", "ftp://x"], "begins with http:// or https://"),
+        (["in", "--part", "bolt", "--output", "x", "--exec", "nothing_here"], "`--exec` must be a command that can"),
+        (
+            ["in", "--part", "bolt", "--output", "x", "--exec", "sh 'open"],
+            "`--exec` must be a command that can be run",
+        ),
+        (["in", "--part", "bolt", "--output", "x", "--interval", "2"], "`--interval` must be given with --camera"),
+        (["in", "--part", "nut", "--output", "x"], "There is no part 'nut'"),
+        (["in", "--part", "bolt", "--model", "model", "--output", "x", "--camera", "no.avi"], "must be a camera that"),
+    ):
+        assert cli.main(["watch", *words]) == 2, words
+        err = capsys.readouterr().err
+        assert message in err
+        assert len([line for line in err.splitlines() if "error" in line]) == 1
+        assert "Traceback" not in err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["watch", "in", "--part", "bolt", "--output", "x"]) == 2
+    assert "pip install 'anomalygpt[line]'" in capsys.readouterr().err
+
+
+# The camera
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = str(tmp_path / "video.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 5, (32, 32))
+    for level in (10, 60, 110, 160):
+        writer.write(np.full((32, 32, 3), level, np.uint8))
+    writer.release()
+    return path
+
+
+def test_frames_of_a_camera_come_at_the_interval_or_at_the_trigger(place, video):
+    said = []
+    camera = Camera(video, place / "in", 0.05, said.append)
+    assert camera.ended.wait(10)
+    camera.close()
+    frames = sorted((place / "in").iterdir())
+    assert [load_picture(frame).getpixel((5, 5))[0] for frame in frames] == pytest.approx([10, 60, 110, 160], abs=6)
+    assert said == ["The camera gives no further frame."]
+    shutil.rmtree(place / "in")
+    (place / "in").mkdir()
+    camera = Camera(video, place / "in", None, said.append)
+    for number in (1, 2):
+        camera.trigger()
+        until(lambda number=number: len(list((place / "in").glob("*.png"))) == number, 10)
+    time.sleep(0.2)
+    assert len(list((place / "in").glob("*.png"))) == 2
+    camera.close()
+
+
+def test_a_frame_is_kept_until_the_disk_has_room_for_it(place, video):
+    said = []
+    with full_disk(20):
+        camera = Camera(video, place / "in", 0.01, said.append)
+        until(lambda: said, 10)
+        assert not list((place / "in").glob("*.png"))
+    until(lambda: len(list((place / "in").glob("*.png"))) == 4, 20)
+    camera.close()
+    assert said[0] == "Cannot write a frame: File too large. No further one is taken before it is written."
