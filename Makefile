@@ -37,7 +37,7 @@ test-slow: install ## Run the slow tests as well
 # The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR LITE0=FILE DINOV2=FILE
 TINY ?= build/tiny
 RECIPE := $(BIN)/python -m recipes.tiny
-train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (about three and a half hours on two cores)
+train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (a few hours on two cores)
 
 $(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
 	$(RECIPE).tokenizer --output $(@D)
