@@ -545,3 +545,16 @@ def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, mon
     for extra in (["--device", "nowhere"], ["--references", "bank.safetensors"]):
         assert run(*arguments, "--output", "out", *extra) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_threads_of_a_command_wait_without_spinning():
+    """Else one other busy process makes every small operation wait for its turn: ten times the time."""
+    code = (
+        "import os; from modeling_anomalygpt import cli; cli.main(['--version']); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    told, asked = (
+        subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True, cwd=ROOT)
+        for more in ({}, {"OMP_WAIT_POLICY": "ACTIVE"})
+    )
+    assert (told.stdout.split()[-1], asked.stdout.split()[-1]) == ("PASSIVE", "ACTIVE"), told.stderr
