@@ -296,7 +296,8 @@ class ImageEncoder:
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
-        kept, own = () if references is None else references.thumbnails, thumbnail(image)
+        kept = () if references is None else references.thumbnails
+        own = thumbnail(image) if kept else b""
         remarks = ["is_reference"] if any(same_picture(own, one) for one in kept) else []
         return remarks + ["exposure_matched"] * exposure_matched
 

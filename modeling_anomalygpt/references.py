@@ -457,7 +457,8 @@ def _guesses(
     """What each reference tells alone: scores of synthetic anomalies, mean distance within a picture."""
     anomalies = encode_in_batches(model.get_patch_features, synthetic_anomalies(views, _ANOMALIES))
     everything = torch.ones(len(features[0].vectors), dtype=torch.bool)
-    own = np.mean([float(self_distances(layer)[originals].mean()) for layer in features])
+    # One by one: each compares all patches of an image with each other.
+    own = np.mean([float(self_distances(layer).mean()) for index in originals for layer in _alone(features, index)])
     return tuple(_maxima(model, anomalies, _rows(features, everything))), float(own)
 
 

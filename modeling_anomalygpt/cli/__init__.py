@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command with these words, by default those of the process; returns the exit code."""
     sys.stdout, sys.stderr = (_lasting(stream) for stream in (sys.stdout, sys.stderr))
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is loaded: threads that wait by spinning made one busy core cost ten times the time.
+    # Before torch is loaded: threads that wait by spinning make every small operation wait for a busy core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(argv)

@@ -4,7 +4,7 @@
                                         [--card docs/cad_parts.md]
 
 Compared are the embedded checkpoint (its score and map) and, with `--mobilenet` (weights as for
-`recipes.tiny.mobilenet_teacher`), MobileNetV2 as it comes: blocks 4 and 11, 3 x 3 means, cosine distance from the
+`recipes.cad_parts.mobilenet`), MobileNetV2 as it comes: blocks 4 and 11, 3 x 3 means, cosine distance from the
 nearest patch of the references, the map's maximum as score. References are good pictures of the train split; of the
 test split each kind of defect is measured against the part's good pictures. Means over parts and draws, and the lowest
 of a part in one draw. `--card` writes the table into the data card, between its two markers.
@@ -40,7 +40,7 @@ def embedded(references: list[Image.Image], queries: list[Image.Image], name: st
 
 def mobilenet(file: pathlib.Path) -> Method:
     """Scores and maps of MobileNetV2 as it comes."""
-    from recipes.tiny.mobilenet_teacher import load_mobilenet
+    from recipes.cad_parts.mobilenet import load_mobilenet
 
     tower = load_mobilenet(file)
 

@@ -548,7 +548,7 @@ def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, mon
 
 
 def test_threads_of_a_command_wait_without_spinning():
-    """Else one other busy process makes every small operation wait for its turn: ten times the time."""
+    """Else one other busy process makes every small operation wait for its turn."""
     code = (
         "import os; from modeling_anomalygpt import cli; cli.main(['--version']); print(os.environ['OMP_WAIT_POLICY'])"
     )

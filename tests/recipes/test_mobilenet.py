@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import save_file
 
-from recipes.tiny.mobilenet_teacher import load_mobilenet
+from recipes.cad_parts.mobilenet import load_mobilenet
 
 CHANNELS = [(32, 16, 1)] + [
     (before, after, 6)
