@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from .checkpoints import CheckpointError
-from .image_processing_anomalygpt import place
+from .image_processing_anomalygpt import paste, place
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .references import (
     DomainGate,
@@ -23,6 +23,7 @@ from .references import (
     study_references,
     thumbnail,
 )
+from .region_of_interest import fitted, load_roi, patches_inside
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
@@ -169,6 +170,38 @@ class ImageEncoder:
             return [(0, 0, *image.size)]
         return tile_boxes(image.height, image.width, self.tile)
 
+    def inside(self, sizes: Sequence[tuple[int, int]], roi: np.ndarray) -> torch.Tensor:
+        """The region of interest on the model's canvas, for images of these sizes `(height, width)`.
+
+        Returns:
+            `torch.BoolTensor` of shape `(batch_size, canvas_height, canvas_width)`
+        """
+        return torch.stack([self._on_canvas(fitted(roi, size)) for size in sizes])
+
+    def _on_canvas(self, mask: np.ndarray) -> torch.Tensor:
+        images = self.processor.image_processor
+        canvas = np.zeros((images.size["height"], images.size["width"]), dtype=bool)
+        at = place(mask.shape, canvas.shape, images.geometry)
+        paste(fitted(mask, (at.height, at.width)), canvas, at)
+        return torch.from_numpy(canvas).to(self.model.device)
+
+    def _pieces(self, image: Image.Image, roi: np.ndarray | None) -> list[tuple[Box, Image.Image, np.ndarray | None]]:
+        """The tiles of an image that count, with their boxes and the region of interest in each."""
+        boxes = self.boxes(image)
+        if roi is None:
+            return [(box, image.crop(box), None) for box in boxes]
+        mask = fitted(roi, (image.height, image.width))
+        parts = [(box, mask[box[1] : box[3], box[0] : box[2]]) for box in boxes]
+        return [(box, image.crop(box), part) for box, part in parts if part.any()]
+
+    def _pixels(
+        self, pieces: Sequence[tuple[Box, Image.Image, np.ndarray | None]]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tiles as the model takes them, and the region of interest in each on its canvas, where there is one."""
+        masks = [mask for _, _, mask in pieces if mask is not None]
+        inside = torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
+        return self._inputs([tile for _, tile, _ in pieces])["pixel_values"], inside
+
     @torch.inference_mode()
     def encode_references(
         self,
@@ -179,6 +212,7 @@ class ImageEncoder:
         category: str,
         description: str | None,
         bits: int | None,
+        roi: Any = None,
     ) -> References:
         """Learns what good looks like; every image and tile goes through the model once.
 
@@ -188,33 +222,42 @@ class ImageEncoder:
             rotations (`bool`): Whether copies rotated by 90, 180 and 270 degrees are added.
             max_patches (`int`, *optional*): Keep at most so many patches a layer.
             category (`str`), description (`str`, *optional*), bits (`int`, *optional*): Kept with the references.
+            roi (*optional*): Region of interest, drawn on the first image, see [`load_roi`].
 
         Returns:
             [`References`]
+
+        Raises:
+            ValueError: If the region cannot be used.
         """
         angles = _ANGLES if rotations else _ANGLES[:1]
         step = -(-count // _MOST_STUDIED)
         bank, studied, sizes, thumbnails, tiled = None, [], [], [], False
         for number, image in enumerate(images):
+            if number == 0 and roi is not None:
+                roi = load_roi(roi, (image.height, image.width))
             copies = [image.rotate(angle, expand=True) for angle in angles]
-            tiles = [copy.crop(box) for copy in copies for box in self.boxes(copy)]
-            tiled |= len(tiles) > len(copies)
-            for start in range(0, len(tiles), _TILES_AT_A_TIME):
-                pixel_values = self._inputs(tiles[start : start + _TILES_AT_A_TIME])["pixel_values"]
+            tiled |= any(len(self.boxes(copy)) > 1 for copy in copies)
+            pieces = [piece for copy in copies for piece in self._pieces(copy, roi)]
+            for start in range(0, len(pieces), _TILES_AT_A_TIME):
+                pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
+                if inside is not None and not inside.flatten(1).any(1).all():
+                    raise ValueError("`roi` must lie where the model looks, got a place that is cut off. Crop before.")
                 layers = self.model.model.get_patch_features(pixel_values)
-                part = MemoryBank.build(layers, self.fingerprint())
+                part = MemoryBank.build(layers, self.fingerprint(), inside)
                 bank = part if bank is None else bank.extend(part)
                 if number % step == 0:
-                    studied.append((pixel_values, layers, [number] * len(pixel_values)))
+                    studied.append((pixel_values, layers, [number] * len(pixel_values), inside))
             sizes.append((image.height, image.width))
             thumbnails.append(thumbnail(image))
         config = self.model.config
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
-            for layers in zip(*(layers for _, layers, _ in studied), strict=True)
+            for layers in zip(*(layers for _, layers, _, _ in studied), strict=True)
         )
-        pixel_values, groups = torch.cat([pixels for pixels, _, _ in studied]), [n for _, _, ns in studied for n in ns]
-        scores, gate = study_references(self.model.model, pixel_values, features, groups)
+        pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
+        inside = None if roi is None else torch.cat([one[3] for one in studied])
+        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside)
         bank = bank if max_patches is None else bank.reduce(max_patches)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
@@ -226,18 +269,19 @@ class ImageEncoder:
             category=category,
             description=description,
             bits=bits,
+            roi=roi,
         )
 
     @torch.inference_mode()
     def encode_as_query(self, image: Image.Image, references: References) -> MemoryBank:
         """The patches of one image as they are compared with the references, in their light; tile by tile."""
-        boxes = self.boxes(image)
-        gate = references.domain_gate if len(boxes) == 1 else None
-        bank = None
-        for start in range(0, len(boxes), _TILES_AT_A_TIME):
-            tiles = [image.crop(box) for box in boxes[start : start + _TILES_AT_A_TIME]]
-            pixel_values, _ = self._match_exposure(self._inputs(tiles)["pixel_values"], gate, references)
-            part = MemoryBank.build(self.model.model.get_patch_features(pixel_values), self.fingerprint())
+        gate = references.domain_gate if len(self.boxes(image)) == 1 else None
+        pieces, bank = self._pieces(image, references.roi), None
+        for start in range(0, len(pieces), _TILES_AT_A_TIME):
+            pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
+            pixel_values, _ = self._match_exposure(pixel_values, gate, references, inside)
+            layers = self.model.model.get_patch_features(pixel_values)
+            part = MemoryBank.build(layers, self.fingerprint(), inside, margin=0)
             bank = part if bank is None else bank.extend(part)
         return bank
 
@@ -259,27 +303,30 @@ class ImageEncoder:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
-        gate = None if references is None else references.domain_gate
+        gate, roi = (None, None) if references is None else (references.domain_gate, references.roi)
         pixel_values = self._inputs(images)["pixel_values"]
-        brightness = mean_brightness(pixel_values)
+        sizes = [(image.height, image.width) for image in images]
+        inside = None if roi is None else self.inside(sizes, roi)
+        brightness = mean_brightness(pixel_values, inside)
         matched = torch.zeros(len(images), dtype=torch.bool)
         if gate is not None and localization != "text":
-            pixel_values, matched = self._match_exposure(pixel_values, gate, references)
+            pixel_values, matched = self._match_exposure(pixel_values, gate, references, inside)
         features = self._features(pixel_values, references, category, localization)
-        sizes = [(image.height, image.width) for image in images]
         maps = self.processor.image_processor.post_process_anomaly_map(features.anomaly_map, sizes)
         image_tokens = features.pooler_output
         tiled = [index for index, image in enumerate(images) if len(self.boxes(image)) > 1]
-        if tiled:
-            for index in tiled:
-                maps[index] = self._tiled_map(images[index], references, category, localization)
-            image_tokens = self._tokens_of_tiled_maps(features, maps, tiled)
+        for index in tiled:
+            maps[index] = self._tiled_map(images[index], references, category, localization)
+        if roi is not None:
+            maps = [one * fitted(roi, size) for one, size in zip(maps, sizes, strict=True)]
+        if changed := tiled if roi is None else range(len(images)):
+            image_tokens = self._tokens_of_changed_maps(features, maps, changed)
         reasons: list[list[str]] = [[] for _ in images]
         finest = None if features.matching_features is None else features.matching_features[0]
         if gate is not None and finest is not None:
             decision = self.model.config.decision
             play = decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
-            traits = ImageTraits.of(pixel_values, features.matching_features[-1], brightness)
+            traits = ImageTraits.of(pixel_values, features.matching_features[-1], brightness, inside)
             reasons = gate.out_of_domain_reasons(traits, play)
         return [
             EncodedImage(
@@ -342,26 +389,30 @@ class ImageEncoder:
     def _tiled_map(
         self, image: Image.Image, references: References | None, category: str, localization: str
     ) -> np.ndarray:
-        boxes, maps = self.boxes(image), []
-        for start in range(0, len(boxes), _TILES_AT_A_TIME):
-            tiles = [image.crop(box) for box in boxes[start : start + _TILES_AT_A_TIME]]
-            features = self._features(self._inputs(tiles)["pixel_values"], references, category, localization)
-            sizes = [(tile.height, tile.width) for tile in tiles]
-            maps += self.processor.image_processor.post_process_anomaly_map(features.anomaly_map, sizes)
-        return merge_tile_maps(maps, boxes, (image.height, image.width))
+        boxes = self.boxes(image)
+        maps = {(x0, y0, x1, y1): np.zeros((y1 - y0, x1 - x0), np.float32) for x0, y0, x1, y1 in boxes}
+        pieces = self._pieces(image, None if references is None else references.roi)
+        for start in range(0, len(pieces), _TILES_AT_A_TIME):
+            some = pieces[start : start + _TILES_AT_A_TIME]
+            pixel_values, _ = self._pixels(some)
+            features = self._features(pixel_values, references, category, localization)
+            sizes = [(tile.height, tile.width) for _, tile, _ in some]
+            made = self.processor.image_processor.post_process_anomaly_map(features.anomaly_map, sizes)
+            maps |= zip((box for box, _, _ in some), made, strict=True)
+        return merge_tile_maps([maps[box] for box in boxes], boxes, (image.height, image.width))
 
-    def _tokens_of_tiled_maps(self, features: Any, maps: list[np.ndarray], tiled: list[int]) -> torch.Tensor:
-        """What the language model sees: the merged maps, shrunk so that no peak is lost."""
+    def _tokens_of_changed_maps(self, features: Any, maps: list[np.ndarray], changed: Iterable[int]) -> torch.Tensor:
+        """What the language model sees: merged maps, and what lies in the region, shrunk so that no peak is lost."""
         model = self.model.model
         side = (model.config.map_size, model.config.map_size)
         whole = features.anomaly_map.clone()
-        for index in tiled:
+        for index in changed:
             shrunk = torch.nn.functional.adaptive_max_pool2d(torch.from_numpy(maps[index])[None], side)
             whole[index] = shrunk[0].to(whole)
         return model.embed_evidence(features.image_embeds, whole)
 
     def _match_exposure(
-        self, pixel_values: torch.Tensor, gate: DomainGate | None, references: References
+        self, pixel_values: torch.Tensor, gate: DomainGate | None, references: References, inside: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images in the references' light ([`DomainGate.match_exposure`]), where that brings them nearer.
 
@@ -373,14 +424,17 @@ class ImageEncoder:
             return pixel_values, changed
         images = self.processor.image_processor
         black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
-        matched = gate.match_exposure(pixel_values, black.to(pixel_values))
+        matched = gate.match_exposure(pixel_values, black.to(pixel_values), inside)
         other = (matched != pixel_values).flatten(1).any(1)
         if not other.any():
             return pixel_values, changed
         model = self.model.model
         layers = model.get_patch_features(torch.cat([pixel_values[other], matched[other]]))
         maps = model.localizer.compare(layers, references.bank.features)
-        as_it_is, in_their_light = maps.flatten(1).median(1).values.chunk(2)
+        if inside is not None:
+            outside = ~patches_inside(inside[other], tuple(maps.shape[1:])).repeat(2, 1, 1)
+            maps = maps.masked_fill(outside, torch.nan)
+        as_it_is, in_their_light = maps.flatten(1).nanmedian(1).values.chunk(2)
         changed = changed.masked_scatter(other, in_their_light < as_it_is)
         return torch.where(changed[:, None, None, None], matched, pixel_values), changed
 

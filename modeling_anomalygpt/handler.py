@@ -42,8 +42,8 @@ class EndpointHandler:
         """Inspects one picture.
 
         Args:
-            data (`dict`): `inputs`: base64 text of a picture, or a dictionary of `image`, `references` (a list) and
-                options of the pipeline; `parameters` (`dict`, *optional*): further options.
+            data (`dict`): `inputs`: base64 text of a picture, or a dictionary of `image`, `references` (a list), `roi`
+                (a mask) and options of the pipeline; `parameters` (`dict`, *optional*): further options.
 
         Returns:
             `dict`: The pipeline's result; `anomaly_map` and `mask` as base64 text of PNG pictures.
@@ -60,18 +60,22 @@ class EndpointHandler:
             options = inputs | options
             inputs = options.pop("image", None)
         # None: an empty list, so that what another request taught does not judge this one.
-        picture, *references = _pictures(inputs, options.pop("references", None) or [])
+        roi = options.pop("roi", None)
+        picture, *references = _pictures(inputs, options.pop("references", None) or [], roi)
         _check_options(options)
+        if roi is not None:
+            options["roi"] = references.pop()
         with self.lock:
             found = self.pipe(picture, references=references, **options)
         return found | {name: _png(found[name]) for name in ("anomaly_map", "mask")}
 
 
-def _pictures(image: Any, references: Any) -> list[bytes]:
-    """The files of the picture and the good ones; they are decoded only when all together are within the limits."""
+def _pictures(image: Any, references: Any, roi: Any) -> list[bytes]:
+    """The files of picture, good ones and region of interest, decoded only when all together are within the limits."""
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
         raise ValueError(f"`references` must be a list of at most {MAX_REFERENCES} pictures as base64 text.")
     named = [("image", image), *((f"references[{index}]", one) for index, one in enumerate(references))]
+    named += [] if roi is None else [("roi", roi)]
     if sum(len(text) for _, text in named if isinstance(text, str)) > MAX_BYTES * 4 // 3:
         raise ValueError(f"All pictures of a request must have at most {MAX_BYTES} bytes. Shrink them before.")
     files = [_file(text, name) for name, text in named]

@@ -282,7 +282,7 @@ class AnomalyGPTImageProcessor(PilBackend):
         mean = np.broadcast_to(np.float32(image_mean), (3,))
         canvas = np.empty((size.height, size.width, 3), dtype=np.float32)
         canvas[:] = mean / (rescale_factor if rescale_factor else 1 / 255)
-        _paste(np.asarray(picture), canvas, at)
+        paste(np.asarray(picture), canvas, at)
         if do_rescale:
             canvas *= np.float32(rescale_factor)
         if do_normalize:
@@ -311,7 +311,7 @@ class AnomalyGPTImageProcessor(PilBackend):
         at = self._placement(picture, do_resize, size, geometry)
         anomalous = Image.fromarray((values > mask_threshold).astype(np.uint8))
         resized = anomalous.resize((at.width, at.height), PILImageResampling.NEAREST)
-        _paste(np.asarray(resized), canvas, at)
+        paste(np.asarray(resized), canvas, at)
         return canvas
 
 
@@ -335,7 +335,8 @@ def _channels_last(picture: Any, input_data_format: Any) -> Any:
     return np.moveaxis(np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture), 0, -1)
 
 
-def _paste(resized: np.ndarray, canvas: np.ndarray, at: Placement) -> None:
+def paste(resized: np.ndarray, canvas: np.ndarray, at: Placement) -> None:
+    """Puts a resized picture onto a canvas of the same kind, cut where it stands out."""
     rows, columns = canvas.shape[:2]
     top, left = max(at.top, 0), max(at.left, 0)
     cut = resized[top - at.top : rows - at.top, left - at.left : columns - at.left]
@@ -369,4 +370,4 @@ def _interpolation(pixels: int, resized: int, corner: int, canvas: int, cells: i
     return weights
 
 
-__all__ = ["GEOMETRIES", "AnomalyGPTImageProcessor", "Placement", "load_mask", "load_picture", "place"]
+__all__ = ["GEOMETRIES", "AnomalyGPTImageProcessor", "Placement", "load_mask", "load_picture", "paste", "place"]

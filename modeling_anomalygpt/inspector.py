@@ -257,6 +257,7 @@ class AnomalyInspector:
         rotations: bool = False,
         max_patches: int | None = None,
         bits: int | None = None,
+        roi: Any = None,
     ) -> None:
         """Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
 
@@ -271,12 +272,20 @@ class AnomalyInspector:
                 memory.
             bits (`int`, *optional*): Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files);
                 found in the references by default, and kept with them.
+            roi (path, `PIL.Image.Image` or `np.ndarray`, *optional*): The region of interest, a mask drawn on the
+                first picture or a file of labelme, see [`load_roi`]; kept with the references. Outside it nothing
+                counts, is marked or said.
 
         Raises:
             PictureError: If a picture cannot be used; names it.
-            ValueError: If there is no picture **or** an option is of another kind.
+            ValueError: If there is no picture, an option is of another kind **or** the region is of another size than
+                the first picture, empty **or** given with `rotations`.
         """
         _check_kinds(category=category, description=description, rotations=rotations, max_patches=max_patches)
+        if roi is not None and rotations:
+            raise ValueError(
+                "`roi` must be None with `rotations`, got both: a part that lies in any direction has no fixed region."
+            )
         images = list(images)
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
@@ -286,7 +295,7 @@ class AnomalyInspector:
         bar = tqdm(images, desc="references", disable=True if len(images) < 9 else None, leave=False)
         distinct = _distinct(bar, copies, bits)
         self.references = self.encoder.encode_references(
-            distinct, len(images), rotations, max_patches, category, description, bits
+            distinct, len(images), rotations, max_patches, category, description, bits, roi
         )
         if copies:
             names = ", ".join(_name(image) for image in copies[:5])

@@ -16,10 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from .files import write_atomically
+from .region_of_interest import patches_inside
 
 # Similarities computed at a time; bounds the memory of matching to 64 MiB whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 16 * 1024 * 1024
-FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2")
+# The third is the second with a region of interest, which earlier versions would pass over.
+FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2", "anomalygpt-references-3")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,35 @@ class MemoryBank:
     threshold: float | None = None
 
     @classmethod
-    def build(cls, patch_features: tuple[PatchFeatures, ...], fingerprint: str = "") -> "MemoryBank":
-        """Makes a bank of all patches of a batch of references, layer by layer."""
+    def build(
+        cls,
+        patch_features: tuple[PatchFeatures, ...],
+        fingerprint: str = "",
+        inside: torch.Tensor | None = None,
+        margin: int = 1,
+    ) -> "MemoryBank":
+        """Makes a bank of the patches of a batch of references, layer by layer.
+
+        Args:
+            patch_features (`tuple[PatchFeatures]`): Theirs.
+            fingerprint (`str`): Names the encoder.
+            inside (`torch.BoolTensor` of shape `(batch_size, height, width)`, *optional*): Region of interest on the
+                model's canvas; `None`: all patches.
+            margin (`int`, defaults to 1): So many patches around the region are kept: the next part lies a little
+                beside the place of this one.
+        """
+        kept = [
+            torch.ones(layer.vectors.shape[:2], dtype=torch.bool, device=layer.vectors.device).flatten()
+            if inside is None
+            else patches_inside(inside, layer.grid, margin).flatten()
+            for layer in patch_features
+        ]
         return cls(
-            features=tuple(unit_length(layer.vectors.flatten(0, 1)) for layer in patch_features),
-            sources=tuple(
-                torch.arange(layer.vectors.shape[0] * layer.vectors.shape[1], device=layer.vectors.device)
-                for layer in patch_features
+            features=tuple(
+                unit_length(layer.vectors.flatten(0, 1)[keep])
+                for layer, keep in zip(patch_features, kept, strict=True)
             ),
+            sources=tuple(keep.nonzero().flatten() for keep in kept),
             grids=tuple(layer.grid for layer in patch_features),
             num_references=patch_features[0].vectors.shape[0],
             fingerprint=fingerprint,

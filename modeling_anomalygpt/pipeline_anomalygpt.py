@@ -19,7 +19,7 @@ from .results import source_of
 
 TASK = "anomaly-detection"
 
-_REFERENCE_OPTIONS = ("rotations", "max_patches")
+_REFERENCE_OPTIONS = ("rotations", "max_patches", "roi")
 _INSPECTION_OPTIONS = (
     "question", "language", "category", "description", "localization", "answer", "use_language", "mm_per_pixel",
 )  # fmt: skip
@@ -34,7 +34,7 @@ class AnomalyDetectionPipeline(Pipeline):
     Args:
         references (`list`, *optional*): Good pictures of the same part. They are looked at once and remembered until
             others are given; an empty list forgets them.
-        rotations (`bool`), max_patches (`int`), *optional*:
+        rotations (`bool`), max_patches (`int`), roi (a mask), *optional*:
             See [`AnomalyInspector.set_references`].
         category (`str`), description (`str`), question (`str`), language (`str`), localization (`str`),
         answer (`bool`), use_language (`bool`), mm_per_pixel (`float`), *optional*:
@@ -121,7 +121,8 @@ class AnomalyDetectionPipeline(Pipeline):
         if references is None:
             return
         pictures = flatten_pictures(references)
-        known = ([_identity(one) for one in pictures], learning)
+        region = learning.get("roi")
+        known = ([_identity(one) for one in pictures], learning | {"roi": region is not None and _identity(region)})
         if known == self._known:
             return
         self.inspector = AnomalyInspector(self.model, self.processor)

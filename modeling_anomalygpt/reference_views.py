@@ -47,12 +47,14 @@ def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
     return torch.stack(views)
 
 
-def synthetic_anomalies(views: torch.Tensor, count: int) -> torch.Tensor:
+def synthetic_anomalies(views: torch.Tensor, count: int, inside: torch.Tensor | None = None) -> torch.Tensor:
     """Augmented views with one synthetic anomaly each: scratches, stains, foreign and misplaced texture.
 
     Args:
         views (`torch.Tensor` of shape `(num_views, num_images, 3, height, width)`): From [`augmented_views`].
         count (`int`): How many to make; images and views take turns.
+        inside (`torch.BoolTensor` of shape `(num_images, height, width)`, *optional*): The region of interest, where
+            all of each anomaly lies; `None`: anywhere.
 
     Returns:
         `torch.Tensor` of shape `(count, 3, height, width)`
@@ -62,7 +64,9 @@ def synthetic_anomalies(views: torch.Tensor, count: int) -> torch.Tensor:
         view = views[number // views.shape[1] % len(views), number % views.shape[1]].float()
         generator = torch.Generator().manual_seed(number)
         kind = _KINDS[number % len(_KINDS)]
-        mask = _scratch_mask(view.shape[1:], generator) if kind == "scratch" else _blob_mask(view.shape[1:], generator)
+        region = None if inside is None else inside[number % views.shape[1]].cpu()
+        mask = (_scratch_mask if kind == "scratch" else _blob_mask)(view.shape[1:], generator, region)
+        mask = mask if region is None else mask * region
         filling = _filling(view.cpu(), kind, generator)
         made.append(view + mask.to(view) * (filling.to(view) - view))
     return torch.stack(made).to(views)
@@ -81,9 +85,17 @@ def _radius(size: torch.Size, generator: torch.Generator) -> float:
     return min(size) * math.exp(float(_uniform(generator, low, high)))
 
 
-def _blob_mask(size: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def _point(size: torch.Size, generator: torch.Generator, region: torch.Tensor | None) -> torch.Tensor:
+    """`(row, column)` of a place away from the edges, or of a pixel of the region."""
+    if region is None:
+        return _uniform(generator, 0.15, 0.85, 2) * torch.tensor(size)
+    places = region.nonzero()
+    return places[int(_uniform(generator, 0, len(places)))].float()
+
+
+def _blob_mask(size: torch.Size, generator: torch.Generator, region: torch.Tensor | None) -> torch.Tensor:
     """An irregular, stretched spot with soft edges: `(height, width)` in [0, 1]."""
-    radius, centre = _radius(size, generator), _uniform(generator, 0.15, 0.85, 2) * torch.tensor(size)
+    radius, centre = _radius(size, generator), _point(size, generator, region)
     turn, stretch = float(_uniform(generator, 0, math.pi)), math.exp(float(_uniform(generator, -0.7, 0.7)))
     y, x = torch.meshgrid(torch.arange(size[0]) - centre[0], torch.arange(size[1]) - centre[1], indexing="ij")
     along = (math.cos(turn) * x + math.sin(turn) * y) / stretch
@@ -96,9 +108,9 @@ def _blob_mask(size: torch.Size, generator: torch.Generator) -> torch.Tensor:
     return torch.sigmoid(2 * (radius * outline - distance))
 
 
-def _scratch_mask(size: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def _scratch_mask(size: torch.Size, generator: torch.Generator, region: torch.Tensor | None) -> torch.Tensor:
     """A thin bent line with soft edges: `(height, width)` in [0, 1]."""
-    radius, point = _radius(size, generator), _uniform(generator, 0.15, 0.85, 2) * torch.tensor(size)
+    radius, point = _radius(size, generator), _point(size, generator, region)
     angle, y, x = _uniform(generator, 0, 2 * math.pi), torch.arange(size[0])[:, None], torch.arange(size[1])
     distance = torch.full(tuple(size), math.inf)
     for _ in range(6):

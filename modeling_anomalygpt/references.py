@@ -23,6 +23,7 @@ from .files import write_atomically
 from .localization import self_distances
 from .memory_bank import FORMATS, MemoryBank, PatchFeatures, unit_length
 from .reference_views import augmented_views, synthetic_anomalies
+from .region_of_interest import mean_inside, patches_inside
 
 Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 
@@ -97,7 +98,11 @@ class ImageTraits:
 
     @classmethod
     def of(
-        cls, pixel_values: torch.Tensor, last_layer: PatchFeatures, brightness: torch.Tensor | None = None
+        cls,
+        pixel_values: torch.Tensor,
+        last_layer: PatchFeatures,
+        brightness: torch.Tensor | None = None,
+        inside: torch.Tensor | None = None,
     ) -> "ImageTraits":
         """Traits of images as the vision model saw them.
 
@@ -106,19 +111,29 @@ class ImageTraits:
             last_layer ([`PatchFeatures`]): Their last layer.
             brightness (`torch.Tensor` of shape `(batch_size,)`, *optional*): Theirs before
                 [`DomainGate.match_exposure`]; of `pixel_values` by default.
+            inside (`torch.BoolTensor` of shape `(batch_size, height, width)`, *optional*): The region of interest,
+                outside which nothing counts.
         """
         grey = pixel_values.float().mean(1, keepdim=True)
         around = functional.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
+        roughness, vectors = (grey - around).abs(), last_layer.vectors
+        if inside is not None:
+            weights = functional.adaptive_avg_pool2d(inside[:, None].to(vectors), last_layer.grid)
+            vectors = vectors * weights.flatten(1)[..., None]  # their sum has the direction of the mean
         return cls(
-            features=unit_length(last_layer.vectors.mean(1)),
-            brightness=mean_brightness(pixel_values) if brightness is None else brightness,
-            sharpness=(grey - around).abs().mean((1, 2, 3)).clamp(min=1e-6).log(),
+            features=unit_length(vectors.mean(1)),
+            brightness=mean_brightness(pixel_values, inside) if brightness is None else brightness,
+            sharpness=_mean(roughness, inside).clamp(min=1e-6).log(),
         )
 
 
-def mean_brightness(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Mean of the normalised pixels, `(batch_size,)`."""
-    return pixel_values.float().mean((1, 2, 3))
+def mean_brightness(pixel_values: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of the normalised pixels, `(batch_size,)`; of those in the region of interest where there is one."""
+    return _mean(pixel_values.float(), inside)
+
+
+def _mean(values: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+    return values.mean((1, 2, 3)) if inside is None else mean_inside(values.mean(1), inside)
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,9 @@ class DomainGate:
     brightness_range: tuple[float, float]
     min_sharpness: float
 
-    def match_exposure(self, pixel_values: torch.Tensor, black: torch.Tensor) -> torch.Tensor:
+    def match_exposure(
+        self, pixel_values: torch.Tensor, black: torch.Tensor, inside: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Images that are darker or brighter by 0.3 than all references and their views, in the nearest light.
 
         As a longer or shorter exposure would: every pixel is multiplied by the same number, from 0.4 to 2.5.
@@ -146,14 +163,16 @@ class DomainGate:
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Normalised images.
             black (`torch.Tensor` of shape `(3,)`): What black is after normalisation, `-mean / std`.
+            inside (`torch.BoolTensor` of shape `(batch_size, height, width)`, *optional*): The region of interest,
+                whose light counts.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, 3, height, width)`: the others are untouched.
         """
-        brightness, level = mean_brightness(pixel_values), black.mean()
+        brightness, level = mean_brightness(pixel_values, inside), black.mean()
         wanted = brightness.clamp(*self.brightness_range)
         filled = (pixel_values.abs() > 1e-5).any(1, keepdim=True)  # around a letterboxed picture all is 0
-        part = filled.float().mean((1, 2, 3)).clamp(min=1e-3)
+        part = _mean(filled.float(), inside).clamp(min=1e-3)
         gains = ((wanted / part - level) / (brightness / part - level).clamp(min=1e-3)).clamp(*_GAINS)
         black = black[:, None, None]
         matched = (black + gains[:, None, None, None] * (pixel_values - black)).to(pixel_values)
@@ -224,6 +243,8 @@ class References:
         category (`str`), description (`str`, *optional*): What they show, as the user wrote it.
         bits (`int`, *optional*): Depth of deep pictures, see [`bit_depth`]; all pictures that are compared with these
             are opened with it.
+        roi (`np.ndarray` of shape `(height, width)`, *optional*): Boolean: the region of interest in the pixels of the
+            first reference, in pictures of other sizes in proportion. Outside it nothing counts.
     """
 
     bank: MemoryBank
@@ -236,6 +257,7 @@ class References:
     category: str = "object"
     description: str | None = None
     bits: int | None = None
+    roi: np.ndarray | None = None
 
     @property
     def num_compared(self) -> int:
@@ -247,11 +269,13 @@ class References:
         return replace(self, bank=self.bank.to(device))
 
     def fingerprint(self) -> str:
-        """Digest of all that decides about a picture: patches, threshold, calibration; 16 hexadecimal digits."""
+        """Digest of all that decides about a picture: patches, region, thresholds; 16 hexadecimal digits."""
         digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
         digest.update(repr((self.bank.fingerprint, self.bank.threshold)).encode())
         for layer in self.bank.features:
             digest.update(layer.cpu().numpy().tobytes())
+        if self.roi is not None:
+            digest.update(np.packbits(self.roi).tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -259,9 +283,10 @@ class References:
         tensors, metadata = self.bank.to_tensors()
         if self.domain_gate is not None:
             tensors["domain_features"] = self.domain_gate.features.cpu().contiguous()
-        write_atomically(
-            path, save(tensors, {"format": FORMATS[1], **metadata, "references": json.dumps(self._facts())})
-        )
+        if self.roi is not None:
+            tensors["roi"] = torch.from_numpy(np.packbits(self.roi))
+        form = FORMATS[1 if self.roi is None else 2]
+        write_atomically(path, save(tensors, {"format": form, **metadata, "references": json.dumps(self._facts())}))
 
     @classmethod
     def load(cls, path: str | os.PathLike, fingerprint: str | None = None) -> "References":
@@ -274,7 +299,8 @@ class References:
         try:
             facts = json.loads(metadata["references"]) if "references" in metadata else _facts_of_notes(metadata)
             features = facts.pop("domain_features", None) or tensors.get("domain_features")
-            return cls(bank, **_checked_facts(facts, features, bank))
+            roi = _checked_roi(facts.pop("roi_size", None), tensors.get("roi"))
+            return cls(bank, roi=roi, **_checked_facts(facts, features, bank))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             reason = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
             raise ValueError(
@@ -294,6 +320,7 @@ class References:
             "category": self.category,
             "description": self.description,
             "bits": self.bits,
+            **({} if self.roi is None else {"roi_size": self.roi.shape}),
         }
 
 
@@ -370,6 +397,20 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
     }  # fmt: skip
 
 
+def _checked_roi(size: Any, bits: torch.Tensor | None) -> np.ndarray | None:
+    if size is None:
+        return None
+    height, width = size
+    if any(type(side) is not int or not 1 <= side <= 2**16 for side in size):
+        raise ValueError(f"the region of interest has the size {size!r:.40}")
+    if bits is None or bits.dtype != torch.uint8 or bits.shape != ((height * width + 7) // 8,):
+        raise ValueError("the region of interest and its size do not belong together")
+    roi = np.unpackbits(bits.numpy(), count=height * width).reshape(height, width).astype(bool)
+    if not roi.any():
+        raise ValueError("the region of interest is empty")
+    return roi
+
+
 def _number(value: Any) -> float:
     if type(value) not in (int, float, bool) or not math.isfinite(value):
         raise ValueError(f"a number is {value!r:.40}")
@@ -396,12 +437,38 @@ def same_picture(first: bytes, second: bytes) -> bool:
     return difference < min(1.25, 0.02 * float(one.std()) + 0.3)
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Encoded images, and the region of interest in each `(num_images, height, width)`; `None`: all of them counts."""
+
+    layers: tuple[PatchFeatures, ...]
+    inside: torch.Tensor | None = None
+
+    def __getitem__(self, images: torch.Tensor | list[int]) -> "_Encoded":
+        chosen = torch.as_tensor(images, device=self.layers[0].vectors.device)
+        return _Encoded(
+            tuple(PatchFeatures(layer.vectors[chosen], layer.grid) for layer in self.layers),
+            None if self.inside is None else self.inside[chosen],
+        )
+
+    def bank(self) -> tuple[torch.Tensor, ...]:
+        return MemoryBank.build(self.layers, inside=self.inside).features
+
+    def maxima(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> list[float]:
+        """The highest value of each image's map against a bank, within the region."""
+        maps = model.localizer.compare(self.layers, bank)
+        if self.inside is not None:
+            maps = maps * patches_inside(self.inside, tuple(maps.shape[1:]))
+        return maps.flatten(1).amax(1).tolist()
+
+
 @torch.no_grad()
 def study_references(
     model: nn.Module,
     pixel_values: torch.Tensor,
     features: tuple[PatchFeatures, ...],
     groups: Sequence[int] | None = None,
+    inside: torch.Tensor | None = None,
 ) -> tuple[NormalScores, DomainGate]:
     """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
 
@@ -411,25 +478,29 @@ def study_references(
         features (`tuple[PatchFeatures]`): Theirs, from [`AnomalyGPTModel.get_patch_features`].
         groups (`list[int]`, *optional*): Which reference each image belongs to (rotated copies and tiles share one);
             each its own by default.
+        inside (`torch.BoolTensor` of shape `(num_images, height, width)`, *optional*): The region of interest in each,
+            outside which nothing counts; it stays where it is while the views move.
 
     Returns:
         `tuple(NormalScores, DomainGate)`
     """
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
     originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
-    views = augmented_views(pixel_values[_evenly(originals, _MOST_AUGMENTED)])
-    view_features = encode_in_batches(model.get_patch_features, views.flatten(0, 1))
-    augmented = _maxima(model, view_features, _rows(features, numbers >= 0))
+    encoded, shown = _Encoded(features, inside), _evenly(originals, _MOST_AUGMENTED)
+    views = augmented_views(pixel_values[shown])
+    around = None if inside is None else inside[shown].repeat(len(views), 1, 1)
+    seen = _Encoded(encode_in_batches(model.get_patch_features, views.flatten(0, 1)), around)
+    augmented = seen.maxima(model, encoded.bank())
     usual, compared = _geometric_mean(augmented), _evenly(originals, _MOST_COMPARED)
-    leave_one_out = _leave_one_out(model, features, numbers, compared)
+    leave_one_out = _leave_one_out(model, encoded, numbers, compared)
     if any(score < _SAME_PHOTOGRAPH * usual for score in leave_one_out):
-        numbers = _grouped_by_photograph(model, features, numbers, compared, _SAME_PHOTOGRAPH * usual)
+        numbers = _grouped_by_photograph(model, encoded, numbers, compared, _SAME_PHOTOGRAPH * usual)
         distinct = {int(numbers[index]): index for index in reversed(compared)}
-        leave_one_out = _leave_one_out(model, features, numbers, sorted(distinct.values()))
-    good = ImageTraits.of(pixel_values, features[-1])
-    view_traits = ImageTraits.of(views.flatten(0, 1), view_features[-1])
+        leave_one_out = _leave_one_out(model, encoded, numbers, sorted(distinct.values()))
+    good = ImageTraits.of(pixel_values, features[-1], inside=inside)
+    view_traits = ImageTraits.of(views.flatten(0, 1), seen.layers[-1], inside=around)
     gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)
-    return NormalScores(tuple(augmented), tuple(leave_one_out), *_guesses(model, views, features, originals)), gate
+    return NormalScores(tuple(augmented), tuple(leave_one_out), *_guesses(model, views, encoded, originals)), gate
 
 
 @torch.no_grad()
@@ -444,53 +515,50 @@ def reference_threshold(model: nn.Module, pixel_values: torch.Tensor, features: 
     Returns:
         `float`: Above 0.
     """
-    images = list(range(len(pixel_values)))
+    images, encoded = list(range(len(pixel_values))), _Encoded(features)
     views = augmented_views(pixel_values[_evenly(images, _MOST_AUGMENTED)])
-    leave_one_out = _leave_one_out(model, features, torch.tensor(images), _evenly(images, _MOST_COMPARED))
-    scores = NormalScores((), tuple(leave_one_out), *_guesses(model, views, features, images))
+    leave_one_out = _leave_one_out(model, encoded, torch.tensor(images), _evenly(images, _MOST_COMPARED))
+    scores = NormalScores((), tuple(leave_one_out), *_guesses(model, views, encoded, images))
     return scores.threshold(model.config.decision)
 
 
 def _guesses(
-    model: nn.Module, views: torch.Tensor, features: tuple[PatchFeatures, ...], originals: list[int]
+    model: nn.Module, views: torch.Tensor, encoded: _Encoded, originals: list[int]
 ) -> tuple[tuple[float, ...], float]:
     """What each reference tells alone: scores of synthetic anomalies, mean distance within a picture."""
-    anomalies = encode_in_batches(model.get_patch_features, synthetic_anomalies(views, _ANOMALIES))
-    everything = torch.ones(len(features[0].vectors), dtype=torch.bool)
-    # One by one: each compares all patches of an image with each other.
-    own = np.mean([float(self_distances(layer).mean()) for index in originals for layer in _alone(features, index)])
-    return tuple(_maxima(model, anomalies, _rows(features, everything))), float(own)
+    shown = _evenly(originals, _MOST_AUGMENTED)
+    inside = None if encoded.inside is None else encoded.inside[shown]
+    anomalies = encode_in_batches(model.get_patch_features, synthetic_anomalies(views, _ANOMALIES, inside))
+    turns = torch.arange(_ANOMALIES) % len(shown)
+    scores = _Encoded(anomalies, None if inside is None else inside[turns]).maxima(model, encoded.bank())
+    own = []
+    for one in (encoded[[index]] for index in originals):  # each compares all patches of an image with each other
+        for distances in map(self_distances, one.layers):
+            own.append(float(distances.mean() if inside is None else mean_inside(distances, one.inside)))
+    return tuple(scores), float(np.mean(own))
 
 
-def _leave_one_out(
-    model: nn.Module, features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int]
-) -> list[float]:
+def _leave_one_out(model: nn.Module, encoded: _Encoded, groups: torch.Tensor, images: list[int]) -> list[float]:
     """The score of each of these images against all of other groups; none where there is one group."""
     if groups.unique().numel() < 2:
         return []
     return [
-        score
-        for index in images
-        for score in _maxima(model, _alone(features, index), _rows(features, groups != groups[index]))
+        score for index in images for score in encoded[[index]].maxima(model, encoded[groups != groups[index]].bank())
     ]
 
 
 def _grouped_by_photograph(
-    model: nn.Module, features: tuple[PatchFeatures, ...], groups: torch.Tensor, images: list[int], limit: float
+    model: nn.Module, encoded: _Encoded, groups: torch.Tensor, images: list[int], limit: float
 ) -> torch.Tensor:
     """The groups; those of two images that differ by less than the limit become one."""
     groups = groups.clone()
     for index in images:
         for other in images:
             if other < index and groups[other] != groups[index]:
-                bank = _rows(features, groups == groups[other])
-                if _maxima(model, _alone(features, index), bank)[0] < limit:
+                bank = encoded[groups == groups[other]].bank()
+                if encoded[[index]].maxima(model, bank)[0] < limit:
                     groups[groups == groups[index]] = int(groups[other])
     return groups
-
-
-def _alone(features: tuple[PatchFeatures, ...], index: int) -> tuple[PatchFeatures, ...]:
-    return tuple(PatchFeatures(layer.vectors[index : index + 1], layer.grid) for layer in features)
 
 
 def _domain_gate(
@@ -516,14 +584,6 @@ def encode_in_batches(encode: Encoder, pixel_values: torch.Tensor) -> tuple[Patc
         PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
         for layers in zip(*batches, strict=True)
     )
-
-
-def _rows(layers: tuple[PatchFeatures, ...], images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return tuple(unit_length(layer.vectors[images.to(layer.vectors.device)].flatten(0, 1)) for layer in layers)
-
-
-def _maxima(model: nn.Module, queries: tuple[PatchFeatures, ...], bank: tuple[torch.Tensor, ...]) -> list[float]:
-    return model.localizer.compare(queries, bank).flatten(1).amax(1).tolist()
 
 
 def _evenly(items: list[int], most: int) -> list[int]:

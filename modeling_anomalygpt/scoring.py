@@ -231,6 +231,8 @@ class Scorer:
             "peak": {"x": int(column), "y": int(row), "score": round(float(anomaly_map[row, column]), 6)},
             "region_threshold": round(self.region_threshold, 6),
         }
+        if self.references is not None and self.references.roi is not None:
+            evidence["region_of_interest"] = round(float(self.references.roi.mean()), 4)
         if log_odds is not None:
             evidence["yes_probability"] = round(1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))), 6)
         if self.calibrated:

@@ -39,11 +39,13 @@ def add_parts_folder(group: Any) -> None:
 
 
 def add_description_options(group: Any) -> None:
-    """Adds `--category`, `--description` and `--bits`: what is known of good pictures."""
+    """Adds `--category`, `--description`, `--bits` and `--roi`: what is known of good pictures."""
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
     depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
     group.add_argument("--bits", type=whole(1, most=32), metavar="N", help=depth)
+    roi = "what counts: a mask, white on black, drawn on the first good picture, or the .json of labelme"
+    group.add_argument("--roi", metavar="FILE", help=roi)
 
 
 def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
@@ -112,7 +114,8 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
     elif references:
-        inspector.set_references(references, args.category or "object", args.description, bits=args.bits)
+        category = args.category or "object"
+        inspector.set_references(references, category, args.description, bits=args.bits, roi=args.roi)
     return inspector
 
 
@@ -190,11 +193,24 @@ def find_references(args: argparse.Namespace) -> list[str]:
             PartStore(args.parts_dir).path(args.part)
     if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
         raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
+    if args.roi is not None and (not args.references or _is_memory_bank(args.references)):
+        raise ValueError("`--roi` must be given with pictures as --references; what is stored keeps its own region.")
     if _is_memory_bank(args.references):
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
         return list(args.references)
-    return find_pictures(args.references) if args.references else []
+    found = find_pictures(args.references) if args.references else []
+    check_roi(args.roi, found)
+    return found
+
+
+def check_roi(roi: str | None, good: list[str]) -> None:
+    """Refuses a region of interest that does not fit the first good picture, before a model is loaded."""
+    from ..images import picture_size
+    from ..region_of_interest import load_roi
+
+    if roi is not None:
+        load_roi(roi, picture_size(good[0]))
 
 
 @contextlib.contextmanager

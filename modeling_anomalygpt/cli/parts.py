@@ -15,6 +15,7 @@ from .options import (
     add_model_options,
     add_parts_folder,
     check_model,
+    check_roi,
     load_model,
     positive,
     rate,
@@ -67,12 +68,13 @@ def _add(args: argparse.Namespace, store: Any) -> int:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     good = find_pictures(args.good)
     normals = find_pictures(args.calibrate) if args.calibrate else []
+    check_roi(args.roi, good)
     check_model(args.model)
     for found in (good, normals):
         if remark := getattr(found, "remark", ""):
             print(f"anomalygpt parts: {remark}", file=sys.stderr)
     inspector = load_model(args, tile=args.tile)
-    inspector.set_references(good, args.category or args.name, args.description, bits=args.bits)
+    inspector.set_references(good, args.category or args.name, args.description, bits=args.bits, roi=args.roi)
     if normals:
         calibrate(inspector, normals, args.max_false_alarm or 0.02)
     facts = PartFacts(model=args.model or EMBEDDED, tile=args.tile, mm_per_pixel=args.mm_per_pixel)
@@ -121,6 +123,7 @@ def _show(args: argparse.Namespace, store: Any) -> int:
         "scale": f"{part.facts.mm_per_pixel:g} mm a pixel" if part.facts.mm_per_pixel else "-",
         "tile": part.facts.tile or "-",
         "bits": references.bits or "-",
+        "region": "-" if references.roi is None else f"{references.roi.mean():.1%} of the picture",
         "model": f"{part.facts.model} ({references.bank.fingerprint})",
         "fingerprint": references.fingerprint(),
         "file": store.path(part.name),

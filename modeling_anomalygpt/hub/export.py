@@ -18,6 +18,7 @@ from torch import nn
 from ..files import write_atomically
 from ..localization import discounted, merged_map, text_guided_layer_maps
 from ..memory_bank import MemoryBank, normalised_map, unit_length
+from ..region_of_interest import patches_inside
 from ..vision_features import read_vision_tower
 
 FORMATS = ("onnx", "pt2")
@@ -36,6 +37,8 @@ class MapPath(nn.Module):
         bank_as_input (`bool`, defaults to `False`): Whether the good patches are inputs of each call instead.
         text_embeds (`torch.Tensor` of shape `(1, 2, projection_dim)`, *optional*): State vectors of a model with a
             text tower.
+        inside (`torch.BoolTensor` of shape `(1, height, width)`, *optional*): The region of interest on the model's
+            canvas; the map is 0 outside it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class MapPath(nn.Module):
         bank: MemoryBank | None = None,
         bank_as_input: bool = False,
         text_embeds: torch.Tensor | None = None,
+        inside: torch.Tensor | None = None,
     ):
         super().__init__()
         model = getattr(model, "model", model)
@@ -59,6 +63,8 @@ class MapPath(nn.Module):
         elif not bank_as_input:
             states = unit_length((self.localizer.state_embeds[None] if text_embeds is None else text_embeds).detach())
         self.register_buffer("text_embeds", states)
+        side = (self.config.map_size, self.config.map_size)
+        self.register_buffer("inside", None if inside is None else patches_inside(inside, side).float())
 
     def forward(self, pixel_values: torch.Tensor, *bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Args:
@@ -85,6 +91,8 @@ class MapPath(nn.Module):
             maps = merged_map(scores, size, self.config.map_smoothing)
         if self.threshold is not None:
             maps = normalised_map(maps, self.threshold, self.config.decision["map_contrast"])
+        if self.inside is not None:
+            maps = maps * self.inside
         return maps, maps.flatten(1).amax(1)
 
 
@@ -106,8 +114,9 @@ def export_map_path(
     """Writes the map path of an inspector, with its references, for a variable number of pictures.
 
     Args:
-        inspector ([`AnomalyInspector`]): Model, processor and references. Without references and without
-            `bank_as_input`, the map guided by the state vectors of its category is exported.
+        inspector ([`AnomalyInspector`]): Model, processor and references, whose region of interest becomes a part of
+            the file. Without references and without `bank_as_input`, the map guided by the state vectors of its
+            category is exported.
         output (`str` or `os.PathLike`): `NAME.onnx`, or `NAME.pt2` for `torch.export`.
         bank_as_input (`bool`, defaults to `False`): Whether the good patches are inputs `bank_0`, `bank_1` ... instead
             of a part of the file.
@@ -172,7 +181,10 @@ def _map_path(inspector: Any, bank_as_input: bool) -> tuple[MapPath, MemoryBank 
             text_embeds = model.get_text_embeds(
                 inputs["state_prompt_ids"].to(model.device), inputs["state_prompt_labels"].to(model.device)
             ).cpu()
-    path = MapPath(model, bank, bank_as_input, text_embeds)
+    references, inside = inspector.references, None
+    if references is not None and references.roi is not None:
+        inside = inspector.encoder.inside([references.roi.shape], references.roi).cpu()
+    path = MapPath(model, bank, bank_as_input, text_embeds, inside)
     # The inspector's own model stays on its device and in its number format.
     return copy.deepcopy(path).float().cpu().eval(), bank
 

@@ -33,7 +33,7 @@ from ..results import InspectionResult, ResultsFile, inspect_in_batches
 
 _VARIABLE = "ANOMALYGPT_PARTS"
 AUTO = "auto"
-_FORMAT, _SUFFIX = 1, ".safetensors"
+_FORMATS, _SUFFIX = (1, 2), ".safetensors"  # 2: with a region of interest, which earlier versions would pass over
 _KEPT_VERSIONS = 20
 _MAX_BYTES = 2**31
 _NAME = re.compile(r"\w[\w .+-]{0,78}\w|\w")
@@ -60,7 +60,7 @@ class PartFacts:
     tile: int | None = None
     mm_per_pixel: float | None = None
     made: str = ""
-    format: int = _FORMAT
+    format: int = 1
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ class PartStore:
     def write(self, name: str, references: References, facts: PartFacts) -> Part:
         """Adds a version, whole or not at all; earlier ones stay, the last 20 of them."""
         check_name(name)
-        facts = replace(facts, format=_FORMAT, made=datetime.datetime.now().astimezone().isoformat(timespec="seconds"))
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        facts = replace(facts, format=_FORMATS[references.roi is not None], made=now)
         with self._locked():
             version = max(self.versions(name), default=0) + 1
             place = self.folder / name
@@ -255,7 +256,7 @@ def _checked_facts(text: str | None, fingerprint: str) -> PartFacts:
         tile = re.search(r"-tile([1-9]\d{0,5})$", fingerprint)
         return PartFacts("another model", tile=int(tile[1]) if tile else None)
     row = json.loads(text)
-    if type(row["format"]) is not int or row["format"] > _FORMAT:
+    if type(row["format"]) is not int or row["format"] > _FORMATS[-1]:
         raise PartError(f"made by a newer version (format {row['format']!r:.20}). Update: pip install -U anomalygpt.")
     known = {name: row[name] for name in PartFacts.__dataclass_fields__ if name in row}
     facts = PartFacts(**known)
@@ -358,12 +359,15 @@ class PartChooser:
         pixels = pixels.to(self.inspector.model.device)
         encode, plain, best = self.inspector.model.model.get_patch_features, None, (1.0, None)
         for part in self.parts:
-            gate = part.references.domain_gate
-            seen = gate.match_exposure(pixels, self._black)
+            gate, roi = part.references.domain_gate, part.references.roi
+            size = (image.height, image.width)
+            inside = None if roi is None else self.inspector.encoder.inside([size], roi)
+            seen = gate.match_exposure(pixels, self._black, inside)
             if torch.equal(seen, pixels):
-                plain = traits = plain or ImageTraits.of(pixels, encode(pixels)[-1])
+                plain = layer = plain or encode(pixels)[-1]
             else:
-                traits = ImageTraits.of(seen, encode(seen)[-1])
+                layer = encode(seen)[-1]
+            traits = ImageTraits.of(seen, layer, inside=inside)
             distance = 1 - float((traits.features @ gate.features.to(traits.features).T).max())
             if distance <= gate.max_distance and distance / gate.max_distance <= best[0]:
                 best = distance / gate.max_distance, part

@@ -175,8 +175,8 @@ def test_a_file_that_is_too_large_is_not_even_opened(store, tmp_path, monkeypatc
 
 def test_a_part_of_a_newer_version_says_to_update(store, tmp_path):
     store.write("bolt", taught().references, PartFacts(EMBEDDED))
-    rewritten(store.path("bolt"), tmp_path / "new.safetensors", part=json.dumps({"model": "m", "format": 2}))
-    with pytest.raises(PartError, match=r"made by a newer version \(format 2\)\. Update: pip install -U anomalygpt\."):
+    rewritten(store.path("bolt"), tmp_path / "new.safetensors", part=json.dumps({"model": "m", "format": 3}))
+    with pytest.raises(PartError, match=r"made by a newer version \(format 3\)\. Update: pip install -U anomalygpt\."):
         read_part(tmp_path / "new.safetensors")
 
 
