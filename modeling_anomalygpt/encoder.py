@@ -18,12 +18,13 @@ from .references import (
     DomainGate,
     ImageTraits,
     References,
+    encode_in_batches,
     mean_brightness,
     same_picture,
     study_references,
     thumbnail,
 )
-from .region_of_interest import fitted, load_roi, patches_inside
+from .region_of_interest import fitted, foreground, load_roi, patches_inside
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
@@ -201,6 +202,25 @@ class ImageEncoder:
         masks = [mask for _, _, mask in pieces if mask is not None]
         inside = torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
         return self._inputs([tile for _, tile, _ in pieces])["pixel_values"], inside
+
+    @torch.inference_mode()
+    def find_foreground(self, images: Sequence[Image.Image]) -> np.ndarray | None:
+        """Where good images show the part, in any of them, and a patch around it.
+
+        Args:
+            images (`list[PIL.Image.Image]`): Good RGB images.
+
+        Returns:
+            `np.ndarray` of shape `(height, width)`, *optional*: Boolean, in the pixels of the first image; `None`
+            where part and ground cannot be told apart.
+        """
+        features = encode_in_batches(self.model.model.get_patch_features, self._inputs(images)["pixel_values"])[-1]
+        found = foreground(unit_length(features.vectors), features.grid)
+        if found is None:
+            return None
+        around = patches_inside(found.any(0, keepdim=True), features.grid, margin=1)
+        size = (images[0].height, images[0].width)
+        return self.processor.image_processor.post_process_anomaly_map(around, [size])[0] > 0.5
 
     @torch.inference_mode()
     def encode_references(

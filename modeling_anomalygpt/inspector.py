@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
@@ -300,6 +301,32 @@ class AnomalyInspector:
         if copies:
             names = ", ".join(_name(image) for image in copies[:5])
             warnings.warn(f"Copies of other references count once; left out: {names}.", stacklevel=2)
+
+    def find_foreground(self, images: Sequence[Any], bits: int | None = None) -> np.ndarray:
+        """Tells the part from the mat or tray on which it lies: a region of interest to look at, then to set.
+
+        Args:
+            images (`list`): Good pictures; up to 24 of them are looked at, evenly chosen.
+            bits (`int`, *optional*): As in [`AnomalyInspector.set_references`].
+
+        Returns:
+            `np.ndarray` of shape `(height, width)`: Boolean, in the pixels of the first picture.
+
+        Raises:
+            PictureError: If a picture cannot be used; names it.
+            ValueError: If there is no picture **or** part and ground cannot be told apart.
+        """
+        images = list(images)
+        if not images:
+            raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
+        bits = bit_depth(images) if bits is None else bits
+        found = self.encoder.find_foreground([load_picture(image, bits) for image in images[:: -(-len(images) // 24)]])
+        if found is None:
+            raise ValueError(
+                "`images` must show a part on a ground that is unlike it, got pictures in which the two cannot be "
+                "told apart. Draw the region of interest instead, or do without."
+            )
+        return found
 
     def save_references(self, path: str | os.PathLike) -> None:
         """Writes the references to a safetensors file."""

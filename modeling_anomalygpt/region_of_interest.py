@@ -12,6 +12,13 @@ from torch.nn import functional
 
 from .images import load_mask
 
+# A patch's distance from the ground: the mean over so many of the nearest patches at the pictures' edges.
+_NEAREST = 5
+# Least share of the distances' variance that part and ground explain, and most of the edge that may be part. Chosen
+# on good training pictures of ten sets: parts on a mat .84 to .91 and none of the edge (cubes before a robot .73 and
+# .02), surfaces that fill the picture .69 to .80 and up to .15.
+_LEAST_EXPLAINED, _MOST_OF_EDGE = 0.8, 0.05
+
 
 def load_roi(roi: Any, size: tuple[int, int]) -> np.ndarray:
     """Opens a region of interest.
@@ -79,4 +86,43 @@ def mean_inside(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     return (values * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=1e-6)
 
 
-__all__ = ["fitted", "load_roi", "mean_inside", "patches_inside"]
+def foreground(vectors: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor | None:
+    """Which patches show the part: those unlike what lies at the edges of the pictures, by Otsu's threshold.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(num_images, height * width, dim)`): Unit-length patch vectors of good
+            pictures.
+        grid (`tuple[int, int]`): `(height, width)` in patches.
+
+    Returns:
+        `torch.BoolTensor` of shape `(num_images, height, width)`, *optional*: `None` where part and ground cannot be
+        told apart.
+
+    Example:
+    ```python
+    >>> ground, part = torch.eye(2)
+    >>> vectors = ground.repeat(1, 25, 1)
+    >>> vectors[0, 12] = part
+    >>> foreground(vectors, (5, 5))[0].nonzero().tolist()
+    [[2, 2]]
+
+    ```
+    """
+    edge = torch.ones(grid, dtype=torch.bool, device=vectors.device)
+    edge[1:-1, 1:-1] = False
+    ground = vectors[:, edge.flatten()].flatten(0, 1)
+    # One more than counted: a patch at the edge finds itself.
+    nearest = torch.stack([(one @ ground.T).topk(min(_NEAREST + 1, len(ground))).values for one in vectors])
+    distances = 1 - nearest[..., 1:].mean(-1)
+    ordered = distances.flatten().double().sort().values
+    below = torch.arange(1, len(ordered), device=vectors.device)
+    low, total = ordered.cumsum(0)[:-1], ordered.sum()
+    means = (total - low) / (len(ordered) - below) - low / below
+    explained = below * (len(ordered) - below) / len(ordered) ** 2 * means**2  # Otsu 1979
+    best = int(explained.argmax())
+    found = (distances > ordered[best]).unflatten(1, grid)
+    sharp = explained[best] >= _LEAST_EXPLAINED * ordered.var(correction=0).clamp(min=1e-12)
+    return found if sharp and found[:, edge].float().mean() <= _MOST_OF_EDGE else None
+
+
+__all__ = ["fitted", "foreground", "load_roi", "mean_inside", "patches_inside"]

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["anomalygpt"],
         metavar="NAME",
-        help="anomalygpt (default), patchcore (all good pictures, coreset), patchcore_few, spade, padim, "
+        help="anomalygpt (default), anomalygpt_foreground (only what is told from mat or tray counts), patchcore (all "
+        "good pictures, coreset), patchcore_few, spade, padim, "
         "pixel_difference, winclip (needs a text tower)",
     )
     backbone = "vision model of transformers for patchcore to padim (default: the checkpoint's own)"
@@ -227,9 +228,11 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
     else:
         layers = args.backbone_layers or model.config.out_indices
         backbone = Backbone("own", model.model.vision_tower, inspector.processor.image_processor, layers)
-    own = AnomalyGPTDetector(inspector, protocol.published, not args.no_answers, args.batch_size)
-    others = [method for method in dict.fromkeys(args.methods) if method != "anomalygpt"]
-    return [own] * ("anomalygpt" in args.methods) + make_baselines(others, backbone, inspector, args.batch_size)
+    kinds = {"anomalygpt": False, "anomalygpt_foreground": True}
+    settings = (inspector, protocol.published, not args.no_answers, args.batch_size)
+    own: list[Any] = [AnomalyGPTDetector(*settings, part) for name, part in kinds.items() if name in args.methods]
+    others = [method for method in dict.fromkeys(args.methods) if method not in kinds]
+    return own + make_baselines(others, backbone, inspector, args.batch_size)
 
 
 def _facts(args: argparse.Namespace, inspector: Any, dataset: str, test: Any) -> dict[str, str]:

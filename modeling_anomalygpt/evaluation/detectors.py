@@ -63,13 +63,22 @@ class AnomalyGPTDetector:
             is no verdict, as in the paper.
         answers (`bool`, defaults to `True`): Whether answers are generated.
         batch_size (`int`, defaults to 8): Pictures that go through the model together.
+        foreground (`bool`, defaults to `False`): Whether only the part counts where it can be told from its ground,
+            see [`AnomalyInspector.find_foreground`].
     """
 
-    name = "anomalygpt"
     shots = (0, "some", "all")
 
-    def __init__(self, inspector: AnomalyInspector, published: bool, answers: bool = True, batch_size: int = 8):
-        self.inspector, self.published, self.answers = inspector, published, answers
+    def __init__(
+        self,
+        inspector: AnomalyInspector,
+        published: bool,
+        answers: bool = True,
+        batch_size: int = 8,
+        foreground: bool = False,
+    ):
+        self.inspector, self.published, self.answers, self.foreground = inspector, published, answers, foreground
+        self.name = "anomalygpt_foreground" if foreground else "anomalygpt"
         if published:
             inspector.model.config.decision = {"match_exposure": False}
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
@@ -78,7 +87,8 @@ class AnomalyGPTDetector:
         """See [`Detector`]."""
         references = list(references)
         if references:
-            self.inspector.set_references(references, category=category, description=description)
+            roi = self.inspector.encoder.find_foreground(references) if self.foreground else None
+            self.inspector.set_references(references, category=category, description=description, roi=roi)
         else:
             self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
         self.options |= {"category": category, "description": description}
