@@ -95,7 +95,7 @@ def _inspect(
 ) -> int:
     from ..images import distinct_names
 
-    inspector = load_inspector(args, references)
+    inspector = load_inspector(args, references, folder)
     if args.model is None and not references and not args.part:
         print(
             "anomalygpt inspect: the embedded checkpoint compares with good pictures; without --references there is "

@@ -5,6 +5,7 @@ Imports nothing heavy before a model is loaded.
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import pathlib
@@ -39,13 +40,16 @@ def add_parts_folder(group: Any) -> None:
 
 
 def add_description_options(group: Any) -> None:
-    """Adds `--category`, `--description`, `--bits` and `--roi`: what is known of good pictures."""
+    """Adds `--category`, `--description`, `--bits`, `--roi` and `--foreground`: what is known of good pictures."""
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
     depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
     group.add_argument("--bits", type=whole(1, most=32), metavar="N", help=depth)
     roi = "what counts: a mask, white on black, drawn on the first good picture, or the .json of labelme"
-    group.add_argument("--roi", metavar="FILE", help=roi)
+    counts = group.add_mutually_exclusive_group()
+    counts.add_argument("--roi", metavar="FILE", help=roi)
+    told = "only the part counts, told from mat or tray by the good pictures; written as roi.png to be looked at"
+    counts.add_argument("--foreground", choices=("auto",), help=told)
 
 
 def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
@@ -103,10 +107,10 @@ def load_model(args: argparse.Namespace, **options: Any) -> Any:
     return inspector
 
 
-def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
+def load_inspector(args: argparse.Namespace, references: list[str], folder: str | os.PathLike = "") -> Any:
     """The [`AnomalyInspector`] with its references: picture files, one memory bank, or a stored part.
 
-    With `--part auto` it is a `PartChooser`, which inspects pictures as well.
+    What `--foreground` finds is written into the folder. With `--part auto` it is a `PartChooser`, which inspects pictures as well.
     """
     if args.part:
         return _with_parts(args)
@@ -114,9 +118,43 @@ def load_inspector(args: argparse.Namespace, references: list[str]) -> Any:
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
     elif references:
-        category = args.category or "object"
-        inspector.set_references(references, category, args.description, bits=args.bits, roi=args.roi)
+        learn_references(args, inspector, references, args.category or "object", folder)
     return inspector
+
+
+def learn_references(
+    args: argparse.Namespace, inspector: Any, good: list[str], category: str, folder: str | os.PathLike = ""
+) -> None:
+    """Gives an inspector its good pictures, with the region of interest of `--roi` or `--foreground`."""
+    roi = args.roi
+    if args.foreground:
+        roi = inspector.find_foreground(good, args.bits)
+        mask, shown = _write_region(roi, good[0], args.bits, pathlib.Path(folder))
+        print(
+            f"anomalygpt {args.command}: {roi.mean():.0%} of the picture count, shown in {shown}. Where that is wrong, "
+            f"change {mask} and give it as --roi.",
+            file=sys.stderr,
+        )
+    inspector.set_references(good, category, args.description, bits=args.bits, roi=roi)
+
+
+def _write_region(roi: Any, good: str, bits: int | None, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes a region of interest, and the good picture with the rest darkened; overwrites no file."""
+    import numpy as np
+    from PIL import Image
+
+    from ..files import write_atomically
+    from ..images import load_picture
+
+    picture = np.asarray(load_picture(good, bits))
+    images = {".png": roi, "_shown.png": np.where(roi[..., None], picture, picture // 4)}
+    names = ("roi", *(f"roi_{number}" for number in range(2, 1000)))
+    stem = next(name for name in names if not (folder / f"{name}.png").exists())
+    for ending, image in images.items():
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        write_atomically(folder / f"{stem}{ending}", buffer.getvalue())
+    return [folder / f"{stem}{ending}" for ending in images]
 
 
 def _with_parts(args: argparse.Namespace) -> Any:
@@ -193,8 +231,11 @@ def find_references(args: argparse.Namespace) -> list[str]:
             PartStore(args.parts_dir).path(args.part)
     if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
         raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
-    if args.roi is not None and (not args.references or _is_memory_bank(args.references)):
-        raise ValueError("`--roi` must be given with pictures as --references; what is stored keeps its own region.")
+    if (args.roi or args.foreground) and (not args.references or _is_memory_bank(args.references)):
+        option = "--roi" if args.roi else "--foreground"
+        raise ValueError(
+            f"`{option}` must be given with pictures as --references; what is stored keeps its own region."
+        )
     if _is_memory_bank(args.references):
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")

@@ -16,6 +16,7 @@ from .options import (
     add_parts_folder,
     check_model,
     check_roi,
+    learn_references,
     load_model,
     positive,
     rate,
@@ -74,7 +75,7 @@ def _add(args: argparse.Namespace, store: Any) -> int:
         if remark := getattr(found, "remark", ""):
             print(f"anomalygpt parts: {remark}", file=sys.stderr)
     inspector = load_model(args, tile=args.tile)
-    inspector.set_references(good, args.category or args.name, args.description, bits=args.bits, roi=args.roi)
+    learn_references(args, inspector, good, args.category or args.name)
     if normals:
         calibrate(inspector, normals, args.max_false_alarm or 0.02)
     facts = PartFacts(model=args.model or EMBEDDED, tile=args.tile, mm_per_pixel=args.mm_per_pixel)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-waiting", type=whole(1, most=10_000), default=32, metavar="N", help=waiting)
     add_inspection_options(parser)
     add_model_options(parser, tile=True)
-    parser.set_defaults(references=[], category=None, description=None, bits=None, roi=None)
+    parser.set_defaults(references=[], category=None, description=None, bits=None, roi=None, foreground=None)
 
 
 def run(args: argparse.Namespace) -> int:

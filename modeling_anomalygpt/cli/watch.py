@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     references = find_references(args)
     check_model(args.model)
     check_writable(pathlib.Path(args.output))
-    inspector = load_inspector(args, references)
+    inspector = load_inspector(args, references, args.output)
     stop = threading.Event()
     with _stopped_by_signals(stop):
         return _watch(args, inspector, stop)
