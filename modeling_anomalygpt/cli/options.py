@@ -110,7 +110,8 @@ def load_model(args: argparse.Namespace, **options: Any) -> Any:
 def load_inspector(args: argparse.Namespace, references: list[str], folder: str | os.PathLike = "") -> Any:
     """The [`AnomalyInspector`] with its references: picture files, one memory bank, or a stored part.
 
-    What `--foreground` finds is written into the folder. With `--part auto` it is a `PartChooser`, which inspects pictures as well.
+    What `--foreground` finds is written into the folder. With `--part auto` it is a `PartChooser`, which inspects
+    pictures as well.
     """
     if args.part:
         return _with_parts(args)
@@ -131,8 +132,8 @@ def learn_references(
         roi = inspector.find_foreground(good, args.bits)
         mask, shown = _write_region(roi, good[0], args.bits, pathlib.Path(folder))
         print(
-            f"anomalygpt {args.command}: {roi.mean():.0%} of the picture count, shown in {shown}. Where that is wrong, "
-            f"change {mask} and give it as --roi.",
+            f"anomalygpt {args.command}: {roi.mean():.0%} of the picture count, shown in {shown}. "
+            f"Where that is wrong, change {mask} and give it as --roi.",
             file=sys.stderr,
         )
     inspector.set_references(good, category, args.description, bits=args.bits, roi=roi)
