@@ -293,15 +293,18 @@ class ImageEncoder:
         )
 
     @torch.inference_mode()
-    def encode_as_query(self, image: Image.Image, references: References) -> MemoryBank:
-        """The patches of one image as they are compared with the references, in their light; tile by tile."""
+    def encode_as_query(self, image: Image.Image, references: References, margin: int = 0) -> MemoryBank:
+        """The patches of one image as they are compared with the references, in their light; tile by tile.
+
+        Where there is a region of interest: its patches, and so many around it.
+        """
         gate = references.domain_gate if len(self.boxes(image)) == 1 else None
         pieces, bank = self._pieces(image, references.roi), None
         for start in range(0, len(pieces), _TILES_AT_A_TIME):
             pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
             pixel_values, _ = self._match_exposure(pixel_values, gate, references, inside)
             layers = self.model.model.get_patch_features(pixel_values)
-            part = MemoryBank.build(layers, self.fingerprint(), inside, margin=0)
+            part = MemoryBank.build(layers, self.fingerprint(), inside, margin)
             bank = part if bank is None else bank.extend(part)
         return bank
 

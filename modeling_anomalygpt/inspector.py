@@ -410,7 +410,8 @@ class AnomalyInspector:
         small = thumbnail(loaded)
         if is_normal and any(same_picture(small, known) for known in before.thumbnails):
             raise ValueError(f"`image` must be a new good picture, got {_name(image)}, which is known already.")
-        seen = self.encoder.encode_as_query(loaded, before)
+        # Good patches around the region join, as those of references do; a defect lies within it.
+        seen = self.encoder.encode_as_query(loaded, before, margin=int(is_normal))
         bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
         after = replace(before, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
         self.feedback_history.record(

@@ -37,7 +37,7 @@ class StandIn:
     def __init__(self):
         self.calls, self.references, self.calibrated = [], None, None
 
-    def set_references(self, images, category, description, bits):
+    def set_references(self, images, category, description, bits, roi=None):
         options = {"category": category, "description": description}
         self.references = [load_picture(image).size for image in images], options
 
