@@ -178,6 +178,16 @@ def test_wrong_options_and_pictures_are_refused(pipe, folder):
 # The endpoint
 
 
+def test_a_region_of_interest_is_taken_as_references_are(pipe, endpoint):
+    region = Image.new("L", GOOD.size)
+    region.paste(255, (0, 0, GOOD.width // 2, GOOD.height))
+    expected = pipe(QUERY, references=[GOOD], roi=region)
+    assert np.asarray(expected["anomaly_map"])[:, GOOD.width // 2 :].max() == 0
+    assert pipe(QUERY, references=[GOOD])["evidence"].get("region_of_interest") is None
+    request = {"image": encoded(QUERY), "references": [encoded(GOOD)], "roi": encoded(region)}
+    assert plain(endpoint({"inputs": request})) == plain(expected)
+
+
 @pytest.fixture(scope="module")
 def endpoint(folder) -> EndpointHandler:
     assert AnomalyDetectionPipeline is not None
@@ -217,6 +227,7 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
         ({"image": encoded(QUERY), "references": "x"}, "`references` must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": [encoded(GOOD)] * 65}, "must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": ["eA=="]}, r"`references\[0\]` must be a picture"),
+        ({"image": encoded(QUERY), "references": [encoded(GOOD)], "roi": "/etc/passwd"}, "`roi` must be a picture"),
         ({"image": encoded(QUERY), "speed": 1}, "Options must be among"),
         ({"image": encoded(QUERY), "num_workers": 99}, "`num_workers` must be left out"),
         ({"image": encoded(QUERY), "question": "a" * 2001}, "`question` must have at most 2000 letters, got 2001"),

@@ -37,8 +37,14 @@ class StandIn:
     def __init__(self):
         self.calls, self.references, self.calibrated = [], None, None
 
-    def set_references(self, images, category, description, bits, roi=None):
+    def find_foreground(self, images, bits):
+        found = np.zeros(load_picture(images[0]).size[::-1], dtype=bool)
+        found[5:15, 6:24] = True
+        return found
+
+    def set_references(self, images, category, description, bits, roi):
         options = {"category": category, "description": description}
+        self.roi = roi
         self.references = [load_picture(image).size for image in images], options
 
     def load_references(self, path, category, description):
@@ -267,6 +273,22 @@ def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_t
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
 
 
+def test_what_is_told_from_the_ground_is_used_shown_and_never_overwritten(photos, inspector, capsys):
+    words = ("inspect", "line", "--references", "reference", "--foreground", "auto", "--output", "out")
+    assert run(*words) == 0
+    assert "45% of the picture count, shown in out/roi_shown.png" in " ".join(capsys.readouterr().err.split())
+    found = np.asarray(Image.open("out/roi.png").convert("L")) > 0
+    assert np.array_equal(found, inspector.roi)
+    shown = np.asarray(Image.open("out/roi_shown.png"))
+    assert (shown[found].min(), shown[~found].max()) == (20, 5)
+    Image.new("L", (30, 20), 255).save("out/roi.png")  # changed by hand
+    assert run(*words, "--resume") == 0
+    assert np.asarray(Image.open("out/roi.png")).min() == 255
+    assert np.array_equal(np.asarray(Image.open("out/roi_2.png").convert("L")) > 0, found)
+    assert run(*words[:4], "--roi", "out/roi.png", "--output", "out_2") == 0
+    assert inspector.roi == "out/roi.png"
+
+
 def test_calibration_says_both_rates_and_wants_its_pictures(photos, inspector, capsys):
     words = ("inspect", "line/good.png", "--references", "reference", "--output", "out", "--max-false-alarm", "0.05")
     assert run(*words) == 2
@@ -317,6 +339,18 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "line", "--references", "gone"], "There is no file or folder 'gone'"),
         (["inspect", "line", "--references", "gone.safetensors"], "There is no memory bank 'gone.safetensors'"),
         (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
+        (["inspect", "line", "--roi", "line/bad.png"], "`--roi` must be given with pictures as --references"),
+        (["inspect", "line", "--foreground", "auto"], "`--foreground` must be given with pictures as --references"),
+        (["inspect", "line", "--references", "reference", "--roi", "gone.png"], "gone.png"),
+        (
+            ["inspect", "line", "--references", "reference", "--roi", "small.png"],
+            "the first good picture, 30 x 20 pix",
+        ),
+        (
+            ["inspect", "line", "--references", "reference", "--roi", "black.png"],
+            "`roi` must mark what counts, got an",
+        ),
+        (["inspect", "line", "--references", "reference", "--roi", "x", "--foreground", "auto"], "not allowed with"),
         (["inspect", "line", "--output", "line/good.png"], "Cannot write to the output folder 'line/good.png'"),
         (["inspect", "line", "--output", "line/good.png/x"], "Cannot write to the output folder 'line/good.png/x'"),
         (
@@ -346,6 +380,8 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
     ],
 )
 def test_wrong_usage_gives_one_line_and_code_2(photos, capsys, arguments, message):
+    for name, size in (("small.png", (3, 2)), ("black.png", (30, 20))):
+        Image.new("L", size).save(photos / name)
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""

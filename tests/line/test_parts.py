@@ -241,6 +241,27 @@ def test_a_part_is_added_listed_shown_exported_imported_used_and_removed(call, t
     assert call("parts", "list")[1].splitlines()[2].split()[0] == "nut_7"
 
 
+def test_a_region_of_interest_is_stored_with_a_part_and_taken_along(call, tmp_path):
+    roi = np.zeros((40, 40), np.uint8)
+    roi[:20] = 255
+    Image.fromarray(roi).save("roi.png")
+    assert call("parts", "add", "nut", "dark", "--roi", "roi.png", "--model", "model")[0] == 0
+    assert "region:         50.0% of the picture" in call("parts", "show", "nut")[1]
+    call("parts", "export", "nut", "nut.safetensors")
+    assert call("parts", "import", "nut.safetensors", "--name", "copy")[0] == 0
+    for part in ("copy", "auto"):
+        words = ("inspect", "dark/0.png", "bright/0.png", "--part", part, "--model", "model", "--output", part)
+        assert call(*words)[0] == 0
+        rows = [json.loads(line) for line in (tmp_path / part / "results.jsonl").read_text().splitlines()]
+        judged = [row for row in rows if row["verdict"] != "unknown"]
+        assert judged
+        assert all(row["evidence"]["region_of_interest"] == 0.5 for row in judged)
+        assert all(row["evidence"]["peak"]["y"] < 20 for row in judged)
+    code, _, err = call("parts", "add", "nut", "bright", "--roi", "dark", "--model", "model")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert call("parts", "show", "nut")[1].splitlines()[1].split()[1:] == ["1", "of", "1"]
+
+
 def test_auto_inspects_each_picture_as_its_part_and_resumes(call, tmp_path):
     for name in ("dark", "bright"):
         assert call("parts", "add", name, f"{name}/0.png", f"{name}/1.png", "--model", "model")[0] == 0
