@@ -276,7 +276,7 @@ def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_t
 def test_what_is_told_from_the_ground_is_used_shown_and_never_overwritten(photos, inspector, capsys):
     words = ("inspect", "line", "--references", "reference", "--foreground", "auto", "--output", "out")
     assert run(*words) == 0
-    assert "45% of the picture count, shown in out/roi_shown.png" in " ".join(capsys.readouterr().err.split())
+    assert "30% of the picture count, shown in out/roi_shown.png" in " ".join(capsys.readouterr().err.split())
     found = np.asarray(Image.open("out/roi.png").convert("L")) > 0
     assert np.array_equal(found, inspector.roi)
     shown = np.asarray(Image.open("out/roi_shown.png"))

@@ -88,7 +88,7 @@ def test_relative_maps_are_exported_as_such(taught):
 
 def test_a_region_of_interest_is_a_part_of_the_export(taught, tmp_path):
     everywhere = run_exported(export_map_path(taught, tmp_path / "all.pt2").path, pixels(1).numpy())[0]
-    roi = np.zeros(GOOD[0].size[::-1], bool)
+    roi = np.zeros(GOOD[0].shape[:2], bool)
     roi[: len(roi) // 2] = True
     taught.set_references(GOOD, roi=roi)
     maps, scores = run_exported(export_map_path(taught, tmp_path / "half.pt2").path, pixels(1).numpy())
