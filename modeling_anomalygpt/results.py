@@ -46,7 +46,8 @@ class InspectionResult:
         anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*): float32 in [0, 1], in pixels of the original
             picture.
         evidence (`dict`): On what the verdict stands: kind of map, number of references, peak (on the map's scale),
-            threshold of regions, threshold, decision score, probability of yes, reasons in words.
+            threshold of regions, threshold, decision score, probability of yes, reasons in words, traits (see
+            [`DomainGate.compare`]).
         question, category, language (`str`): What was asked, about what, in which language.
         seconds (`float`): Time for this picture (a batch's time divided by its size).
         error (`str`, *optional*): One line that says why there is no result.
