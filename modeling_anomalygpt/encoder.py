@@ -132,6 +132,7 @@ class EncodedImage:
             tiled images.
         remarks (`list[str]`): `"is_reference"` for one of the references or a copy of it, `"exposure_matched"` where
             it was seen in the references' light instead of its own.
+        traits (`dict[str, float]`): See [`DomainGate.compare`]; empty for tiled images and without a gate.
     """
 
     anomaly_map: np.ndarray
@@ -139,6 +140,7 @@ class EncodedImage:
     out_of_domain_reasons: list[str]
     patches: PatchFeatures | None
     remarks: list[str]
+    traits: dict[str, float]
 
 
 class ImageEncoder:
@@ -345,12 +347,14 @@ class ImageEncoder:
         if changed := tiled if roi is None else range(len(images)):
             image_tokens = self._tokens_of_changed_maps(features, maps, changed)
         reasons: list[list[str]] = [[] for _ in images]
+        compared: list[dict[str, float]] = [{} for _ in images]
         finest = None if features.matching_features is None else features.matching_features[0]
         if gate is not None and finest is not None:
             decision = self.model.config.decision
             play = decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
             traits = ImageTraits.of(pixel_values, features.matching_features[-1], brightness, inside)
             reasons = gate.out_of_domain_reasons(traits, play)
+            compared = gate.compare(traits, pixel_values, self._black().to(pixel_values), inside)
         return [
             EncodedImage(
                 anomaly_map=maps[index],
@@ -360,6 +364,7 @@ class ImageEncoder:
                 if index in tiled or finest is None
                 else PatchFeatures(finest.vectors[index].cpu(), finest.grid),
                 remarks=self._remarks(image, references, bool(matched[index]) and index not in tiled),
+                traits={} if index in tiled else compared[index],
             )
             for index, image in enumerate(images)
         ]
@@ -445,9 +450,7 @@ class ImageEncoder:
         changed = torch.zeros(len(pixel_values), dtype=torch.bool, device=pixel_values.device)
         if gate is None or not self.model.config.decision["match_exposure"]:
             return pixel_values, changed
-        images = self.processor.image_processor
-        black = -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
-        matched = gate.match_exposure(pixel_values, black.to(pixel_values), inside)
+        matched = gate.match_exposure(pixel_values, self._black().to(pixel_values), inside)
         other = (matched != pixel_values).flatten(1).any(1)
         if not other.any():
             return pixel_values, changed
@@ -460,6 +463,11 @@ class ImageEncoder:
         as_it_is, in_their_light = maps.flatten(1).nanmedian(1).values.chunk(2)
         changed = changed.masked_scatter(other, in_their_light < as_it_is)
         return torch.where(changed[:, None, None, None], matched, pixel_values), changed
+
+    def _black(self) -> torch.Tensor:
+        """What black is after normalisation, `(3,)`."""
+        images = self.processor.image_processor
+        return -torch.tensor(images.image_mean) / torch.tensor(images.image_std)
 
     def _features(
         self, pixel_values: torch.Tensor, references: References | None, category: str, localization: str

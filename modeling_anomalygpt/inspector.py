@@ -614,7 +614,9 @@ class AnomalyInspector:
                     answer=words,
                     regions=regions,
                     anomaly_map=seen.anomaly_map,
-                    evidence=score.evidence | {"reasons": sentences},
+                    evidence=score.evidence
+                    | {"reasons": sentences}
+                    | ({"traits": seen.traits} if seen.traits else {}),
                     question=options.question,
                     category=options.category,
                     language=options.language,

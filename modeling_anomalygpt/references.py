@@ -136,6 +136,15 @@ def _mean(values: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
     return values.mean((1, 2, 3)) if inside is None else mean_inside(values.mean(1), inside)
 
 
+def _filled(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Where the picture is, `(batch_size, 1, height, width)`: around a letterboxed one all is 0."""
+    return (pixel_values.abs() > 1e-5).any(1, keepdim=True)
+
+
+def _part_filled(pixel_values: torch.Tensor, inside: torch.Tensor | None) -> torch.Tensor:
+    return _mean(_filled(pixel_values).float(), inside).clamp(min=1e-3)
+
+
 @dataclass(frozen=True)
 class DomainGate:
     """What images must be like to be compared with these references.
@@ -171,13 +180,46 @@ class DomainGate:
         """
         brightness, level = mean_brightness(pixel_values, inside), black.mean()
         wanted = brightness.clamp(*self.brightness_range)
-        filled = (pixel_values.abs() > 1e-5).any(1, keepdim=True)  # around a letterboxed picture all is 0
-        part = _mean(filled.float(), inside).clamp(min=1e-3)
+        filled = _filled(pixel_values)
+        part = _part_filled(pixel_values, inside)
         gains = ((wanted / part - level) / (brightness / part - level).clamp(min=1e-3)).clamp(*_GAINS)
         black = black[:, None, None]
         matched = (black + gains[:, None, None, None] * (pixel_values - black)).to(pixel_values)
         other = (wanted - brightness).abs() > _OTHER_LIGHT
         return torch.where(other[:, None, None, None] & filled, matched, pixel_values)
+
+    def compare(
+        self,
+        traits: ImageTraits,
+        pixel_values: torch.Tensor,
+        black: torch.Tensor,
+        inside: torch.Tensor | None = None,
+    ) -> list[dict[str, float]]:
+        """What images are like beside the references, in numbers that a slow change of the line moves.
+
+        Args:
+            traits ([`ImageTraits`]): Of the images.
+            pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): The images as they were compared.
+            black (`torch.Tensor` of shape `(3,)`): See [`DomainGate.match_exposure`].
+            inside (`torch.Tensor`, *optional*): As there.
+
+        Returns:
+            `list[dict[str, float]]`: For each image `distance` (from the nearest reference; 1: the most that is
+            comparable), `exposure` (0.8: as the middle of the references, every pixel multiplied by 0.8) and
+            `sharpness` (were it as bright as they are; 1: the least that is comparable).
+        """
+        part, level = _part_filled(pixel_values, inside), black.mean()
+        middle = (sum(self.brightness_range) / 2 / part - level).clamp(min=1e-3)
+        exposure = ((traits.brightness / part - level) / middle).clamp(min=0)
+        seen = ((mean_brightness(pixel_values, inside) / part - level) / middle).clamp(min=1e-3)
+        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        columns = {
+            "distance": distances.clamp(min=0) / max(self.max_distance, 1e-6),
+            "exposure": exposure,
+            "sharpness": (traits.sharpness - self.min_sharpness).exp() / seen,
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [{name: round(value, 4) for name, value in zip(columns, row, strict=True)} for row in rows]
 
     def out_of_domain_reasons(self, traits: ImageTraits, exposure_range: float) -> list[list[str]]:
         """Why images may not be comparable with the references.

@@ -47,7 +47,7 @@ class InspectionResult:
             picture.
         evidence (`dict`): On what the verdict stands: kind of map, number of references, peak (on the map's scale),
             threshold of regions, share of the picture in the region of interest, threshold, decision score,
-            probability of yes, reasons in words.
+            probability of yes, reasons in words, traits (see [`DomainGate.compare`]).
         question, category, language (`str`): What was asked, about what, in which language.
         seconds (`float`): Time for this picture (a batch's time divided by its size).
         error (`str`, *optional*): One line that says why there is no result.

@@ -203,9 +203,39 @@ def test_what_surrounds_a_letterboxed_picture_is_neither_counted_nor_changed():
     torch.testing.assert_close(gate_for(light, light + 1).match_exposure(dark, BLACK), bright)
 
 
+def compared(gate, images):
+    traits = ImageTraits.of(images, encode(images)[-1])
+    return gate.compare(replace(traits, features=torch.tensor([[0.8, 0.6]])), images, BLACK)[0]
+
+
+@pytest.mark.parametrize("surround", [0, 2], ids=["filled", "letterboxed"])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.3])
+def test_what_a_picture_is_like_is_told_as_ratios_to_the_references(surround, factor):
+    images = torch.rand(1, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    good, other = (
+        torch.nn.functional.pad(normalised(light * images), (0, 0, surround, surround)) for light in (1.0, factor)
+    )
+    light, sharpness = float(mean_brightness(good)), float(ImageTraits.of(good, encode(good)[-1]).sharpness)
+    found = compared(replace(gate_for(light, light), min_sharpness=sharpness - np.log(3)), other)
+    assert found["exposure"] == pytest.approx(factor, abs=1e-3)
+    assert found["distance"] == pytest.approx((1 - 0.8) / 0.1, abs=1e-3)
+    if not surround:  # the edge of a letterboxed picture changes with its light
+        assert found["sharpness"] == pytest.approx(3.0, abs=1e-2)
+
+
 def test_half_precision_stays_half_precision():
     images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16() - 2
     assert gate_for(0.0, 1.0).match_exposure(images, BLACK).dtype == torch.bfloat16
+
+
+def test_a_row_holds_what_the_picture_is_like_beside_the_references():
+    inspector = AnomalyInspector(*tiny_pair())
+    assert "traits" not in inspector.inspect(picture(0), answer=False).evidence
+    inspector.set_references([picture(0), picture(1)])
+    traits = inspector.inspect(picture(0, 0.9), answer=False).evidence["traits"]
+    bright = inspector.inspect(picture(0), answer=False).evidence["traits"]
+    assert traits["exposure"] / bright["exposure"] == pytest.approx(0.9, abs=0.02)
+    assert 0 <= bright["distance"] < 1 < bright["sharpness"]
 
 
 @pytest.fixture

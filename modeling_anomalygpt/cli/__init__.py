@@ -22,6 +22,7 @@ COMMANDS = {
     "watch": "judge pictures as a camera writes them into a folder",
     "serve": "judge pictures that come by HTTP",
     "results": "counts by hour, worst first, of what was judged; confirm or correct",
+    "drift": "whether light, sharpness and scores of a shift still are as they were at its beginning",
     "demo": "open the page in a browser: inspect, ask, many pictures",
     "train": "train on good photographs or data sets; a small adapter folder comes out",
     "merge": "make one checkpoint of an adapter and the checkpoint it was trained from",

@@ -4,10 +4,12 @@ Imports nothing heavy before the arguments are known to be good.
 """
 
 import argparse
+import functools
 import importlib.util
 import ipaddress
 import os
 import signal
+from typing import Any
 
 from .options import (
     add_inspection_options,
@@ -36,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-megabytes", type=whole(1, most=1024), default=25, metavar="N", help=megabytes)
     waiting = "pictures that may wait; a further one gets the code 503 (default: 32)"
     limits.add_argument("--max-waiting", type=whole(1, most=10_000), default=32, metavar="N", help=waiting)
+    workers = "processes that judge; they share the good patches, each has its model (default: 1)"
+    parser.add_argument("--workers", type=whole(1, most=64), default=1, metavar="N", help=workers)
     add_inspection_options(parser)
     add_model_options(parser, tile=True)
     parser.set_defaults(references=[], category=None, description=None, bits=None, roi=None, foreground=None)
@@ -50,24 +54,42 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"`--host` must be 127.0.0.1 without a key, got {args.host!r}. Set {KEY_VARIABLE}.")
     find_references(args)
     check_model(args.model)
-    inspector = load_inspector(args, [])
     import uvicorn
 
     from ..line.service import Limits, Service, make_app
 
-    limits = Limits(args.max_megabytes << 20, args.max_waiting)
-    service = Service(inspector, inspection_options(args), args.part, getattr(args, "followed", None), limits)
-    print(f"The part {args.part!r} at http://{args.host}:{args.port}/inspect. Ctrl-C ends it.", flush=True)
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(service, key), args.host, args.port, log_level="warning", timeout_keep_alive=30)
-    )
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, then raises them once more
-        signal.signal(number, lambda *_: None)
+    judge = load_judge(args) if args.workers == 1 else _workers(args)
     try:
+        limits = Limits(args.max_megabytes << 20, args.max_waiting)
+        app = make_app(Service(judge, inspection_options(args), args.part, limits), key)
+        print(f"The part {args.part!r} at http://{args.host}:{args.port}/inspect. Ctrl-C ends it.", flush=True)
+        server = uvicorn.Server(uvicorn.Config(app, args.host, args.port, log_level="warning", timeout_keep_alive=30))
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, then raises them once more
+            signal.signal(number, lambda *_: None)
         server.run()
     except SystemExit as stop:  # the port is taken; uvicorn has said so
         raise OSError(f"Cannot listen at {args.host}:{args.port}. Choose another --port.") from stop
+    finally:
+        judge.close()
     return 0
+
+
+def load_judge(args: argparse.Namespace) -> Any:
+    """What judges, in this process."""
+    from ..line.workers import Judge
+
+    return Judge(load_inspector(args, []), getattr(args, "followed", None))
+
+
+def _workers(args: argparse.Namespace) -> Any:
+    """What judges, in several processes; what is wrong with part or model is found before they begin."""
+    from ..line.parts import AUTO, PartStore
+    from ..line.workers import Workers
+
+    if args.part != AUTO:
+        facts = PartStore(args.parts_dir).read(args.part).facts
+        args.mm_per_pixel = args.mm_per_pixel or facts.mm_per_pixel
+    return Workers(args.workers, functools.partial(load_judge, args))
 
 
 def _is_loopback(host: str) -> bool:

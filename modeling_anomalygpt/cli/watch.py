@@ -72,13 +72,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> int:
+    from ..line.drift import Drift
     from ..line.incoming import Incoming
     from ..line.watch import Shift, StoppedError, watch
+    from ..results import each_result
 
     with contextlib.ExitStack() as closing:
         options, follower = inspection_options(args), getattr(args, "followed", None)
         shift = Shift(args.output, inspector, options, args.move_to, stop, _say, follower)
         closing.callback(shift.close)
+        drift = Drift()
+        for row in each_result(shift.path) if shift.path.exists() else ():
+            drift.add(row)
         database = _Database(shift)
         closing.callback(database.follow, 0.0)
         outboxes = _outboxes(args, shift)
@@ -96,6 +101,9 @@ def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> i
                 for outbox in outboxes:
                     outbox.wake()
                 print(_line(result, args.language), flush=True)
+                drift.add(result)
+                for line in drift.warnings():
+                    _say(line)
         except StoppedError as error:
             _say(str(error))
     print(f"Stopped after {shift.count} pictures; the same command goes on.", file=sys.stderr)

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,13 @@ class ResultsDatabase:
         query = f"SELECT number, said, json FROM results WHERE {condition} ORDER BY {_WORST_FIRST} LIMIT ?"
         rows = self._connection.execute(query, [*values, limit])
         return [(number, said, InspectionResult.from_dict(json.loads(text))) for number, said, text in rows]
+
+    def in_order(self, wanted: Wanted) -> Iterator[tuple[int, str | None, InspectionResult]]:
+        """The same in the order of judging, one by one."""
+        condition, values = wanted.condition()
+        query = f"SELECT number, said, json FROM results WHERE {condition} ORDER BY number"
+        for number, said, text in self._connection.execute(query, values):
+            yield number, said, InspectionResult.from_dict(json.loads(text))
 
     def said(self) -> tuple[int, int]:
         """How many verdicts were confirmed and how many corrected."""

@@ -1,13 +1,18 @@
 """A stored part as a service: pictures come by HTTP, results go back as JSON.
 
-One model judges one picture at a time; who comes while too many wait is told to come again. Built on FastAPI, which
-Gradio brings along.
+One model judges one picture at a time; who comes while too many wait is told to come again. Nothing is remembered of
+a picture or a conversation: who asks again sends both again. Built on FastAPI, which Gradio brings along.
 """
 
+import base64
+import binascii
 import hmac
+import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +20,15 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
-from ..inspector import AnomalyInspector, InspectionOptions
+from ..inspector import InspectionOptions
 from ..results import InspectionResult
-from .parts import PartChooser, PartFollower
+from .workers import Judge, Workers
 
 _AGAIN = {"Retry-After": "1"}
 # Upper ends of the buckets of seconds in /metrics.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# The language model reads all of a conversation again for each answer.
+_MOST_LETTERS, _MOST_MESSAGES = 600, 39
 
 
 @dataclass(frozen=True)
@@ -38,27 +45,19 @@ class Limits:
 
 
 class Service:
-    """The judge behind the addresses: one picture after the other, with counts of what was judged.
+    """The judge behind the addresses, with counts of what was judged.
 
     Args:
-        inspector ([`AnomalyInspector`] or [`PartChooser`]): Judges.
+        judge ([`Judge`] or [`Workers`]): Judges.
         options ([`InspectionOptions`]): How, where a request says nothing else.
         part (`str`): Name of the stored part, or `"auto"`.
-        follower ([`PartFollower`], *optional*): Takes over what the part learns meanwhile.
         limits ([`Limits`]): For all requests.
     """
 
-    def __init__(
-        self,
-        inspector: AnomalyInspector | PartChooser,
-        options: InspectionOptions,
-        part: str,
-        follower: PartFollower | None,
-        limits: Limits,
-    ):
+    def __init__(self, judge: Judge | Workers, options: InspectionOptions, part: str, limits: Limits):
         self.part, self.limits = part, limits
-        self._inspector, self._options, self._follower = inspector, options, follower
-        self._turn, self._count = threading.Lock(), threading.Lock()
+        self.judge, self._options = judge, options
+        self._count = threading.Lock()
         self.waiting, self.refused = 0, 0
         self._verdicts: Counter[str] = Counter()
         self._buckets: Counter[float] = Counter()
@@ -81,19 +80,28 @@ class Service:
         with self._count:
             self.waiting -= 1
 
-    def judge(self, content: bytes, options: InspectionOptions) -> InspectionResult:
+    def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         """The result of a picture, from the bytes of its file."""
+        return self._counted(lambda: (self.judge.inspect(content, options), ""))[0]
+
+    def chat(
+        self, content: bytes, options: InspectionOptions, messages: list[dict[str, str]]
+    ) -> tuple[InspectionResult, str]:
+        """The result of a picture, and the answer to the last message; see [`Judge.chat`]."""
+        return self._counted(lambda: self.judge.chat(content, options, messages))
+
+    def _counted(self, work: Callable[[], tuple[InspectionResult, str]]) -> tuple[InspectionResult, str]:
         start = time.perf_counter()
-        with self._turn:
-            if self._follower is not None:
-                self._follower.renew()
-            (result,) = self._inspector.inspect_many([content], options, progress=False)
+        try:
+            result, answer = work()
+        except BrokenProcessPool:
+            raise HTTPException(503, "The workers ended, perhaps for want of memory. Come again.", _AGAIN) from None
         seconds = time.perf_counter() - start
         with self._count:
             self._verdicts[result.verdict] += 1
             self._seconds += seconds
             self._buckets.update(end for end in _BUCKETS if seconds <= end)
-        return result
+        return result, answer
 
     def options(self, question: str | None, language: str | None) -> InspectionOptions:
         """The options of a request."""
@@ -117,7 +125,7 @@ class Service:
 
 
 def make_app(service: Service, api_key: str | None) -> FastAPI:
-    """The addresses `/inspect`, `/health`, `/metrics` and, for programs, `/openapi.json`.
+    """The addresses `/inspect`, `/chat`, `/health`, `/metrics` and, for programs, `/openapi.json`.
 
     Args:
         service ([`Service`]): The judge.
@@ -133,23 +141,41 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
             raise HTTPException(401, "Send the key as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
 
-    @app.post("/inspect", openapi_extra={"requestBody": {"content": {"image/*": {"schema": {"type": "string"}}}}})
+    @app.post("/inspect", openapi_extra=_body_is("image/*", {"type": "string"}))
     async def inspect(request: Request, language: str | None = None, question: str | None = None) -> dict[str, Any]:
         """Judges the picture whose file is the body of the request."""
         check(request)
-        if language not in (None, "en", "zh"):
-            raise HTTPException(422, f"`language` must be en or zh, got {language[:20]!r}.")
-        if question is not None and not 0 < len(question.strip()) <= 600:
-            raise HTTPException(422, f"`question` must have 1 to 600 letters, got {len(question)}.")
+        _check_language(language)
+        if question is not None:
+            _check_text("question", question)
         service.enter()
         try:
             content = await _body(request, service.limits.max_bytes)
-            result = await run_in_threadpool(service.judge, content, service.options(question, language))
+            result = await run_in_threadpool(service.inspect, content, service.options(question, language))
         finally:
             service.leave()
         if result.error is not None:
             raise HTTPException(422, result.error)
         return result.to_dict()
+
+    @app.post("/chat", openapi_extra=_body_is("application/json", _CHAT))
+    async def chat(request: Request, language: str | None = None) -> dict[str, Any]:
+        """Answers a question about a picture; the conversation so far comes and goes with it."""
+        check(request)
+        _check_language(language)
+        service.enter()
+        try:
+            body = await _body(request, service.limits.max_bytes * 4 // 3 + 2**18)  # base64, and words
+            content, messages = _picture_and_messages(body, service.limits.max_bytes)
+            options = service.options(None, language)
+            result, answer = await run_in_threadpool(service.chat, content, options, messages)
+        finally:
+            service.leave()
+        if result.error is not None or not answer:
+            raise HTTPException(422, result.error or result.answer)
+        return {"answer": answer, "messages": [*messages, {"role": "assistant", "content": answer}]} | {
+            "result": result.to_dict()
+        }
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -163,6 +189,51 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         return service.metrics()
 
     return app
+
+
+_MESSAGE = {"type": "object", "properties": {name: {"type": "string"} for name in ("role", "content")}}
+_CHAT = {
+    "type": "object",
+    "required": ["image", "messages"],
+    "properties": {"image": {"type": "string", "format": "byte"}, "messages": {"type": "array", "items": _MESSAGE}},
+}
+
+
+def _body_is(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
+def _check_language(language: str | None) -> None:
+    if language not in (None, "en", "zh"):
+        raise HTTPException(422, f"`language` must be en or zh, got {language[:20]!r}.")
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str) or not text.strip() or len(text) > _MOST_LETTERS:
+        got = len(text) if isinstance(text, str) else type(text).__name__
+        raise HTTPException(422, f"`{name}` must have 1 to {_MOST_LETTERS} letters, got {got}.")
+
+
+def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict[str, str]]]:
+    """What the body of `/chat` holds; refuses anything else."""
+    try:
+        row = json.loads(body)
+        content = base64.b64decode(row["image"], validate=True)
+        messages = [{"role": one["role"], "content": one["content"]} for one in row["messages"]]
+    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        raise HTTPException(
+            422, 'The body must be {"image": BASE64, "messages": [{"role": "user", "content": QUESTION}]}.'
+        ) from None
+    if len(content) > max_bytes:
+        raise HTTPException(413, f"A picture must have at most {max_bytes >> 20} MiB. Cut or shrink it before.")
+    roles = ["user", "assistant"] * len(messages)
+    if not len(messages) % 2 or [one["role"] for one in messages] != roles[: len(messages)]:
+        raise HTTPException(422, "`messages` must be of user and assistant in turn, and end with the user's question.")
+    if len(messages) > _MOST_MESSAGES:
+        raise HTTPException(422, f"`messages` must be at most {_MOST_MESSAGES}, got {len(messages)}. Begin anew.")
+    for one in messages:
+        _check_text("content", one["content"])
+    return content, messages
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:

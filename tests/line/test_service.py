@@ -1,5 +1,7 @@
 """The service: same results as in Python, limits and keys, one line for what is wrong."""
 
+import base64
+import contextlib
 import io
 import json
 import os
@@ -11,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from PIL import Image
 from modeling_anomalygpt import AnomalyInspector, cli
 from modeling_anomalygpt.inspector import InspectionOptions
 from modeling_anomalygpt.line.service import Limits, Service, make_app
+from modeling_anomalygpt.line.workers import Judge
 from tests.tiny import tiny_pair
 
 
@@ -38,7 +42,7 @@ def inspector():
 
 
 def client(inspector, key=None, **limits):
-    service = Service(inspector, InspectionOptions(), "bolt", None, Limits(**limits))
+    service = Service(Judge(inspector), InspectionOptions(), "bolt", Limits(**limits))
     return TestClient(make_app(service, key)), service
 
 
@@ -90,14 +94,14 @@ def test_what_is_wrong_is_one_line_with_its_code(inspector):
 def test_who_comes_while_too_many_wait_is_told_to_come_again_and_nobody_else_suffers(inspector):
     web, service = client(inspector, max_waiting=2)
     going, codes = threading.Event(), []
-    real = service._inspector
+    real = service.judge
 
     class Slow:
-        def inspect_many(self, *arguments, **options):
+        def inspect(self, *arguments):
             going.wait(20)
-            return real.inspect_many(*arguments, **options)
+            return real.inspect(*arguments)
 
-    service._inspector = Slow()
+    service.judge = Slow()
     threads = [
         threading.Thread(target=lambda: codes.append(web.post("/inspect", content=picture(5)).status_code))
         for _ in range(2)
@@ -116,15 +120,65 @@ def test_who_comes_while_too_many_wait_is_told_to_come_again_and_nobody_else_suf
     assert service.refused == 1
 
 
-def test_the_command_serves_a_stored_part_until_it_is_stopped(tmp_path, monkeypatch, capsys):
+def asked(content, *texts):
+    roles = ["user", "assistant"] * len(texts)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    return {"image": base64.b64encode(content).decode(), "messages": messages}
+
+
+def test_a_question_gets_the_answer_that_it_gets_in_python_and_the_conversation_goes_with_it(inspector):
+    web, service = client(inspector)
+    first = web.post("/chat", json=asked(picture(5), "What colour is it?")).json()
+    result = inspector.inspect(picture(5))
+    assert first["answer"] == inspector.ask(result, "What colour is it?")
+    assert first["result"]["pred_score"] == pytest.approx(result.pred_score, abs=1e-5)
+    assert [one["role"] for one in first["messages"]] == ["user", "assistant"]
+    further = asked(picture(5)) | {"messages": [*first["messages"], {"role": "user", "content": "为什么？"}]}
+    assert web.post("/chat", json=further).json()["answer"] == inspector.ask(result, "为什么？")
+    assert "anomalygpt_seconds_count 2" in service.metrics()
+
+
+def test_what_is_wrong_with_a_question_is_one_line_with_its_code(inspector):
+    web, service = client(inspector, max_bytes=2**20, key="s3cret")
+    key = {"Authorization": "Bearer s3cret"}
+    shape = 'The body must be {"image": BASE64, "messages": [{"role": "user", "content": QUESTION}]}.'
+    turns = "`messages` must be of user and assistant in turn, and end with the user's question."
+    for body, code, line in (
+        (b"junk", 422, shape),
+        (b"[" * 100_000, 422, shape),
+        (asked(b"") | {"image": "%%%"}, 422, shape),
+        (asked(picture(5)), 422, turns),
+        (asked(picture(5), "a", "b"), 422, turns),
+        (asked(picture(5), *"abc") | {"messages": [{"role": "user", "content": "a"}] * 3}, 422, turns),
+        (asked(picture(5), *["a"] * 41), 422, "`messages` must be at most 39, got 41. Begin anew."),
+        (asked(picture(5), " "), 422, "`content` must have 1 to 600 letters, got 1."),
+        (asked(picture(5), "a") | {"messages": [{"role": "user", "content": 3}]}, 422,
+         "`content` must have 1 to 600 letters, got int."),
+        (asked(b"x", "a"), 422, "`picture` must be a picture, the picture of 1 bytes is none that Pillow can read."),
+        (asked(bytes(2**20 + 1), "a"), 413, "A picture must have at most 1 MiB. Cut or shrink it before."),
+    ):  # fmt: skip
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = web.post("/chat", content=content, headers=key)
+        assert (answer.status_code, answer.json()["detail"]) == (code, line)
+    assert web.post("/chat", json=asked(picture(5), "a")).status_code == 401
+    assert service.waiting == 0, "who is refused gives the place back"
+
+
+@pytest.fixture
+def station(tmp_path, monkeypatch):
+    """A folder with a model and a stored part; the port of the service."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANOMALYGPT_PARTS", str(tmp_path / "parts"))
     for half in tiny_pair():
         half.save_pretrained("model")
     pathlib.Path("good.png").write_bytes(picture(0))
-    assert cli.main(["parts", "add", "bolt", "good.png", "--model", "model"]) == 0
-    port = str(30000 + os.getpid() % 20000)
-    words = ["serve", "--part", "bolt", "--model", "model", "--port", port]
+    assert cli.main(["parts", "add", "bolt", "good.png", "--model", "model", "--mm-per-pixel", "0.5"]) == 0
+    return str(30000 + os.getpid() % 20000)
+
+
+@contextlib.contextmanager
+def serving(words, port):
+    """The command in a process of its own; ends it, and sees that it ends well."""
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "modeling_anomalygpt.cli", *words],
@@ -138,19 +192,62 @@ def test_the_command_serves_a_stored_part_until_it_is_stopped(tmp_path, monkeypa
                 break
             except urllib.error.URLError:
                 time.sleep(0.1)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/inspect", data=picture(3), timeout=30) as answer:
-            assert b'"category":"bolt"' in answer.read()
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert f"http://127.0.0.1:{port}/inspect" in out
     assert "Traceback" not in err
+
+
+def children(process):
+    found = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(one) for one in found if b"spawn_main" in pathlib.Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def posted(port, content):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/inspect", data=content, timeout=120) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_share_the_bank_and_a_killed_one_costs_no_picture(station):
+    words = ["serve", "--part", "bolt", "--model", "model", "--port", station, "--workers", "2"]
+    with serving(words, station) as process:
+        workers = children(process)
+        assert len(workers) == 2
+        end = time.monotonic() + 120
+        while not all("bolt/1.safetensors" in pathlib.Path(f"/proc/{one}/maps").read_text() for one in workers):
+            assert time.monotonic() < end, "each maps the bank instead of copying it"
+            time.sleep(0.1)
+        with ThreadPoolExecutor(4) as clients:
+            rows = [clients.submit(posted, station, picture(number)) for number in range(12)]
+            rows[0].result()
+            os.kill(workers[0], signal.SIGKILL)
+            rows = [row.result() for row in rows]
+    alone = AnomalyInspector.from_pretrained("model")
+    alone.set_references(["good.png"])
+    scores = [alone.inspect(picture(number)).pred_score for number in range(12)]
+    assert [row["pred_score"] for row in rows] == [pytest.approx(score, abs=1e-5) for score in scores]
+    assert all(
+        region["width_mm"] == (region["box"][2] - region["box"][0]) / 2 for row in rows for region in row["regions"]
+    )
+    for worker in workers:
+        assert not pathlib.Path(f"/proc/{worker}").exists()
+
+
+def test_the_command_serves_a_stored_part_until_it_is_stopped(station, capsys):
+    words = ["serve", "--part", "bolt", "--model", "model", "--port", station]
+    with serving(words, station):
+        assert posted(station, picture(3))["setup"] == {}
     capsys.readouterr()
     for extra, message in (
         (["--host", "0.0.0.0"], "`--host` must be 127.0.0.1 without a key, got '0.0.0.0'. Set ANOMALYGPT_API_KEY."),
         (["--part", "nut"], "There is no part 'nut'"),
         (["--max-waiting", "0"], "must be a whole number from 1 to 10000"),
+        (["--workers", "0"], "must be a whole number from 1 to 64"),
+        (["--workers", "2", "--device", "nowhere"], "A worker could not begin; its own lines say why."),
     ):
         assert cli.main([*words, *extra]) == 2
         assert message in capsys.readouterr().err

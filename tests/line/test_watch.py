@@ -390,9 +390,10 @@ def station(place, monkeypatch):
     return place, [sys.executable, "-m", "modeling_anomalygpt.cli", *words]
 
 
-def noise(path, number):
+def noise(path, number, light=1.0):
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3))
+    Image.fromarray((light * pixels).astype(np.uint8)).save(path)
 
 
 def until(condition, seconds=240):
@@ -450,6 +451,20 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     assert [row["pred_score"] for row in rows] == [
         pytest.approx(alone.inspect(row["image"]).pred_score, abs=1e-5) for row in rows
     ]
+
+
+def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station):
+    place, command = station
+    for number in range(140):
+        noise(place / "in" / f"{number}.png", number, light=1.0 if number < 100 else 0.7)
+        os.utime(place / "in" / f"{number}.png", (number, number))
+    process = started([*command, "--no-language"])
+    until(lambda: written(place) >= 140)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    said = [line for line in err.splitlines() if "Drift: the exposure" in line]
+    assert len(said) == 1
+    assert "Verdicts are not changed" in said[0]
 
 
 def test_wrong_usage_is_one_line(station, capsys, monkeypatch):

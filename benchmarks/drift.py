@@ -1,0 +1,81 @@
+"""Is a slow drift of the light seen, how early, and is none made up where there is none?
+
+    python -m benchmarks.drift PHOTOGRAPHS [PHOTOGRAPHS ...] [--pictures 400]
+
+PHOTOGRAPHS are folders with train/good and test/good. Two good photographs are the references; pictures are cut, lit
+(by 3 % more or less) and shaken copies of the others, judged by the embedded checkpoint's map. The light falls slowly
+by 20 % (every pixel times 1.0 to 0.8) from picture 100 to the last, or stays as it is. Prints a table and writes
+benchmarks/results/drift.json.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.measuring import RESULTS, machine
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.files import write_atomically
+from modeling_anomalygpt.images import find_pictures, load_picture
+from modeling_anomalygpt.inspector import InspectionOptions
+from modeling_anomalygpt.line.drift import WINDOW, Drift
+
+SIDE, FALL = 320, 0.2
+
+
+def copies(photographs: list[str], number: int, fall: float, seed: int):
+    """Pictures of a line whose light falls by this share after the first hundred."""
+    images, rng = [load_picture(path) for path in photographs], np.random.default_rng(seed)
+    for index in range(number):
+        image = images[rng.integers(len(images))]
+        side = int(min(image.size) * rng.uniform(0.97, 1.0))
+        left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
+        pixels = np.asarray(image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE)), np.float32)
+        light = rng.uniform(0.97, 1.03) * (1 - fall * max(0, index - WINDOW) / (number - WINDOW))
+        yield Image.fromarray((pixels * light + rng.normal(0, 2, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def follow(inspector: AnomalyInspector, photographs: list[str], number: int, fall: float, seed: int) -> dict:
+    """Each quantity's first warning, as the number of its picture, and verdicts of the last hundred."""
+    drift, warned, verdicts = Drift(), {}, []
+    options = InspectionOptions(answer=False, use_language=False)
+    stream = inspector.inspect_many(copies(photographs, number, fall, seed), options, progress=False)
+    for index, result in enumerate(stream):
+        drift.add(result)
+        verdicts.append(result.verdict)
+        for line in drift.warnings():
+            if line.startswith("Drift:"):
+                warned.setdefault(line.split()[2], index + 1)
+    return {"warned": warned, "stopped": sum(verdict != "normal" for verdict in verdicts[-WINDOW:])}
+
+
+def main() -> int:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__.split("\n")[0])
+    parser.add_argument("photographs", nargs="+")
+    parser.add_argument("--pictures", type=int, default=400)
+    options = parser.parse_args()
+    inspector, rows = AnomalyInspector.from_pretrained(), []
+    for folder in options.photographs:
+        good, test = (find_pictures([f"{folder}/{part}/good"]) for part in ("train", "test"))
+        inspector.set_references(good[:2])
+        for fall in (0.0, FALL):
+            found = follow(inspector, [*good[2:32], *test[:30]], options.pictures, fall, seed=len(rows))
+            rows.append({"set": pathlib.Path(folder).name, "fall": fall, **found})
+    print("| set | light | warned of, at picture (light then) | of the last 100 not normal |\n|---|---|---|---|")
+    for row in rows:
+        said = ", ".join(
+            f"{name} {at} ({1 - row['fall'] * max(0, at - WINDOW) / (options.pictures - WINDOW):.2f})"
+            for name, at in row["warned"].items()
+        )
+        light = "falls by 20 %" if row["fall"] else "steady"
+        print(f"| {row['set']} | {light} | {said or 'nothing'} | {row['stopped']} |")
+    write_atomically(RESULTS / "drift.json", json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

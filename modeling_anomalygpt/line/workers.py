@@ -1,0 +1,160 @@
+"""Who judges behind a service: one inspector in this process, or several processes that share the bank.
+
+Each process maps the part's file, so the patches lie in memory once, however many processes read them; each has a
+copy of the model. Pictures and rows go between them, never maps.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..errors import describe_error
+from ..inspector import AnomalyInspector, InspectionOptions
+from ..results import InspectionResult
+from .parts import PartChooser, PartFollower
+
+
+class Judge:
+    """Judges one picture after the other, whoever calls.
+
+    Args:
+        inspector ([`AnomalyInspector`] or [`PartChooser`]): Judges.
+        follower ([`PartFollower`], *optional*): Takes over what the part learns meanwhile.
+    """
+
+    def __init__(self, inspector: AnomalyInspector | PartChooser, follower: PartFollower | None = None):
+        self._inspector, self._follower, self._turn = inspector, follower, threading.Lock()
+
+    def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
+        """The result of a picture, from the bytes of its file; without what is not written to files."""
+        with self._turn:
+            return _as_row(self._inspect(content, options))
+
+    def chat(
+        self, content: bytes, options: InspectionOptions, messages: Sequence[dict[str, str]]
+    ) -> tuple[InspectionResult, str]:
+        """Looks at a picture and answers the last of the messages, which belong to what is said about it first.
+
+        Args:
+            content (`bytes`): The file of the picture.
+            options ([`InspectionOptions`]): How it is judged.
+            messages (`Sequence[dict[str, str]]`): `role` (`"user"` or `"assistant"`) and `content`; the last is a
+                user's question.
+
+        Returns:
+            `tuple(InspectionResult, str)`: The answer is empty where the picture cannot be talked about; the result
+            says why.
+        """
+        with self._turn:
+            result = self._inspect(content, options)
+            if result.image_tokens is None:
+                return _as_row(result), ""
+            result.conversation = [*result.conversation, *messages[:-1]]
+            inspector = getattr(self._inspector, "inspector", self._inspector)
+            answer = inspector.ask(result, messages[-1]["content"])
+            return _as_row(result), answer
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+
+    def _inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
+        if self._follower is not None:
+            self._follower.renew()
+        (result,) = self._inspector.inspect_many([content], options, progress=False)
+        return result
+
+
+def _as_row(result: InspectionResult) -> InspectionResult:
+    return replace(result, anomaly_map=None, image_tokens=None, judged_image=None)
+
+
+class Workers:
+    """As [`Judge`], by several processes; one that dies is replaced, and what it was judging is judged again.
+
+    Args:
+        number (`int`): Of processes.
+        load (`Callable`): Makes the [`Judge`] of a process, in it; must be picklable.
+
+    Raises:
+        RuntimeError: If a process cannot begin.
+    """
+
+    def __init__(self, number: int, load: Callable[[], Judge]):
+        self._number, self._load, self._changing = number, load, threading.Lock()
+        self._pool = self._started()
+        try:
+            for ready in [self._pool.submit(os.getpid) for _ in range(number)]:
+                ready.result()
+        except BrokenProcessPool:
+            raise RuntimeError("A worker could not begin; its own lines say why. Try --workers 1.") from None
+
+    def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
+        """As [`Judge.inspect`]."""
+        return self._call("inspect", content, options)
+
+    def chat(
+        self, content: bytes, options: InspectionOptions, messages: Sequence[dict[str, str]]
+    ) -> tuple[InspectionResult, str]:
+        """As [`Judge.chat`]."""
+        return self._call("chat", content, options, list(messages))
+
+    def close(self) -> None:
+        """Ends the processes after what they are judging."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _started(self) -> ProcessPoolExecutor:
+        # Not forked: a copy of a process whose torch has threads may stand still.
+        context = multiprocessing.get_context("spawn")
+        begin = partial(_begin, self._load, max(1, (os.cpu_count() or 1) // self._number))
+        return ProcessPoolExecutor(self._number, context, begin)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        pool = self._pool
+        try:
+            return pool.submit(_do, name, arguments).result()
+        except BrokenProcessPool:  # all that was under way is judged again, once: it may be what ends a process
+            with self._changing:
+                if self._pool is pool:
+                    self._pool = self._started()
+            return self._pool.submit(_do, name, arguments).result()
+
+
+_judge: Judge | None = None
+
+
+def _begin(load: Callable[[], Judge], threads: int) -> None:
+    """Makes the judge of this process, which ends with the service, however that ends, and not by Ctrl-C."""
+    global _judge
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        _judge = load()
+    except Exception as error:
+        sys.stderr.write(f"anomalygpt serve: error: {describe_error(error)}\n")
+        sys.stderr.flush()
+        os._exit(2)
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(OSError):
+        multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _do(name: str, arguments: tuple[Any, ...]) -> Any:
+    return getattr(_judge, name)(*arguments)
+
+
+__all__ = ["Judge", "Workers"]
