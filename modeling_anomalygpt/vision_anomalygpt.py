@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_anomalygpt import AnomalyGPTVisionConfig
-from .vision_onednn import FusedPass, fused_pass
+from .onednn import FusedPass, fused_pass
 
 
 class Convolution(nn.Module):

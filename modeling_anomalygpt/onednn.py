@@ -1,8 +1,8 @@
-"""The pass of the embedded checkpoint's vision model on x86 processors, by oneDNN's fused layers: the same, faster.
+"""Products on x86 processors by oneDNN, and the vision model's layers fused by it: the same numbers, faster.
 
-The usual products come from a library that uses half of what many processors can do, and every intermediate result is
-written to memory. Here weights are packed once, channels come last, and activations, residuals and layer scales belong
-to the products. Only for looking: without gradients, in float32.
+torch takes products from a library that uses half of what many processors can do, and writes every intermediate result
+to memory. Here the vision model's weights are packed once, channels come last, and activations, residuals and layer
+scales belong to the products. Only for looking: without gradients, in float32, on the CPU.
 """
 
 import platform
@@ -18,6 +18,33 @@ _AVAILABLE = platform.machine() in ("x86_64", "AMD64") and hasattr(_OPS, "_linea
 _PASSES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
+def _suit(*tensors: torch.Tensor) -> bool:
+    looking = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    return _AVAILABLE and looking and all(one.device.type == "cpu" and one.dtype == torch.float32 for one in tensors)
+
+
+def product(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`rows @ others.T`, of any device and dtype.
+
+    Args:
+        rows (`torch.Tensor` of shape `(num_rows, dim)`): Left.
+        others (`torch.Tensor` of shape `(num_others, dim)`): Right.
+
+    Returns:
+        `torch.Tensor` of shape `(num_rows, num_others)`
+
+    Example:
+    ```python
+    >>> product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[11.,  2.]])
+
+    ```
+    """
+    if not rows.numel() or not others.numel() or not _suit(rows, others):
+        return rows @ others.T
+    return _OPS._linear_pointwise(rows, others, None, "none", [], "none")
+
+
 def fused_pass(model: nn.Module, pixel_values: torch.Tensor) -> "FusedPass | None":
     """The fused pass of a vision model, made at its first use and again when its weights have changed.
 
@@ -26,33 +53,27 @@ def fused_pass(model: nn.Module, pixel_values: torch.Tensor) -> "FusedPass | Non
         pixel_values (`torch.Tensor`): What it shall look at.
 
     Returns:
-        [`FusedPass`], *optional*: `None` where the usual layers must do: gradients, training, another device, another
-        dtype, another transformer than DINOv2, layers that an adapter has wrapped, export.
+        [`FusedPass`], *optional*: `None` where the usual layers must do: gradients, training, export, another device
+        or dtype, another transformer than DINOv2, layers that an adapter has wrapped.
     """
     weights = list(model.parameters())
-    if (
-        not _AVAILABLE
-        or torch.is_grad_enabled()
-        or model.training
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or any(one.device.type != "cpu" or one.dtype != torch.float32 for one in (pixel_values, *weights))
-        or any(one.is_inference() for one in weights)  # nothing tells when these change
-        or not _is_plain(model)
-    ):
+    # Nothing tells when tensors of inference mode change.
+    if model.training or not _suit(pixel_values, *weights) or any(one.is_inference() for one in weights):
         return None
     state = [(one.data_ptr(), one._version) for one in weights]
     known = _PASSES.get(model)
     if known is None or known[0] != state:
-        known = _PASSES[model] = (state, FusedPass(model))
+        known = _PASSES[model] = (state, FusedPass(model) if _is_plain(model) else None)
     return known[1]
 
 
 def _is_plain(model: nn.Module) -> bool:
-    config, kinds = model.transformer.config, {type(module) for module in model.modules()}
-    usual = {nn.Linear, nn.Conv2d, nn.LayerNorm, nn.Identity, nn.Dropout, nn.ModuleList, nn.ParameterList, nn.GELU}
-    own = {kind for kind in kinds if kind.__module__.startswith("torch.nn.")}
-    return config.model_type == "dinov2" and config.hidden_act == "gelu" and not config.use_swiglu_ffn and own <= usual
+    """Whether the model is made of the layers that are fused below and of nothing else."""
+    config = model.transformer.config
+    own = {"Linear", "Conv2d", "LayerNorm", "Identity", "Dropout", "ModuleList", "ParameterList", "GELUActivation"}
+    own |= {type(model).__name__, "Convolution", "InvertedResidual", "Dinov2Model", "Dinov2Encoder", "Dinov2Embeddings"}
+    own |= {f"Dinov2{name}" for name in ("PatchEmbeddings", "Layer", "Attention", "LayerScale", "DropPath", "MLP")}
+    return config.hidden_act == "gelu" and {type(module).__name__ for module in model.modules()} <= own
 
 
 class FusedPass:
@@ -135,7 +156,8 @@ class _Linear:
 
     def __init__(self, layers: list[nn.Linear], scale: torch.Tensor | None = None):
         weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers])
+        biases = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
+        bias = torch.cat(biases)
         if scale is not None:
             weight, bias = weight * scale[:, None], bias * scale
         self.weight, self.bias = _OPS._reorder_linear_weight(weight, 257), bias  # packed for one picture's tokens
@@ -162,4 +184,4 @@ class _TransformerBlock:
         return self.narrow(self.widen(self.norms[1](tokens), gelu=True), residual=tokens)
 
 
-__all__ = ["FusedPass", "fused_pass"]
+__all__ = ["FusedPass", "fused_pass", "product"]
