@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
@@ -17,6 +18,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from .errors import describe_error
 from .images import PictureError, flatten_pictures, load_mask, load_picture
+from .onednn import product
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
 """How a picture of any shape fills the model's canvas."""
@@ -196,9 +198,11 @@ class AnomalyGPTImageProcessor(PilBackend):
             at = place(picture_size, canvas, geometry or self.geometry)
             rows = _interpolation(picture_size[0], at.height, at.top, canvas[0], one.shape[0])
             columns = _interpolation(picture_size[1], at.width, at.left, canvas[1], one.shape[1])
-            # The shorter intermediate first; rounding must not lift a value above the map's own maximum.
-            full = rows @ (one @ columns.T)
-            restored.append(np.minimum(full, one.max(), out=full))
+            # The shorter intermediate first. NumPy would start threads of its own, which spin beside those of torch.
+            rows, columns, one = (torch.from_numpy(each) for each in (rows, columns, one))
+            with torch.no_grad():
+                full = product(rows, product(columns, one))
+            restored.append(full.clamp_(max=one.max()).numpy())  # rounding must not lift a value above the map's own
         return restored
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from .memory_bank import PatchFeatures, best_matches, unit_length
+from .onednn import product
 
 LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
 # A patch that is found again in its own picture is rarely a defect; nearer than this factor it counts for less.
@@ -77,7 +78,11 @@ def self_distances(layer: PatchFeatures) -> torch.Tensor:
     near = ((rows[:, None] - rows).abs() <= 1)[:, None, :, None] & ((columns[:, None] - columns).abs() <= 1)[:, None]
     near = near.reshape(height * width, height * width).to(layer.vectors.device)
     patches = unit_length(layer.vectors)
-    best = (patches @ patches.transpose(1, 2)).masked_fill(near, -math.inf).amax(2).nan_to_num(neginf=1.0)
+    if torch.compiler.is_compiling():  # an export takes any number of pictures
+        cosines = patches @ patches.transpose(1, 2)
+    else:
+        cosines = torch.stack([product(picture, picture) for picture in patches])
+    best = cosines.masked_fill(near, -math.inf).amax(2).nan_to_num(neginf=1.0)
     return (1 - best).clamp(min=0).unflatten(1, layer.grid)
 
 

@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_anomalygpt import AnomalyGPTVisionConfig
+from .onednn import FusedPass, fused_pass
 
 
 class Convolution(nn.Module):
@@ -111,23 +112,34 @@ class AnomalyGPTVisionModel(PreTrainedModel):
             `BaseModelOutputWithPooling`: `hidden_states` are the layers, `(batch_size, width, rows, columns)` each;
             `pooler_output` of shape `(batch_size, sum of widths)` holds the mean of each.
         """
+        fused = fused_pass(self, pixel_values)
+        if fused is not None:
+            layers = fused.convolved(pixel_values, self.config.read_blocks)
+        else:
+            layers = self._convolved(pixel_values)
+        layers.append(self._transformed(pixel_values, fused))
+        layers = tuple(layer - mean[:, None, None] for layer, mean in zip(layers, self.means, strict=True))
+        pooled = torch.cat([layer.mean((2, 3)) for layer in layers], dim=1)
+        return BaseModelOutputWithPooling(last_hidden_state=layers[-1], pooler_output=pooled, hidden_states=layers)
+
+    def _convolved(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         hidden, layers = self.stem(self.rescale(pixel_values)), []
         for index, block in enumerate(self.blocks):
             hidden = block(hidden)
             if index in self.config.read_blocks:
                 layers.append(hidden)
-        layers.append(self._transformed(pixel_values))
-        layers = tuple(layer - mean[:, None, None] for layer, mean in zip(layers, self.means, strict=True))
-        pooled = torch.cat([layer.mean((2, 3)) for layer in layers], dim=1)
-        return BaseModelOutputWithPooling(last_hidden_state=layers[-1], pooler_output=pooled, hidden_states=layers)
+        return layers
 
-    def _transformed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def _transformed(self, pixel_values: torch.Tensor, fused: FusedPass | None) -> torch.Tensor:
         """The transformer's last hidden state before its norm, `(batch_size, width, rows, columns)`."""
         config = self.config.transformer_config
         side = config.image_size
         if pixel_values.shape[-2:] != (side, side):
             pixel_values = functional.interpolate(pixel_values, (side, side), mode="bicubic", align_corners=False)
-        hidden = self.transformer(pixel_values, output_hidden_states=True).hidden_states[-1]
+        if fused is not None:
+            hidden = fused.transformed(self.transformer.embeddings(pixel_values))
+        else:
+            hidden = self.transformer(pixel_values, output_hidden_states=True).hidden_states[-1]
         rows = side // config.patch_size
         return hidden[:, -rows * rows :].transpose(1, 2).unflatten(2, (rows, rows))
 

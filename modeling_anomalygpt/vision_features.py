@@ -5,6 +5,7 @@ stage to stage) or feature maps. Nothing is keyed on a model's name.
 """
 
 import copy
+import functools
 import inspect
 
 import torch
@@ -78,11 +79,16 @@ def _patch_grid(config: PreTrainedConfig, size: tuple[int, int]) -> tuple[int, i
     return size[0] // height, size[1] // width
 
 
+@functools.cache
+def _accepted(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
 def _tower_inputs(
     tower: nn.Module, pixel_values: torch.Tensor, grid: tuple[int, int] | None
 ) -> dict[str, torch.Tensor]:
     """Models of any aspect ratio (SigLIP 2 NaFlex) take flattened patches and their grid; all others take pictures."""
-    accepted = inspect.signature(tower.forward).parameters
+    accepted = _accepted(type(tower))
     if "spatial_shapes" in accepted:
         side = tower.config.patch_size
         patches = functional.unfold(pixel_values, side, stride=side).transpose(1, 2)
