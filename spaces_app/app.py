@@ -16,10 +16,11 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from modeling_anomalygpt.prompts import DESCRIPTIONS
+from spaces_app import drawing, views
 from spaces_app import engine as work  # before anything that imports torch (ZeroGPU)
-from spaces_app import views
 from spaces_app.engine import Engine, RefusedError, Session, Settings, reason_in_words
 from spaces_app.views import words_of
 
@@ -29,6 +30,7 @@ SETTINGS = (
     "category", "description", "question", "language", "localization", "use_language", "rotations", "tile",
     "mm_per_pixel",
 )  # fmt: skip
+GOOD = ("references", "region_editor")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -109,6 +111,7 @@ def build_app(engine: Engine) -> gr.Blocks:
         _connect_language(page, blocks)
         _connect_inspection(page, engine)
         _connect_scale(page, engine)
+        _connect_region(page, engine)
         _connect_chat(page, engine)
         _connect_batch(page, engine)
         _add_endpoints(page["session"], engine)
@@ -158,9 +161,12 @@ def _theme() -> gr.themes.Base:
 LABELLED = (
     "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
     "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "tile", "question", "overlay", "slider",
-    "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture",
+    "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
 )  # fmt: skip
-BUTTONS = ("theme", "inspect", "stop", "ask_where", "ask_what", "ask_highlight", "send", "batch_run")
+BUTTONS = (
+    "theme", "inspect", "stop", "ask_where", "ask_what", "ask_highlight", "send", "batch_run", "region_find",
+    "region_clear",
+)  # fmt: skip
 HEADS = ("head_picture", "head_references", "head_part", "head_examples", "chat")
 
 
@@ -171,7 +177,7 @@ def page_texts(language: str, examples: Sequence[tuple]) -> dict[str, dict[str, 
     texts |= {name: {"value": words[name]} for name in (*BUTTONS, "batch_intro", "batch_empty")}
     texts |= {name: {"value": f"<h2>{words[name]}</h2>"} for name in HEADS}
     texts |= {name: {"value": words["stop"]} for name in ("stop_chat", "batch_stop")}
-    texts |= {name: {"value": views.note(words[name])} for name in ("scale_hint", "scale_none")}
+    texts |= {name: {"value": views.note(words[name])} for name in ("scale_hint", "scale_none", "region_hint")}
     texts["head_references"]["value"] += f"<p>{words['hint_references']}</p>"
     texts["description"]["placeholder"] = words["description_hint"]
     captions = {
@@ -203,7 +209,7 @@ class Page:
     def __getitem__(self, name: str) -> Any:
         return self.parts[name]
 
-    def add(self, name: str, kind: type, **options: Any) -> Any:
+    def add(self, name: str, kind: Callable[..., Any], **options: Any) -> Any:
         """Makes a component with its texts."""
         self.parts[name] = kind(elem_id=name.replace("_", "-"), **self.texts.get(name, {}), **options)
         return self.parts[name]
@@ -259,6 +265,13 @@ def _inputs(page: Page) -> None:
     page.head("head_references")
     gallery = {"columns": 4, "height": 170, "object_fit": "cover", "file_types": ["image"], "interactive": True}
     page.add("references", gr.Gallery, type="filepath", **gallery, **image)
+    with page.add("region_fold", gr.Accordion, open=False):
+        page.add("region_hint", gr.HTML)
+        page.add("region_editor", drawing.add_editor)
+        with gr.Row():
+            page.add("region_find", gr.Button, size="sm")
+            page.add("region_clear", gr.Button, size="sm")
+        page.add("region_note", gr.HTML, padding=False)
     page.head("head_part")
     with gr.Group():
         page.add("category", gr.Dropdown, value="object", allow_custom_value=True)
@@ -399,12 +412,12 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
     def end() -> list[Any]:
         return [gr.update(interactive=True), gr.update(interactive=False)]
 
-    def run(
-        request: gr.Request, session: Session | None, picture: str | None, references: list | None, *fields: Any
-    ) -> Iterator[list[Any]]:
-        settings, session = _settings(fields), visit(session, engine, request)
+    def run(request: gr.Request, session: Session | None, picture: str | None, *inputs: Any) -> Iterator[list[Any]]:
+        (references, painted, *fields), session = inputs, visit(session, engine, request)
+        good, settings = gallery_files(references), _settings(fields)
         try:
-            for _ in work.inspect_picture(engine, session, picture, gallery_files(references), settings):
+            settings = work.with_region(settings, session, good, painted)
+            for _ in work.inspect_picture(engine, session, picture, good, settings):
                 yield [gr.skip()] * len(shown)  # shows whether the visitor is still there
             yield [session, *_shown(session, settings.language)]
         except Exception as error:
@@ -413,7 +426,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
 
     def load_example(event: gr.SelectData) -> list[Any]:
         picture, good, category, _ = page.examples[event.index]
-        return [picture, good, category, ""]
+        return [picture, good, None, category, ""]
 
     def failed(language: str) -> str:
         return views.error_card(words_of(language)["not_shown"], language)
@@ -421,10 +434,10 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
     def stopped(language: str) -> list[Any]:
         return [views.error_card(words_of(language)["stopped_reason"], language, "stopped"), *end()]
 
-    inputs = [page["session"], page["picture"], page["references"], *(page[name] for name in SETTINGS)]
+    inputs = [page[name] for name in ("session", "picture", *GOOD, *SETTINGS)]
     starts, runs = [page["inspect"].click], []
     if page.examples:
-        filled = [page[name] for name in ("picture", "references", "category", "description")]
+        filled = [page[name] for name in ("picture", *GOOD, "category", "description")]
         starts.append(page["examples"].select(load_example, None, filled, **QUIET).then)
     for start in starts:
         begun = start(
@@ -512,6 +525,60 @@ def _connect_scale(page: Page, engine: Engine) -> None:
     page["known_length"].change(length_changed, measured, found, **QUIET)
 
 
+def _connect_region(page: Page, engine: Engine) -> None:
+    def open_editor(session: Session | None, references: list | None, language: str) -> list[Any]:
+        session = visit(session, engine, None)
+        session.paints = True
+        if not references:
+            return [session, None, views.note(words_of(language)["region_needs_reference"])]
+        return follow_references(session, references, language)
+
+    def follow_references(session: Session | None, references: list | None, language: str) -> list[Any]:
+        if session is None or not session.paints:
+            return [session, gr.skip(), gr.skip()]
+        try:
+            is_new, picture = work.new_canvas(session, gallery_files(references), language)
+        except RefusedError as error:
+            return [session, None, views.note(str(error))]
+        return [session, _on_canvas(picture), ""] if is_new else [session, gr.skip(), gr.skip()]
+
+    def clear_paint(session: Session | None, references: list | None, language: str) -> list[Any]:
+        session = visit(session, engine, None)
+        session.drawn_on = None
+        return open_editor(session, references, language)
+
+    def find_part(
+        request: gr.Request, session: Session | None, references: list | None, language: str
+    ) -> Iterator[list[Any]]:
+        session, good = visit(session, engine, request), gallery_files(references)
+        try:
+            yield [session, gr.skip(), views.note(words_of(language)["region_searching"])]
+            for found in work.find_region(engine, session, good, language):
+                if found is None:
+                    yield [gr.skip()] * len(shown)
+                    continue
+                session.drawn_on = None
+                _, picture = work.new_canvas(session, good, language)
+                note = words_of(language)["region_found"].format(percent=f"{100 * found.mean():.0f}")
+                yield [session, _on_canvas(picture, drawing.layer_of(found, picture.size)), views.note(note)]
+        except Exception as error:
+            yield [session, gr.skip(), views.note(reason_in_words(error, language))]
+
+    inputs = [page["session"], page["references"], page["language"]]
+    shown = [page["session"], page["region_editor"], page["region_note"]]
+    page["region_fold"].expand(open_editor, inputs, shown, **QUIET)
+    page["references"].change(follow_references, inputs, shown, **QUIET)
+    page["region_clear"].click(clear_paint, inputs, shown, **QUIET)
+    page["region_find"].click(find_part, inputs, shown, **MODEL_QUEUE, **QUIET)
+
+
+def _on_canvas(picture: Image.Image | None, layer: Image.Image | None = None) -> dict[str, Any] | None:
+    """The value of the editor: a picture to paint on, and paint."""
+    if picture is None:
+        return None
+    return {"background": picture, "layers": [] if layer is None else [layer], "composite": None}
+
+
 def _connect_chat(page: Page, engine: Engine) -> None:
     def talk(session: Session | None, message: str, language: str, request: gr.Request) -> Iterator[list[Any]]:
         session = visit(session, engine, request)
@@ -548,14 +615,14 @@ def _connect_batch(page: Page, engine: Engine) -> None:
     shown = [page[name] for name in ("session", "batch_table", "batch_empty", "downloads", "batch_picture")]
     hidden = gr.update(visible=False)
 
-    def run(
-        request: gr.Request, session: Session | None, files: list | None, references: list | None, *fields: Any
-    ) -> Iterator[list[Any]]:
-        settings, session, files = _settings(fields), visit(session, engine, request), files or []
+    def run(request: gr.Request, session: Session | None, files: list | None, *inputs: Any) -> Iterator[list[Any]]:
+        (references, painted, *fields), session, files = inputs, visit(session, engine, request), files or []
+        good, settings = gallery_files(references), _settings(fields)
         language, words = settings.language, words_of(settings.language)
         yield [session, [], views.note(words["batch_state"].format(done=0, total=len(files))), hidden, hidden]
         try:
-            for results in work.inspect_batch(engine, session, files, gallery_files(references), settings):
+            settings = work.with_region(settings, session, good, painted)
+            for results in work.inspect_batch(engine, session, files, good, settings):
                 if results is None:
                     yield [gr.skip()] * len(shown)
                     continue
@@ -579,7 +646,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
         path = None if session is None or session.batch is None else session.batch.overlay(event.index[0])
         return gr.update(value=path, visible=path is not None)
 
-    inputs = [page["session"], page["batch_files"], page["references"], *(page[name] for name in SETTINGS)]
+    inputs = [page[name] for name in ("session", "batch_files", *GOOD, *SETTINGS)]
     running = page["batch_run"].click(run, inputs, shown, **MODEL_QUEUE, **QUIET)
     stop_shows = [page["batch_empty"], page["downloads"]]
     page["batch_stop"].click(

@@ -20,7 +20,7 @@ import time
 import unicodedata
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ try:  # on ZeroGPU this must come before torch; elsewhere the package is absent 
 except ImportError:
     spaces = None
 
+import numpy as np
 import torch
 import transformers
 from gradio.utils import get_upload_folder
@@ -52,7 +53,8 @@ from modeling_anomalygpt.report.page import report_words
 from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
 from modeling_anomalygpt.results import InspectionResult
 
-from .views import LONGEST_SIDE, comparison, words_of
+from . import drawing
+from .views import LONGEST_SIDE, comparison, reduced, words_of
 
 MAX_FILE_SIZE = "25mb"  # larger uploads are refused while they arrive
 MAX_PIXELS = 50_000_000  # of a picture after decoding, against decompression bombs
@@ -247,6 +249,12 @@ def learn_and_inspect(
 
 
 @on_gpu
+def find_foreground(inspector: AnomalyInspector, images: list[Image.Image], bits: int | None) -> np.ndarray:
+    """Tells the part on good pictures from the ground, see [`AnomalyInspector.find_foreground`]."""
+    return inspector.find_foreground(images, bits)
+
+
+@on_gpu
 def stream_answer(inspector: AnomalyInspector, result: InspectionResult, question: str) -> Iterator[str]:
     """The pieces of an answer about an inspected picture, as they come."""
     yield from inspector.ask(result, question, stream=True)
@@ -273,6 +281,8 @@ class Session:
         self.messages: list[dict[str, Any]] = []
         self.batch: Batch | None = None
         self.points: list[tuple[int, int]] = []
+        self.paints = False  # whether the editor was opened
+        self.drawn_on: str | None = None  # digest of the good picture that lies in it
         root = pathlib.Path(get_upload_folder())
         root.mkdir(parents=True, exist_ok=True)
         self._folder = tempfile.TemporaryDirectory(prefix="session-", dir=root, ignore_cleanup_errors=True)
@@ -287,8 +297,11 @@ class Session:
     @property
     def num_bytes(self) -> int:
         """Size of what the good pictures have left in memory."""
-        bank = self.inspector.memory_bank
-        return 0 if bank is None else sum(layer.numel() * layer.element_size() for layer in bank.features)
+        references = self.inspector.references
+        if references is None:
+            return 0
+        region = 0 if references.roi is None else references.roi.nbytes
+        return region + sum(layer.numel() * layer.element_size() for layer in references.bank.features)
 
     def new_file(self, name: str) -> pathlib.Path:
         """A path in the session's folder that was not used before, so that no browser shows an old file for it."""
@@ -383,6 +396,7 @@ class Settings:
     rotations: bool = False
     tile: int | None = None
     mm_per_pixel: float | None = None
+    roi: np.ndarray | None = field(default=None, compare=False)  # what was painted on the first good picture, reduced
 
     def options(self) -> InspectionOptions:
         """The options of [`AnomalyInspector.inspect`]."""
@@ -421,6 +435,8 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
 
     if settings.localization in ("reference", "mean") and not references:
         refuse("needs_references")
+    if settings.roi is not None and settings.rotations:
+        refuse("region_and_rotations")
     if len(references) > MAX_REFERENCES:
         refuse("too_many_references", limit=MAX_REFERENCES, count=len(references))
     copies = 4 if settings.rotations else 1
@@ -470,9 +486,10 @@ def _learn(
 ) -> InspectionResult | None:
     """Makes the session's inspector know exactly these references, and inspects the picture if there is one."""
     options, tile = settings.options(), settings.tile or None
-    digests = tuple(hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest() for path in references)
+    digests = tuple(digest_of(path, settings.language) for path in references)
     learn = {"category": options.category, "description": options.description, "rotations": bool(settings.rotations)}
-    wanted = (digests, tile, *learn.values()) if references else (tile,)
+    region = None if settings.roi is None else (settings.roi.shape, settings.roi.tobytes())
+    wanted = (digests, tile, region, *learn.values()) if references else (tile,)
     session.used, is_known = time.monotonic(), wanted == session.learned
     if not is_known:
         session.inspector, session.learned = engine.inspector(tile), None
@@ -481,11 +498,84 @@ def _learn(
         depths = [depth_of(path, settings.language) for path in references]
         bits = max((depth for depth in depths if depth is not None), default=None)
         images = [open_picture(path, settings.language, bits) for path in references]
-        to_learn = learn | {"images": images, "bits": bits}
+        to_learn = learn | {"images": images, "bits": bits, "roi": _full_size(settings, images[0])}
     image = None if picture is None else open_picture(picture, settings.language, bits)
     session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
     session.learned, session.references = wanted, list(references)
     return result
+
+
+# Region of interest
+
+
+def digest_of(path: str, language: str = "en") -> str:
+    """Names the content of an uploaded file, or refuses one that is no longer kept."""
+    with _named(path, language):
+        return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def new_canvas(session: Session, references: Sequence[str], language: str) -> tuple[bool, Image.Image | None]:
+    """Whether another picture is to be painted on than before, and that one: the first good one, reduced."""
+    digest = digest_of(references[0], language) if references else None
+    if digest == session.drawn_on:
+        return False, None
+    session.drawn_on = None
+    canvas = reduced(open_picture(references[0], language), drawing.SIDE)[0] if references else None
+    session.drawn_on = digest
+    return True, canvas
+
+
+def with_region(
+    settings: Settings, session: Session, references: Sequence[str], painted: np.ndarray | None
+) -> Settings:
+    """The settings with what was painted, if that was on the first of these good pictures.
+
+    Raises:
+        RefusedError: If the drawing did not arrive: without it everything would count.
+    """
+    if painted is None or not references or digest_of(references[0], settings.language) != session.drawn_on:
+        return settings
+    if painted is drawing.LOST:
+        raise RefusedError(words_of(settings.language)["region_lost"])
+    return replace(settings, roi=painted)
+
+
+def find_region(
+    engine: Engine, session: Session, references: Sequence[str], language: str
+) -> Iterator[np.ndarray | None]:
+    """Finds where the good pictures show the part; to be looked at.
+
+    Yields: `np.ndarray` of shape `(height, width)`: Boolean, in the pixels of the first picture; before it `None`, now
+        and then.
+
+    Raises:
+        RefusedError: If there is no good picture, one is unusable, **or** part and ground cannot be told apart.
+    """
+    words = words_of(language)
+    if not references:
+        raise RefusedError(words["region_needs_reference"])
+    check_work([], references, Settings(language=language))
+
+    def work() -> np.ndarray:
+        depths = [depth_of(path, language) for path in references]
+        bits = max((depth for depth in depths if depth is not None), default=None)
+        images = [open_picture(path, language, bits) for path in references]
+        try:
+            return find_foreground(engine.inspector(), images, bits)
+        except ValueError as error:
+            raise RefusedError(words["region_not_found"]) from error
+
+    yield (yield from engine.run(session.visitor, work))
+
+
+def _full_size(settings: Settings, first: Image.Image) -> np.ndarray | None:
+    """The painted region in the pixels of the first good picture."""
+    if settings.roi is None:
+        return None
+    height, width = settings.roi.shape
+    if abs(width / height / (first.width / first.height) - 1) > 0.05:
+        raise RefusedError(words_of(settings.language)["region_of_another"])
+    return np.asarray(Image.fromarray(settings.roi).resize(first.size, Image.Resampling.NEAREST))
 
 
 # Conversation

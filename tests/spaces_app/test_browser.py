@@ -218,6 +218,30 @@ def test_two_clicks_on_a_known_length_give_millimetres(visit):
     visitor.see("#regions th:nth-child(3)", "mm")
 
 
+def test_only_what_is_painted_on_a_good_picture_counts(visit):
+    visitor = visit()
+    visitor.upload(QUERY / "part_6_crack.jpg", GOOD)
+    visitor.page.locator("#region-fold button").first.click()
+    visitor.page.wait_for_timeout(4000)
+    box = visitor.see("#region-editor").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 4
+    visitor.page.mouse.move(x - 60, y)
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(x + 60, y, steps=10)
+    visitor.page.mouse.up()
+    visitor.inspect()
+    visitor.see("#verdict .ag-card:not(.ag-busy):not(.ag-idle)")
+    expect(visitor.page.locator("#verdict")).not_to_contain_text("bottom right")  # where the crack is
+    visitor.page.locator("#region-find").click()
+    visitor.see("#region-note", "% of the picture would count")
+    visitor.page.wait_for_timeout(2000)
+    visitor.inspect()
+    visitor.see("#verdict .ag-busy")
+    visitor.see("#verdict .ag-anomalous", "bottom right")
+    # Gradio's editor says so when it takes a new picture while it draws.
+    visitor.complaints = [one for one in visitor.complaints if "No draw texture found" not in one]
+
+
 def test_many_pictures_give_a_table_and_downloads(visit):
     visitor = visit()
     visitor.references(GOOD)
