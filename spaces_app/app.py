@@ -18,6 +18,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from modeling_anomalygpt.line.parts import PartStore
 from modeling_anomalygpt.prompts import DESCRIPTIONS
 from spaces_app import drawing, views
 from spaces_app import engine as work  # before anything that imports torch (ZeroGPU)
@@ -28,7 +29,7 @@ SOURCES = ["upload", "webcam", "clipboard"]
 LOCALIZATIONS = ("auto", "reference", "text", "mean")
 SETTINGS = (
     "category", "description", "question", "language", "localization", "use_language", "rotations", "tile",
-    "mm_per_pixel",
+    "mm_per_pixel", "part",
 )  # fmt: skip
 GOOD = ("references", "region_editor")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
@@ -65,26 +66,35 @@ print(client.predict("Where is the anomaly?", api_name="/chat")[0])"""
 # Start
 
 
-def launch_app(model: str | None = None, **options: Any) -> tuple[gr.Blocks, str]:
+def launch_app(model: str | None = None, parts: PartStore | None = None, **options: Any) -> tuple[gr.Blocks, str]:
     """Loads the model and serves the page.
 
     Args:
         model (`str`, *optional*): Folder or Hub id; `None` for the embedded checkpoint.
+        parts ([`PartStore`], *optional*): Stored parts that may be chosen instead of good pictures; for a page of
+            one's own, never for a public one.
         options: Of `gr.Blocks.launch`, such as `server_port`, `share`, `mcp_server`, `prevent_thread_lock`.
 
     Returns:
         `tuple(gr.Blocks, str)`: The page, and its local address.
 
     Raises:
-        ValueError: If `mcp_server` is asked for without the package for it, **or** the port cannot be used.
+        ValueError: If `mcp_server` is asked for without the package for it, **or** the port cannot be used, **or** the
+            page is public and would show what is stored here.
     """
+    if parts is not None:
+        if options.get("share") or os.environ.get("SPACE_ID"):
+            raise ValueError("`parts` must be None on a public page, got a folder. Show it without a public address.")
+        options["share"] = False  # also where the environment asks for it
     if options.get("mcp_server") and importlib.util.find_spec("mcp") is None:
         raise ValueError("`mcp` must be installed for the MCP server, got none. Run: pip install 'mcp>=1.21,<2'.")
     _check_port(options.get("server_port"), options.get("server_name"))
     if "GRADIO_TEMP_DIR" not in os.environ:  # uploads go to a folder of this process, deleted when it ends
         os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anomalygpt-")
         atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-    blocks = build_app(Engine.load(model))
+    engine = Engine.load(model)
+    engine.parts = parts
+    blocks = build_app(engine)
     fixed = {
         "theme": _theme(),
         "css": (views.HERE / "style.css").read_text(encoding="utf-8"),
@@ -109,6 +119,8 @@ def build_app(engine: Engine) -> gr.Blocks:
         # Gradio's own opening would end in an error without any.
         page["picture"].preprocess = lambda payload: None if payload is None else payload.path
         _connect_language(page, blocks)
+        if engine.parts is not None:
+            _connect_parts(page, blocks, engine)
         _connect_inspection(page, engine)
         _connect_scale(page, engine)
         _connect_region(page, engine)
@@ -262,6 +274,8 @@ def _inputs(page: Page) -> None:
     # No words: an update would replace the component by one that opens files itself (`build_app`).
     image = {"sources": SOURCES, "show_label": False}
     page.add("picture", gr.Image, type="filepath", image_mode=None, height=290, buttons=["fullscreen"], **image)
+    page.add("part", gr.Dropdown, value="", choices=[("", "")], visible=False)
+    page.add("part_note", gr.HTML, visible=False, padding=False)
     page.head("head_references")
     gallery = {"columns": 4, "height": 170, "object_fit": "cover", "file_types": ["image"], "interactive": True}
     page.add("references", gr.Gallery, type="filepath", **gallery, **image)
@@ -273,7 +287,7 @@ def _inputs(page: Page) -> None:
             page.add("region_clear", gr.Button, size="sm")
         page.add("region_note", gr.HTML, padding=False)
     page.head("head_part")
-    with gr.Group():
+    with page.add("part_fields", gr.Group):
         page.add("category", gr.Dropdown, value="object", allow_custom_value=True)
         page.add("description", gr.Textbox, max_length=work.MAX_DESCRIPTION)
     with gr.Row(elem_classes="ag-run-row"):
@@ -401,6 +415,32 @@ def _connect_language(page: Page, blocks: gr.Blocks) -> None:
     gr.on([blocks.load], greet, page["language"], page["language"], js=_BROWSER_LANGUAGE, queue=False, **QUIET)
 
 
+def _connect_parts(page: Page, blocks: gr.Blocks, engine: Engine) -> None:
+    """A stored part may be chosen instead of good pictures; what it knows itself is not asked for then."""
+    instead = ("head_references", "references", "region_fold", "head_part", "part_fields")
+
+    def list_parts(language: str) -> Any:
+        names = engine.parts.names()
+        words = words_of(language)
+        choices = [(words["part_none"], ""), *((name, name) for name in names)]
+        return gr.update(label=words["part"], choices=choices, visible=bool(names))
+
+    def choose_part(name: str, language: str) -> list[Any]:
+        shown = [gr.update(visible=not name)] * len(instead)
+        if not name:
+            return [gr.update(value="", visible=False), *shown]
+        try:
+            note = views.part_note(engine.part(name), language)
+        except (ValueError, OSError) as error:
+            note = views.note(reason_in_words(error, language))
+        return [gr.update(value=note, visible=True), *shown]
+
+    gr.on([blocks.load, page["language"].change], list_parts, page["language"], page["part"], **QUIET)
+    changes = [page["part"].change, page["language"].change]
+    outputs = [page["part_note"], *(page[name] for name in instead)]
+    gr.on(changes, choose_part, [page["part"], page["language"]], outputs, **QUIET)
+
+
 def _connect_inspection(page: Page, engine: Engine) -> None:
     names = ("verdict", "views", "overlay", "slider", "regions", "evidence", "region_box", "chatbot")
     shown, buttons = [page["session"], *(page[name] for name in names)], [page["inspect"], page["stop"]]
@@ -426,7 +466,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
 
     def load_example(event: gr.SelectData) -> list[Any]:
         picture, good, category, _ = page.examples[event.index]
-        return [picture, good, None, category, ""]
+        return [picture, good, None, "", category, ""]
 
     def failed(language: str) -> str:
         return views.error_card(words_of(language)["not_shown"], language)
@@ -437,7 +477,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
     inputs = [page[name] for name in ("session", "picture", *GOOD, *SETTINGS)]
     starts, runs = [page["inspect"].click], []
     if page.examples:
-        filled = [page[name] for name in ("picture", *GOOD, "category", "description")]
+        filled = [page[name] for name in ("picture", *GOOD, "part", "category", "description")]
         starts.append(page["examples"].select(load_example, None, filled, **QUIET).then)
     for start in starts:
         begun = start(

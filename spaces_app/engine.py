@@ -48,6 +48,7 @@ from modeling_anomalygpt.images import (
     stored_size,
 )
 from modeling_anomalygpt.inspector import AnomalyInspector, InspectionOptions
+from modeling_anomalygpt.line.parts import Part, PartStore
 from modeling_anomalygpt.report.overlays import draw_overlay
 from modeling_anomalygpt.report.page import report_words
 from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
@@ -113,10 +114,15 @@ class Engine:
     Args:
         inspector ([`AnomalyInspector`]): Whose model and processor are shared.
         name (`str`, *optional*): What the model is called; `None` for the embedded checkpoint.
+
+    Attributes:
+        parts ([`PartStore`], *optional*): Stored parts that may be chosen; none on a public page.
     """
 
     def __init__(self, inspector: AnomalyInspector, name: str | None = None):
         self.model, self.processor, self.name = inspector.model, inspector.processor, name
+        self.parts: PartStore | None = None
+        self._part: Part | None = None  # the one read last
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="model")
         self._changed = threading.Condition()
@@ -142,6 +148,13 @@ class Engine:
     def inspector(self, tile: int | None = None) -> AnomalyInspector:
         """A new inspector without references, for one session."""
         return AnomalyInspector(self.model, self.processor, tile=tile)
+
+    def part(self, name: str) -> Part:
+        """The newest version of a stored part; `PartError` where it cannot be used."""
+        known = self._part and (self._part.name, self._part.version)
+        if known != (name, max(self.parts.versions(name), default=0)):
+            self._part = self.parts.read(name)
+        return self._part
 
     @contextlib.contextmanager
     def turn(self, visitor: str = "") -> Iterator["_Turn"]:
@@ -396,12 +409,13 @@ class Settings:
     rotations: bool = False
     tile: int | None = None
     mm_per_pixel: float | None = None
+    part: str = ""
     roi: np.ndarray | None = field(default=None, compare=False)  # what was painted on the first good picture, reduced
 
     def options(self) -> InspectionOptions:
         """The options of [`AnomalyInspector.inspect`]."""
         return InspectionOptions(
-            category=clean_text(self.category, MAX_CATEGORY) or "object",
+            category=clean_text(self.category, MAX_CATEGORY) or (None if self.part else "object"),
             description=clean_text(self.description, MAX_DESCRIPTION) or None,
             question=clean_text(self.question, MAX_QUESTION) or None,
             language=self.language,
@@ -433,7 +447,7 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
     def refuse(key: str, **values: Any) -> None:
         raise RefusedError(words[key].format(**values))
 
-    if settings.localization in ("reference", "mean") and not references:
+    if settings.localization in ("reference", "mean") and not references and not settings.part:
         refuse("needs_references")
     if settings.roi is not None and settings.rotations:
         refuse("region_and_rotations")
@@ -471,6 +485,7 @@ def inspect_picture(
     session.result = None
     if not picture:
         raise RefusedError(words_of(settings.language)["no_picture"])
+    references, settings = with_part(engine, references, settings)
     check_work([picture], references, settings)
 
     def work() -> None:
@@ -481,18 +496,32 @@ def inspect_picture(
     engine.keep_within_budget()
 
 
+def with_part(engine: Engine, references: Sequence[str], settings: Settings) -> tuple[Sequence[str], Settings]:
+    """Good pictures and settings as a stored part has them, where one is chosen and may be."""
+    if engine.parts is None or not settings.part:
+        return references, replace(settings, part="")
+    facts = engine.part(settings.part).facts
+    own = {"category": "", "description": "", "rotations": False, "roi": None, "tile": facts.tile}
+    return [], replace(settings, **own, mm_per_pixel=settings.mm_per_pixel or facts.mm_per_pixel)
+
+
 def _learn(
     engine: Engine, session: Session, references: Sequence[str], settings: Settings, picture: str | None
 ) -> InspectionResult | None:
-    """Makes the session's inspector know exactly these references, and inspects the picture if there is one."""
+    """Makes the session's inspector know exactly these references or a part; inspects the picture if there is one."""
+    part = engine.part(settings.part) if settings.part else None
     options, tile = settings.options(), settings.tile or None
     digests = tuple(digest_of(path, settings.language) for path in references)
     learn = {"category": options.category, "description": options.description, "rotations": bool(settings.rotations)}
     region = None if settings.roi is None else (settings.roi.shape, settings.roi.tobytes())
     wanted = (digests, tile, region, *learn.values()) if references else (tile,)
+    wanted = (part.name, part.version) if part else wanted
     session.used, is_known = time.monotonic(), wanted == session.learned
     if not is_known:
         session.inspector, session.learned = engine.inspector(tile), None
+        if part:
+            part.check(session.inspector, engine.name)
+            part.use(session.inspector)
     to_learn, bits = None, session.inspector.bits
     if references and not is_known:
         depths = [depth_of(path, settings.language) for path in references]
@@ -675,12 +704,14 @@ def inspect_batch(
     Raises:
         RefusedError: If there is no picture, or too much, or a reference cannot be used.
     """
-    words, options = words_of(settings.language), settings.options()
+    words = words_of(settings.language)
     files = [page for file in files for page in picture_pages(file)]
     if not files:
         raise RefusedError(words["no_batch"])
     if len(files) > MAX_BATCH:
         raise RefusedError(words["batch_too_long"].format(limit=MAX_BATCH, count=len(files)))
+    references, settings = with_part(engine, references, settings)
+    options = settings.options()
     check_work(files, references, settings)
     yield from engine.run(session.visitor, partial(_learn, engine, session, references, settings, None))
     engine.keep_within_budget()
@@ -700,7 +731,7 @@ def inspect_batch(
             yield from engine.run(session.visitor, partial(work, path, name))
         except Exception as error:
             reason = reason_in_words(error, settings.language)
-            row = InspectionResult(shown_name(path), "error", error=reason, category=options.category)
+            row = InspectionResult(shown_name(path), "error", error=reason, category=options.category or "object")
             report.add(row, name, None)
         yield report.results
 
@@ -743,7 +774,8 @@ def _report(
     folder.mkdir()
     scale = settings.mm_per_pixel
     setup = {
-        words["category"]: options.category,
+        words["category"]: options.category or session.inspector.category,
+        words["part"]: settings.part,
         words["description"]: options.description or "",
         words["model"]: engine.name or words["embedded"],
         words["scale"]: words["scale_value"].format(mm=f"{scale:g}") if scale else "",

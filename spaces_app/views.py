@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from modeling_anomalygpt.line.parts import Part
 from modeling_anomalygpt.prompts import check_language
 from modeling_anomalygpt.regions import Region, position_words
 from modeling_anomalygpt.report.overlays import blend, colour_levels
@@ -180,6 +181,21 @@ def batch_summary(results: Sequence[InspectionResult], language: str) -> str:
     for kind in ("uncertain", "unknown", "error"):
         text += words[f"batch_{kind}"].format(count=counts[kind]) if counts[kind] else ""
     return text + ("。" if language == "zh" else ".")
+
+
+def part_note(part: Part, language: str) -> str:
+    """What is known of a stored part, in one line."""
+    words, references = words_of(language), part.references
+    count = len(references.thumbnails) or references.bank.num_references
+    facts = {"category": references.category, "version": part.version, "count": count}
+    text = words["part_facts"].format(**facts)
+    if references.calibration is not None:
+        text += words["part_calibrated"].format(
+            percent=f"{100 * references.calibration.supported_false_alarm_rate:.1f}"
+        )
+    if references.roi is not None:
+        text += words["part_region"].format(percent=f"{100 * references.roi.mean():.0f}")
+    return note(text + ("。" if language == "zh" else "."))
 
 
 def note(text: str) -> str:

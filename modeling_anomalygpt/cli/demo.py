@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 
-from .options import check_model, whole
+from .options import add_parts_folder, check_model, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port, metavar="N", help="port (default: the first free one from 7860 on)")
     parser.add_argument("--host", metavar="ADDRESS", help="0.0.0.0 to let other machines in (default: 127.0.0.1)")
     parser.add_argument("--share", action="store_true", help="also make a public address; needs network")
+    add_parts_folder(parser)
     parser.add_argument("--mcp", action="store_true", help="also serve the tools to agents; needs the package mcp")
 
 
@@ -20,11 +21,18 @@ def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt demo` until it is interrupted; returns the exit code."""
     if importlib.util.find_spec("gradio") is None:
         raise RuntimeError("The page needs Gradio, which is not installed. Run: pip install 'anomalygpt[demo]'.")
+    if args.share and args.parts_dir:
+        raise ValueError(
+            "`--parts-dir` must stay local, got it with --share: anybody may open a public page. Give one."
+        )
     check_model(args.model)
     from spaces_app.app import launch_app
 
+    from ..line.parts import PartStore
+
+    parts = None if args.share else PartStore(args.parts_dir)
     options = {"server_port": args.port, "server_name": args.host, "share": args.share, "mcp_server": args.mcp or None}
-    blocks, address = launch_app(args.model, prevent_thread_lock=True, quiet=True, **options)
+    blocks, address = launch_app(args.model, parts=parts, prevent_thread_lock=True, quiet=True, **options)
     print(f"AnomalyGPT: {address}" + (f"  and  {blocks.share_url}" if blocks.share_url else ""))
     print("Ctrl-C ends it.", flush=True)
     try:
