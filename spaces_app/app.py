@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin slow do
 
 import atexit
 import importlib.util
+import pathlib
 import shutil
 import socket
 import tempfile
@@ -18,9 +19,10 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from modeling_anomalygpt.line.database import VERDICTS, ResultsDatabase
 from modeling_anomalygpt.line.parts import PartStore
 from modeling_anomalygpt.prompts import DESCRIPTIONS
-from spaces_app import drawing, views
+from spaces_app import drawing, shift, views
 from spaces_app import engine as work  # before anything that imports torch (ZeroGPU)
 from spaces_app.engine import Engine, RefusedError, Session, Settings, reason_in_words
 from spaces_app.views import words_of
@@ -66,13 +68,16 @@ print(client.predict("Where is the anomaly?", api_name="/chat")[0])"""
 # Start
 
 
-def launch_app(model: str | None = None, parts: PartStore | None = None, **options: Any) -> tuple[gr.Blocks, str]:
+def launch_app(
+    model: str | None = None, parts: PartStore | None = None, results: str | os.PathLike | None = None, **options: Any
+) -> tuple[gr.Blocks, str]:
     """Loads the model and serves the page.
 
     Args:
         model (`str`, *optional*): Folder or Hub id; `None` for the embedded checkpoint.
         parts ([`PartStore`], *optional*): Stored parts that may be chosen instead of good pictures; for a page of
             one's own, never for a public one.
+        results (`str` or `os.PathLike`, *optional*): Folder of a shift's results, to look at and to correct; likewise.
         options: Of `gr.Blocks.launch`, such as `server_port`, `share`, `mcp_server`, `prevent_thread_lock`.
 
     Returns:
@@ -80,12 +85,18 @@ def launch_app(model: str | None = None, parts: PartStore | None = None, **optio
 
     Raises:
         ValueError: If `mcp_server` is asked for without the package for it, **or** the port cannot be used, **or** the
-            page is public and would show what is stored here.
+            page is public and would show what is stored here, **or** there are no results.
     """
-    if parts is not None:
-        if options.get("share") or os.environ.get("SPACE_ID"):
-            raise ValueError("`parts` must be None on a public page, got a folder. Show it without a public address.")
-        options["share"] = False  # also where the environment asks for it
+    for name, local in (("parts", parts), ("results", results)):
+        if local is not None:
+            if options.get("share") or os.environ.get("SPACE_ID"):
+                raise ValueError(
+                    f"`{name}` must be None on a public page, got a folder. Leave the public address out."
+                )
+            options["share"] = False  # also where the environment asks for it
+    if results is not None:
+        ResultsDatabase(results).close()
+        parts = parts or PartStore()
     if options.get("mcp_server") and importlib.util.find_spec("mcp") is None:
         raise ValueError("`mcp` must be installed for the MCP server, got none. Run: pip install 'mcp>=1.21,<2'.")
     _check_port(options.get("server_port"), options.get("server_name"))
@@ -93,7 +104,7 @@ def launch_app(model: str | None = None, parts: PartStore | None = None, **optio
         os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anomalygpt-")
         atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
     engine = Engine.load(model)
-    engine.parts = parts
+    engine.parts, engine.results = parts, None if results is None else pathlib.Path(results)
     blocks = build_app(engine)
     fixed = {
         "theme": _theme(),
@@ -114,7 +125,7 @@ def launch_app(model: str | None = None, parts: PartStore | None = None, **optio
 def build_app(engine: Engine) -> gr.Blocks:
     """The page, not launched, with its queue."""
     with gr.Blocks(title="AnomalyGPT", analytics_enabled=False, delete_cache=(600, work.FILE_SECONDS)) as blocks:
-        page = build_layout()
+        page = build_layout(with_shift=engine.results is not None)
         # The picture's path is taken as it is: what cannot be opened is refused in words by `open_picture`, where
         # Gradio's own opening would end in an error without any.
         page["picture"].preprocess = lambda payload: None if payload is None else payload.path
@@ -126,6 +137,8 @@ def build_app(engine: Engine) -> gr.Blocks:
         _connect_region(page, engine)
         _connect_chat(page, engine)
         _connect_batch(page, engine)
+        if engine.results is not None:
+            _connect_shift(page, engine)
         _add_endpoints(page["session"], engine)
     return blocks.queue(max_size=work.MAX_WAITING, default_concurrency_limit=8)
 
@@ -174,10 +187,11 @@ LABELLED = (
     "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
     "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "tile", "question", "overlay", "slider",
     "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
+    "tab_shift", "shift_since", "shift_picture", "shift_drift",
 )  # fmt: skip
 BUTTONS = (
     "theme", "inspect", "stop", "ask_where", "ask_what", "ask_highlight", "send", "batch_run", "region_find",
-    "region_clear",
+    "region_clear", "shift_refresh", "say_normal", "say_anomalous", "say_undo",
 )  # fmt: skip
 HEADS = ("head_picture", "head_references", "head_part", "head_examples", "chat")
 
@@ -192,6 +206,8 @@ def page_texts(language: str, examples: Sequence[tuple]) -> dict[str, dict[str, 
     texts |= {name: {"value": views.note(words[name])} for name in ("scale_hint", "scale_none", "region_hint")}
     texts["head_references"]["value"] += f"<p>{words['hint_references']}</p>"
     texts["description"]["placeholder"] = words["description_hint"]
+    texts["shift_since"]["placeholder"] = words["shift_since_hint"]
+    verdicts = [(words["shift_all"], ""), *((words[f"verdict_{kind}"], kind) for kind in VERDICTS)]
     captions = {
         picture: words["example"].format(category=words[f"category_{category}"], defect=words[f"defect_{kind}"])
         for picture, _, category, kind in examples
@@ -206,6 +222,8 @@ def page_texts(language: str, examples: Sequence[tuple]) -> dict[str, dict[str, 
         "chatbot": {"placeholder": words["chatbot_hint"]},
         "message": {"placeholder": words["message_hint"]},
         "batch_table": {"label": words["batch_table"], "headers": work.batch_heads(language)},
+        "shift_verdict": {"label": words["shift_verdict"], "choices": verdicts},
+        "shift_table": {"label": words["shift_table"], "headers": [words[key] for key in shift.HEADS]},
         "about": {"value": "\n\n".join(words["about"])},
     }
 
@@ -240,8 +258,8 @@ class Page:
         return [name for name in self.texts if name in self.parts]
 
 
-def build_layout() -> Page:
-    """Makes all components, inside an open `gr.Blocks`."""
+def build_layout(with_shift: bool) -> Page:
+    """Makes all components, inside an open `gr.Blocks`; the tab of a shift only where there is one."""
     page = Page()
     page.parts["session"] = gr.State(None, time_to_live=work.SESSION_SECONDS, delete_callback=_forget)
     with gr.Row(elem_id="top"):
@@ -258,6 +276,9 @@ def build_layout() -> Page:
                 _results(page)
         with page.add("tab_batch", gr.Tab, id="batch"):
             _batch(page)
+        if with_shift:
+            with page.add("tab_shift", gr.Tab, id="shift"):
+                _shift(page)
         with page.add("tab_about", gr.Tab, id="about"):
             page.add("about", gr.Markdown)
             gr.Code(_CLIENT, language="python", show_label=False, interactive=False)
@@ -358,6 +379,29 @@ def _batch(page: Page) -> None:
             page.add("batch_table", gr.Dataframe, column_widths=widths, buttons=["copy"], **table)
             buttons = ["download", "fullscreen"]
             page.add("batch_picture", gr.Image, interactive=False, visible=False, height=420, buttons=buttons)
+
+
+def _shift(page: Page) -> None:
+    with gr.Row():
+        page.add("shift_since", gr.Textbox, max_length=30, max_lines=1, min_width=160)
+        page.add("shift_verdict", gr.Dropdown, value="", min_width=160)
+    page.add("shift_refresh", gr.Button, size="sm")
+    with gr.Row():
+        with gr.Column(scale=7, min_width=320):
+            page.add("shift_counts", gr.HTML, padding=False)
+            table = {"datatype": "str", "type": "array", "interactive": False, "wrap": True, "max_height": 520}
+            widths = ["8%", "21%", "21%", "20%", "10%", "20%"]
+            page.add("shift_table", gr.Dataframe, column_widths=widths, buttons=[], **table)
+        with gr.Column(scale=5, min_width=320):
+            page.add("shift_picture", gr.Image, interactive=False, height=380, buttons=["fullscreen"])
+            with gr.Row():
+                page.add("say_normal", gr.Button)
+                page.add("say_anomalous", gr.Button)
+                page.add("say_undo", gr.Button)
+            page.add("shift_note", gr.HTML, padding=False)
+            page.add("shift_card", gr.HTML, padding=False)
+    with page.add("shift_drift", gr.Accordion, open=False):
+        page.add("shift_charts", gr.HTML, padding=False)
 
 
 def category_choices(language: str) -> list[tuple[str, str]]:
@@ -693,6 +737,74 @@ def _connect_batch(page: Page, engine: Engine) -> None:
         stopped, [page["session"], page["language"]], stop_shows, cancels=[running], api_visibility="private"
     )
     page["batch_table"].select(row_shown, page["session"], page["batch_picture"], **QUIET)
+
+
+def _connect_shift(page: Page, engine: Engine) -> None:
+    def show_shift(session: Session | None, since: str, verdict: str, language: str) -> list[Any]:
+        session = visit(session, engine, None)
+        try:
+            counts, rows = shift.read_shift(engine.results, since, verdict, language)
+        except (ValueError, OSError) as error:
+            return [session, views.note(reason_in_words(error, language)), []]
+        session.rows = {number: (number, said, result) for number, said, result in rows}
+        return [session, counts, shift.listed(rows, language)]
+
+    def show_row(session: Session | None, language: str, event: gr.SelectData) -> list[Any]:
+        session = visit(session, engine, None)
+        session.row = int(event.row_value[0]) if event.row_value and event.row_value[0] else None
+        if session.row not in session.rows:
+            return [session, None, "", ""]
+        result = session.rows[session.row][2]
+        if result.error:
+            return [session, None, views.error_card(result.error, language, "verdict_error"), ""]
+        picture, note = None, words_of(language)["row_gone"]
+        try:
+            picture = shift.row_picture(engine.results, result)
+        except (ValueError, OSError) as error:
+            note = reason_in_words(error, language)
+        return [session, picture, views.verdict_card(result, language), "" if picture else views.note(note)]
+
+    def say_verdict(said: str, request: gr.Request, session: Session | None, *shown_by: str) -> Iterator[list[Any]]:
+        session, language = visit(session, engine, request), shown_by[-1]
+        try:
+            for line in shift.say_of(engine, session, session.rows.get(session.row), said, language):
+                if line is None:
+                    yield [gr.skip()] * 4
+                else:
+                    yield [*show_shift(session, *shown_by), views.note(line)]
+        except Exception as error:
+            yield [session, gr.skip(), gr.skip(), views.note(reason_in_words(error, language))]
+
+    def say_normal(request: gr.Request, session: Session | None, *shown_by: str) -> Iterator[list[Any]]:
+        yield from say_verdict("normal", request, session, *shown_by)
+
+    def say_anomalous(request: gr.Request, session: Session | None, *shown_by: str) -> Iterator[list[Any]]:
+        yield from say_verdict("anomalous", request, session, *shown_by)
+
+    def say_undone(session: Session | None, since: str, verdict: str, language: str) -> list[Any]:
+        try:
+            line = shift.take_back(engine, language)
+        except (ValueError, OSError) as error:
+            line = reason_in_words(error, language)
+        return [*show_shift(session, since, verdict, language), views.note(line)]
+
+    def show_drift(language: str) -> str:
+        try:
+            return shift.drift_of_shift(engine.results, language)
+        except (ValueError, OSError) as error:
+            return views.note(reason_in_words(error, language))
+
+    inputs = [page[name] for name in ("session", "shift_since", "shift_verdict", "language")]
+    shown = [page[name] for name in ("session", "shift_counts", "shift_table")]
+    starts = [page["tab_shift"].select, page["shift_refresh"].click, page["shift_since"].submit]
+    gr.on([*starts, page["shift_verdict"].input], show_shift, inputs, shown, **QUIET)
+    row = [page[name] for name in ("session", "shift_picture", "shift_card", "shift_note")]
+    page["shift_table"].select(show_row, [page["session"], page["language"]], row, **QUIET)
+    said = [*shown, page["shift_note"]]
+    page["say_normal"].click(say_normal, inputs, said, **MODEL_QUEUE, **QUIET)
+    page["say_anomalous"].click(say_anomalous, inputs, said, **MODEL_QUEUE, **QUIET)
+    page["say_undo"].click(say_undone, inputs, said, **QUIET)
+    page["shift_drift"].expand(show_drift, page["language"], page["shift_charts"], **QUIET)
 
 
 # Endpoints

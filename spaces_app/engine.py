@@ -117,11 +117,13 @@ class Engine:
 
     Attributes:
         parts ([`PartStore`], *optional*): Stored parts that may be chosen; none on a public page.
+        results (`pathlib.Path`, *optional*): Folder of a shift's results that are shown; none on a public page.
     """
 
     def __init__(self, inspector: AnomalyInspector, name: str | None = None):
         self.model, self.processor, self.name = inspector.model, inspector.processor, name
         self.parts: PartStore | None = None
+        self.results: pathlib.Path | None = None
         self._part: Part | None = None  # the one read last
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -294,6 +296,8 @@ class Session:
         self.messages: list[dict[str, Any]] = []
         self.batch: Batch | None = None
         self.points: list[tuple[int, int]] = []
+        self.rows: dict[int, tuple] = {}  # of a shift, as they are listed, by number
+        self.row: int | None = None  # the one that is shown
         self.paints = False  # whether the editor was opened
         self.drawn_on: str | None = None  # digest of the good picture that lies in it
         root = pathlib.Path(get_upload_folder())

@@ -99,7 +99,7 @@ def _lines(rows: list[tuple[int, str | None, Any]]) -> list[str]:
 
 
 def _say(args: argparse.Namespace, database: Any) -> int:
-    from ..line.corrections import confirm, correct, note_correction, part_of, undo
+    from ..line.corrections import say, undo
     from ..line.parts import PartStore
 
     store = PartStore(args.parts_dir)
@@ -109,19 +109,20 @@ def _say(args: argparse.Namespace, database: Any) -> int:
         print(f"Taken back: {printable(str(line.get('image')))} was said to be {line['said']}{learned}.")
         return 0
     number, result = database.find(args.confirm or args.correct[0])
+    said = result.verdict if args.confirm else args.correct[1]
+
+    def inspector_of(part: Any) -> Any:
+        inspector = load_model(args, tile=part.facts.tile)
+        part.check(inspector, args.model)
+        return inspector
+
+    learned = say(args.shift, number, result, said, store, inspector_of)
     name = printable(pathlib.Path(result.image).name)
-    if args.confirm or args.correct[1] == result.verdict:
-        confirm(args.shift, number, result)
-        print(f"{name}: {result.verdict} is confirmed.")
-        return 0
-    said, part_name = args.correct[1], part_of(result)
-    if part_name is None:
-        note_correction(args.shift, number, result, said)
+    if said == result.verdict:
+        print(f"{name}: {said} is confirmed.")
+    elif learned is None:
         print(f"{name}: {said} instead of {result.verdict}. Nothing learns it: it was judged without a stored part.")
-        return 0
-    part = store.read(part_name)
-    inspector = load_model(args, tile=part.facts.tile)
-    part.check(inspector, args.model)
-    learned = correct(args.shift, number, result, said, inspector, store, part)
-    print(f"{name}: {said} instead of {result.verdict}; {part.name!r} has learned it (version {learned.version}).")
+    else:
+        by = f"{learned.name!r} has learned it (version {learned.version})"
+        print(f"{name}: {said} instead of {result.verdict}; {by}.")
     return 0

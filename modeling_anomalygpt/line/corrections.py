@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from ..inspector import AnomalyInspector, FeedbackHistory
@@ -13,6 +14,46 @@ from .parts import Part, PartStore
 def part_of(result: InspectionResult) -> str | None:
     """The stored part that a row was judged with; `None` where it was none."""
     return result.evidence.get("part") or result.setup.get("part")
+
+
+def is_as_judged(result: InspectionResult) -> bool:
+    """Whether the picture of a row still is the one that was judged; it may have been moved since."""
+    now = source_of(result.image)
+    return now is not None and all(now[key] == (result.source or {}).get(key) for key in ("bytes", "modified"))
+
+
+def say(
+    folder: str | os.PathLike,
+    number: int,
+    result: InspectionResult,
+    said: str,
+    store: PartStore,
+    inspector_of: Callable[[Part], AnomalyInspector],
+) -> Part | None:
+    """Notes what a person says of a verdict; a correction is learned by the part that it was judged with.
+
+    Args:
+        folder (`str` or `os.PathLike`): Of the results.
+        number (`int`), result ([`InspectionResult`]): The row.
+        said (`str`): The verdict itself to confirm it, else `"normal"` or `"anomalous"`.
+        store ([`PartStore`]): Where the part is.
+        inspector_of (`Callable`): The inspector of a part's model; asked for only where something is learned.
+
+    Returns:
+        [`Part`]: The new version; `None` where nothing learns: a confirmation, or a row without a stored part.
+
+    Raises:
+        ValueError: As of [`confirm`] and [`correct`].
+    """
+    name = part_of(result)
+    if said == result.verdict:
+        confirm(folder, number, result)
+    elif name is None:
+        _note(folder, number, result, said)
+    else:
+        part = store.read(name)
+        return correct(folder, number, result, said, inspector_of(part), store, part)
+    return None
 
 
 def confirm(folder: str | os.PathLike, number: int, result: InspectionResult) -> None:
@@ -54,10 +95,8 @@ def correct(
     Raises:
         ValueError: If the picture is gone or another one by now, **or** is known as a good one already.
     """
-    now = source_of(result.image)
-    same = now is not None and all(now[key] == (result.source or {}).get(key) for key in ("bytes", "modified"))
-    if not same:
-        found = "no file" if now is None else "another one"
+    if not is_as_judged(result):
+        found = "no file" if source_of(result.image) is None else "another one"
         raise ValueError(
             f"The picture of row {number} must be as it was judged, got {found}: {result.image!r}. "
             "Put it back to correct its verdict."
@@ -68,11 +107,6 @@ def correct(
     inspector.feedback_history = FeedbackHistory(pathlib.Path(folder) / FEEDBACK, **facts)
     inspector.feedback(result, said == "normal")
     return store.write(part.name, inspector.references.to("cpu"), part.facts)
-
-
-def note_correction(folder: str | os.PathLike, number: int, result: InspectionResult, said: str) -> None:
-    """Notes what a picture really shows, where no stored part can learn from it."""
-    _note(folder, number, result, said)
 
 
 def undo(folder: str | os.PathLike, store: PartStore) -> dict[str, Any]:
@@ -99,4 +133,4 @@ def _note(folder: str | os.PathLike, number: int, result: InspectionResult, said
     FeedbackHistory(pathlib.Path(folder) / FEEDBACK, row=number, said=said).note(row)
 
 
-__all__ = ["confirm", "correct", "note_correction", "part_of", "undo"]
+__all__ = ["confirm", "correct", "is_as_judged", "part_of", "say", "undo"]
