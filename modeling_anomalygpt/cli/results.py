@@ -4,8 +4,12 @@ Imports nothing heavy before the arguments are known to be good.
 """
 
 import argparse
+import contextlib
+import dataclasses
 import pathlib
 import shutil
+import tempfile
+import warnings
 from typing import Any
 
 from .options import add_model_options, add_parts_folder, load_model
@@ -23,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verdicts = ("normal", "anomalous", "uncertain", "unknown", "error")
     choice.add_argument("--verdict", choices=verdicts, metavar="VERDICT", help=f"one of {', '.join(verdicts)}")
     parser.add_argument("--csv", metavar="FILE", help="write these rows, worst first, for a spreadsheet")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write these rows as a page with their pictures, for a browser"
+    )
     said = parser.add_argument_group("what a person says")
     saying = said.add_mutually_exclusive_group()
     saying.add_argument("--confirm", metavar="PICTURE", help="its verdict is right")
@@ -74,7 +81,45 @@ def _show(args: argparse.Namespace, database: Any) -> int:
 
         write_csv([result for _, _, result in database.worst(wanted)], args.csv)
         print(f"{args.csv}: {number} rows")
+    if args.report:
+        _write_report(database.worst(wanted), args.report)
+        print(f"{args.report}: {number} pictures")
     return 0
+
+
+def _write_report(rows: list[tuple[int, str | None, Any]], file: str) -> None:
+    """Writes the page that `anomalygpt inspect` writes; of pictures that are gone, the numbers alone."""
+    from ..files import write_atomically
+    from ..report.report import InspectionReport
+
+    with tempfile.TemporaryDirectory() as place:
+        report = InspectionReport(place, 0.5, len(rows), rows[0][2].language)
+        for number, said, result in rows:
+            report.add(_as_said(result, said), str(number), _picture(result))
+        write_atomically(file, report.write().read_bytes())
+
+
+def _as_said(result: Any, said: str | None) -> Any:
+    """The row with the verdict that a person gave it, which is its first reason then."""
+    from ..report.page import report_words
+
+    if said is None:
+        return result
+    words = report_words(result.language)
+    text = words["said_confirmed"] if said == result.verdict else words["said_corrected"]
+    reasons = [{"kind": "said", "text": text.format(verdict=words[result.verdict])}]
+    evidence = result.evidence | {"reasons": reasons + result.evidence.get("reasons", [])}
+    return dataclasses.replace(result, verdict=said, evidence=evidence)
+
+
+def _picture(result: Any) -> Any:
+    """The picture that was judged, if it still is there and can be read."""
+    from ..images import load_picture
+    from ..line.corrections import is_as_judged
+
+    with warnings.catch_warnings(), contextlib.suppress(ValueError, OSError):
+        warnings.simplefilter("ignore")  # how deep it is, was said when it was judged
+        return load_picture(result.image) if is_as_judged(result) else None
 
 
 def _lines(rows: list[tuple[int, str | None, Any]]) -> list[str]:

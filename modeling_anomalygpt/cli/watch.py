@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     folders = "folders for normal, anomalous and all other pictures (default: they stay)"
     output.add_argument("--move-to", nargs=3, metavar=("OK", "NG", "UNSURE"), help=folders)
+    kept = "also write anomalous and uncertain pictures with their maps, as SHIFT/overlays/NAME.png"
+    output.add_argument("--overlays", action="store_true", help=kept)
     output.add_argument("--webhook", type=_address, metavar="URL", help="each row is posted there as JSON")
     output.add_argument("--exec", metavar="CMD", help="is run for each row, which it gets as JSON")
     camera = parser.add_argument_group("camera")
@@ -79,7 +81,7 @@ def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> i
 
     with contextlib.ExitStack() as closing:
         options, follower = inspection_options(args), getattr(args, "followed", None)
-        shift = Shift(args.output, inspector, options, args.move_to, stop, _say, follower)
+        shift = Shift(args.output, inspector, options, args.move_to, stop, _say, follower, args.overlays)
         closing.callback(shift.close)
         drift = Drift()
         for row in each_result(shift.path) if shift.path.exists() else ():

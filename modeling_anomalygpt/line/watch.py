@@ -7,6 +7,8 @@ the next run. Nothing else has to be kept.
 
 import contextlib
 import errno
+import hashlib
+import io
 import math
 import os
 import pathlib
@@ -16,13 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..images import picture_pages
+from ..files import write_atomically
+from ..images import distinct_names, picture_pages
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
+from ..report.overlays import draw_overlay
 from ..results import InspectionResult, ResultsFile, each_result, source_of
 from .incoming import Incoming, State
 from .parts import PartChooser, PartFollower
 
-RESULTS = "results.jsonl"
+RESULTS, OVERLAYS = "results.jsonl", "overlays"
 VERDICT_FOLDERS = {"normal": 0, "anomalous": 1}
 """Which of the three folders `ok`, `ng`, `unsure` a picture goes to; all other verdicts: the last."""
 
@@ -46,6 +50,8 @@ class Shift:
         stop (`threading.Event`): Ends waiting for a disk that is full.
         say (`Callable`): Takes remarks, one line each.
         part ([`PartFollower`], *optional*): Takes over what a stored part learns meanwhile.
+        overlays (`bool`, defaults to `False`): Whether the overlays of anomalous and uncertain pictures are kept, in
+            `overlays/`; rows name them in `evidence["overlay"]`.
 
     Attributes:
         count (`int`): Rows written by this run.
@@ -64,12 +70,13 @@ class Shift:
         stop: threading.Event,
         say: Callable[[str], None],
         part: PartFollower | None = None,
+        overlays: bool = False,
     ):
         self.path = pathlib.Path(folder) / RESULTS
         self.count = 0
         self._inspector, self._options = inspector, options
         self._move_to = None if move_to is None else [pathlib.Path(os.path.abspath(path)) for path in move_to]
-        self._stop, self._say, self._part = stop, say, part
+        self._stop, self._say, self._part, self._overlays = stop, say, part, overlays
         self._rows = ResultsFile(self.path, resume=True, setup=self._setup(), log=True)
         # Judged pictures that are still where they came, and where they are to be moved.
         self._judged: dict[tuple[str, int, int, int], str | None] = {}
@@ -140,8 +147,28 @@ class Shift:
         if result.error is not None and source_of(path) is None:
             return None
         result.source = result.source or state
+        if self._overlays and result.verdict in ("anomalous", "uncertain"):
+            self._keep_overlay(path, result)
         result.anomaly_map = result.image_tokens = result.judged_image = None
         return result
+
+    def _keep_overlay(self, path: str, result: InspectionResult) -> None:
+        """Writes the picture with its map; before its row, under one name, so that a kill leaves no second one."""
+        if result.anomaly_map is None or result.judged_image is None:
+            return
+        threshold = result.evidence.get("region_threshold", 0.5)
+        overlay = draw_overlay(result.judged_image, result.anomaly_map, result.regions, threshold)
+        content = io.BytesIO()
+        overlay.save(content, "PNG", compress_level=4)
+        digest = hashlib.sha256(repr(_key(path, result.source)).encode(errors="surrogateescape")).hexdigest()[:8]
+        name = f"{OVERLAYS}/{distinct_names([path])[0]}_{digest}.png"
+
+        def write() -> None:
+            (self.path.parent / OVERLAYS).mkdir(exist_ok=True)
+            write_atomically(self.path.parent / name, content.getvalue())
+
+        self._until_done(write, f"write the overlay of {path!r}")
+        result.evidence = result.evidence | {"overlay": name}
 
     def _folder(self, verdict: str) -> pathlib.Path:
         return self._move_to[VERDICT_FOLDERS.get(verdict, 2)]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import sqlite3
 
@@ -13,7 +14,7 @@ from modeling_anomalygpt import cli
 from modeling_anomalygpt.line import database as database_module
 from modeling_anomalygpt.line.database import ResultsDatabase, Wanted, moment
 from modeling_anomalygpt.line.parts import PartFollower, PartStore
-from modeling_anomalygpt.results import InspectionResult, each_result
+from modeling_anomalygpt.results import InspectionResult, each_result, source_of
 from tests.tiny import tiny_pair
 
 HOURS = ("05:59:59", "06:00:00", "06:30:00", "13:00:00", "14:00:00")
@@ -177,6 +178,34 @@ def test_a_correction_without_a_stored_part_is_counted_but_learned_by_nothing(sh
     assert [(row.get("row"), row.get("said"), row.get("undo")) for row in audit] == [
         (4, "normal", None), (3, "anomalous", None), (None, None, True),
     ]  # fmt: skip
+
+
+def rows_of_page(path):
+    """What the script of a report shows of each picture."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.DOTALL)[1])["rows"]
+
+
+def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(shift, capsys):
+    picture = shift / "here.png"
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(picture)
+    source, time = source_of(picture), "2026-03-29T15:00:00"
+    for name in (picture, shift / "gone.png"):
+        lines(shift, InspectionResult(str(name), "uncertain", 1.2, time=time, source=source))
+    call(capsys, shift, "--correct", str(picture), "anomalous")
+    call(capsys, shift, "--confirm", "1.png")
+    code, out, _ = call(capsys, shift, "--since", "06:00", "--report", shift / "page.html")
+    assert code == 0
+    assert out.endswith(f"{shift / 'page.html'}: 6 pictures\n")
+    rows = rows_of_page(shift / "page.html")
+    assert [row["path"].rsplit("/", 1)[1] for row in rows] == [
+        "2.png", "1.png", "here.png", "gone.png", "3.png", "4.png"
+    ]  # fmt: skip
+    assert [row["verdict"] for row in rows] == ["anomalous"] * 3 + ["uncertain"] * 2 + ["error"]
+    assert [row["picture"] is not None for row in rows] == [False, False, True, False, False, False]
+    assert rows[1]["evidence"][0] == "Confirmed by a person"
+    assert rows[2]["evidence"][0] == "Said by a person; judged: Uncertain"
+    assert not (shift / "overlays").exists()
 
 
 # With a stored part

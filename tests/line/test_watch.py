@@ -70,15 +70,17 @@ def draw(path, level):
 class Line:
     """A shift in a folder with what it said; judges what lies in `in` until nothing is left."""
 
-    def __init__(self, place, move=True, judge=None):
+    def __init__(self, place, move=True, judge=None, overlays=False):
         self.place, self.move, self.said, self.stop = place, move, [], threading.Event()
+        self.overlays = overlays
         self.judge = judge or Judge()
 
     @contextlib.contextmanager
     def open(self):
         targets = tuple(str(self.place / name) for name in ("ok", "ng", "unsure")) if self.move else None
         folder = self.place / "shift"
-        shift = Shift(folder, self.judge, InspectionOptions(), targets, self.stop, self.said.append)
+        say = self.said.append
+        shift = Shift(folder, self.judge, InspectionOptions(), targets, self.stop, say, overlays=self.overlays)
         incoming = None
         try:
             incoming = Incoming(self.place / "in", [folder, *(targets or ())], shift.is_done, self.said.append)
@@ -360,6 +362,57 @@ def test_a_second_watcher_of_one_output_is_refused(place):
         Line(place).run()
 
 
+class Seer(Judge):
+    """With a map whose lower half stands out, as an inspector gives it."""
+
+    def inspect_many(self, images, options, progress):
+        for result in super().inspect_many(images, options, progress):
+            result.judged_image = load_picture(result.image)
+            result.anomaly_map = np.repeat(np.float32([[0], [1]]), 4, 0).repeat(8, 1)
+            yield result
+
+
+@pytest.mark.parametrize("move", [True, False])
+def test_overlays_of_anomalous_and_uncertain_pictures_are_kept_and_named_by_their_rows(place, move):
+    for number in range(6):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    line = Line(place, move, Seer(), overlays=True)
+    line.run()
+    rows = line.rows()
+    kept = [row.evidence.get("overlay") for row in rows]
+    assert [name is not None for name in kept] == [row.verdict != "normal" for row in rows]
+    assert sorted(place.glob("shift/overlays/*")) == sorted(place / "shift" / name for name in kept if name)
+    for row, name in zip(rows, kept, strict=True):
+        if name:
+            shown = np.asarray(Image.open(place / "shift" / name))
+            assert np.abs(shown[10, 160].astype(int) - np.asarray(load_picture(row.image))[0, 4]).max() <= 1
+            assert np.abs(shown[300, 160].astype(int) - np.asarray(load_picture(row.image))[7, 4]).max() > 40
+
+
+def test_a_kill_between_overlay_and_row_leaves_no_second_overlay(place, monkeypatch):
+    draw(place / "in" / "1.png", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(watch_module.ResultsFile, "append", dies)
+        killed(Line(place, judge=Seer(), overlays=True).run)
+    (before,) = place.glob("shift/overlays/*")
+    again = Line(place, judge=Seer(), overlays=True)
+    again.run()
+    assert_consistent(again, ["1.png"])
+    assert list(place.glob("shift/overlays/*")) == [before]
+
+
+def test_an_overlay_waits_for_room_on_the_disk_before_its_row_is_written(place):
+    draw(place / "in" / "1.png", 1)
+    line = Line(place, judge=Seer(), overlays=True)
+    with line.open() as (incoming, shift), full_disk(100):
+        path = incoming.next(5, line.stop)
+        line.stop.set()
+        with pytest.raises(StoppedError, match="Cannot write the overlay of .* Nothing is lost"):
+            shift.judge(path, incoming.folder)
+    assert line.rows() == []
+    assert not list(place.glob("shift/overlays/*.png"))
+
+
 # The command, in processes of its own
 
 
@@ -427,7 +480,7 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     for number in range(6, 9):
         noise(place / "in" / f"{number}.png", number)
         os.utime(place / "in" / f"{number}.png", (number, number))
-    process = started([*command, "--exec", "./note.sh"])
+    process = started([*command, "--overlays", "--exec", "./note.sh"])
     until(lambda: written(place) >= 9)
     noise(place / "in" / "9.png", 9)
     until(lambda: written(place) >= 10)
@@ -442,6 +495,9 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     ]
     assert all(pathlib.Path(row["image"]).exists() for row in rows)
     assert not list((place / "in").iterdir())
+    for row in rows[-len(out.splitlines()) :]:
+        kept = row["evidence"].get("overlay")
+        assert kept is None if row["verdict"] == "normal" else (place / "shift" / kept).is_file()
     told = (place / "told").read_text().split()
     assert told == [row["verdict"] for row in rows][-len(told) :]
     assert len(told) == len(out.splitlines()) >= 4
