@@ -90,10 +90,15 @@ def _show(args: argparse.Namespace, database: Any) -> int:
 def _write_report(rows: list[tuple[int, str | None, Any]], file: str) -> None:
     """Writes the page that `anomalygpt inspect` writes; of pictures that are gone, the numbers alone."""
     from ..files import write_atomically
+    from ..line.corrections import part_of
+    from ..report.page import report_words
     from ..report.report import InspectionReport
 
+    language = rows[0][2].language
+    parts = ", ".join(sorted({part_of(result) for _, _, result in rows} - {None}))
+    setup = {report_words(language)["part"]: parts} if parts else {}
     with tempfile.TemporaryDirectory() as place:
-        report = InspectionReport(place, 0.5, len(rows), rows[0][2].language)
+        report = InspectionReport(place, 0.5, len(rows), language, setup)
         for number, said, result in rows:
             report.add(_as_said(result, said), str(number), _picture(result))
         write_atomically(file, report.write().read_bytes())

@@ -57,7 +57,7 @@ function frame(row, withMap, height, wide) {
   const ratio = row.size[0] / row.size[1];
   const image = (address, kind) => make("img", {src: address, alt: kind === "heat" ? "" : row.name, class: kind});
   const parts = [image(row.picture, "photo")];
-  if (withMap && row.map) parts.push(image(row.map, "heat"), outlines(row));
+  if (withMap) parts.push(...(row.map ? [image(row.map, "heat")] : []), outlines(row));
   const node = make("button", {class: "frame", type: "button", "aria-label": row.name}, ...parts);
   node.style.aspectRatio = ratio;
   node.style.setProperty("--ratio", ratio);
@@ -115,6 +115,7 @@ function card(row) {
   return make("article", {class: `card ${row.verdict}`},
     row.picture ? caption(frame(row, false, 300), words.photograph) : make("figure"),
     row.map ? caption(frame(row, true, 300), words.map)
+      : row.picture && row.regions.length ? caption(frame(row, true, 300), words.region_list)
       : make("p", {class: "evidence", text: row.picture ? words.no_map : ""}),
     facts, row.pairs.length ? pairs(row) : null);
 }

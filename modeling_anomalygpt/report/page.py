@@ -62,7 +62,7 @@ def render_page(
         language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
         setup, versions (`Mapping[str, str]`, *optional*): Label to value.
         references (`Sequence[tuple[str, str]]`, *optional*): Path and data address of the good pictures shown.
-        num_references (`int`, *optional*): How many good pictures there were.
+        num_references (`int`, *optional*): How many good pictures there were; default: as the results say.
 
     Returns:
         `str`: HTML.
@@ -98,10 +98,15 @@ def render_page(
         stops=_colour_stops(),
         scale=_joined_scales(thresholds),
         references=[(os.path.basename(path), address) for path, address in references],
-        num_references=num_references,
+        num_references=num_references or _num_references(results),
         notes=list(dict.fromkeys(one["text"] for one in reasons if one.get("kind") == _ABOUT_REFERENCES)),
         folders=_folders(results, common),
     )
+
+
+def _num_references(results: Sequence[InspectionResult]) -> int:
+    counts = [result.evidence.get("num_references") for result in results]
+    return max((count for count in counts if isinstance(count, int)), default=0)
 
 
 def common_folder(paths: Sequence[str]) -> str:

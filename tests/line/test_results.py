@@ -191,7 +191,9 @@ def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(picture)
     source, time = source_of(picture), "2026-03-29T15:00:00"
     for name in (picture, shift / "gone.png"):
-        lines(shift, InspectionResult(str(name), "uncertain", 1.2, time=time, source=source))
+        row = InspectionResult(str(name), "uncertain", 1.2, time=time, source=source)
+        row.evidence, row.setup = {"num_references": 3}, {} if name == picture else {"part": "bolt <b>"}
+        lines(shift, row)
     call(capsys, shift, "--correct", str(picture), "anomalous")
     call(capsys, shift, "--confirm", "1.png")
     code, out, _ = call(capsys, shift, "--since", "06:00", "--report", shift / "page.html")
@@ -205,6 +207,9 @@ def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(
     assert [row["picture"] is not None for row in rows] == [False, False, True, False, False, False]
     assert rows[1]["evidence"][0] == "Confirmed by a person"
     assert rows[2]["evidence"][0] == "Said by a person; judged: Uncertain"
+    page = (shift / "page.html").read_text(encoding="utf-8")
+    assert "<dt>Stored part<dd>bolt &lt;b&gt;" in page
+    assert "Good pictures compared with (3)" in page
     assert not (shift / "overlays").exists()
 
 
