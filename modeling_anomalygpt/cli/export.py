@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank-input", action="store_true", help="leave the references out; they are inputs")
     parser.add_argument("--no-check", action="store_true", help="do not run the file and compare it with PyTorch")
     small = parser.add_argument_group("8 bits")
-    small.add_argument("--int8", action="store_true", help="whole numbers of 8 bits in the vision model")
+    small.add_argument("--int8", action="store_true", help="whole numbers of 8 bits in the transformer layers")
     pictures = "your own pictures for --int8, good and bad; every second sets the steps, the others are compared"
     small.add_argument("--pictures", nargs="+", metavar="PATH", help=pictures)
     add_reference_options(parser)

@@ -150,7 +150,10 @@ def test_agreement_is_counted_picture_by_picture(taught):
     def constant(value):
         return lambda pixel_values: [np.full((1, 28, 28), value, np.float32), np.full(1, value, np.float32)]
 
-    same = compare(taught, path, lambda values: [one.numpy() for one in path(torch.from_numpy(values))], pictures)
+    def own(pixel_values):
+        return [one.detach().numpy() for one in path(torch.from_numpy(pixel_values))]
+
+    same = compare(taught, path, own, pictures)
     high, low = (compare(taught, path, constant(value), pictures) for value in (1.0, 0.0))
     assert (same.pictures, same.same_verdicts, same.largest_difference) == (5, 5, 0)
     assert (high.same_verdicts, low.same_verdicts) == (3, 2)
@@ -160,7 +163,7 @@ def test_agreement_is_counted_picture_by_picture(taught):
 @pytest.mark.parametrize(
     "ending", ["onnx", pytest.param("xml", marks=pytest.mark.slow)], ids=["onnxruntime", "openvino"]
 )
-def test_eight_bits_are_in_the_vision_model_alone_and_are_compared_on_pictures_that_set_no_step(
+def test_eight_bits_are_in_transformer_layers_alone_and_are_compared_on_pictures_that_set_no_step(
     taught, tmp_path, ending
 ):
     needs(*ONNX, *(["openvino"] if ending == "xml" else []))
@@ -184,6 +187,30 @@ def test_eight_bits_are_in_the_vision_model_alone_and_are_compared_on_pictures_t
         kept = [onnx.numpy_helper.to_array(one) for one in tensors if one.data_type == onnx.TensorProto.FLOAT]
         for layer in bank.features:
             assert any(np.array_equal(one, layer.T) for one in kept), "the good patches stay as they are"
+
+
+def test_products_with_the_good_patches_are_known_and_convolutions_alone_are_refused(tmp_path):
+    needs(*ONNX)
+    from onnx import TensorProto, helper, numpy_helper
+
+    from modeling_anomalygpt.hub.int8 import products_with, quantize
+
+    bank, other = (np.random.default_rng(seed).normal(size=(3, 2)).astype(np.float32) for seed in range(2))
+    constants = [numpy_helper.from_array(one, name) for name, one in (("a", bank.T), ("b", other.T))]
+    nodes = [helper.make_node("MatMul", ["x", name], [f"y_{name}"], name=f"by_{name}") for name in "ab"]
+    assert products_with([bank], helper.make_graph(nodes, "two", [], [], constants)) == ["by_a"]
+    assert products_with([other, bank], helper.make_graph(nodes, "two", [], [], constants)) == ["by_a", "by_b"]
+    weights = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "weights")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", c, 4, 4]) for name, c in (("x", 3), ("y", 1))]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "weights"], ["y"])], "one", ends[:1], ends[1:], [weights]
+    )
+    (tmp_path / "one.onnx").write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    )
+    with pytest.raises(ValueError, match="must have transformer layers for 8 bits, got convolutions alone"):
+        quantize(tmp_path / "one.onnx", tmp_path / "small.onnx", [], [bank])
+    assert not (tmp_path / "small.onnx").exists()
 
 
 @pytest.mark.slow
