@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt export`; returns the exit code."""
     output = _output(args)
     pictures = _pictures(args)
+    if args.part == "auto":
+        raise ValueError("`--part` must name one part for an export, got 'auto'. See `anomalygpt parts list`.")
     references = find_references(args)
     from ..hub.export import check_packages, export_map_path
     from ..hub.runtimes import runtime_of

@@ -274,6 +274,7 @@ def test_the_command_writes_the_file_and_says_how_near_it_is(taught, tmp_path, c
             ["map.onnx", "--runtime", "openvino"],
             "`--output` must end in .xml with --runtime openvino, got 'map.onnx'.",
         ),
+        (["map.onnx", "--part", "auto"], "`--part` must name one part for an export, got 'auto'."),
         (["map", "--runtime", "onnx", "--int8"], "`--int8` must be given with --pictures"),
         (["map.onnx", "--pictures", "."], "`--pictures` must be given with --int8"),
         (["map.onnx", "--int8", "--pictures", ".", "--no-check"], "`--no-check` must be left out with --int8"),
