@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo space test test-slow style quality wheel train-tiny cad-parts bench gpu fuzz audit clean
+.PHONY: help install demo space test test-slow style quality wheel image train-tiny cad-parts bench gpu fuzz audit clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -76,6 +76,9 @@ quality: install ## Check style without changing anything
 
 wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
+
+image: wheel ## Build the container image of the service from the wheel (needs docker)
+	docker build --tag anomalygpt .
 
 bench: install ## Measure speed and memory (half an hour), write the tables
 	$(BIN)/python -m benchmarks.speed && $(BIN)/python -m benchmarks.documents

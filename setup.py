@@ -66,6 +66,8 @@ setup(
         # Only to render the set `cad_parts` again (recipes/cad_parts): path tracer, its denoiser, solids, outlines.
         "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
+        # With "export": the file goes by way of ONNX.
+        "openvino": ["openvino>=2025.0"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6",

@@ -31,7 +31,8 @@ COMMANDS = {
     "mmad": "answer the questions of the MMAD benchmark; accuracies of its subtasks",
     "synthesize": "make defects on good pictures; write a data set or a contact sheet",
     "convert": "turn the published AnomalyGPT weights into one folder",
-    "export": "write the map path as ONNX or torch.export, for other runtimes",
+    "export": "write the map path as ONNX, OpenVINO or torch.export, for other runtimes",
+    "validate": "check an export before it goes to the line: files, maps, latency",
     "push": "put a model or an adapter on the Hugging Face Hub",
     "push-space": "put a page for a model on the Hugging Face Hub, as a Space",
 }

@@ -6,6 +6,7 @@ Imports nothing heavy before a model is loaded.
 import argparse
 import contextlib
 import io
+import logging
 import math
 import os
 import pathlib
@@ -192,12 +193,14 @@ def be_quiet() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", category=UserWarning, module="modeling_anomalygpt")
         warnings.showwarning = _one_line
-    from transformers.utils import logging
+        # That there is no torchvision: four lines of every export to ONNX.
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
 
     from ..errors import quiet_client
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     quiet_client()
 
 

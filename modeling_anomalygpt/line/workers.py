@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,8 @@ from .parts import PartChooser, PartFollower
 
 
 class Judge:
-    """Judges one picture after the other, whoever calls.
+    """Judges one picture after the other in a thread of its own, whoever calls: each thread that ever ran the model
+    would keep some 25 MB.
 
     Args:
         inspector ([`AnomalyInspector`] or [`PartChooser`]): Judges.
@@ -34,12 +35,12 @@ class Judge:
     """
 
     def __init__(self, inspector: AnomalyInspector | PartChooser, follower: PartFollower | None = None):
-        self._inspector, self._follower, self._turn = inspector, follower, threading.Lock()
+        self._inspector, self._follower = inspector, follower
+        self._thread = ThreadPoolExecutor(1)
 
     def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         """The result of a picture, from the bytes of its file; without what is not written to files."""
-        with self._turn:
-            return _as_row(self._inspect(content, options))
+        return self._thread.submit(lambda: _as_row(self._inspect(content, options))).result()
 
     def chat(
         self, content: bytes, options: InspectionOptions, messages: Sequence[dict[str, str]]
@@ -56,17 +57,22 @@ class Judge:
             `tuple(InspectionResult, str)`: The answer is empty where the picture cannot be talked about; the result
             says why.
         """
-        with self._turn:
-            result = self._inspect(content, options)
-            if result.image_tokens is None:
-                return _as_row(result), ""
-            result.conversation = [*result.conversation, *messages[:-1]]
-            inspector = getattr(self._inspector, "inspector", self._inspector)
-            answer = inspector.ask(result, messages[-1]["content"])
-            return _as_row(result), answer
+        return self._thread.submit(self._chat, content, options, messages).result()
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Ends after what is being judged."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _chat(
+        self, content: bytes, options: InspectionOptions, messages: Sequence[dict[str, str]]
+    ) -> tuple[InspectionResult, str]:
+        result = self._inspect(content, options)
+        if result.image_tokens is None:
+            return _as_row(result), ""
+        result.conversation = [*result.conversation, *messages[:-1]]
+        inspector = getattr(self._inspector, "inspector", self._inspector)
+        answer = inspector.ask(result, messages[-1]["content"])
+        return _as_row(result), answer
 
     def _inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         if self._follower is not None:

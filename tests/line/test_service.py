@@ -120,6 +120,23 @@ def test_who_comes_while_too_many_wait_is_told_to_come_again_and_nobody_else_suf
     assert service.refused == 1
 
 
+def test_whoever_asks_one_thread_judges(inspector):
+    threads = set()
+
+    class Noting:
+        def inspect_many(self, images, options, progress):
+            threads.add(threading.get_ident())
+            return inspector.inspect_many(images, options, progress=progress)
+
+    judge = Judge(Noting())
+    with ThreadPoolExecutor(4) as clients:
+        rows = list(clients.map(lambda number: judge.inspect(picture(number), InspectionOptions()), range(8)))
+    assert [row.pred_score for row in rows] == [inspector.inspect(picture(number)).pred_score for number in range(8)]
+    judge.inspect(picture(0), InspectionOptions())
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
 def asked(content, *texts):
     roles = ["user", "assistant"] * len(texts)
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
