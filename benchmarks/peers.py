@@ -1,0 +1,274 @@
+"""Beside anomalib's PatchCore (ResNet-18) and EfficientAD: start, references, pictures, memory; one run, same files.
+
+    python -m benchmarks.peers [--pictures 1000] [--threads 1] [--rounds 5] [--environment build/peers_venv]
+
+anomalib is installed into an environment of its own, once (6 GB). Each method runs in processes of its own
+(benchmarks/peers_worker.py), all with so many threads and pinned to as many cores, and takes its turn in every round.
+The peers' networks have random weights, which take the time of trained ones; nothing is said of how well they judge.
+Writes benchmarks/results/peers.json; `python -m benchmarks.documents` makes the table of it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.measuring import RESULTS, ROOT, machine, summary
+from modeling_anomalygpt.files import write_atomically
+
+PEERS = RESULTS / "peers.json"
+INSTALLED = {"torch": "2.14.1", "torchvision": "0.29.1", "anomalib": "2.7.0"}
+OURS, COMPARED = "anomalygpt", ("patchcore", "engine", "efficient_ad")
+NAMES = {
+    OURS: "AnomalyGPT",
+    "patchcore": "PatchCore, by hand",
+    "engine": "PatchCore, `Engine`",
+    "efficient_ad": "EfficientAD",
+}
+# A row of the table: name, unit, and the most that ours may be of the least of the peers.
+ROWS: dict[str, tuple[str, str, float | None]] = {
+    "ready": ("process start to model ready", "s", None),
+    "known_part": ("process start to first verdict, a known part", "s", 0.5),
+    "new_part": ("from nothing to the first verdict on a new part, 4 good pictures", "s", 0.2),
+    "learn": ("4 good pictures, in a running process", "s", None),
+    "score": ("picture of 1024 px, file to score and map", "ms", 0.7),
+    "many": ("the same, a picture of many", "ms", None),
+    "known_part_memory": ("peak memory, a known part, one picture", "MB", 0.5),
+    "new_part_memory": ("peak memory, a new part", "MB", 0.5),
+    "many_memory": ("peak memory, many pictures", "MB", 0.5),
+}
+_SIDE = 1024
+Figures = dict[str, dict[str, list[float]]]
+
+
+def prepare(environment: pathlib.Path) -> pathlib.Path:
+    """The Python of an environment that holds anomalib; made where it is missing or holds other versions.
+
+    Raises:
+        SystemExit: If it cannot be made.
+    """
+    python = environment / "bin" / "python"
+    if python.exists() and installed(python) == INSTALLED:
+        return python
+    print(f"Installing anomalib {INSTALLED['anomalib']} into {environment}: 6 GB, minutes.", file=sys.stderr)
+    wanted = [f"{name}=={version}" for name, version in INSTALLED.items()]
+    for command in (
+        [sys.executable, "-m", "venv", "--clear", str(environment)],
+        [str(python), "-m", "pip", "install", "--quiet", *wanted],
+    ):
+        if subprocess.run(command, check=False).returncode:
+            raise SystemExit(f"`--environment` must be installable, but this failed: {' '.join(command)}")
+    return python
+
+
+def installed(python: pathlib.Path) -> dict[str, str]:
+    """Versions in an environment; empty where one is missing."""
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {list(INSTALLED)}}}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else {}
+
+
+class Worker:
+    """A method in a process of its own. Use with `with`.
+
+    Args:
+        method (`str`): One of the worker's methods.
+        python (`pathlib.Path`): Of the environment that holds it.
+        folder (`pathlib.Path`): Where it runs, and may leave files.
+        threads (`int`): Threads, and cores.
+    """
+
+    def __init__(self, method: str, python: pathlib.Path, folder: pathlib.Path, threads: int):
+        self.method, self.peak_bytes, cores = method, 0, sorted(os.sched_getaffinity(0))[-threads:]
+        counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        offline = {"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1"}  # the file that anomalib reads is its own
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | counts | offline
+        if method == OURS:
+            environment["PYTHONPATH"] = str(ROOT)
+        self.began = time.perf_counter()
+        self.process = subprocess.Popen(
+            ["taskset", "-c", ",".join(map(str, cores)), python, "-P", ROOT / "benchmarks/peers_worker.py", method],
+            cwd=folder, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def call(self, name: str, *arguments: Any) -> float:
+        """Calls one of its methods; returns how many seconds that took there.
+
+        Raises:
+            SystemExit: If it failed.
+        """
+        print(json.dumps([name, arguments]), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.method} failed in `{name}`; try: python benchmarks/peers_worker.py {self.method}")
+        answer = json.loads(line)
+        self.peak_bytes = answer["peak_bytes"]
+        return answer["seconds"]
+
+    def lived(self) -> float:
+        """Seconds since the process was started."""
+        return time.perf_counter() - self.began
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def pictures(folder: pathlib.Path, number: int) -> tuple[list[str], list[str]]:
+    """The example pictures with a side of 1024 px as JPEG files: the four good ones, and so many queries."""
+    files: dict[str, list[str]] = {"good": [], "query": []}
+    for kind, many in (("good", 4), ("query", number)):
+        found = sorted((ROOT / "examples" / "capsules" / kind).glob("*.jpg"))
+        (folder / kind).mkdir()
+        for index in range(many):
+            file = folder / kind / f"{index:05d}.jpg"
+            with Image.open(found[index % len(found)]) as image:
+                image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(file, quality=92)
+            files[kind].append(str(file))
+    return files["good"], files["query"]
+
+
+def measure(
+    start: Callable[[str], Worker], folder: pathlib.Path, good: list[str], queries: list[str], rounds: int
+) -> Figures:
+    """Figures of every method, round by round: seconds, and bytes in what ends in `_memory`."""
+    methods = (OURS, *COMPARED)
+    figures: Figures = {method: {row: [] for row in ROWS} for method in methods}
+    learned = {method: str(folder / f"{method}.{'safetensors' if method == OURS else 'pt'}") for method in methods}
+    for number in range(rounds + 1):  # the first fills the disk's cache and keeps what was learned
+        for method in methods:
+            rows = first_verdicts(start, method, learned[method], good, queries[number % len(queries)], number == 0)
+            for row, value in rows.items() if number else ():
+                figures[method][row].append(value)
+    workers = {method: start(method) for method in methods}
+    for method, worker in workers.items():
+        worker.call("load", learned[method])
+    in_rounds(workers, figures, "score", [queries[index % len(queries)] for index in range(6 * rounds)])
+    in_rounds(workers, figures, "many", [queries] * min(rounds, 3))
+    for method, worker in workers.items():
+        figures[method]["many"] = [seconds / len(queries) for seconds in figures[method]["many"]]
+        figures[method]["many_memory"] = [worker.peak_bytes]
+        worker.__exit__()
+    return figures
+
+
+def first_verdicts(
+    start: Callable[[str], Worker], method: str, learned: str, good: list[str], query: str, keep: bool
+) -> dict[str, float]:
+    """From a new process: a verdict on a new part, then from another on a known one."""
+    rows = {}
+    with start(method) as worker:
+        worker.call("open")
+        rows["ready"] = worker.lived()
+        first = worker.call("learn", good)
+        worker.call("verdict", query)
+        if method != "efficient_ad":
+            rows |= {"new_part": worker.lived(), "new_part_memory": worker.peak_bytes}
+            rows["learn"] = first if keep else worker.call("learn", good)
+        if keep:
+            worker.call("save", learned)
+    with start(method) as worker:
+        worker.call("load", learned)
+        worker.call("verdict", query)
+        rows |= {"known_part": worker.lived(), "known_part_memory": worker.peak_bytes}
+    return rows
+
+
+def in_rounds(workers: Mapping[str, Worker], figures: Figures, call: str, given: Sequence[Any]) -> None:
+    """Calls each method with each of what is given, in turns, after one warm-up."""
+    for index, argument in enumerate([given[0], *given] if call == "score" else given):
+        for method, worker in workers.items():
+            seconds = worker.call(call, argument)
+            if index or call != "score":
+                figures[method][call].append(seconds)
+
+
+def torch_alone(start: Callable[[str], Worker]) -> dict[str, float]:
+    """What importing torch takes in the environment of a worker."""
+    with start("torch") as worker:
+        worker.call("open")
+        return {"seconds": round(worker.lived(), 2), "megabytes": round(worker.peak_bytes / 1e6)}
+
+
+def summarized(figures: Figures) -> dict[str, Any]:
+    """Medians of each method, and ours over the least of the peers with the most that it may be."""
+    methods: dict[str, Any] = {}
+    for method, rows in figures.items():
+        methods[method] = {
+            row: {"megabytes": round(statistics.median(values) / 1e6)} if row.endswith("_memory") else summary(values)
+            for row, values in rows.items()
+            if values
+        }
+    ratios = {}
+    for row, (_, _, most) in ROWS.items():
+        least = {method: statistics.median(figures[method][row]) for method in COMPARED if figures[method][row]}
+        fastest = min(least, key=least.__getitem__)
+        ratio = statistics.median(figures[OURS][row]) / least[fastest]
+        ratios[row] = {"ratio": round(ratio, 2), "peer": fastest, "at_most": most}
+    return {"methods": methods, "ratios": ratios}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The figures, a row of [`ROWS`] a line."""
+    lines = [f"| | {' | '.join(NAMES.values())} | ours / the best peer | at most |", "|---" * 7 + "|"]
+    for row, (name, unit, _) in ROWS.items():
+        cells = []
+        for method in NAMES:
+            value = results["methods"][method].get(row)
+            cells.append("-" if value is None else _shown(value, unit))
+        ratio = results["ratios"][row]
+        most = ratio["at_most"]
+        missed = most is not None and ratio["ratio"] > most
+        cells += [f"**{ratio['ratio']:.2f}**" if missed else f"{ratio['ratio']:.2f}", f"{most or ''}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(value: Mapping[str, float], unit: str) -> str:
+    if unit == "MB":
+        return f"{value['megabytes']:,} MB"
+    return f"{value['median_ms'] / 1000:.1f} s" if unit == "s" else f"{value['median_ms']:.0f} ms"
+
+
+def main() -> None:
+    """Measures, writes the file, prints the table."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.peers", description=__doc__, formatter_class=plain)
+    parser.add_argument("--pictures", type=int, default=100, help="files of 1024 px for the row of many")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--environment", type=pathlib.Path, default=ROOT / "build" / "peers_venv")
+    options = parser.parse_args()
+    theirs = prepare(options.environment.resolve())
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        good, queries = pictures(folder, options.pictures)
+
+        def start(method: str, ours: bool = False) -> Worker:
+            python = pathlib.Path(sys.executable) if ours or method == OURS else theirs
+            return Worker(method, python, folder, options.threads)
+
+        figures = measure(start, folder, good, queries, options.rounds)
+        alone = {"ours": torch_alone(lambda method: start(method, ours=True)), "theirs": torch_alone(start)}
+    results = summarized(figures) | {"torch_alone": alone}
+    results |= {name: getattr(options, name) for name in ("pictures", "threads", "rounds")}
+    results |= {"peers": INSTALLED, "machine": machine()}
+    write_atomically(PEERS, json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
