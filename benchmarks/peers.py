@@ -4,6 +4,7 @@
 
 anomalib is installed into an environment of its own, once (6 GB). Each method runs in processes of its own
 (benchmarks/peers_worker.py), all with so many threads and pinned to as many cores, and takes its turn in every round.
+Beside the clock stands processor time, which other work on the machine does not lengthen.
 The peers' networks have random weights, which take the time of trained ones; nothing is said of how well they judge.
 Writes benchmarks/results/peers.json; `python -m benchmarks.documents` makes the table of it.
 """
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -40,14 +41,18 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "known_part": ("process start to first verdict, a known part", "s", 0.5),
     "new_part": ("from nothing to the first verdict on a new part, 4 good pictures", "s", 0.2),
     "learn": ("4 good pictures, in a running process", "s", None),
-    "score": ("picture of 1024 px, file to score and map", "ms", 0.7),
-    "many": ("the same, a picture of many", "ms", None),
+    "good": ("a good picture of 1024 px, file to score and map", "ms", 0.7),
+    "defective": ("the same, of a defective part", "ms", 0.7),
+    "many": ("the same, each of many, one in three good", "ms", 0.7),
     "known_part_memory": ("peak memory, a known part, one picture", "MB", 0.5),
     "new_part_memory": ("peak memory, a new part", "MB", 0.5),
     "many_memory": ("peak memory, many pictures", "MB", 0.5),
 }
 _SIDE = 1024
-Figures = dict[str, dict[str, list[float]]]
+QUERIES = sorted((ROOT / "examples" / "capsules" / "query").glob("*.jpg"))
+GOOD_QUERIES = {index for index, file in enumerate(QUERIES) if file.stem.endswith("_good")}
+# Method, row: a pair each time, seconds by the clock and of processor time; or bytes twice.
+Figures = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def prepare(environment: pathlib.Path) -> pathlib.Path:
@@ -88,7 +93,7 @@ class Worker:
     """
 
     def __init__(self, method: str, python: pathlib.Path, folder: pathlib.Path, threads: int):
-        self.method, self.peak_bytes, cores = method, 0, sorted(os.sched_getaffinity(0))[-threads:]
+        self.method, self.answer, cores = method, {}, sorted(os.sched_getaffinity(0))[-threads:]
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         offline = {"HF_HUB_OFFLINE": "1", "TRUST_REMOTE_CODE": "1"}  # the file that anomalib reads is its own
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | counts | offline
@@ -101,8 +106,8 @@ class Worker:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def call(self, name: str, *arguments: Any) -> float:
-        """Calls one of its methods; returns how many seconds that took there.
+    def call(self, name: str, *arguments: Any) -> tuple[float, float]:
+        """Calls one of its methods; returns the seconds that it took there, by the clock and of processor time.
 
         Raises:
             SystemExit: If it failed.
@@ -111,13 +116,16 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"{self.method} failed in `{name}`; try: python benchmarks/peers_worker.py {self.method}")
-        answer = json.loads(line)
-        self.peak_bytes = answer["peak_bytes"]
-        return answer["seconds"]
+        self.answer = json.loads(line)
+        return self.answer["seconds"], self.answer["processor_seconds"]
 
-    def lived(self) -> float:
-        """Seconds since the process was started."""
-        return time.perf_counter() - self.began
+    def lived(self) -> tuple[float, float]:
+        """Seconds since the process was started: by the clock now, of processor time at the last answer."""
+        return time.perf_counter() - self.began, self.answer["processor_seconds_since_start"]
+
+    def peak(self) -> tuple[float, float]:
+        """Bytes that it held at most."""
+        return self.answer["peak_bytes"], self.answer["peak_bytes"]
 
     def __enter__(self) -> "Worker":
         return self
@@ -130,8 +138,8 @@ class Worker:
 def pictures(folder: pathlib.Path, number: int) -> tuple[list[str], list[str]]:
     """The example pictures with a side of 1024 px as JPEG files: the four good ones, and so many queries."""
     files: dict[str, list[str]] = {"good": [], "query": []}
-    for kind, many in (("good", 4), ("query", number)):
-        found = sorted((ROOT / "examples" / "capsules" / kind).glob("*.jpg"))
+    goods = sorted((ROOT / "examples" / "capsules" / "good").glob("*.jpg"))
+    for kind, found, many in (("good", goods, len(goods)), ("query", QUERIES, number)):
         (folder / kind).mkdir()
         for index in range(many):
             file = folder / kind / f"{index:05d}.jpg"
@@ -143,101 +151,100 @@ def pictures(folder: pathlib.Path, number: int) -> tuple[list[str], list[str]]:
 
 def measure(
     start: Callable[[str], Worker], folder: pathlib.Path, good: list[str], queries: list[str], rounds: int
-) -> Figures:
-    """Figures of every method, round by round: seconds, and bytes in what ends in `_memory`."""
+) -> Iterator[Figures]:
+    """Figures of every method, in turns; given as far as they are after each round of new processes, and at the end."""
     methods = (OURS, *COMPARED)
     figures: Figures = {method: {row: [] for row in ROWS} for method in methods}
     learned = {method: str(folder / f"{method}.{'safetensors' if method == OURS else 'pt'}") for method in methods}
-    for number in range(rounds + 1):  # the first fills the disk's cache and keeps what was learned
+    for number in range(rounds):
         for method in methods:
-            rows = first_verdicts(start, method, learned[method], good, queries[number % len(queries)], number == 0)
-            for row, value in rows.items() if number else ():
+            for row, value in first_verdicts(start, method, learned[method], good, queries[number]).items():
                 figures[method][row].append(value)
+        yield figures
     workers = {method: start(method) for method in methods}
     for method, worker in workers.items():
         worker.call("load", learned[method])
-    in_rounds(workers, figures, "score", [queries[index % len(queries)] for index in range(6 * rounds)])
-    in_rounds(workers, figures, "many", [queries] * min(rounds, 3))
+        worker.call("score", queries[0])
+    for index in range(6 * rounds):
+        place = index % len(queries)
+        row = "good" if place % len(QUERIES) in GOOD_QUERIES else "defective"
+        for method, worker in workers.items():
+            figures[method][row].append(worker.call("score", queries[place]))
     for method, worker in workers.items():
-        figures[method]["many"] = [seconds / len(queries) for seconds in figures[method]["many"]]
-        figures[method]["many_memory"] = [worker.peak_bytes]
+        clock, processor = worker.call("many", queries)
+        figures[method]["many"] = [(clock / len(queries), processor / len(queries))]
+        figures[method]["many_memory"] = [worker.peak()]
         worker.__exit__()
-    return figures
+    yield figures
 
 
 def first_verdicts(
-    start: Callable[[str], Worker], method: str, learned: str, good: list[str], query: str, keep: bool
-) -> dict[str, float]:
-    """From a new process: a verdict on a new part, then from another on a known one."""
-    rows = {}
+    start: Callable[[str], Worker], method: str, learned: str, good: list[str], query: str
+) -> dict[str, tuple[float, float]]:
+    """From a new process: a verdict on a new part, which is kept, then from another process on the same."""
     with start(method) as worker:
         worker.call("open")
-        rows["ready"] = worker.lived()
-        first = worker.call("learn", good)
+        rows = {"ready": worker.lived()}
+        learning = worker.call("learn", good)
         worker.call("verdict", query)
         if method != "efficient_ad":
-            rows |= {"new_part": worker.lived(), "new_part_memory": worker.peak_bytes}
-            rows["learn"] = first if keep else worker.call("learn", good)
-        if keep:
-            worker.call("save", learned)
+            rows |= {"learn": learning, "new_part": worker.lived(), "new_part_memory": worker.peak()}
+        worker.call("save", learned)
     with start(method) as worker:
         worker.call("load", learned)
         worker.call("verdict", query)
-        rows |= {"known_part": worker.lived(), "known_part_memory": worker.peak_bytes}
+        rows |= {"known_part": worker.lived(), "known_part_memory": worker.peak()}
     return rows
-
-
-def in_rounds(workers: Mapping[str, Worker], figures: Figures, call: str, given: Sequence[Any]) -> None:
-    """Calls each method with each of what is given, in turns, after one warm-up."""
-    for index, argument in enumerate([given[0], *given] if call == "score" else given):
-        for method, worker in workers.items():
-            seconds = worker.call(call, argument)
-            if index or call != "score":
-                figures[method][call].append(seconds)
 
 
 def torch_alone(start: Callable[[str], Worker]) -> dict[str, float]:
     """What importing torch takes in the environment of a worker."""
     with start("torch") as worker:
         worker.call("open")
-        return {"seconds": round(worker.lived(), 2), "megabytes": round(worker.peak_bytes / 1e6)}
+        return {"seconds": round(worker.lived()[1], 2), "megabytes": round(worker.peak()[0] / 1e6)}
 
 
 def summarized(figures: Figures) -> dict[str, Any]:
     """Medians of each method, and ours over the least of the peers with the most that it may be."""
-    methods: dict[str, Any] = {}
+    methods: dict[str, Any] = {method: {} for method in figures}
     for method, rows in figures.items():
-        methods[method] = {
-            row: {"megabytes": round(statistics.median(values) / 1e6)} if row.endswith("_memory") else summary(values)
-            for row, values in rows.items()
-            if values
-        }
-    ratios = {}
-    for row, (_, _, most) in ROWS.items():
-        least = {method: statistics.median(figures[method][row]) for method in COMPARED if figures[method][row]}
-        fastest = min(least, key=least.__getitem__)
-        ratio = statistics.median(figures[OURS][row]) / least[fastest]
-        ratios[row] = {"ratio": round(ratio, 2), "peer": fastest, "at_most": most}
+        for row, pairs in rows.items():
+            clock, processor = ([pair[index] for pair in pairs] for index in (0, 1))
+            if pairs and row.endswith("_memory"):
+                methods[method][row] = {"megabytes": round(statistics.median(clock) / 1e6)}
+            elif pairs:
+                processor_ms = round(1000 * statistics.median(processor), 1)
+                methods[method][row] = summary(clock) | {"processor_ms": processor_ms}
+    ratios: dict[str, Any] = {}
+    for row in methods[OURS]:
+        ratios[row] = {"at_most": ROWS[row][2]}
+        for name in ("megabytes",) if ROWS[row][1] == "MB" else ("median_ms", "processor_ms"):
+            least, peer = min((methods[one][row][name], one) for one in COMPARED if row in methods[one])
+            ratios[row][name] = {"ratio": round(methods[OURS][row][name] / least, 2), "peer": peer}
     return {"methods": methods, "ratios": ratios}
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The figures, a row of [`ROWS`] a line."""
-    lines = [f"| | {' | '.join(NAMES.values())} | ours / the best peer | at most |", "|---" * 7 + "|"]
-    for row, (name, unit, _) in ROWS.items():
-        cells = []
-        for method in NAMES:
-            value = results["methods"][method].get(row)
-            cells.append("-" if value is None else _shown(value, unit))
-        ratio = results["ratios"][row]
-        most = ratio["at_most"]
-        missed = most is not None and ratio["ratio"] > most
-        cells += [f"**{ratio['ratio']:.2f}**" if missed else f"{ratio['ratio']:.2f}", f"{most or ''}"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    """The figures, a row of [`ROWS`] a line; ratios that are above what they may be stand out."""
+    lines = [
+        f"| | {' | '.join(NAMES.values())} | ours / the best peer | by processor time | at most |",
+        "|---" * 8 + "|",
+    ]
+    for row, (name, unit, most) in ROWS.items():
+        if row not in results["ratios"]:
+            continue
+        cells = [_shown(results["methods"][method].get(row), unit) for method in NAMES]
+        for measure_name in ("megabytes" if unit == "MB" else "median_ms", "processor_ms"):
+            ratio = results["ratios"][row].get(measure_name, {}).get("ratio")
+            above = most is not None and ratio is not None and ratio > most
+            cells.append("" if ratio is None else f"**{ratio:.2f}**" if above else f"{ratio:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {most or ''} |")
     return "\n".join(lines)
 
 
-def _shown(value: Mapping[str, float], unit: str) -> str:
+def _shown(value: Mapping[str, float] | None, unit: str) -> str:
+    if value is None:
+        return "-"
     if unit == "MB":
         return f"{value['megabytes']:,} MB"
     return f"{value['median_ms'] / 1000:.1f} s" if unit == "s" else f"{value['median_ms']:.0f} ms"
@@ -261,12 +268,14 @@ def main() -> None:
             python = pathlib.Path(sys.executable) if ours or method == OURS else theirs
             return Worker(method, python, folder, options.threads)
 
-        figures = measure(start, folder, good, queries, options.rounds)
-        alone = {"ours": torch_alone(lambda method: start(method, ours=True)), "theirs": torch_alone(start)}
-    results = summarized(figures) | {"torch_alone": alone}
-    results |= {name: getattr(options, name) for name in ("pictures", "threads", "rounds")}
-    results |= {"peers": INSTALLED, "machine": machine()}
-    write_atomically(PEERS, json.dumps(results, indent=1) + "\n")
+        facts = {name: getattr(options, name) for name in ("pictures", "threads", "rounds")}
+        facts |= {
+            "torch_alone": {"ours": torch_alone(lambda one: start(one, ours=True)), "theirs": torch_alone(start)}
+        }
+        facts |= {"peers": INSTALLED, "machine": machine()}
+        for figures in measure(start, folder, good, queries, options.rounds):
+            results = summarized(figures) | facts
+            write_atomically(PEERS, json.dumps(results, indent=1) + "\n")
     print(table(results))
 
 

@@ -192,6 +192,9 @@ def be_quiet() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", category=UserWarning, module="modeling_anomalygpt")
         warnings.showwarning = _one_line
+    from .. import import_uncollected
+
+    import_uncollected(".checkpoints")
     from transformers.utils import logging
 
     from ..errors import quiet_client
@@ -248,11 +251,12 @@ def find_references(args: argparse.Namespace) -> list[str]:
 
 def check_roi(roi: str | None, good: list[str]) -> None:
     """Refuses a region of interest that does not fit the first good picture, before a model is loaded."""
+    if roi is None:  # most often; a region brings torch
+        return
     from ..images import picture_size
     from ..region_of_interest import load_roi
 
-    if roi is not None:
-        load_roi(roi, picture_size(good[0]))
+    load_roi(roi, picture_size(good[0]))
 
 
 @contextlib.contextmanager
