@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[str, str, float | None]] = {
     "new_part_memory": ("peak memory, a new part", "MB", 0.5),
     "many_memory": ("peak memory, many pictures", "MB", 0.5),
 }
+SHORT = ("known_part", "new_part", "good", "new_part_memory")  # in README
 _SIDE = 1024
 QUERIES = sorted((ROOT / "examples" / "capsules" / "query").glob("*.jpg"))
 GOOD_QUERIES = {index for index, file in enumerate(QUERIES) if file.stem.endswith("_good")}
@@ -152,13 +153,15 @@ def pictures(folder: pathlib.Path, number: int) -> tuple[list[str], list[str]]:
 def measure(
     start: Callable[[str], Worker], folder: pathlib.Path, good: list[str], queries: list[str], rounds: int
 ) -> Iterator[Figures]:
-    """Figures of every method, in turns; given as far as they are after each round of new processes, and at the end."""
+    """Figures of every method, in turns; given as far as they are after each round of new processes and at the end."""
     methods = (OURS, *COMPARED)
     figures: Figures = {method: {row: [] for row in ROWS} for method in methods}
     learned = {method: str(folder / f"{method}.{'safetensors' if method == OURS else 'pt'}") for method in methods}
     for number in range(rounds):
         for method in methods:
-            for row, value in first_verdicts(start, method, learned[method], good, queries[number]).items():
+            for row, value in first_verdicts(
+                start, method, learned[method], good, queries[number % len(queries)]
+            ).items():
                 figures[method][row].append(value)
         yield figures
     workers = {method: start(method) for method in methods}
@@ -197,6 +200,18 @@ def first_verdicts(
     return rows
 
 
+def measured_with(results: Mapping[str, Any]) -> str:
+    """What the figures belong to, in a sentence or two."""
+    where, alone, peers = results["machine"], results["torch_alone"], results["peers"]
+    ours, theirs = (f"{row['seconds']} s of processor time and {row['megabytes']} MB" for row in alone.values())
+    return (
+        f"Medians of {results['rounds']} rounds on {where['processor']}, {results['threads']} thread(s); "
+        f"{results['pictures']} pictures in the row of many; commit {where['commit']}. anomalib {peers['anomalib']} "
+        f"with torch {peers['torch']}, of which the import alone takes {theirs}; "
+        f"ours with torch {where['torch']}: {ours}."
+    )
+
+
 def torch_alone(start: Callable[[str], Worker]) -> dict[str, float]:
     """What importing torch takes in the environment of a worker."""
     with start("torch") as worker:
@@ -224,15 +239,16 @@ def summarized(figures: Figures) -> dict[str, Any]:
     return {"methods": methods, "ratios": ratios}
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any], rows: Iterable[str] = tuple(ROWS)) -> str:
     """The figures, a row of [`ROWS`] a line; ratios that are above what they may be stand out."""
     lines = [
         f"| | {' | '.join(NAMES.values())} | ours / the best peer | by processor time | at most |",
         "|---" * 8 + "|",
     ]
-    for row, (name, unit, most) in ROWS.items():
+    for row in rows:
         if row not in results["ratios"]:
             continue
+        name, unit, most = ROWS[row]
         cells = [_shown(results["methods"][method].get(row), unit) for method in NAMES]
         for measure_name in ("megabytes" if unit == "MB" else "median_ms", "processor_ms"):
             ratio = results["ratios"][row].get(measure_name, {}).get("ratio")
