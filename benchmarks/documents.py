@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmarks import peers
 from benchmarks.measuring import RESULTS, ROOT
 from benchmarks.targets import targets_table
 from modeling_anomalygpt.evaluation.tables import Summary, read_rows, summarize
@@ -61,6 +62,7 @@ def sections() -> dict[str, str]:
     rows = read_rows(RESULTS / "evaluation_inspection.csv")
     ours = [row for row in rows if row["method"] == "anomalygpt"]
     answers = json.loads((RESULTS / "answers.json").read_text())
+    beside = json.loads(peers.PEERS.read_text())
     return {
         "quality": quality_table(ours),
         "sets": set_table(ours),
@@ -71,6 +73,9 @@ def sections() -> dict[str, str]:
         "followup": followup_table(answers["topics"]),
         "evaluation memory": memory_line(),
         "targets": targets_table(),
+        "speed": peers.table(beside, peers.SHORT),
+        "peers": peers.table(beside),
+        "peers measured with": peers.measured_with(beside),
         "soak": soak_table(),
     }
 

@@ -180,12 +180,23 @@ def test_importing_the_package_loads_no_framework():
 
 def test_using_a_model_class_loads_no_datasets_and_starts_no_device():
     source = (
-        "import sys, torch; from modeling_anomalygpt import AnomalyGPTForConditionalGeneration; "
+        "import gc, sys, torch; from modeling_anomalygpt import AnomalyGPTForConditionalGeneration; "
         "print([name for name in ('datasets', 'gradio', 'torchvision') if name in sys.modules], "
-        "torch.cuda.is_initialized())"
+        "torch.cuda.is_initialized(), gc.isenabled(), gc.get_freeze_count())"
     )
     done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] False"
+    # torch was there before: what the program has made is left to the garbage collection.
+    assert done.stdout.strip() == "[] False True 0"
+
+
+def test_hardly_anything_is_collected_while_torch_and_transformers_are_loaded():
+    source = (
+        "import gc; runs = []; gc.callbacks.append(lambda phase, info: runs.append(phase)); "
+        "from modeling_anomalygpt import AnomalyInspector; during = len(runs); gc.collect(0); "
+        "print(during < 20, len(runs) - during, gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True 2 True True"  # otherwise hundreds
 
 
 def test_every_public_name_of_the_package_exists():

@@ -195,6 +195,9 @@ def be_quiet() -> None:
         warnings.showwarning = _one_line
         # That there is no torchvision: four lines of every export to ONNX.
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    from .. import import_uncollected
+
+    import_uncollected(".checkpoints")
     from transformers.utils import logging as transformers_logging
 
     from ..errors import quiet_client
@@ -251,11 +254,12 @@ def find_references(args: argparse.Namespace) -> list[str]:
 
 def check_roi(roi: str | None, good: list[str]) -> None:
     """Refuses a region of interest that does not fit the first good picture, before a model is loaded."""
+    if roi is None:  # most often; a region brings torch
+        return
     from ..images import picture_size
     from ..region_of_interest import load_roi
 
-    if roi is not None:
-        load_roi(roi, picture_size(good[0]))
+    load_roi(roi, picture_size(good[0]))
 
 
 @contextlib.contextmanager

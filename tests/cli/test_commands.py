@@ -23,6 +23,7 @@ from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.images import PictureError, load_picture
 from modeling_anomalygpt.regions import find_regions
 from modeling_anomalygpt.results import InspectionResult, ResultsFile, source_of
+from tests.clean_process import run_python
 
 ROOT = pathlib.Path(__file__).parents[2]
 HELP = ROOT / "modeling_anomalygpt" / "cli" / "help"
@@ -505,6 +506,24 @@ def test_help_is_answered_at_once_without_heavy_imports():
     assert done.returncode == 0, done.stderr
     # Processor time, so that a busy machine does not fail the test.
     assert sum(os.times()[2:4]) - start < 0.7
+
+
+def test_a_verdict_imports_what_one_picture_needs_and_asks_no_network(tmp_path):
+    code = """
+import gc, socket, sys
+asked = []
+socket.socket.connect = socket.getaddrinfo = lambda *place: asked.append(place) or 1 / 0
+from modeling_anomalygpt.cli import main
+folder = REPOSITORY + "/examples/capsules"
+picture, good = folder + "/query/part_1_good.jpg", folder + "/good/good_1.jpg"
+assert main(["inspect", picture, "--references", good, "--output", "out"]) == 0
+idle = {"datasets", "evaluate", "gradio", "onnx", "onnxruntime", "pandas", "peft", "sklearn", "tensorboard",
+        "torchvision", "watchdog", "modeling_anomalygpt.training", "modeling_anomalygpt.synthesis",
+        "modeling_anomalygpt.evaluation", "modeling_anomalygpt.hub", "modeling_anomalygpt.line"}
+print(sorted(idle & set(sys.modules)), asked, gc.get_freeze_count() > 100_000, gc.isenabled())
+"""
+    printed = run_python(code, cwd=tmp_path, environment={})
+    assert printed.splitlines()[-1] == "[] [] True True"
 
 
 def test_a_closed_pipe_is_no_failure():
