@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo space test test-slow style quality wheel image train-tiny cad-parts bench gpu fuzz audit clean
+.PHONY: help install demo space test test-slow style quality wheel image train-tiny train-small cad-parts bench gpu fuzz \
+  audit clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -34,32 +35,33 @@ test: install ## Run the tests (under ten minutes on two cores)
 test-slow: install ## Run the slow tests as well
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or not slow"
 
-# The embedded checkpoint from nothing, stage by stage (recipes/tiny/README.md): PHOTOGRAPHS=DIR LITE0=FILE DINOV2=FILE
+# The embedded checkpoint from nothing (recipes/tiny/README.md): PHOTOGRAPHS=DIR LITE0=FILE DINOV2=FILE SMOLLM2=DIR
 TINY ?= build/tiny
 RECIPE := $(BIN)/python -m recipes.tiny
 train-tiny: $(TINY)/final/model.safetensors ## Make the embedded checkpoint (a few hours on two cores)
 
 $(TINY)/tokenizer/tokenizer.json: | $(VENV)/.installed
-	$(RECIPE).tokenizer --output $(@D)
+	$(RECIPE).tokenizer --base $(SMOLLM2) --output $(@D)
 $(TINY)/vision/model.safetensors: | $(VENV)/.installed
 	$(RECIPE).vision $(LITE0) $(DINOV2) --photographs $(PHOTOGRAPHS) --output $(@D)
 $(TINY)/start/model.safetensors: $(TINY)/tokenizer/tokenizer.json $(TINY)/vision/model.safetensors
 	$(RECIPE).assemble start --vision $(TINY)/vision --tokenizer $(TINY)/tokenizer --output $(@D)
-$(TINY)/prompts/model.safetensors: $(TINY)/start/model.safetensors
-	$(RECIPE).prompts --checkpoint $(TINY)/start --output $(@D) --steps 2750 --threads 2
-$(TINY)/drawn/model.safetensors: $(TINY)/prompts/model.safetensors
-	$(RECIPE).language --checkpoint $(TINY)/prompts --heads $(TINY)/prompts --output $(@D) --steps 1800 --threads 2 --resume
+$(TINY)/language/model.safetensors: $(TINY)/start/model.safetensors
+	$(RECIPE).language --checkpoint $(TINY)/start --output $(@D) --steps 3000 --threads 2 --resume
 $(TINY)/rendered.npz: $(TINY)/start/model.safetensors
 	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 600 --threads 2
 $(TINY)/photographs.npz: $(TINY)/start/model.safetensors
 	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 0 --photographs $(PHOTOGRAPHS) --views 300 --threads 2
-$(TINY)/localized/model.safetensors: $(TINY)/drawn/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
-	$(RECIPE).localizer --checkpoint $(TINY)/drawn --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --output $(@D) --threads 2
-$(TINY)/seen/model.safetensors: $(TINY)/localized/model.safetensors
-	$(RECIPE).language --checkpoint $(TINY)/localized --heads $(TINY)/prompts --output $(@D) --steps 4200 --seed 3 \
-	  --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --learning-rate 1.2e-3 --threads 2 --resume
-$(TINY)/final/model.safetensors: $(TINY)/seen/model.safetensors
-	$(RECIPE).assemble finish --checkpoint $(TINY)/seen --output $(@D)
+$(TINY)/localized/model.safetensors: $(TINY)/language/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
+	$(RECIPE).localizer --checkpoint $(TINY)/language --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --output $(@D) --threads 2
+$(TINY)/final/model.safetensors: $(TINY)/localized/model.safetensors
+	$(RECIPE).assemble finish --checkpoint $(TINY)/localized --output $(@D)
+
+# The adapter of `--model small`: SMOLLM2=DIR_OR_ID
+SMALL ?= build/small
+train-small: $(SMALL)/adapter_model.safetensors ## Make the adapter of --model small (some hours on two cores)
+$(SMALL)/adapter_model.safetensors: | $(VENV)/.installed
+	$(BIN)/python -m recipes.small.language --language $(SMOLLM2) --output $(@D) --threads 2 --resume
 
 # Goes on where it was stopped. With Debian's libllvm19 (or any from 16 on) it is four times as fast as without.
 CAD ?= build/cad_parts

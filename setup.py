@@ -24,6 +24,7 @@ setup(
     package_dir={"spaces_app.examples": "examples"},
     package_data={
         "modeling_anomalygpt": [
+            "anomalygpt_small/*",
             "anomalygpt_tiny/*",
             "anomalygpt_tiny/*/*",
             "cli/help/*.txt",

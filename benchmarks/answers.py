@@ -1,187 +1,224 @@
-"""Answers against facts on rendered families that no training picture shows, in both languages.
+"""Answers against what was measured: questions that no training has, in both languages.
 
-    python -m benchmarks.answers [--model DIR_OR_ID] [--products 8] [--k-shot 2] [--output JSON]
+    python -m benchmarks.answers [--model DIR_OR_ID] [--photographs DIR ...] [--output JSON]
 
-Of each held-back family, --products products with --k-shot references, two good and two defective queries. First, a
-family a row: image AUROC, presence (the sign of the log-odds), whether the text says the same, and, where the verdict
-is rightly "anomalous", places (exactly those of the mask) and number. Then the conversation goes on with one question
-of each topic, and the answer is read back and compared:
+`drawn`: facts of pictures that nobody took, one held-back question of each topic. `photographs`: sets of real ones
+(folders with `train/good` and `test`), two references, held-back questions about what was measured there. `free`: the
+questions of tests/conversations/free_questions.json, each about three pictures. `after_ten_turns`: the same questions
+at the end of a conversation of ten. `names`: made names of parts, asked for.
 
-place: exactly the cells of the mask. count: the number of its regions. kind: the kind that was drawn ("alike": at
-least none that surely is not there). size: both sides of the largest region within a quarter or 10 pixels. object: the
-name of the object. place_check, kind_check: yes or no. unknowable: a question the picture cannot answer is refused;
-unheard: so is one that no training conversation holds. `verdict_right` counts pictures with a right verdict alone.
+An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
+filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
 """
 
 import argparse
 import json
 import pathlib
-import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS
-from datasets_scripts import HELD_BACK_FAMILIES, RenderedPart, render_product
+from benchmarks.measuring import RESULTS, ROOT
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.conversations.facts import Facts, absent_kinds
-from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker, fixed_turn
-from modeling_anomalygpt.conversations.phrases import load_phrases
-from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
-from modeling_anomalygpt.evaluation.metrics import auroc
+from modeling_anomalygpt.conversations.checking import contradictions
+from modeling_anomalygpt.conversations.grounded import (
+    Question,
+    draw_facts,
+    draw_question,
+    grounded_answer,
+    load_questions,
+    named_place,
+)
 from modeling_anomalygpt.files import write_atomically
-from modeling_anomalygpt.prompts import category_name
-from modeling_anomalygpt.regions import regions_of_mask
-from modeling_anomalygpt.results import InspectionResult
+from modeling_anomalygpt.prompts import category_name, default_question
+from modeling_anomalygpt.wording import MeasuredFacts
+from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 
 LANGUAGES = ("en", "zh")
-ASKED = ("where", "count", "kind", "size", "object", "place_check", "kind_check", "unknowable")
-UNHEARD = {  # of forms that neither the conversations nor recipes/tiny/unknowable_questions.py have
-    "en": (
-        "Can you read me its maintenance log?",
-        "Do our competitors use the same one?",
-        "Should I invest in this company?",
-        "How far did it travel to get here?",
-        "Could it survive a fall from the table?",
-        "Does it smell of oil?",
-    ),
-    "zh": (
-        "能念一下它的保养记录吗？",
-        "竞争对手也用同样的吗？",
-        "这家公司值得投资吗？",
-        "它是从多远的地方运来的？",
-        "从桌上摔下来会坏吗？",
-        "闻起来有油味吗？",
-    ),
-}
-_KINDS = {language: load_phrases(language)["kinds"] for language in LANGUAGES}
-_REFUSALS = {language: load_phrases(language)["answers"]["unknowable"] for language in LANGUAGES}
+FREE_QUESTIONS = ROOT / "tests" / "conversations" / "free_questions.json"
+FOLLOW_UPS = ("where", "count", "size", "kind", "object", "advice")
+BATCH = 32
+LONGEST = 80
+Asked = tuple[MeasuredFacts, str, Question, tuple[str, ...]]
 
 
-def named_kinds(answer: str, language: str) -> set[str]:
-    """The kinds of defect that an answer names."""
-    found = set()
-    for kind, words in _KINDS[language].items():
-        if any(re.search(rf"\b{word}\b" if language == "en" else word, answer) for word in words):
-            found.add(kind)
-    return found
+class Answers:
+    """Asks a model about facts, many questions at a time."""
+
+    def __init__(self, inspector: AnomalyInspector):
+        self.inspector = inspector
+        config = inspector.model.config
+        with torch.inference_mode():
+            self.unseen = inspector.model.model.embed_evidence(
+                torch.zeros(1, config.projection_dim), torch.full((1, config.map_size, config.map_size), 0.3)
+            )
+
+    def __call__(self, asked: Sequence[Asked], tokens: Sequence[torch.Tensor | None]) -> list[str]:
+        """The answer to each question; `None` for what is seen stands for an even map."""
+        order = sorted(range(len(asked)), key=lambda index: (asked[index][1], len(asked[index][2].text)))
+        answers = [""] * len(asked)
+        for language in LANGUAGES:
+            those = [index for index in order if asked[index][1] == language]
+            for start in tqdm(range(0, len(those), BATCH), desc=f"asking {language}", leave=False):
+                batch = those[start : start + BATCH]
+                seen = torch.cat([self.unseen if tokens[i] is None else tokens[i] for i in batch])
+                messages = [[{"role": "user", "content": asked[i][2].text}] for i in batch]
+                facts = [asked[i][0] for i in batch]
+                said, _ = self.inspector.dialogue.answer(messages, seen, language, LONGEST, facts)
+                for index, answer in zip(batch, said, strict=True):
+                    answers[index] = answer
+        return answers
 
 
-def named_size(answer: str) -> tuple[int, int] | None:
-    """Width and height in pixels that an answer gives."""
-    found = re.search(r"(\d+) ?x ?(\d+)", answer)
-    return (int(found[1]), int(found[2])) if found else None
+def is_right(answer: str, asked: Asked) -> bool:
+    """Whether an answer is the true one of any topic that serves the question."""
+    facts, language, question, topics = asked
+    others = [Question(question.text, topic, question.place, question.number) for topic in topics]
+    return answer in {grounded_answer(one, facts, language) for one in others}
 
 
-def agrees(topic: str, answer: str, expected: str, facts: Facts, language: str) -> dict[str, bool]:
-    """Whether an answer says what the facts say: one verdict, for kinds a milder one as well."""
-    if topic in ("unknowable", "unheard"):
-        return {topic: answer in _REFUSALS[language]}
-    if topic == "where":
-        return {topic: parse_positions(answer) == parse_positions(expected)}
-    if topic == "count":
-        return {topic: parse_count(answer) == parse_count(expected)}
-    if topic in ("place_check", "kind_check"):
-        return {topic: parse_presence(answer) == parse_presence(expected)}
-    if topic == "object":
-        return {topic: category_name(facts.category, language) in answer}
-    if topic == "size":
-        true, said = named_size(expected), named_size(answer)
-        if true is None or said is None:
-            return {topic: true == said}
-        return {topic: all(abs(a - b) <= max(10, b / 4) for a, b in zip(said, true, strict=True))}
-    said, true = named_kinds(answer, language), set(facts.kinds)
-    return {"kind": said == true, "kind_alike": bool(said) == bool(true) and not said & set(absent_kinds(facts.kinds))}
+def drawn(pictures: int, rng: np.random.Generator) -> Iterator[Asked]:
+    """One held-back question of each topic about each picture's facts."""
+    for _ in range(pictures):
+        _, truth = draw_evidence(rng, 56)
+        facts = draw_facts(rng, tuple(truth.regions), truth.image_size, draw_category(rng))
+        for language in LANGUAGES:
+            for topic in load_questions(language):
+                yield facts, language, draw_question(rng, topic, facts, language, held_back=True), (topic,)
 
 
-def held_back_products(
-    family: str, products: int, k_shot: int, seed: int
-) -> Iterator[tuple[list[np.ndarray], list[RenderedPart]]]:
-    """References and four queries (good, defective, good, defective) of each product of a family."""
-    for index in range(products):
-        rng = np.random.default_rng([seed, 7, index])
-        product = render_product(family, rng)
-        references = [product.photograph(rng).image for _ in range(k_shot)]
-        yield references, [product.photograph(rng, defect="random" if query % 2 else None) for query in range(4)]
+def free(rng: np.random.Generator) -> Iterator[Asked]:
+    """The free questions, each about a normal picture, one with one place and one with several."""
+    pictures = []
+    while len(pictures) < 3:
+        _, truth = draw_evidence(rng, 56)
+        if min(len(truth.regions), 2) == len(pictures):
+            facts = draw_facts(rng, tuple(truth.regions), truth.image_size, "bracket")
+            if facts.verdict == ("anomalous" if truth.regions else "normal"):
+                pictures.append(facts)
+    for language, rows in json.loads(FREE_QUESTIONS.read_text(encoding="utf-8")).items():
+        for row in rows:
+            place = named_place(row["place"]) if "place" in row else None
+            question = Question(row["question"], row["topics"][0], place, row.get("number"))
+            for facts in pictures:
+                yield facts, language, question, tuple(row["topics"])
 
 
-def main_answer(inspector: AnomalyInspector, result: InspectionResult, facts: Facts, language: str) -> dict[str, bool]:
-    """Whether presence, text, places and number of the first answers are right."""
-    right = {
-        f"yes_no_{language}": (result.log_odds > 0) == facts.anomalous,
-        f"text_agrees_{language}": parse_presence(result.answer) == (result.log_odds > 0),
-    }
-    if facts.anomalous and result.log_odds > 0:
-        for name, topic, read in (("places", "where", parse_positions), ("count", "count", parse_count)):
-            question, expected = fixed_turn(facts, topic, language)
-            conversation = list(result.conversation)
-            right[f"{name}_{language}"] = read(inspector.ask(result, question)) == read(expected)
-            result.conversation = conversation
-    return right
+def photographed(
+    inspector: AnomalyInspector, folder: pathlib.Path, pictures: int, rng: np.random.Generator
+) -> Iterator[tuple[Asked, torch.Tensor, str]]:
+    """Questions about photographs of a set: the usual one first, then a held-back one of each topic."""
+    good = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
+    chosen = [good[index] for index in rng.permutation(len(good))[:2]]
+    inspector.set_references(chosen, category=folder.name)
+    test = sorted(path for path in (folder / "test").rglob("*") if path.is_file())
+    for path in [test[index] for index in rng.permutation(len(test))[:pictures]]:
+        result = inspector.inspect(path, answer=False)
+        for language in LANGUAGES:
+            asked = [Question(default_question(language), "presence")]
+            asked += [
+                draw_question(rng, topic, result.facts, language, held_back=True) for topic in load_questions(language)
+            ]
+            for question in asked:
+                yield (result.facts, language, question, (question.topic,)), result.image_tokens, folder.name
 
 
-def follow_ups(
-    inspector: AnomalyInspector, result: InspectionResult, facts: Facts, language: str, rng: np.random.Generator
-) -> dict[str, bool]:
-    """Whether the answer to one question of each topic agrees with the facts."""
-    asked = {topic: TOPICS[topic](Speaker(facts, language, rng)) for topic in ASKED}
-    asked["unheard"] = (str(rng.choice(UNHEARD[language])), "")
-    asked = {topic: pair for topic, pair in asked.items() if pair is not None}
-    messages = [[*result.conversation, {"role": "user", "content": question}] for question, _ in asked.values()]
-    tokens = result.image_tokens.expand(len(messages), -1, -1)
-    answers, _ = inspector.dialogue.answer(messages, tokens, language, max_new_tokens=64)
-    right = {}
-    for (topic, (_, expected)), answer in zip(asked.items(), answers, strict=True):
-        right |= agrees(topic, answer, expected, facts, language)
-    return {f"{name}_{language}": agreed for name, agreed in right.items()}
+def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Right answers by topic and language, the worst topic, and contradictions of all."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    wrong = 0
+    for one, answer in zip(asked, answers, strict=True):
+        _, language, question, _ = one
+        ok = is_right(answer, one)
+        for name in (f"{question.topic}_{language}", language, "all"):
+            right[name].append(ok)
+        if question.topic in FOLLOW_UPS:
+            right["follow_ups"].append(ok)
+        wrong += bool(contradictions(answer, one[0]))
+    rows = {name: {"right": round(float(np.mean(values)), 3), "asked": len(values)} for name, values in right.items()}
+    rows["contradictions"] = {"found": wrong, "asked": len(answers)}
+    return dict(sorted(rows.items()))
 
 
-def measure(
-    inspector: AnomalyInspector, family: str, products: int, k_shot: int, topics: dict[str, list]
-) -> dict[str, dict]:
-    """The row of a family; pairs (the answer agrees, the verdict was right) are added to the topics."""
-    right, rng = defaultdict(list), np.random.default_rng(8)
-    labels, scores = [], []
-    for references, parts in tqdm(held_back_products(family, products, k_shot, 0), total=products, desc=family):
-        inspector.set_references(references, category=family.replace("_", " "))
-        for part in parts:
-            facts = Facts(family, part.mask.shape, regions_of_mask(part.mask), [part.defect_type])
-            for language in LANGUAGES:
-                result = inspector.inspect(part.image, language=language)
-                for name, value in main_answer(inspector, result, facts, language).items():
-                    right[name].append(value)
-                for name, value in follow_ups(inspector, result, facts, language, rng).items():
-                    topics[name].append((value, right[f"yes_no_{language}"][-1]))
-            labels.append(int(facts.anomalous))
-            scores.append(result.pred_score)
-    return {"image_auroc": round(auroc(labels, scores), 3)} | {
-        name: {"right": round(float(np.mean(values)), 3), "asked": len(values)} for name, values in right.items()
-    }
+def after_ten_turns(ask: Answers, asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, float | int]:
+    """The same questions at the end of conversations of ten turns: how many are right, before and after."""
+    dialogue, history = ask.inspector.dialogue, []
+    for (_, _, question, _), answer in zip(asked[-10:], answers[-10:], strict=True):
+        history += [{"role": "user", "content": question.text}, {"role": "assistant", "content": answer}]
+    first = last = 0
+    for one, answer in tqdm(list(zip(asked, answers, strict=True)), desc="ten turns", leave=False):
+        messages = [*history, {"role": "user", "content": one[2].text}]
+        first += is_right(answer, one)
+        last += is_right("".join(dialogue.stream(messages, ask.unseen, LONGEST, one[0])), one)
+    return {"first": round(first / len(asked), 3), "last": round(last / len(asked), 3), "asked": len(asked)}
+
+
+def names(ask: Answers, rng: np.random.Generator, count: int = 100) -> dict[str, float | int]:
+    """How often an answer to "what is it called?" holds the name as it was given."""
+    asked: list[Asked] = []
+    while len(asked) < count:
+        name = draw_category(rng)
+        language = "en" if name.isascii() else "zh"
+        facts = MeasuredFacts("normal", ratio=0.4, num_references=2, category=name)
+        asked.append((facts, language, draw_question(rng, "object", facts, language, held_back=True), ("object",)))
+    answers = ask(asked, [None] * count)
+    copied = [category_name(one[0].category, one[1]) in answer for one, answer in zip(asked, answers, strict=True)]
+    return {"copied": round(float(np.mean(copied)), 3), "asked": count}
+
+
+def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[str, dict]:
+    """All rows."""
+    rng, ask = np.random.default_rng(11), Answers(inspector)
+    rows = {}
+    for name, asked in (("drawn", list(drawn(options.pictures, rng))), ("free", list(free(rng)))):
+        answers = ask(asked, [None] * len(asked))
+        rows[name] = shares(asked, answers)
+        if name == "drawn":
+            some = rng.permutation(len(asked))[: options.turns]
+            rows["after_ten_turns"] = after_ten_turns(ask, [asked[i] for i in some], [answers[i] for i in some])
+    rows["names"] = names(ask, rng)
+    sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
+    together: tuple[list, list] = ([], [])
+    for folder in tqdm(sets, desc="sets"):
+        found = list(photographed(inspector, folder, options.pictures_of_a_set, rng_of(folder)))
+        asked, tokens, _ = zip(*found, strict=True)
+        answers = ask(asked, tokens)
+        rows[f"photographs {folder.name}"] = {"all": shares(asked, answers)["all"]}
+        together[0].extend(asked)
+        together[1].extend(answers)
+    if sets:
+        rows["photographs"] = shares(*together)
+    return rows
+
+
+def rng_of(folder: pathlib.Path) -> np.random.Generator:
+    """The same pictures and questions of a set in every run."""
+    return np.random.default_rng([11, zlib.crc32(folder.name.encode())])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.answers", description=__doc__, formatter_class=plain)
-    parser.add_argument("--model", help="folder or Hub id (default: the embedded checkpoint)")
-    parser.add_argument("--products", type=int, default=8)
-    parser.add_argument("--k-shot", type=int, default=2)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "answers.json")
+    parser.add_argument("--model", help="folder or Hub id, or small (default: the embedded checkpoint)")
+    parser.add_argument("--pictures", type=int, default=20, help="pictures whose facts are drawn (default: 20)")
+    parser.add_argument("--turns", type=int, default=100, help="questions asked after ten turns (default: 100)")
+    parser.add_argument("--photographs", type=pathlib.Path, nargs="*", default=[], help="folders with sets")
+    parser.add_argument("--pictures-of-a-set", type=int, default=6, help="of each set (default: 6)")
+    parser.add_argument("--output", type=pathlib.Path, help="default: benchmarks/results/answers[_small].json")
     options = parser.parse_args(arguments)
-    inspector = AnomalyInspector.from_pretrained(options.model)
-    pairs, families, topics = defaultdict(list), {}, {}
-    for family in HELD_BACK_FAMILIES:
-        families[family] = measure(inspector, family, options.products, options.k_shot, pairs)
-    for name, values in pairs.items():
-        agreed, right = np.array(values, bool).T
-        means = {"agree": agreed.mean(), "verdict_right": agreed[right].mean()}
-        topics[name] = {part: round(float(value), 3) for part, value in means.items()} | {"asked": len(values)}
-    parts = ("agree", "verdict_right")
-    topics["mean"] = {part: round(float(np.mean([row[part] for row in topics.values()])), 3) for part in parts}
-    text = json.dumps({"families": families, "topics": topics}, indent=1) + "\n"
-    write_atomically(options.output, text)
-    print(text)
+    rows = measure(AnomalyInspector.from_pretrained(options.model), options)
+    suffix = "" if options.model is None else f"_{pathlib.Path(options.model).name}"
+    output = options.output or RESULTS / f"answers{suffix}.json"
+    write_atomically(output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    for name, row in rows.items():
+        brief = {
+            key: value for key, value in row.items() if key in ("all", "follow_ups", "contradictions", *LANGUAGES)
+        }
+        print(name, json.dumps(brief or row))
 
 
 if __name__ == "__main__":

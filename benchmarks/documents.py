@@ -13,7 +13,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks import peers
 from benchmarks.measuring import RESULTS, ROOT
@@ -35,7 +35,7 @@ QUALITY = {
     "balanced_accuracy_decided": "balanced accuracy of the decided alone", "uncertain_rate": "`uncertain`",
     "false_alarm_rate": "false alarms", "miss_rate": "misses",
     "balanced_accuracy_forced": "balanced accuracy, every picture forced to one of two",
-    "balanced_accuracy_map": "... by the map alone", "balanced_accuracy_log_odds": "... by the language model alone",
+    "balanced_accuracy_map": "... by the map alone",
     "oracle_balanced_accuracy": "... by the best threshold, chosen on these pictures (oracle)",
     "positions_exact": "places exactly right in the answer", "count_exact": "number of defects right in the answer",
 }  # fmt: skip
@@ -50,18 +50,17 @@ METHODS = {
     "pixel_auroc": "pixel AUROC", "pixel_average_precision": "pixel AP", "aupro_0.3": "AUPRO .3",
     "aupro_0.05": "AUPRO .05", "oracle_balanced_accuracy": "oracle",
 }  # fmt: skip
-TOPICS = {
-    "where": "place", "count": "number", "kind": "kind", "kind_alike": "kind, or one easily taken for it",
-    "size": "size", "object": "object", "place_check": "is it at ...?", "kind_check": "is there a ...?",
-    "unknowable": "refuses what it cannot know", "unheard": "the same, questions of no training conversation",
-}  # fmt: skip
+MODELS = {"embedded": "answers.json", "small": "answers_small.json"}
+TOPICS = ("presence", "where", "count", "size", "kind", "object", "advice", "place_check", "number_check")
 
 
 def sections() -> dict[str, str]:
     """What stands between the markers, by their names."""
     rows = read_rows(RESULTS / "evaluation_inspection.csv")
     ours = [row for row in rows if row["method"] == "anomalygpt"]
-    answers = json.loads((RESULTS / "answers.json").read_text())
+    answers = {
+        name: json.loads((RESULTS / file).read_text()) for name, file in MODELS.items() if (RESULTS / file).is_file()
+    }
     beside = json.loads(peers.PEERS.read_text())
     return {
         "quality": quality_table(ours),
@@ -69,8 +68,8 @@ def sections() -> dict[str, str]:
         "methods": method_table(rows),
         "made by": provenance(rows),
         "measured with": measured_with(ours),
-        "rendered": rendered_table(answers["families"]),
-        "followup": followup_table(answers["topics"]),
+        "answers": answers_table(answers),
+        "topics": topics_table(answers),
         "evaluation memory": memory_line(),
         "targets": targets_table(),
         "speed": peers.table(beside, peers.SHORT),
@@ -137,28 +136,45 @@ def provenance(rows: Sequence[Mapping[str, str]]) -> str:
     )
 
 
-def rendered_table(families: Mapping[str, Mapping]) -> str:
-    """Words against facts on the held-back families, a family a line."""
-    asked = {
-        "yes_no": "yes or no", "text_agrees": "text agrees with log-odds", "places": "places exactly right",
-        "count": "count right",
-    }  # fmt: skip
-    lines = []
-    for family, row in families.items():
-        cells = [f"{row[f'{key}_en']['right']:.2f} / {row[f'{key}_zh']['right']:.2f}" for key in asked]
-        lines.append([family, f"{row['image_auroc']:.3f}", *cells])
-    return markdown(["family", "image AUROC", *(f"{name} (en / zh)" for name in asked.values())], lines)
+def answers_table(models: Mapping[str, Mapping]) -> str:
+    """What was asked of each language model, and how much of it was answered rightly."""
+
+    def contradicted(rows: Mapping) -> str:
+        both = [rows[name]["contradictions"] for name in ("drawn", "photographs") if name in rows]
+        return f"{sum(one['found'] for one in both)} of {sum(one['asked'] for one in both):,}"
+
+    def right(group: str, name: str = "all") -> Callable[[Mapping], str]:
+        return lambda rows: f"{rows[group][name]['right']:.2f}" if group in rows else "-"
+
+    lines: dict[str, Callable[[Mapping], str]] = {
+        "answers that contradict what was measured": contradicted,
+        "follow-ups about photographs (place, number, size, kind, object, advice)": right("photographs", "follow_ups"),
+        "all topics, photographs": right("photographs"),
+        "all topics, drawn facts": right("drawn"),
+        "free questions, English": right("free", "en"),
+        "free questions, Chinese": right("free", "zh"),
+        "the same questions first / after ten turns": lambda rows: " / ".join(
+            f"{rows['after_ten_turns'][when]:.2f}" for when in ("first", "last")
+        ),
+        "made names copied exactly": lambda rows: f"{rows['names']['copied']:.2f}",
+    }
+    return markdown(
+        ["", *models], [[name, *(shown(rows) for rows in models.values())] for name, shown in lines.items()]
+    )
 
 
-def followup_table(topics: Mapping[str, Mapping]) -> str:
-    """Follow-up questions against facts, a topic a line."""
-    lines = []
-    for topic, name in TOPICS.items():
-        both = [topics[f"{topic}_{language}"] for language in ("en", "zh")]
-        lines.append([name, *(" / ".join(f"{row[part]:.2f}" for row in both) for part in ("agree", "verdict_right"))])
-    mean = topics["mean"]
-    lines.append(["**mean**", f"{mean['agree']:.2f}", f"{mean['verdict_right']:.2f}"])
-    return markdown(["asked about", "all pictures (en / zh)", "where the verdict was right (en / zh)"], lines)
+def topics_table(models: Mapping[str, Mapping]) -> str:
+    """Held-back questions about photographs, a topic a line."""
+    known = {name: rows["photographs"] for name, rows in models.items() if "photographs" in rows}
+    lines = [
+        [topic.replace("_", " ")]
+        + [
+            " / ".join(f"{rows[f'{topic}_{language}']['right']:.2f}" for language in ("en", "zh"))
+            for rows in known.values()
+        ]
+        for topic in TOPICS
+    ]
+    return markdown(["asked about", *(f"{name} (en / zh)" for name in known)], lines)
 
 
 def memory_line() -> str:

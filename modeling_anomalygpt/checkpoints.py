@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
 
+from .composition import with_language_model
 from .configuration_anomalygpt import AnomalyGPTConfig
 from .errors import HubError, describe_error, hub_failure, needs_connection
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
@@ -23,6 +24,11 @@ from .processing_anomalygpt import AnomalyGPTProcessor
 
 ADAPTER_CONFIG = "adapter_config.json"
 EMBEDDED_CHECKPOINT = pathlib.Path(__file__).parent / "anomalygpt_tiny"
+SMALL = "small"
+"""Stands for the embedded eyes with `SMALL_BASE` and the adapter in this package."""
+SMALL_ADAPTER = pathlib.Path(__file__).parent / "anomalygpt_small"
+SMALL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMALL_BASE_VARIABLE = "ANOMALYGPT_SMALL_BASE"
 
 # What stays in full precision when the language model is quantized to 4 or 8 bits: pass it as
 # `llm_int8_skip_modules` (bitsandbytes) or `modules_to_not_convert` (torchao).
@@ -66,7 +72,9 @@ def load_checkpoint(
     """Loads model and processor from a folder or a Hub id, ready to inspect.
 
     Args:
-        model (`str`, *optional*): Folder or Hub id of a checkpoint or of an adapter. `None`: the embedded checkpoint.
+        model (`str`, *optional*): Folder or Hub id of a checkpoint or of an adapter. `None`: the embedded checkpoint;
+            `"small"`: its eyes with a real language model, from the Hub or from the folder that the environment
+            variable `ANOMALYGPT_SMALL_BASE` names.
         device (`str` or `torch.device`, *optional*): `None`: the GPU if there is one, else the CPU.
         dtype (`str` or `torch.dtype`, *optional*): `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are
             float32 in any case.
@@ -81,6 +89,8 @@ def load_checkpoint(
     """
     register()
     source = EMBEDDED_CHECKPOINT if model is None else model
+    if source == SMALL:
+        return _load_small(_device(device), dtype, quantization_config)
     _check_folder(source)
     device = _device(device)
     options = {"dtype": _dtype(dtype, device), "output_loading_info": True}
@@ -103,6 +113,35 @@ def load_checkpoint(
     if quantization_config is None:
         loaded.to(device)
     return loaded.eval(), processor
+
+
+def _load_small(
+    device: torch.device, dtype: str | torch.dtype | None, quantization_config: Any
+) -> tuple[AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor]:
+    """The embedded eyes, the language model from Hub or folder, the adapter of this package merged into it."""
+    if quantization_config is not None:
+        raise CheckpointError(
+            "`model` small must be loaded whole, got a quantization. Leave it out, or merge it first."
+        )
+    language = os.environ.get(SMALL_BASE_VARIABLE) or SMALL_BASE
+    eyes, processor = load_checkpoint(None, "cpu", "float32")
+    try:
+        if not os.path.exists(language):
+            needs_connection(language)
+        from peft import PeftModel
+
+        model = with_language_model(eyes, processor, language, torch.float32)
+        processor = model.processor
+        model = PeftModel.from_pretrained(model, str(SMALL_ADAPTER)).merge_and_unload()
+    except MemoryError:
+        raise
+    except Exception as error:
+        why = _why(error, language)
+        raise CheckpointError(
+            f"{why} The model `small` needs {SMALL_BASE}: from the Hub, or set {SMALL_BASE_VARIABLE} to its folder."
+        ) from error
+    kept = _dtype(dtype, device)
+    return model.to(device, *([] if kept == "auto" else [kept])).eval(), processor
 
 
 @contextlib.contextmanager

@@ -49,6 +49,48 @@ def compose(
     return model
 
 
+def with_language_model(
+    eyes: PreTrainedModel, processor: Any, language: str, dtype: torch.dtype | str
+) -> PreTrainedModel:
+    """The eyes of a checkpoint with another language model.
+
+    Vision model, maps and decision stay as they are. Prompt learner and projector, which lead to the language model,
+    start from random values.
+
+    Args:
+        eyes ([`AnomalyGPTForConditionalGeneration`]): Whose eyes; taken over, so do not use it further.
+        processor ([`AnomalyGPTProcessor`]): Its processor.
+        language (`str`): Folder or Hub id of a causal language model.
+        dtype (`torch.dtype` or `str`): Of the language model, as in `from_pretrained`.
+
+    Returns:
+        [`AnomalyGPTForConditionalGeneration`]: Its `save_pretrained` writes a complete folder, with the processor.
+
+    Raises:
+        ValueError: If `language` has no tokenizer.
+    """
+    language_model = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    tokenizer, image_token = _tokenizer(language, None)
+    fields = {name: value for name, value in eyes.config.to_dict().items() if name in eyes.config._field_names()}
+    fields |= {"text_config": language_model.config.get_text_config(), "num_virtual_tokens": 0}
+    fields["image_token_index"] = tokenizer.convert_tokens_to_ids(image_token)
+    config = type(eyes.config)(**fields)
+    with torch.device("meta"):
+        model = type(eyes)(config)
+    kept = ("vision_tower", "visual_projection", "text_tower", "text_projection", "localizer")
+    parts = {name: getattr(eyes.model, name) for name in kept if getattr(eyes.model, name) is not None}
+    _install(model, parts, language_model)
+    model.processor = AnomalyGPTProcessor(
+        processor.image_processor,
+        tokenizer,
+        image_token=image_token,
+        num_image_tokens=config.num_image_tokens,
+        num_prompt_tokens=config.num_prompt_tokens,
+    )
+    model.generation_config.eos_token_id = model.processor.stop_token_ids
+    return model
+
+
 def _config(parts: dict[str, nn.Module], language_model: PreTrainedModel, fields: dict[str, Any]) -> AnomalyGPTConfig:
     """The configuration that fits the parts; `fields` override what is derived."""
     vision_config, text_tower = parts["vision_tower"].config, parts["text_tower"]
@@ -91,7 +133,7 @@ def _install(model: PreTrainedModel, parts: dict[str, nn.Module], language_model
         "prompt_learner": language_model,
         "multi_modal_projector": language_model,
         "visual_projection": parts["vision_tower"],
-        "text_projection": parts["text_tower"],
+        "text_projection": parts.get("text_tower"),
     }
     for name, neighbour in neighbours.items():
         if getattr(model.model, name) is not None:

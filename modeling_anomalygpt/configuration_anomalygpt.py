@@ -180,13 +180,11 @@ class AnomalyGPTConfig(PreTrainedConfig):
         image_token_index (`int`, defaults to 32000): Id of the placeholder that image and prompt vectors replace.
         max_history (`int`, *optional*): How many earlier follow-up questions, with their answers, the language model
             is given beside the first one. `None`: as many as fit into its positions.
-        guided_answers (`bool`, defaults to `False`): For language models too small to keep to a language and to spell
-            names: in follow-up answers tokens of the other script are barred, and names that the model has not learned
-            are put in by [`Dialogue`].
         loss_weights (`dict[str, float]`, *optional*): Weights of `lm`, `focal` and `dice`; 1 each, as in the paper
             (equation 7).
         answering (`str`, defaults to `"paper"`): Who answers. `"paper"`: the language model, from what it sees
-            (published). `"grounded"`: the answer says what was decided, so that verdict, places and words agree.
+            (published). `"grounded"`: the language model as well, after the decision and from what was measured
+            ([`MeasuredFacts`]), each question by itself; trained with such facts.
         decision (`dict`, *optional*): How maps and log-odds become a verdict; entries that are not given keep their
             value. Maps:
             - `normalised_maps` (`bool`, `False`): few-shot maps are given relative to what is normal on the part, so
@@ -256,7 +254,6 @@ class AnomalyGPTConfig(PreTrainedConfig):
     num_virtual_tokens: int = 0
     image_token_index: int = 32000
     max_history: int | None = None
-    guided_answers: bool = False
     loss_weights: dict[str, float] | None = None
     answering: Literal["paper", "grounded"] = "paper"
     decision: dict | None = None
@@ -270,7 +267,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         super().__setattr__(key, value)
 
     def __post_init__(self, **kwargs):
-        kwargs.pop("normal_distance", None)
+        for former in ("normal_distance", "guided_answers"):
+            kwargs.pop(former, None)
         self.decision = {name: kwargs.pop(former) for former, name in _FORMER_FIELDS.items() if former in kwargs}
         for key, default in (("vision_config", _IMAGEBIND_HUGE_VISION), ("text_config", _VICUNA_7B_V0)):
             setattr(self, key, _sub_config(getattr(self, key) or default, key))

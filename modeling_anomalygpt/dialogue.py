@@ -1,6 +1,9 @@
-"""Questions to the language model about pictures already seen: yes/no evidence, answers, streamed answers."""
+"""Questions to the language model about pictures already seen: yes/no evidence, answers, streamed answers.
 
-import functools
+A model with `answering="grounded"` is told what was measured and asked one question at a time, so that the twentieth
+answer of a conversation is as good as the first.
+"""
+
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,16 +14,18 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from .modeling_anomalygpt import AnomalyGPTImageFeatures
 from .processing_anomalygpt import AnomalyGPTProcessor
-from .prompts import category_name, default_question, describe, is_known
+from .prompts import category_name
+from .wording import MeasuredFacts, facts_in_words, fill_in
 
 Messages = Sequence[dict[str, Any]]
 
-# "###" ends an answer; while an answer is streamed, these could still become that mark.
+# "###" ends an answer; while an answer is streamed, these could still become that mark, or a field.
 _MAYBE_MARK = "\n#"
+_MAYBE_FIELD = re.compile("@[a-z]*$")
 _CHINESE = re.compile("[\u3400-\u9fff]")
-# What a guided model calls an object whose name it cannot spell, and what of an answer could still become that.
-_STAND_INS = {"en": re.compile(r"\b(?:(a)n |)object\b", re.IGNORECASE), "zh": re.compile("物体|物品")}
-_UNSETTLED = {"en": re.compile(r"(?:\ban?\s+)?(?:\S+\s+)?\S*$", re.IGNORECASE), "zh": re.compile("(?:物[体品]?)?$")}
+# What a part is called in a question to a grounded model, which need not know its name to answer.
+_STAND_INS = {"en": "item", "zh": "物件"}
+_LONGEST_QUESTION = 500  # letters; nobody asks about a part in more
 
 
 def first_turn(question: str, description: str | None, language: str) -> list[dict[str, str]]:
@@ -33,6 +38,41 @@ def with_picture(messages: Messages) -> list[dict[str, Any]]:
     """The same messages, the picture in the first one."""
     opening = [{"type": "image"}, {"type": "text", "text": messages[0]["content"]}]
     return [{"role": messages[0]["role"], "content": opening}, *messages[1:]]
+
+
+def language_of(text: str, category: str = "object") -> str:
+    """`"zh"` for a text with Chinese characters outside the part's name, else `"en"`."""
+    return "zh" if _CHINESE.search(_names(category).sub("", text)) else "en"
+
+
+def with_facts(messages: Messages, facts: MeasuredFacts, language: str) -> list[dict[str, str]]:
+    """What a grounded model is asked: the last question alone, after what was measured.
+
+    Args:
+        messages (`list[dict]`): Messages of `role` and `content`; the last is a user's question.
+        facts ([`MeasuredFacts`]): Of the picture.
+        language (`str`): `"en"` or `"zh"`.
+
+    Example:
+    ```python
+    >>> facts = MeasuredFacts("normal", ratio=0.4, category="hinge")
+    >>> with_facts([{"role": "user", "content": "Is the hinge bent?"}], facts, "en")[0]["content"][-32:]
+    'not described. Is the item bent?'
+
+    ```
+    """
+    question = _names(facts.category).sub(_STAND_INS[language], messages[-1]["content"][:_LONGEST_QUESTION])
+    return [{"role": "user", "content": f"{facts_in_words(facts, language)} {question}"}]
+
+
+def _names(category: str) -> re.Pattern[str]:
+    names = {category, category_name(category, "en"), category_name(category, "zh")} - {"", "object"}
+    latin = "[A-Za-z0-9]"  # no name is found within a word
+    words = [
+        rf"(?<!{latin}){re.escape(name)}(?!{latin})" if name.isascii() else re.escape(name)
+        for name in sorted(names, key=len, reverse=True)
+    ]
+    return re.compile("|".join(words) or r"(?!)", re.IGNORECASE)
 
 
 def recent(messages: Messages, num_earlier: int) -> list[dict[str, Any]]:
@@ -65,7 +105,12 @@ class Dialogue:
 
     @torch.inference_mode()
     def answer(
-        self, conversations: Sequence[Messages], image_tokens: torch.Tensor, language: str, max_new_tokens: int
+        self,
+        conversations: Sequence[Messages],
+        image_tokens: torch.Tensor,
+        language: str,
+        max_new_tokens: int,
+        facts: Sequence[MeasuredFacts] | None = None,
     ) -> tuple[list[str], list[float]]:
         """Answers the last question of each conversation, greedily, and weighs Yes against No at the first word.
 
@@ -75,15 +120,19 @@ class Dialogue:
                 [`AnomalyGPTModel.embed_evidence`] returned.
             language (`str`): `"en"` or `"zh"`: which words mean Yes and No.
             max_new_tokens (`int`): Longest answer; 1 for the evidence alone.
+            facts (`list[MeasuredFacts]`, *optional*): What was measured on each picture; the model answers from it.
 
         Returns:
             `tuple(list[str], list[float])`: Answers, and natural logarithms of P(yes) / P(no).
         """
         shared, yes_ids, no_ids = self.processor.yes_no_token_ids(language)
+        if facts is not None:
+            pairs = zip(conversations, facts, strict=True)
+            conversations, shared = [with_facts(messages, known, language) for messages, known in pairs], []
         inputs = self._inputs(conversations, image_tokens, max_new_tokens, shared)
         generated = self.model.generate(
             **inputs,
-            **self._options(language, max_new_tokens),
+            **self._options(max_new_tokens),
             stopping_criteria=self.processor.stopping_criteria(),
             return_dict_in_generate=True,
             output_logits=True,
@@ -92,10 +141,16 @@ class Dialogue:
         log_odds = first[:, yes_ids].logsumexp(1) - first[:, no_ids].logsumexp(1)
         start = inputs["input_ids"].shape[1] - len(shared)
         answers = [self.processor.strip_answer(row[start:]) for row in generated.sequences]
+        if facts is not None:
+            answers = [fill_in(one, known, language) for one, known in zip(answers, facts, strict=True)]
         return answers, log_odds.tolist()
 
     def stream(
-        self, conversation: Messages, image_tokens: torch.Tensor, max_new_tokens: int, category: str = "object"
+        self,
+        conversation: Messages,
+        image_tokens: torch.Tensor,
+        max_new_tokens: int,
+        facts: MeasuredFacts | None = None,
     ) -> Iterator[str]:
         """Answers one conversation piece by piece, in the language of its last question.
 
@@ -105,14 +160,14 @@ class Dialogue:
             conversation (`list[dict]`): Messages of `role` and `content`; the last is a user's question.
             image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`): See [`Dialogue.answer`].
             max_new_tokens (`int`): Longest answer.
-            category (`str`, *optional*, defaults to `"object"`): What the picture shows.
+            facts ([`MeasuredFacts`], *optional*): What was measured; the model answers from it.
 
         Yields: `str`: Pieces that join to the whole answer.
         """
-        language = "zh" if _CHINESE.search(conversation[-1]["content"]) else "en"
-        name = None
-        if self.model.config.guided_answers:
-            conversation, name = _guided(conversation, category, language)
+        language = "en"
+        if facts is not None:
+            language = language_of(conversation[-1]["content"], facts.category)
+            conversation = with_facts(conversation, facts, language)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         failures: list[BaseException] = []
         given_up = _GivenUp()
@@ -122,13 +177,16 @@ class Dialogue:
                 with torch.inference_mode():
                     self.model.generate(
                         **self._inputs([conversation], image_tokens, max_new_tokens),
-                        **self._options(language, max_new_tokens),
+                        **self._options(max_new_tokens),
                         stopping_criteria=StoppingCriteriaList([*self.processor.stopping_criteria(), given_up]),
                         streamer=streamer,
                     )
             except BaseException as error:  # carried to the reader's thread, where it is raised
                 failures.append(error)
                 streamer.end()
+
+        def said(text: str) -> str:
+            return text.lstrip() if facts is None else fill_in(text.lstrip(), facts, language)
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
@@ -138,43 +196,25 @@ class Dialogue:
                 text += piece
                 whole = text.split("###")[0]
                 settled = whole.rstrip(_MAYBE_MARK) if whole == text else whole.rstrip()
-                if name is not None and whole == text:
-                    settled = _UNSETTLED[language].sub("", settled, count=1)
-                said = _named(settled.lstrip(), name, language)
-                if len(said) > given:
-                    yield said[given:]
-                    given = len(said)
-            said = _named(self.processor.strip_answer(text), name, language)
-            if len(said) > given:  # what could have become a mark or a name
-                yield said[given:]
+                settled = said(settled if facts is None or whole != text else _MAYBE_FIELD.sub("", settled))
+                if len(settled) > given:
+                    yield settled[given:]
+                    given = len(settled)
+            settled = said(self.processor.strip_answer(text))
+            if len(settled) > given:  # what could have become a mark or a field
+                yield settled[given:]
         finally:
             given_up.event.set()
             thread.join()
         if failures:
             raise failures[0]
 
-    def _options(self, language: str, max_new_tokens: int) -> dict[str, Any]:
-        barred = list(self.model.generation_config.suppress_tokens or [])
-        if self.model.config.guided_answers:
-            barred += self._foreign_tokens[language]
+    def _options(self, max_new_tokens: int) -> dict[str, Any]:
         return {
             "max_new_tokens": max_new_tokens,
             "do_sample": False,
             "num_beams": 1,
             "pad_token_id": self.processor.tokenizer.pad_token_id,
-            "suppress_tokens": barred or None,
-        }
-
-    @functools.cached_property
-    def _foreign_tokens(self) -> dict[str, list[int]]:
-        """Tokens that no answer in a language holds: other letters than ASCII's in English, Latin words in Chinese."""
-        tokenizer = self.processor.tokenizer
-        texts = {token: tokenizer.decode([token]) for token in range(len(tokenizer))}
-        units = tokenizer([" px", "px", " x", "x", " mm", "mm"], add_special_tokens=False)["input_ids"]
-        kept = {*tokenizer.all_special_ids, *(token for ids in units for token in ids)}
-        return {
-            "en": [token for token, text in texts.items() if token not in kept and not text.isascii()],
-            "zh": [token for token, text in texts.items() if token not in kept and re.search("[A-Za-z]", text)],
         }
 
     def _inputs(
@@ -216,42 +256,4 @@ class _GivenUp(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
 
 
-def _guided(messages: Messages, category: str, language: str) -> tuple[list[dict[str, Any]], str | None]:
-    """The conversation as a small model understands it, and the name to put in where it reads of an object only.
-
-    It opens in the language of the last question; names that the model has not learned are left out.
-    """
-    names = {category, category_name(category, "en"), category_name(category, "zh")}
-    names = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    pattern = re.compile(rf"(?:\ban? )?({names})", re.IGNORECASE)
-
-    def language_of(text: str) -> str:
-        return "zh" if _CHINESE.search(pattern.sub("", text)) else "en"
-
-    def unnamed(text: str) -> str:
-        if language_of(text) == "zh":
-            return pattern.sub("物体", text)
-        return pattern.sub(lambda found: "object" if found[0] == found[1] else "an object", text)
-
-    if language_of(messages[0]["content"]) != language:
-        opening = first_turn(default_question(language), describe(category, language), language)
-        messages = [*opening, *messages[1:]]
-    name = category_name(category, language)
-    if name == category_name("object", language) or (is_known(category) and name in messages[0]["content"]):
-        return list(messages), None
-    return [message | {"content": unnamed(message["content"])} for message in messages], name
-
-
-def _named(answer: str, name: str | None, language: str) -> str:
-    """The answer about an object with its name put in."""
-    if name is None:
-        return answer
-
-    def insert(found: re.Match) -> str:
-        article = ("an " if name[0] in "aeiouAEIOU" else "a ") if language == "en" and found[1] else ""
-        return (article.capitalize() if found[0].startswith("A") else article) + name
-
-    return _STAND_INS[language].sub(insert, answer)
-
-
-__all__ = ["Dialogue", "first_turn", "recent", "with_picture"]
+__all__ = ["Dialogue", "first_turn", "language_of", "recent", "with_facts", "with_picture"]

@@ -24,7 +24,7 @@ from .encoder import EncodedImage, ImageEncoder
 from .files import append_json_line
 from .images import bit_depth, load_picture
 from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
-from .prompts import check_language, default_question, describe
+from .prompts import check_language, default_question, describe, is_known
 from .references import Calibration, References, same_picture, thumbnail
 from .regions import Region
 from .results import InspectionResult, ResultsFile, inspect_in_batches
@@ -37,7 +37,7 @@ from .scoring import (
     normals_needed,
     supported_false_alarm_rate,
 )
-from .wording import answer_in_words, follow_up_in_words, reason_in_words
+from .wording import MeasuredFacts, reason_in_words
 
 MAX_NEW_TOKENS = 128
 # A threshold below this would call pictures anomalous that look quite normal, on the word of a few good ones.
@@ -224,6 +224,11 @@ class AnomalyInspector:
     ) -> "AnomalyInspector":
         """Loads a folder, a Hub id or, by default, the embedded checkpoint; see [`load_checkpoint`]."""
         return cls(*load_checkpoint(model, device, dtype, quantization_config), tile=tile)
+
+    @property
+    def grounded(self) -> bool:
+        """Whether the language model speaks of what was measured, after the decision, instead of taking part in it."""
+        return self.model.config.answering == "grounded"
 
     @property
     def num_references(self) -> int:
@@ -534,13 +539,8 @@ class AnomalyInspector:
         return pieces if stream else "".join(pieces)
 
     def _ask(self, result: InspectionResult, messages: list[dict[str, str]], max_new_tokens: int) -> Iterator[str]:
-        answer, known = "", None
-        if self.model.config.answering == "grounded":
-            reasons = [reason["kind"] for reason in result.evidence.get("reasons", [])]
-            known = follow_up_in_words(messages[-1]["content"], result.verdict, result.regions, reasons)
-        stream = self.dialogue.stream
-        pieces = [known] if known else stream(messages, result.image_tokens, max_new_tokens, result.category)
-        for piece in pieces:
+        answer, facts = "", result.facts if self.grounded else None
+        for piece in self.dialogue.stream(messages, result.image_tokens, max_new_tokens, facts):
             answer += piece
             yield piece
         result.conversation = [*messages, {"role": "assistant", "content": answer}]
@@ -583,50 +583,66 @@ class AnomalyInspector:
         start = time.perf_counter()
         images = [image for _, image in batch]
         encoded = self.encoder.encode(images, references, options.category, options.localization)
+        tokens = torch.cat([one.image_tokens for one in encoded])
         messages = first_turn(options.question, options.description, options.language)
-        own_words = options.answer and self.model.config.answering == "paper"
         answers, log_odds = [""] * len(batch), [None] * len(batch)
-        if options.use_language:
-            tokens = torch.cat([one.image_tokens for one in encoded])
-            longest = MAX_NEW_TOKENS if own_words else 1
+        speaks = options.use_language and options.answer
+        if options.use_language and not self.grounded:
+            longest = MAX_NEW_TOKENS if options.answer else 1
             answers, log_odds = self.dialogue.answer([messages] * len(batch), tokens, options.language, longest)
-        scorer = Scorer(references, options.localization, self.model.config.decision)
-        results = []
-        for (source, image), seen, odds, words in zip(batch, encoded, log_odds, answers, strict=True):
-            score = scorer.score(seen.anomaly_map, odds, seen.out_of_domain_reasons, seen.remarks)
-            score = self._unless_rotated(score, image, seen, references, options)
-            regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
-            if scorer.calibrated:
-                regions = [self._with_nearest_good(region, seen, references, image) for region in regions]
-            kinds = [kind for kind, _ in score.reasons]
-            if not own_words:
-                words = answer_in_words(score.verdict, regions, kinds, options.language) if options.answer else ""
-            sentences = [
-                {"kind": kind, "text": reason_in_words(kind, options.language, **numbers)}
-                for kind, numbers in score.reasons
-            ]
-            results.append(
-                InspectionResult(
-                    image=str(source) if isinstance(source, str | os.PathLike) else None,
-                    verdict=score.verdict,
-                    pred_score=score.pred_score,
-                    log_odds=odds,
-                    answer=words,
-                    regions=regions,
-                    anomaly_map=seen.anomaly_map,
-                    evidence=score.evidence
-                    | {"reasons": sentences}
-                    | ({"traits": seen.traits} if seen.traits else {}),
-                    question=options.question,
-                    category=options.category,
-                    language=options.language,
-                    conversation=[*messages, {"role": "assistant", "content": words}] if words else [],
-                    image_tokens=seen.image_tokens.clone() if options.use_language else None,
-                    judged_image=image,
-                )
-            )
+        results = [
+            self._judged(source, image, seen, odds, references, options)
+            for (source, image), seen, odds in zip(batch, encoded, log_odds, strict=True)
+        ]
+        if speaks and self.grounded:  # decided first, then told
+            asked, known = first_turn(options.question, None, options.language), [result.facts for result in results]
+            answers, _ = self.dialogue.answer([asked] * len(batch), tokens, options.language, MAX_NEW_TOKENS, known)
         seconds = (time.perf_counter() - start) / len(batch)
-        return [replace(result, seconds=seconds) for result in results]
+        return [
+            replace(
+                result,
+                answer=words if speaks else "",
+                conversation=[*messages, {"role": "assistant", "content": words}] if speaks and words else [],
+                seconds=seconds,
+            )
+            for result, words in zip(results, answers, strict=True)
+        ]
+
+    def _judged(
+        self,
+        source: Any,
+        image: Image.Image,
+        seen: EncodedImage,
+        log_odds: float | None,
+        references: References | None,
+        options: InspectionOptions,
+    ) -> InspectionResult:
+        """What is decided about a picture, without an answer."""
+        scorer = Scorer(references, options.localization, self.model.config.decision)
+        score = scorer.score(seen.anomaly_map, log_odds, seen.out_of_domain_reasons, seen.remarks)
+        score = self._unless_rotated(score, image, seen, references, options)
+        regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
+        if scorer.calibrated:
+            regions = [self._with_nearest_good(region, seen, references, image) for region in regions]
+        sentences = [
+            {"kind": kind, "text": reason_in_words(kind, options.language, **numbers)}
+            for kind, numbers in score.reasons
+        ]
+        return InspectionResult(
+            image=str(source) if isinstance(source, str | os.PathLike) else None,
+            verdict=score.verdict,
+            pred_score=score.pred_score,
+            log_odds=log_odds,
+            regions=regions,
+            anomaly_map=seen.anomaly_map,
+            evidence=score.evidence | {"reasons": sentences} | ({"traits": seen.traits} if seen.traits else {}),
+            question=options.question,
+            category=options.category,
+            language=options.language,
+            image_tokens=seen.image_tokens.clone() if options.use_language else None,
+            judged_image=image,
+            facts=_facts(score, regions, scorer, image, options),
+        )
 
     def _unless_rotated(
         self,
@@ -658,6 +674,24 @@ class AnomalyInspector:
         x, y = (round(value) for value in region.centroid)
         nearest = self.encoder.nearest_good(seen.patches, references, (image.height, image.width), x, y)
         return replace(region, nearest_good=nearest)
+
+
+def _facts(
+    score: Score, regions: list[Region], scorer: Scorer, image: Image.Image, options: InspectionOptions
+) -> MeasuredFacts:
+    """What a language model is told about a picture."""
+    neutral = None if is_known(options.category) else describe(options.category, options.language)
+    references = scorer.references
+    return MeasuredFacts(
+        score.verdict,
+        tuple(regions),
+        (image.height, image.width),
+        score.pred_score if scorer.calibrated else score.pred_score / scorer.region_threshold,
+        dict(score.reasons),
+        0 if references is None else len(references.thumbnails),
+        options.category,
+        None if options.description == neutral else options.description,
+    )
 
 
 def _bits(references: References | None) -> int | None:

@@ -25,6 +25,7 @@ from .errors import describe_error
 from .files import append_json_line, json_line, write_atomically
 from .images import PictureError, load_picture, split_page
 from .regions import Region
+from .wording import MeasuredFacts
 
 
 @dataclass
@@ -38,9 +39,9 @@ class InspectionResult:
         pred_score (`float`, *optional*): Highest value of the map as a ratio to what good pictures reach (1.0 =
             threshold) where the evidence has a `threshold`; else the maximum of the map, in [0, 1].
         log_odds (`float`, *optional*): Natural logarithm of P(yes) / P(no) at the first word of the answer; above 0
-            means anomalous. `None` without a language model.
-        answer (`str`): In words; agrees with verdict and regions (what the language model alone says is a reason), or,
-            with `answering="paper"` in the configuration, what the language model says.
+            means anomalous. `None` without a language model, or where it speaks of what was measured.
+        answer (`str`): What the language model says: of what was measured, or, with `answering="paper"` in the
+            configuration, of what it sees.
         regions (`list[Region]`): Anomalous regions in pixels of the original picture; empty when the verdict is
             `"normal"` or `"unknown"`.
         anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*): float32 in [0, 1], in pixels of the original
@@ -58,6 +59,7 @@ class InspectionResult:
         setup (`dict[str, str]`): Fingerprints of model, references and options, in rows of a results file.
         judged_image (`PIL.Image.Image`, *optional*): The pixels that were judged, mode RGB, for the report: the file
             may change; not written to files.
+        facts ([`MeasuredFacts`], *optional*): What was measured, for the language model; not written to files.
         time (`str`, *optional*): When it was written to a results file, by this machine's clock, with the offset of
             its zone: `"2026-03-29T06:00:12+02:00"`.
     """
@@ -80,6 +82,7 @@ class InspectionResult:
     source: dict[str, int] | None = field(default=None, repr=False)
     setup: dict[str, str] = field(default_factory=dict, repr=False)
     judged_image: Image.Image | None = field(default=None, repr=False)
+    facts: MeasuredFacts | None = field(default=None, repr=False)
     time: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

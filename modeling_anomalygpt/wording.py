@@ -1,13 +1,14 @@
-"""What is said of a judgement, in English and Chinese: its reasons, and the answer that agrees with it.
+"""What is said of a judgement, in English and Chinese: its reasons, its facts for a language model, its numbers.
 
 Knows verdicts, regions and numbers; knows no model. Travels with a checkpoint, so its words are Python.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from .prompts import POSITION_NAMES, check_language
-from .regions import Region
+from .prompts import category_name, check_language
+from .regions import Region, position_words
 
 _REASONS = {
     "en": {
@@ -45,33 +46,79 @@ _REASONS = {
         "few_references": "只有 {count} 张良品图片可供比较，图片越多判断越可靠。",
     },
 }  # fmt: skip
-_ANSWERS = {
+_FACTS = {
     "en": {
-        "normal": "No, there is no anomaly in the image.",
-        "anomalous": "Yes, there is an anomaly in the image, at the {places}.",
-        "anomalous_many": "Yes, there are {count} anomalies in the image, at the {places}.",
-        "anomalous_nowhere": "Yes, there is an anomaly in the image.",
-        "uncertain": "This cannot be decided from the image; look at the {places}.",
-        "uncertain_nowhere": "This cannot be decided from the image.",
-        "unknown": "There is no verdict: give at least one good picture to compare with.",
-        "and": " and the ",
-        "comma": ", the ",
+        "verdict": {"normal": "normal", "anomalous": "anomalous", "uncertain": "undecided"},
+        "clear": {True: "clear", False: "close"},
+        "places": {0: "no place", 1: "{count} place: {places}", 2: "{count} places: {places}"},
+        "scale": {True: "scale known", False: "scale unknown"},
+        "picture": {
+            "fine": "picture fine", "blur": "picture blurred", "exposure": "picture dark or bright",
+            "unlike": "picture unlike the good ones", "rotated": "part rotated",
+        },
+        "name": {True: "name given", False: "no name"},
+        "description": {True: "described", False: "not described"},
+        "unknown": "no references",
+        "measured": "Measured: {}.",
+        "comma": ", ",
+        "gap": "; ",
     },
     "zh": {
-        "normal": "否，图像中没有异常。",
-        "anomalous": "是，图像中有一处异常，位于{places}。",
-        "anomalous_many": "是，图像中有{count}处异常，位于{places}。",
-        "anomalous_nowhere": "是，图像中有异常。",
-        "uncertain": "无法根据图像判定，请查看{places}。",
-        "uncertain_nowhere": "无法根据图像判定。",
-        "unknown": "无法给出结论：请至少提供一张良品图片进行比较。",
+        "verdict": {"normal": "正常", "anomalous": "异常", "uncertain": "无法判定"},
+        "clear": {True: "明显", False: "接近界限"},
+        "places": {0: "没有位置", 1: "{count}处：{places}", 2: "{count}处：{places}"},
+        "scale": {True: "比例已知", False: "比例未知"},
+        "picture": {
+            "fine": "图片正常", "blur": "图片模糊", "exposure": "图片过暗或过亮", "unlike": "图片与良品不相似",
+            "rotated": "零件转了方向",
+        },
+        "name": {True: "有名称", False: "没有名称"},
+        "description": {True: "有描述", False: "没有描述"},
+        "unknown": "没有良品图片",
+        "measured": "测量：{}。",
+        "comma": "、",
+        "gap": "；",
+    },
+}  # fmt: skip
+_WORDS = {
+    "en": {
+        "and": " and ",
+        "comma": ", ",
+        "size": "{width} x {height} pixels",
+        "size_mm": "{size} ({millimetres})",
+        "millimetres": "{width:.3g} x {height:.3g} mm",
+        "at": "{value} at the {place}",
+        "ratio": "{:.2g} times",
+        "references": ("one good picture", "{} good pictures"),
+        "shape": {True: "long and narrow", False: "compact"},
+    },
+    "zh": {
         "and": "和",
         "comma": "、",
+        "size": "{width} x {height} 像素",
+        "size_mm": "{size}（{millimetres}）",
+        "millimetres": "{width:.3g} x {height:.3g} 毫米",
+        "at": "{place} {value}",
+        "ratio": "{:.2g} 倍",
+        "references": ("一张良品图片", "{}张良品图片"),
+        "shape": {True: "细长", False: "较集中"},
     },
 }
-_NUMBERS = {"en": ("two", "three", "four", "five", "six", "seven", "eight", "nine"), "zh": "两三四五六七八九"}
-# Reasons that tell a person more than "undecided" does, in the order in which they are told.
-_EXPLAINING = ("unlike", "rotated", "exposure", "blur")
+_NUMBERS = {
+    "en": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "zh": "一两三四五六七八九",
+}
+# What makes a picture hard to compare, in the order in which it is told.
+_CONDITIONS = ("unlike", "rotated", "exposure", "blur")
+# From so many times the limit (or below one part in so many) a verdict is called clear.
+_CLEAR = 1.5
+_LONG = 2.5  # times as long as wide
+_FIELD = re.compile("@([a-z]+)")
+FIELDS = (
+    "places", "count", "size", "sizes", "millimetres", "share", "ratio", "worst", "largest", "others", "shape",
+    "references", "reason", "name", "description",
+)  # fmt: skip
+"""What an answer may leave to be filled in, see [`fill_in`]."""
 
 
 def reason_in_words(kind: str, language: str, **numbers: float) -> str:
@@ -96,251 +143,181 @@ def reason_in_words(kind: str, language: str, **numbers: float) -> str:
     return _REASONS[language][kind].format(**numbers)
 
 
-def answer_in_words(verdict: str, regions: Sequence[Region], reasons: Sequence[str], language: str) -> str:
-    """The answer to "is there an anomaly?" that agrees with the verdict and the regions.
+@dataclass(frozen=True)
+class MeasuredFacts:
+    """What was measured on a picture, as far as words can tell it.
 
     Args:
-        verdict (`str`): `"normal"`, `"anomalous"`, `"uncertain"` or `"unknown"`.
-        regions (`list[Region]`): Of the same picture.
-        reasons (`list[str]`): Kinds of reasons, as in [`Score`].
-        language (`str`): `"en"` or `"zh"`.
+        verdict (`str`): `"normal"`, `"anomalous"`, `"uncertain"` or `"unknown"` (nothing to compare with).
+        regions (`tuple[Region, ...]`): The most conspicuous first.
+        image_size (`tuple[int, int]`): Height and width in pixels.
+        ratio (`float`): Greatest difference as a ratio to what good pictures show (1.0 = the limit).
+        reasons (`Mapping[str, Mapping[str, float]]`): Kinds of reasons and the numbers in them, as in [`Score`].
+        num_references (`int`): Good pictures that it was compared with.
+        category (`str`): Name of the part, `"object"` where nobody named it.
+        description (`str`, *optional*): How a good one looks, in the user's words.
+    """
 
-    Returns:
-        `str`: One sentence or two.
+    verdict: str
+    regions: tuple[Region, ...] = ()
+    image_size: tuple[int, int] = (1, 1)
+    ratio: float = 0.0
+    reasons: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    num_references: int = 0
+    category: str = "object"
+    description: str | None = None
+
+    @property
+    def condition(self) -> str:
+        """What makes the picture hard to compare: `"unlike"`, `"rotated"`, `"exposure"`, `"blur"`, else `"fine"`."""
+        return next((kind for kind in _CONDITIONS if kind in self.reasons), "fine")
+
+    @property
+    def clear(self) -> bool:
+        """Whether the verdict lies far from the limit."""
+        return self.ratio >= _CLEAR if self.verdict == "anomalous" else self.ratio <= 1 / _CLEAR
+
+    @property
+    def named(self) -> bool:
+        """Whether the part has a name."""
+        return category_name(self.category) != category_name("")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether sizes in millimetres are known."""
+        return bool(self.regions) and self.regions[0].width_mm is not None
+
+
+def facts_in_words(facts: MeasuredFacts, language: str) -> str:
+    """The facts as the short text that a language model is given before a question.
+
+    Numbers that an answer only repeats are left out: an answer names their fields (`@size`), see [`fill_in`].
 
     Example:
     ```python
-    >>> answer_in_words("normal", [], [], "en"), answer_in_words("uncertain", [], ["blur"], "zh")
-    ('No, there is no anomaly in the image.', '无法根据图像判定。图片明显不如良品图片清晰。')
+    >>> facts_in_words(MeasuredFacts("normal", ratio=0.4), "en")
+    'Measured: normal, clear; no place; scale unknown; picture fine; no name; not described.'
 
     ```
     """
     check_language(language)
-    words = _ANSWERS[language]
-    form = verdict
-    if verdict in ("anomalous", "uncertain"):
-        form = f"{verdict}_nowhere" if not regions else verdict
-        if verdict == "anomalous" and len(regions) > 1:
-            form = "anomalous_many"
-    answer = words[form].format(places=_places(regions, language), count=_number(len(regions), language))
-    explaining = next((kind for kind in _EXPLAINING if kind in reasons), None)
-    if verdict == "uncertain" and explaining in ("unlike", "exposure", "blur"):
-        gap = " " if language == "en" else ""
-        answer = f"{words['uncertain_nowhere']}{gap}{_REASONS[language][explaining]}"
-    return answer
+    words = _FACTS[language]
+    parts = [words["unknown"]]
+    if facts.verdict != "unknown":
+        count = len(facts.regions)
+        parts = [words["verdict"][facts.verdict]]
+        if facts.verdict != "uncertain":
+            parts[0] += words["comma"] + words["clear"][facts.clear]
+        places = words["comma"].join(_cells(facts.regions, language))
+        parts.append(words["places"][min(count, 2)].format(count=number_in_words(count, language), places=places))
+        parts += [words["scale"][facts.scaled], words["picture"][facts.condition]]
+    parts += [words["name"][facts.named], words["description"][facts.description is not None]]
+    return words["measured"].format(words["gap"].join(parts))
 
 
-# Plain questions about the judgement, whole: anything else is for the language model. `@` stands for a place. The
-# first topic that fits is meant; `kind` is for the language model where there is an anomaly.
-_DEFECT = r"anomal\w+|defects?|damages?|faults?|flaws?|problems?"
-_IT = rf"(it|they|this( (part|piece|one))?|that|the (image|picture|part|piece|regions?|{_DEFECT}))"
-_BAD = "anomalous|defective|damaged|broken|faulty|bad"
-_FINE = "ok|okay|good|fine|normal|intact|undamaged|all right"
-_DO = "use|keep|ship|pass|replace|reject|scrap|repair|rework"
-_DONE = "used|kept|shipped|passed|replaced|rejected|scrapped|repaired|reworked"
-_WORSE = r"(worse|worst|more (serious|severe|conspicuous)|(the )?most (serious|severe|conspicuous))"
-_KIND = "cracks?|scratch(es)?|dents?|stains?|holes?|chips?|contaminations?|(missing|misplaced) parts?"
-_BAD_ZH, _ASK_ZH = "异常|缺陷|问题|损坏|损伤|瑕疵", "(吗|么|吧|呢)?"
-_PART_ZH = "(这个|这张|该|此|这)?(零件|产品|图(像|片)?|它)?(整体)?"
-_DO_ZH = "更换|换掉?|报废|返工|返修|放行|出货|发货|使用|用|保留|通过"
-_QUESTIONS = {
-    "en": {
-        "kind": rf"what( is|'s) wrong( with {_IT})?|what (kind|type|sort) of ({_DEFECT})( is (it|there)| do you see)?"
-        rf"|(is|are) there (any|an?|some)? ?({_KIND})|describe {_IT}",
-        "presence": rf"(is|are) there (any|an?|some)? ?(visible )?({_DEFECT})( (in|on|with) {_IT})?|is {_IT} ({_BAD})"
-        rf"( or not)?|((do|can) you (see|find|notice) )?(any|an?|some) (visible )?({_DEFECT})( (in|on) {_IT})?"
-        rf"|(does|do) {_IT} have (any|an?|some)? ?(visible )?({_DEFECT})"
-        rf"|((is|do you see) )?(there )?(anything|something) wrong( (with|in|on) {_IT})?",
-        "good": rf"(is|are) ({_IT}|everything|all) (a )?({_FINE})( part| one)?( or (not|bad))?|good or bad"
-        rf"|(everything|all) ({_FINE})|({_IT}|everything) (is|looks) (a )?({_FINE})"
-        rf"|(does|do) ({_IT}|everything) (look|seem) ({_FINE})",
-        "place": rf"is @ ({_BAD}|{_FINE})|(what|how) about @|@|is {_IT} (in|on|at) @"
-        rf"|((is|are) there )?((do|can) you see )?(any|an?|some)? ?({_DEFECT}|anything wrong) (in|on|at) @"
-        rf"( of {_IT})?",
-        "where": rf"where( exactly)?( (is|are) {_IT})?|what( is|'s) (its|the|their) (position|location)"
-        rf"|((can|could) you )?(tell|show) me where( exactly)? {_IT} (is|are)|show( me)? ({_IT}|({_DEFECT}))",
-        "count": rf"how many( ({_DEFECT}|regions?))?"
-        r"( are there| do you see| are (visible|in it))?( (in|on) the (image|picture|part))?",
-        "size": rf"how (large|big|wide|long|tall)( (is|are) {_IT})?|what( is|'s| are) (its|the|their) (size|area)s?",
-        "severity": rf"how (bad|serious|severe|critical)( (is|are) {_IT})?"
-        rf"|(is|are) {_IT} (serious|severe|critical|dangerous)",
-        "else": rf"((is|are) there )?(anything|something) (else|more)( wrong)?( (in|on|with) {_IT})?"
-        rf"|((is|are) there )?(any )?(other|more|further) ({_DEFECT})( (in|on) {_IT})?|what else( is wrong)?"
-        r"|is (that|this) (all|everything|it)",
-        "worst": rf"which( (one|region|place|{_DEFECT}))? (is|looks) (the )?{_WORSE}",
-        "largest": rf"which( (one|region|place|{_DEFECT}))? is (the )?(larger|largest|bigger|biggest)",
-        "sure": r"(are|how) (you )?(really |quite |absolutely )?(sure|certain)( are you)?( (about|of) (it|that|this))?"
-        r"|really|is (that|this) (right|true|sure|certain)",
-        "advice": rf"(should|can|may|must) {_IT} be ({_DONE})|(can|may|should|must) (i|we) ({_DO}) {_IT}"
-        rf"|do (i|we) (have|need) to ({_DO}) {_IT}"
-        rf"|(is {_IT} )?(safe|ok|okay|fit|ready|good enough)( to| for) ({_DO}|use)( {_IT})?"
-        rf"|is {_IT} (safe|usable|acceptable)|(pass|ok|accept|keep) or (fail|not|reject|scrap)|(does|did|will) {_IT} "
-        rf"(pass|fail)|what (should|shall|can|must|do) (i|we) do( with {_IT})?( now)?",
-    },
-    "zh": {
-        "kind": rf"(它|零件)?(有|是|存在)什么(样的)?({_BAD_ZH})|(描述|说明)(一下)?(这个|该)?(异常|缺陷|问题)"
-        rf"|{_PART_ZH}(里|中|上)?(有没有|是否有|有)(裂纹|裂缝|划痕|凹坑|污渍|孔|缺口|异物|断裂){_ASK_ZH}",
-        "presence": rf"{_PART_ZH}(里|中|上)*(有没有|是否有|有|是否存在|存在)(任何)?({_BAD_ZH}){_ASK_ZH}"
-        rf"|{_PART_ZH}(有|存在)什么({_BAD_ZH})(吗|么)|{_PART_ZH}(是不是)?(坏|损坏|破损|破)了?(吗|么|没有|没)"
-        rf"|你?(能)?(看到|发现)(了)?({_BAD_ZH})(了)?(吗|么)",
-        "good": rf"{_PART_ZH}(看起来|看上去|是)?(没(有)?问题|正常|合格|完好|好|良品)的?(吗|么|吧)"
-        rf"|{_PART_ZH}是?(良品|好的?|合格品?|正常)还是(不良品|坏的?|不合格品?|不正常|异常)",
-        "place": rf"@(里|处)?(的?(零件|部分|位置|地方))?(有没有|是否有|有|是否|是)?(任何)?"
-        rf"({_BAD_ZH}|坏|破|正常|完好|没问题)的?了?(吗|么|吧|没有)?|@(呢|怎么样|如何)|({_BAD_ZH}|它)是?在@(吗|么)",
-        "where": r"(它|它们|异常|缺陷|问题)?(具体)?(在|位于)(什么地方|哪里|哪儿|何处|哪个位置|什么位置)",
-        "count": r"(一共)?(有)?(几处|几个|多少处|多少个)(异常|缺陷|问题)?",
-        "size": r"(它|异常|缺陷)?的?(有)?(多大|大小(是多少|如何)?|尺寸(是多少)?|面积(是多少)?)",
-        "severity": r"(它|这|异常|缺陷|问题)?(有多|多)?严重(吗|么|程度如何)?",
-        "else": rf"(图(像|片)?(中|里|上)|零件上)?还有(没有)?(别的|其他的?|其它的?|更多的?|另外的?)?"
-        rf"(地方|{_BAD_ZH})?(吗|么)?|有没有(别的|其他的?|其它的?)(地方|{_BAD_ZH})?|就这些(吗|么)?",
-        "worst": r"(哪|那)(一)?(个|处|里|块)(异常|缺陷)?(更|最)(严重|明显|糟)",
-        "largest": r"(哪|那)(一)?(个|处|里|块)(异常|缺陷)?(更|最)大",
-        "sure": r"(你|您)?(真的)?(确定|肯定|确认)(吗|么)|真的(吗|么)",
-        "advice": rf"{_PART_ZH}(还)?(应该|应当|需要|要|可以|能|要不要|能不能|可不可以|需不需要"
-        rf"|是否(可以|需要|应该)|必须)(被)?({_DO_ZH})(吗|么)?|{_PART_ZH}安全(吗|么)|(我)?(应该|该)?(怎么|如何|怎样)(处理|办|做)"
-        r"|(通过|放行|合格)还是(不通过|拒收|报废|不放行)",
-    },
-}  # fmt: skip
-_PLACES = {
-    "en": r"\b(the )?((top|upper|bottom|lower)([ -](left|right))?|left|right|center|centre|middle)"
-    r"( (corner|side|half|edge))?\b",
-    "zh": r"[左右][上下](角|方|部|边)?|[上下左右](方|面|部|边|侧|半部分)|[顶底]部|中(央|间|心|部)",
-}  # fmt: skip
-# What stands before and after a question without changing it.
-_AROUND = r"^(and|so|then|but|please|ok|okay|那么?|请问|请)[\s,，]+|^(那么|请问|请)|[\s?？!.。！]+$"
-# Words of the first and the last row and column; a place without any is the middle.
-_ROWS = {"en": ("top|upper", "bottom|lower"), "zh": ("[上顶]", "[下底]")}
-_COLUMNS = {"en": ("left", "right"), "zh": ("左", "右")}
-_FOLLOW_UPS = {
-    "en": {
-        "none": "There is no anomaly.",
-        "where": "It is at the {places}.",
-        "where_many": "They are at the {places}.",
-        "count": "There is one anomaly.",
-        "count_many": "There are {count} anomalies.",
-        "size": "The one at the {place} is {width} x {height} pixels{millimetres}.",
-        "millimetres": " ({width:.3g} x {height:.3g} mm)",
-        "place": "There is an anomaly at the {places}.",
-        "severity": "How serious that is, a person must judge.",
-        "else": "Nothing but the one at the {places}.",
-        "else_many": "Nothing but the {count} at the {places}.",
-        "worst": "There is only one, at the {places}.",
-        "worst_many": "The most conspicuous one is at the {places}.",
-        "largest": "There is only one, at the {places}.",
-        "largest_many": "The largest one is at the {places}.",
-        "sure_normal": "I see no anomaly, but a person should confirm what matters.",
-        "sure_anomalous": "It differs from good ones at the {places}, but a person should confirm it.",
-        "good_normal": "Yes, it looks as good ones do.",
-        "good_anomalous": "No, it differs from good ones at the {places}.",
-        "advice_normal": "Nothing speaks against it: it differs no more than good parts do.",
-        "advice_anomalous": "Do not pass it on as it is: let a person look at the {places} and decide.",
-        "advice_uncertain": "Let a person look at it before it goes on.",
-    },
-    "zh": {
-        "none": "没有异常。",
-        "where": "在{places}。",
-        "where_many": "在{places}。",
-        "count": "有一处异常。",
-        "count_many": "有{count}处异常。",
-        "size": "{place}的一处为 {width} x {height} 像素{millimetres}。",
-        "millimetres": "（{width:.3g} x {height:.3g} 毫米）",
-        "place": "{places}有异常。",
-        "severity": "严重程度应由人判断。",
-        "else": "除{places}的一处外，没有发现其他异常。",
-        "else_many": "除{places}的{count}处外，没有发现其他异常。",
-        "worst": "只有一处，在{places}。",
-        "worst_many": "最明显的一处在{places}。",
-        "largest": "只有一处，在{places}。",
-        "largest_many": "最大的一处在{places}。",
-        "sure_normal": "没有看到异常，但重要的零件应由人确认。",
-        "sure_anomalous": "{places}与良品不同，但应由人确认。",
-        "good_normal": "是，与良品一样。",
-        "good_anomalous": "否，{places}与良品不同。",
-        "advice_normal": "没有发现不可放行的理由：与良品的差异不超过良品之间的差异。",
-        "advice_anomalous": "不要直接放行：请人工查看{places}后决定。",
-        "advice_uncertain": "放行之前请人工查看。",
-    },
-}
+def fill_in(answer: str, facts: MeasuredFacts, language: str) -> str:
+    """An answer with its fields filled in: `@places`, `@count`, `@size` and the like; unknown ones are left out.
 
-
-def follow_up_in_words(question: str, verdict: str, regions: Sequence[Region], reasons: Sequence[str]) -> str | None:
-    """The answer to a plain question about a judgement: whether, where, how many, how large, which, what to do.
-
-    Args:
-        question (`str`): English or Chinese; answered in its own language.
-        verdict (`str`): As in [`answer_in_words`].
-        regions (`list[Region]`): Of the same picture.
-        reasons (`list[str]`): Kinds of reasons, as in [`Score`].
-
-    Returns:
-        `str`, *optional*: Agrees with verdict and regions; `None` for any other question.
+    A language model chooses the words and never copies a number, so none can be miscopied.
 
     Example:
     ```python
-    >>> [follow_up_in_words(question, "normal", [], []) for question in ("How many are there?", "Who made it?")]
-    ['There is no anomaly.', None]
+    >>> fill_in("It differs @ratio as much.", MeasuredFacts("anomalous", ratio=2.12), "en")
+    'It differs 2.1 times as much.'
 
     ```
     """
-    language = "zh" if re.search(r"[\u4e00-\u9fff]", question) else "en"
-    plain = re.sub(_AROUND, "", question.strip().casefold())
-    spoken = (plain, re.sub(_PLACES[language], "@", plain, count=1))
-    topics = [topic for topic, form in _QUESTIONS[language].items() if any(re.fullmatch(form, one) for one in spoken)]
-    if not topics or (topics[0] == "kind" and verdict == "anomalous"):
-        return None
-    topic, words, gap = topics[0], _FOLLOW_UPS[language], " " if language == "en" else ""
-    undecided = verdict == "unknown" or (verdict == "uncertain" and topic not in ("size", "advice"))
-    nowhere = verdict in ("anomalous", "uncertain") and not regions
-    if topic == "presence" or undecided or (nowhere and topic not in ("advice", "good")):
-        return answer_in_words(verdict, regions, reasons, language)
-    if topic in ("advice", "good", "sure"):
-        form = words["advice_uncertain" if nowhere else f"{topic}_{verdict}"]
-        return form.format(places=_places(regions, language))
-    if verdict == "normal":
-        return words["none"]
-    if topic in ("size", "severity"):
-        rest = [words["severity"]] if topic == "severity" else []
-        return gap.join([_size(region, language) for region in regions] + rest)
-    if topic == "place":
-        if there := _regions_at(plain, regions, language):
-            return words["place"].format(places=_places(there, language))
-        topic = "where"
-    named = regions
-    if topic in ("worst", "largest"):  # the most conspicuous comes first
-        named = regions[:1] if topic == "worst" else [max(regions, key=lambda region: region.area_pixels)]
-    form = words[topic if len(regions) == 1 else f"{topic}_many"]
-    return form.format(places=_places(named, language), count=_number(len(regions), language))
+    return _FIELD.sub(lambda found: field_in_words(found[1], facts, language), answer)
 
 
-def _regions_at(question: str, regions: Sequence[Region], language: str) -> list[Region]:
-    """The regions at the place that a question names: `left` means the whole left column."""
-    place = re.search(_PLACES[language], question)[0]
-    row, column = (
-        next((2 * end for end, form in enumerate(ends[language]) if re.search(form, place)), None)
-        for ends in (_ROWS, _COLUMNS)
+def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
+    """What a field of an answer stands for; empty where there is no such thing.
+
+    Args:
+        name (`str`): One of `FIELDS`.
+        facts ([`MeasuredFacts`]): Of the picture.
+        language (`str`): `"en"` or `"zh"`.
+    """
+    words, regions = _WORDS[language], facts.regions
+    if name == "places":
+        return _joined(_cells(regions, language), language)
+    if name == "count":
+        return number_in_words(len(regions), language)
+    if name == "ratio":
+        return words["ratio"].format(facts.ratio)
+    if name == "references":
+        one, several = words["references"]
+        return one if facts.num_references == 1 else several.format(facts.num_references)
+    if name == "reason":
+        kind = "close" if facts.condition == "fine" else facts.condition
+        return reason_in_words(kind, language, **facts.reasons.get(kind, {}))
+    if name == "name":
+        return category_name(facts.category, language)
+    if name == "description":
+        return facts.description or ""
+    if not regions:
+        return ""
+    return _region_field(name, facts, language)
+
+
+def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
+    words, regions = _WORDS[language], facts.regions
+    if name == "size":
+        return _size(regions[0], language)
+    if name == "sizes":
+        return _listed([_size(region, language) for region in regions], regions, language)
+    if name == "millimetres" and facts.scaled:
+        return _listed([_millimetres(region, language) for region in regions], regions, language)
+    if name == "share":
+        percent = 100 * sum(region.area_pixels for region in regions) / (facts.image_size[0] * facts.image_size[1])
+        return "< 0.1 %" if percent < 0.1 else f"{percent:.2g} %"
+    if name == "worst":
+        return position_words(regions[0], language)
+    if name == "largest":
+        return position_words(max(regions, key=lambda region: region.area_pixels), language)
+    if name == "others":
+        return words["comma"].join(position_words(region, language) for region in regions[1:])
+    if name == "shape":
+        sides = sorted((regions[0].width, regions[0].height))
+        return words["shape"][sides[1] >= _LONG * sides[0]]
+    return ""
+
+
+def number_in_words(count: int, language: str) -> str:
+    """A whole number in words up to nine, in digits beyond."""
+    return _NUMBERS[language][count - 1] if 1 <= count <= 9 else str(count)
+
+
+def _cells(regions: Sequence[Region], language: str) -> list[str]:
+    return list(dict.fromkeys(position_words(region, language) for region in regions))
+
+
+def _joined(words: Sequence[str], language: str) -> str:
+    table = _WORDS[language]
+    return table["comma"].join(words[:-1]) + (table["and"] if words[1:] else "") + "".join(words[-1:])
+
+
+def _listed(values: Sequence[str], regions: Sequence[Region], language: str) -> str:
+    """The values, each with its place where there are several."""
+    if len(values) == 1:
+        return values[0]
+    words = _WORDS[language]
+    return words["comma"].join(
+        words["at"].format(value=value, place=position_words(region, language))
+        for value, region in zip(values, regions, strict=True)
     )
-    if row is None and column is None:
-        row = column = 1
-    return [region for region in regions if row in (None, region.row) and column in (None, region.column)]
 
 
 def _size(region: Region, language: str) -> str:
-    words, millimetres = _FOLLOW_UPS[language], ""
-    if region.width_mm is not None:
-        millimetres = words["millimetres"].format(width=region.width_mm, height=region.height_mm)
-    place = POSITION_NAMES[language][region.row][region.column]
-    return words["size"].format(place=place, width=region.width, height=region.height, millimetres=millimetres)
+    words = _WORDS[language]
+    size = words["size"].format(width=region.width, height=region.height)
+    if region.width_mm is None:
+        return size
+    return words["size_mm"].format(size=size, millimetres=_millimetres(region, language))
 
 
-def _places(regions: Sequence[Region], language: str) -> str:
-    words = _ANSWERS[language]
-    cells = list(dict.fromkeys((region.row, region.column) for region in regions))
-    names = [POSITION_NAMES[language][row][column] for row, column in cells]
-    return words["comma"].join(names[:-1]) + (words["and"] if names[1:] else "") + "".join(names[-1:])
+def _millimetres(region: Region, language: str) -> str:
+    return _WORDS[language]["millimetres"].format(width=region.width_mm, height=region.height_mm)
 
 
-def _number(count: int, language: str) -> str:
-    return _NUMBERS[language][count - 2] if 2 <= count <= 9 else str(count)
-
-
-__all__ = ["answer_in_words", "follow_up_in_words", "reason_in_words"]
+__all__ = ["FIELDS", "MeasuredFacts", "facts_in_words", "fill_in", "number_in_words", "reason_in_words"]

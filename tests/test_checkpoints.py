@@ -1,18 +1,35 @@
 """Loading: the auto classes know AnomalyGPT, and what cannot be used is refused by name, in one line, at once."""
 
 import json
+import os
 import pathlib
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import modeling_anomalygpt
-from modeling_anomalygpt.checkpoints import UNQUANTIZED_MODULES, CheckpointError, load_checkpoint
+from modeling_anomalygpt.checkpoints import (
+    SMALL_BASE_VARIABLE,
+    UNQUANTIZED_MODULES,
+    CheckpointError,
+    load_checkpoint,
+)
+from modeling_anomalygpt.conversations.checking import contradictions
+from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.fuzzing import bounded_memory
-from tests.tiny import tiny_config
+from tests.tiny import TEXT_CONFIG, tiny_config, tiny_tokenizer
+from tests.tiny_processor import picture
 
 
 @pytest.fixture
@@ -172,3 +189,33 @@ def test_weights_that_the_configuration_leaves_out_are_named(saved, recwarn):
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.warns(UserWarning, match=r"\d+ tensors of the weights in .* are not used \(.*language_model.layers"):
         load_checkpoint(saved)
+
+
+# The small model: embedded eyes, a language model that does not ship, an adapter that does
+
+
+def test_without_network_one_line_says_how_to_get_the_small_models_language_model(monkeypatch):
+    monkeypatch.delenv(SMALL_BASE_VARIABLE, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    line = refusal("small")
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in line
+    assert "set ANOMALYGPT_SMALL_BASE to its folder" in line
+
+
+def test_another_language_model_than_the_adapters_is_refused(monkeypatch, tmp_path):
+    config = {name: value for name, value in TEXT_CONFIG.items() if name != "model_type"}
+    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setenv(SMALL_BASE_VARIABLE, str(tmp_path))
+    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in refusal("small")
+
+
+@pytest.mark.skipif(SMALL_BASE_VARIABLE not in os.environ, reason="needs a folder with SmolLM2-135M-Instruct")
+def test_the_small_model_speaks_of_what_was_measured():
+    inspector = AnomalyInspector.from_pretrained("small", device="cpu")
+    inspector.set_references([picture(0, (64, 64)), picture(2, (64, 64))], category="gear box")
+    result = inspector.inspect(picture(0, (64, 64)))
+    assert contradictions(result.answer, result.facts) == []
+    assert "gear box" in inspector.ask(result, "What is this part called?")
+    own, _ = load_checkpoint(device="cpu")
+    assert inspector.model.model.encoder_fingerprint() == own.model.encoder_fingerprint()

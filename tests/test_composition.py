@@ -24,9 +24,10 @@ from transformers import (
 
 from modeling_anomalygpt.checkpoints import load_checkpoint
 from modeling_anomalygpt.cli import main
+from modeling_anomalygpt.composition import with_language_model
 from modeling_anomalygpt.inspector import AnomalyInspector
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from tests.tiny import TEXT_CONFIG, TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_inputs, tiny_tokenizer
+from tests.tiny import TEXT_CONFIG, TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_inputs, tiny_pair, tiny_tokenizer
 from tests.tiny_processor import byte_tokenizer, picture
 
 SMALL_MAPS = {"map_size": 28, "prompt_channels": [4, 8], "num_map_prompts": 4, "num_base_prompts": 3}
@@ -235,3 +236,35 @@ def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, ca
         assert message in said
         assert said.count("\n") == 1
     assert not (tmp_path / "b").exists()
+
+
+def test_the_eyes_of_one_model_see_the_same_with_the_words_of_another(parts, tmp_path):
+    torch.manual_seed(0)
+    eyes, processor = tiny_pair(answering="grounded")
+    fields = {name: torch.clone(value) for name, value in eyes.model.vision_tower.state_dict().items()}
+    pictures = tiny_inputs(eyes.config)["pixel_values"]
+    kinds = {name: value for name, value in tiny_inputs(eyes.config).items() if name.startswith("state_prompt")}
+    before = eyes.get_image_features(pictures, **kinds)
+    model = with_language_model(eyes.eval(), processor, str(parts / "llama"), torch.float32).eval()
+    after = model.get_image_features(pictures, **kinds)
+    torch.testing.assert_close(after.anomaly_map, before.anomaly_map)
+    assert all(torch.equal(value, fields[name]) for name, value in model.model.vision_tower.state_dict().items())
+    assert model.config.answering == "grounded"
+    alone = AutoModelForCausalLM.from_pretrained(parts / "llama").eval()
+    ids = torch.randint(3, 90, (2, 7))
+    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    check_files(model, tmp_path)
+
+
+def test_without_eyes_the_command_takes_the_embedded_ones(parts, tmp_path):
+    assert main(["compose", "--language", str(parts / "llama"), "--output", str(tmp_path / "out")]) == 0
+    model, _ = load_checkpoint(tmp_path / "out", device="cpu")
+    own, _ = load_checkpoint(device="cpu")
+    assert model.model.encoder_fingerprint() == own.model.encoder_fingerprint()
+    assert model.config.decision == own.config.decision
+
+
+def test_a_text_tower_without_eyes_of_its_own_is_refused(parts, tmp_path, capsys):
+    words = ["compose", "--language", str(parts / "llama"), "--text-tower", str(parts / "clip")]
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "`--text-tower` must come with --vision" in capsys.readouterr().err

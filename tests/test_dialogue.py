@@ -1,13 +1,14 @@
-"""Conversations: what is fed back to the model, in which language it answers, how it calls the part."""
+"""Conversations: what is fed back to the model, what it is told, how fields become words."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from modeling_anomalygpt.dialogue import Dialogue, recent
-from modeling_anomalygpt.inspector import AnomalyInspector
-from modeling_anomalygpt.prompts import category_name
+from modeling_anomalygpt.dialogue import Dialogue, language_of, recent
+from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in
+from tests.conversations.drawn_facts import region
 from tests.tiny import tiny_pair
-from tests.tiny_processor import picture
 
 
 def conversation(num_questions: int, words: str = "Where is it?") -> list[dict[str, str]]:
@@ -18,7 +19,7 @@ def conversation(num_questions: int, words: str = "Where is it?") -> list[dict[s
     return messages[:-1]
 
 
-def heard(dialogue: Dialogue, messages: list[dict[str, str]], monkeypatch, max_new_tokens: int = 8) -> str:
+def heard(dialogue: Dialogue, messages: list[dict[str, str]], monkeypatch, max_new_tokens: int = 8, facts=None) -> str:
     """What the model is given of a conversation, as text."""
     given = {}
 
@@ -27,7 +28,7 @@ def heard(dialogue: Dialogue, messages: list[dict[str, str]], monkeypatch, max_n
         inputs["streamer"].end()
 
     monkeypatch.setattr(dialogue.model, "generate", generate)
-    assert list(dialogue.stream(messages, torch.zeros(1, 8, 32), max_new_tokens)) == []
+    assert list(dialogue.stream(messages, torch.zeros(1, 8, 32), max_new_tokens, facts)) == []
     ids = [int(token) for token in given["input_ids"][0] if token != dialogue.processor.image_token_id]
     return dialogue.processor.tokenizer.decode(ids)
 
@@ -53,55 +54,48 @@ def test_a_conversation_longer_than_the_models_positions_loses_its_oldest_questi
     assert recent(conversation(3), 5) == conversation(3)
 
 
-@pytest.fixture(scope="module")
-def inspector() -> AnomalyInspector:
-    """The embedded checkpoint: it forgets, mixes languages and cannot spell unless it is guided."""
-    inspector = AnomalyInspector.from_pretrained(device="cpu")
-    inspector.set_references([picture(0, (64, 64))])
-    return inspector
-
-
-QUESTIONS = {"en": ("What object is this?", "Where is it?"), "zh": ("这是什么物体？", "异常在哪里？")}
+FACTS = MeasuredFacts("anomalous", (region(0, 2),), (90, 90), 2.0, num_references=2, category="hinge pin")
 
 
 @pytest.mark.parametrize(
-    ("category", "language"), [("zipper", "en"), ("hinge_pin", "zh"), ("M8x40 hex bolt", "en"), ("齿轮箱", "zh")]
+    ("asked", "language", "heard_as"),
+    [
+        ("Where is the Hinge Pin bent?", "en", "Where is the item bent?"),
+        ("这个hinge pin有问题吗？", "zh", "这个物件有问题吗？"),
+    ],
 )
-def test_a_chat_of_any_length_keeps_to_the_language_asked_and_to_the_name_given(inspector, category, language):
-    other = {"en": "zh", "zh": "en"}[language]
-    result = inspector.inspect(picture(1, (64, 64)), category=category, language=language)
-    for asked in (language, other, language):
-        for question in QUESTIONS[asked]:
-            answer, name = inspector.ask(result, question, max_new_tokens=20), category_name(category, asked)
-            if question == QUESTIONS[asked][0]:
-                assert name in answer
-            rest = answer.replace(name, "")
-            assert any("\u4e00" <= letter <= "\u9fff" for letter in rest) == (asked == "zh"), answer
+def test_a_grounded_model_hears_what_was_measured_and_the_last_question_alone(monkeypatch, asked, language, heard_as):
+    model, processor = tiny_pair(answering="grounded")
+    messages = [*conversation(4), {"role": "assistant", "content": "There."}, {"role": "user", "content": asked}]
+    text = heard(Dialogue(model, processor), messages, monkeypatch, facts=FACTS)
+    assert text.count("Human:") == 1
+    assert "Where is it?" not in text
+    assert f"{facts_in_words(FACTS, language)} {heard_as}" in text
+    assert "top right" in text or "右上角" in text
 
 
-def test_streamed_pieces_join_to_the_answer_and_never_show_what_stands_for_a_name(inspector):
-    for category, language in (("hinge pin", "en"), ("hinge pin", "zh")):
-        result = inspector.inspect(picture(1, (64, 64)), category=category, language=language)
-        earlier = list(result.conversation)
-        pieces = list(inspector.ask(result, QUESTIONS[language][0], stream=True))
-        assert result.conversation[: len(earlier)] == earlier
-        assert "".join(pieces) == result.conversation[-1]["content"]
-        assert "object" not in "".join(pieces)
-        assert "物" not in "".join(pieces)
+def test_a_part_called_by_a_chinese_name_does_not_make_a_question_chinese():
+    assert language_of("Is the 齿轮箱 broken?", "齿轮箱") == "en"
+    assert language_of("齿轮箱坏了吗？", "齿轮箱") == "zh"
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 7, 100])
-@pytest.mark.parametrize("category", ["GX-7 zipper", "axle", "O-ring"])
-def test_a_name_is_whole_however_the_words_come(inspector, monkeypatch, category, pieces):
-    text = "The image shows an object with an anomaly. An object is a thing, as objects are; an objection is an"
+@pytest.mark.parametrize("category", ["GX-7 zipper", "axle", "齿轮"])
+def test_fields_are_filled_in_however_the_words_come_and_never_shown(monkeypatch, category, pieces):
+    model, processor = tiny_pair(answering="grounded")
+    text = "The @name differs @ratio as much at the @places; write to a@b. Sizes: @sizes"
+    facts = replace(FACTS, category=category)
 
     def generate(streamer, **_):
         for start in range(0, len(text), pieces):
             streamer.on_finalized_text(text[start : start + pieces])
         streamer.end()
 
-    monkeypatch.setattr(inspector.dialogue.model, "generate", generate)
-    question = {"role": "user", "content": f"Describe the {category}."}
-    stream = inspector.dialogue.stream([question], torch.zeros(1, 1, 1), 20, category)
-    named = f"an {category}" if category[0] in "aeiouAEIOU" else f"a {category}"
-    assert "".join(stream) == text.replace("an object ", f"{named} ").replace("An object ", f"A{named[1:]} ")
+    monkeypatch.setattr(model, "generate", generate)
+    question = {"role": "user", "content": "Describe it."}
+    shown = []
+    for piece in Dialogue(model, processor).stream([question], torch.zeros(1, 8, 32), 20, facts):
+        shown.append(piece)
+        assert not any(f"@{name}" in "".join(shown) for name in FIELDS)
+    assert "".join(shown) == fill_in(text, facts, "en")
+    assert f"The {category} differs 2 times as much at the top right;" in "".join(shown)

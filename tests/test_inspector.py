@@ -402,3 +402,28 @@ def test_the_depth_of_deep_pictures_is_found_in_the_references_and_kept(inspecto
         assert one.inspect(paths[3], answer=False).pred_score == pytest.approx(expected, rel=1e-3)
         (many,) = one.inspect_many([paths[3]], answer=False, progress=False)
         assert many.pred_score == pytest.approx(expected, rel=1e-3)
+
+
+def test_facts_are_those_of_the_result_and_a_made_up_description_is_none():
+    model, processor = tiny_pair(answering="grounded")
+    inspector = AnomalyInspector(model.eval(), processor)
+    inspector.set_references([picture(0), picture(2)], category="hinge pin")
+    for options, described in (({}, None), ({"description": "a pin of brass"}, "a pin of brass")):
+        result = inspector.inspect(picture(1), mm_per_pixel=0.1, **options)
+        facts = result.facts
+        assert (facts.verdict, facts.regions, facts.category) == (result.verdict, tuple(result.regions), "hinge pin")
+        assert (facts.num_references, facts.description) == (2, described)
+        assert facts.image_size == result.anomaly_map.shape
+        assert facts.ratio == pytest.approx(result.pred_score)
+        assert result.log_odds is None
+    assert inspector.inspect(picture(1), category="pcb1").facts.description.startswith("This is a sensor board")
+
+
+def test_a_grounded_model_is_not_asked_where_no_answer_is_wanted(monkeypatch):
+    model, processor = tiny_pair(answering="grounded")
+    inspector = AnomalyInspector(model.eval(), processor)
+    inspector.set_references([picture(0), picture(2)])
+    monkeypatch.setattr(model, "generate", lambda **_: pytest.fail("asked"))
+    for options in ({"answer": False}, {"use_language": False}):
+        result = inspector.inspect(picture(1), **options)
+        assert (result.answer, result.conversation) == ("", [])

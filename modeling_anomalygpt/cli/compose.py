@@ -7,7 +7,8 @@ from .options import be_quiet, check_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the parts, `--output` and `--dtype`."""
-    parser.add_argument("--vision", required=True, metavar="DIR_OR_ID", help="vision model, or one with a vision half")
+    eyes = "vision model, or one with a vision half (default: the eyes of the embedded checkpoint)"
+    parser.add_argument("--vision", metavar="DIR_OR_ID", help=eyes)
     parser.add_argument("--language", required=True, metavar="DIR_OR_ID", help="language model with its tokenizer")
     tower = "text encoder for maps by words, usually the same as --vision"
     parser.add_argument("--text-tower", metavar="DIR_OR_ID", help=tower)
@@ -21,12 +22,19 @@ def run(args: argparse.Namespace) -> int:
     be_quiet()
     for option in ("vision", "language", "text_tower"):
         check_model(getattr(args, option), f"--{option.replace('_', '-')}")
-    from ..checkpoints import new_folder
+    from ..checkpoints import CheckpointError, load_checkpoint, new_folder
+    from ..composition import with_language_model
     from ..modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 
+    if args.vision is None and args.text_tower is not None:
+        raise CheckpointError("`--text-tower` must come with --vision, got it alone. The embedded eyes have none.")
     with new_folder(args.output) as partial:
-        AnomalyGPTForConditionalGeneration.from_vision_language_pretrained(
-            args.vision, args.language, args.text_tower, args.dtype
-        ).save_pretrained(partial)
+        if args.vision is None:
+            model = with_language_model(*load_checkpoint(device="cpu"), args.language, args.dtype)
+        else:
+            model = AnomalyGPTForConditionalGeneration.from_vision_language_pretrained(
+                args.vision, args.language, args.text_tower, args.dtype
+            )
+        model.save_pretrained(partial)
     print(f"saved {args.output}")
     return 0

@@ -166,7 +166,7 @@ def result_lines(results: Sequence[Any], language: str, width: int) -> list[str]
             short_name(result.image, common),
             result.verdict,
             "-" if result.pred_score is None else f"{result.pred_score:.3f}",
-            "-" if result.log_odds is None else f"{result.log_odds:+.2f}",
+            "" if result.log_odds is None else f"{result.log_odds:+.2f}",
             regions_in_words(result.regions, language, limit=3) or "-",
             result.error or undecided(result) or result.answer or "-",
         ]

@@ -85,7 +85,8 @@ def inspection_options(args: argparse.Namespace) -> Any:
 def add_model_options(parser: argparse.ArgumentParser, tile: bool = False) -> Any:
     """Adds `--model`, `--device` and `--dtype`, and `--tile` where pictures may be split. Returns the group."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", metavar="DIR_OR_ID", help="checkpoint folder or Hub id (default: the embedded one)")
+    model = "checkpoint folder or Hub id, or small (default: the embedded one)"
+    group.add_argument("--model", metavar="DIR_OR_ID", help=model)
     if tile:
         group.add_argument("--tile", type=tile_side, metavar="PIXELS", help="split larger pictures into such tiles")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)")
@@ -213,7 +214,7 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def check_model(name: str | None, option: str = "--model") -> None:
     """Refuses a folder that does not exist before anything is loaded; asks the Hub once for what looks like an id."""
-    if name is None or os.path.exists(name):
+    if name in (None, "small") or os.path.exists(name):
         return
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"`{option}` must be a folder or a Hub id (user/name), got {name!r}, which does not exist.")

@@ -138,7 +138,7 @@ def _lines(rows: list[tuple[int, str | None, Any]]) -> list[str]:
             short_name(result.image, common) if result.image else f"row {number}",
             result.verdict if said is None else f"{result.verdict}, said {said}",
             "-" if result.pred_score is None else f"{result.pred_score:.3f}",
-            "-" if result.log_odds is None else f"{result.log_odds:+.2f}",
+            "" if result.log_odds is None else f"{result.log_odds:+.2f}",
             result.error or regions_in_words(result.regions, "en", limit=3) or "-",
         ]
         for number, said, result in rows

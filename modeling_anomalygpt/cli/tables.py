@@ -15,8 +15,9 @@ def format_table(
 ) -> list[str]:
     r"""Lines of a table: header, a rule, and one line a row, without spaces at the end.
 
-    `numbers` are columns aligned to the right. To fit `width` columns of a terminal those in `stretch` are cut, the
-    most willing first; the first column of all loses its beginning (paths), others their end.
+    A column without any entry is left out. `numbers` are columns aligned to the right. To fit `width` columns of a
+    terminal those in `stretch` are cut, the most willing first; the first column of all loses its beginning (paths),
+    others their end.
 
     Example:
     ```python
@@ -29,15 +30,14 @@ def format_table(
     ```
     """
     cells = [[printable(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(text_width(row[column]) for row in cells) for column in range(len(header))]
-    for column in stretch:
-        excess = max(0, sum(widths) + len(_GAP) * (len(widths) - 1) - width)
+    kept = [column for column in range(len(header)) if not rows or any(row[column] for row in cells[1:])]
+    widths = {column: max(text_width(row[column]) for row in cells) for column in kept}
+    for column in [column for column in stretch if column in widths]:
+        excess = max(0, sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width)
         shortest = min(widths[column], max(12, text_width(cells[0][column])))
         widths[column] = max(shortest, widths[column] - excess)
-    lines = [
-        _GAP.join(_fit(cell, widths[c], c in numbers, c == 0) for c, cell in enumerate(row)).rstrip() for row in cells
-    ]
-    return [lines[0], _GAP.join("-" * width for width in widths), *lines[1:]]
+    lines = [_GAP.join(_fit(row[c], widths[c], c in numbers, c == 0) for c in kept).rstrip() for row in cells]
+    return [lines[0], _GAP.join("-" * widths[column] for column in kept), *lines[1:]]
 
 
 def text_width(text: str) -> int:

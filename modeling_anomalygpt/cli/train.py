@@ -69,8 +69,8 @@ def _train(model_args: Any, tuning_args: Any, data_args: Any, training_args: Any
     with training_args.main_process_first(desc="data sets"):
         model, processor = load_for_training(model_args)
         data_seed = training_args.seed if training_args.data_seed is None else training_args.data_seed
-        examples = training_examples(data_args, processor, model.config.map_size, data_seed)
-        measured = evaluation_sets(data_args, processor, model.config.map_size, data_seed)
+        examples = training_examples(data_args, processor, model.config, data_seed)
+        measured = evaluation_sets(data_args, processor, model.config, data_seed)
     set_seed(training_args.seed)
     model = prepare_for_tuning(model, tuning_args)
     say = print if training_args.process_index == 0 else lambda *_: None

@@ -126,8 +126,8 @@ def training_sources(arguments: DataArguments) -> list[Any]:
     return sources
 
 
-def training_examples(arguments: DataArguments, processor: Any, map_size: int, seed: int) -> Any:
-    """The mix of [`training_sources`] as [`TrainingExamples`]."""
+def training_examples(arguments: DataArguments, processor: Any, config: Any, seed: int) -> Any:
+    """The mix of [`training_sources`] as [`TrainingExamples`] for a model with this configuration."""
     from ..data.examples import Wording
     from ..training.data import TrainingExamples
 
@@ -137,15 +137,17 @@ def training_examples(arguments: DataArguments, processor: Any, map_size: int, s
         training_sources(arguments),
         processor,
         seed=seed,
-        map_size=map_size,
+        map_size=config.map_size,
         reference_share=arguments.reference_share,
-        wording=Wording(languages, arguments.max_turns, arguments.varied, descriptions),
+        wording=Wording(
+            languages, arguments.max_turns, arguments.varied, descriptions, config.answering == "grounded"
+        ),
         max_length=arguments.max_length,
         length=arguments.samples_per_epoch,
     )
 
 
-def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, seed: int) -> Any:
+def evaluation_sets(arguments: DataArguments, processor: Any, config: Any, seed: int) -> Any:
     """The labelled pictures of `eval_dataset`, `None` without; the seed draws references and pictures."""
     from torch.utils.data import ConcatDataset
 
@@ -157,7 +159,13 @@ def evaluation_sets(arguments: DataArguments, processor: Any, map_size: int, see
         shots = arguments.eval_references
         options = {"references": named.load("train", option="--eval_dataset"), "shots": shots} if shots > 0 else {}
         rows = named.load(named.split or "test", option="--eval_dataset")
-        options |= {"name": named.name, "seed": seed, "map_size": map_size, "num_examples": arguments.eval_samples}
+        options |= {
+            "name": named.name,
+            "seed": seed,
+            "map_size": config.map_size,
+            "num_examples": arguments.eval_samples,
+        }
+        options["grounded"] = config.answering == "grounded"
         sets.append(EvaluationExamples(rows, processor, language=arguments.languages.split(",")[0], **options))
     return ConcatDataset(sets) if sets else None
 

@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 from ..conversations.facts import Facts
+from ..conversations.grounded import Question, draw_question, load_questions, marked_answer
 from ..conversations.instructions import conversation, fixed_turn
+from ..dialogue import with_facts
 from ..image_processing_anomalygpt import place
 from ..processing_anomalygpt import AnomalyGPTProcessor
-from ..prompts import check_language, opening_question
+from ..prompts import check_language, default_question, opening_question
 from ..regions import regions_of_mask
+from ..wording import MeasuredFacts
 from .sources import Example, SourceRows, labelled_example
 
 
@@ -29,12 +32,15 @@ class Wording:
             (the published unsupervised training).
         descriptions (`Mapping[str, str]`, *optional*): A sentence for each category that says how a good object looks.
             Those of MVTec AD and VisA are known.
+        grounded (`bool`, *optional*, defaults to `False`): For models with `answering="grounded"`: each picture has
+            one question, told what the mask shows as if it had been measured.
     """
 
     languages: Mapping[str, float] = field(default_factory=lambda: {"en": 1.0})
     max_turns: int = 3
     varied: bool = True
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    grounded: bool = False
 
     def __post_init__(self) -> None:
         for language, share in self.languages.items():
@@ -53,6 +59,8 @@ class Wording:
         facts = facts_of(example, self.descriptions.get(example.category))
         shares = np.array(list(self.languages.values()), dtype=float)
         language = list(self.languages)[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        if self.grounded:
+            return grounded_messages(facts, language, rng if self.varied else None, len(example.references))
         if self.varied:
             return conversation(facts, rng, language, self.max_turns)
         return fixed_messages(facts, language)
@@ -64,6 +72,38 @@ def fixed_messages(facts: Facts, language: str = "en") -> list[dict[str, str]]:
     description = facts.description if isinstance(facts.description, str) else None
     content = opening_question(facts.category, language, description, question)
     return [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+
+
+def grounded_messages(
+    facts: Facts, language: str, rng: np.random.Generator | None = None, num_references: int = 1
+) -> list[dict[str, str]]:
+    """One question after what the mask shows, and its answer with fields, as a grounded model is asked.
+
+    Args:
+        facts ([`Facts`]): Of the picture. Where there is no mask of an anomaly, the whole picture counts as one.
+        language (`str`): `"en"` or `"zh"`.
+        rng (`np.random.Generator`, *optional*): Draws topic, wording and strength; `None`: the usual question.
+        num_references (`int`, *optional*, defaults to 1): Good pictures; at least one is spoken of.
+    """
+    drawn = rng if rng is not None else np.random.default_rng(0)
+    regions = tuple(facts.regions)
+    if facts.anomalous and not regions:
+        regions = tuple(regions_of_mask(np.ones(facts.image_size, dtype=bool)))
+    measured = MeasuredFacts(
+        "anomalous" if facts.anomalous else "normal",
+        regions,
+        facts.image_size,
+        float(1.1 + drawn.gamma(1.2, 0.8) if facts.anomalous else drawn.uniform(0.2, 0.95)),
+        num_references=max(1, num_references),
+        category=facts.category,
+        description=facts.description if isinstance(facts.description, str) else None,
+    )
+    question = Question(default_question(language), "presence")
+    if rng is not None and rng.random() < 0.8:
+        topics = list(load_questions(language))
+        question = draw_question(rng, topics[int(rng.integers(len(topics)))], measured, language)
+    asked = with_facts([{"role": "user", "content": question.text}], measured, language)
+    return [*asked, {"role": "assistant", "content": marked_answer(question, measured, language)}]
 
 
 def facts_of(example: Example, description: str | None = None) -> Facts:
@@ -201,6 +241,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
         seed (`int`, *optional*, defaults to 0): Draws the references and, with `num_examples`, the rows.
         map_size (`int`, *optional*): `config.map_size` of the model.
         language (`str`, *optional*, defaults to `"en"`): Of question and answer, `"en"` or `"zh"`.
+        grounded (`bool`, *optional*, defaults to `False`): As in [`Wording`].
         num_examples (`int`, *optional*): Takes so many rows, half of them anomalous where there are enough, instead of
             all.
 
@@ -219,6 +260,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
         seed: int = 0,
         map_size: int | None = None,
         language: str = "en",
+        grounded: bool = False,
         num_examples: int | None = None,
     ):
         if shots < 1:
@@ -226,6 +268,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
         if num_examples is not None and num_examples < 1:
             raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
         self.rows, self.language = SourceRows(dataset, name, ("image", "label")), language
+        self.words = grounded_messages if grounded else fixed_messages
         self.chosen = chosen_rows(self.rows.labels, num_examples, seed)
         self._encode = ExampleEncoder(processor, map_size)
         self._references: dict[str, np.ndarray] = {}
@@ -242,7 +285,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.chosen[index]
         example = labelled_example(self.rows[row], self.rows.image_ids[row], self.rows.name)
-        sample = self._encode(example, lambda example: fixed_messages(facts_of(example), self.language))
+        sample = self._encode(example, lambda example: self.words(facts_of(example), self.language))
         reference = self._references.get(self.rows.categories[row])
         return sample | {
             "image_label": int(bool(example.anomalous)),

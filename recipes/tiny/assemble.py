@@ -1,6 +1,7 @@
 """Puts the vision model into an untrained AnomalyGPT, or the results of all stages into the final folder.
 
-    python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR [--language DIR]
+    python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR
+    python -m recipes.tiny.assemble start --earlier DIR --tokenizer DIR --output DIR
     python -m recipes.tiny.assemble finish --checkpoint DIR --output DIR
 
 `finish` sets what ends an answer and stores half-precision weights. Nothing is left to choose on data: maps are
@@ -12,22 +13,34 @@ import pathlib
 from collections.abc import Sequence
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
 from recipes.tiny.composition import untrained
+from recipes.tiny.tokenizer import VECTORS
 
 
-def start(vision: pathlib.Path, tokenizer: pathlib.Path, output: pathlib.Path, language: pathlib.Path | None) -> None:
-    """The vision model of `recipes.tiny.vision`; language parts of an earlier stage; the rest random."""
-    tower = AutoModel.from_pretrained(vision, dtype=torch.float32)
+def start(
+    vision: pathlib.Path | None, earlier: pathlib.Path | None, tokenizer: pathlib.Path, output: pathlib.Path
+) -> None:
+    """The vision model of `recipes.tiny.vision`, or all but the language model of an earlier checkpoint.
+
+    The rest is random. The word vectors are those of `recipes.tiny.tokenizer`.
+    """
+    if earlier:
+        whole = AnomalyGPTForConditionalGeneration.from_pretrained(earlier, dtype=torch.float32)
+        tower, kept = whole.model.vision_tower, whole.state_dict()
+    else:
+        tower = AutoModel.from_pretrained(vision, dtype=torch.float32)
+        kept = {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
     torch.manual_seed(0)
     model, processor = untrained(tower.config.to_dict(), tokenizer)
-    model.model.vision_tower.load_state_dict(tower.state_dict())
-    if language:
-        earlier = AnomalyGPTForConditionalGeneration.from_pretrained(language, dtype=torch.float32).model
-        for part in ("language_model", "prompt_learner", "multi_modal_projector"):
-            getattr(model.model, part).load_state_dict(getattr(earlier, part).state_dict())
+    language = ("model.language_model.", "lm_head.")
+    kept = {name: value for name, value in kept.items() if not name.startswith(language)}
+    model.load_state_dict(kept, strict=False)
+    vectors = load_file(tokenizer / VECTORS)["vectors"]
+    model.get_input_embeddings().weight.data.copy_(vectors)
     model.save_pretrained(output)
     processor.save_pretrained(output)
 
@@ -53,10 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     stages = parser.add_subparsers(dest="stage", required=True)
     first = stages.add_parser("start", help="vision model and tokenizer into an untrained checkpoint")
-    first.add_argument("--vision", type=pathlib.Path, required=True)
+    eyes = first.add_mutually_exclusive_group(required=True)
+    eyes.add_argument("--vision", type=pathlib.Path, help="folder of recipes.tiny.vision")
+    eyes.add_argument("--earlier", type=pathlib.Path, help="checkpoint of which all but the language model is kept")
     first.add_argument("--tokenizer", type=pathlib.Path, required=True)
     first.add_argument("--output", type=pathlib.Path, required=True)
-    first.add_argument("--language", type=pathlib.Path, help="folder whose language parts are taken over")
     last = stages.add_parser("finish", help="stop tokens and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)

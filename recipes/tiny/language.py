@@ -1,15 +1,18 @@
-"""Teaches the small language model to read evidence: first maps drawn by a rule, then maps the model itself makes.
+"""Teaches a small language model to answer from measured facts.
 
-    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 1000 [--evidence FILE.npz ...] [--resume]
+    python -m recipes.tiny.language --checkpoint DIR --output DIR --steps 2400 [--resume]
 
-The vision tower does not take part: a picture is its global vector and its map. `--checkpoint` is a folder with
-untrained or earlier weights; with `--evidence` (see recipes.tiny.evidence) a part of the samples are real maps.
+The vision tower does not take part: a picture is its global vector and its map, both drawn. A sample is one picture's
+facts and several questions; these see the picture and the facts but not one another, so that what they have in common
+is computed once. Answers name fields (`@size`) instead of numbers, see [`modeling_anomalygpt.wording.fill_in`].
 """
 
 import argparse
-import dataclasses
+import math
+import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,70 +20,67 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
-from modeling_anomalygpt.conversations.facts import Facts
-from modeling_anomalygpt.conversations.instructions import TOPICS, Speaker, conversation
-from modeling_anomalygpt.conversations.phrases import load_phrases
-from modeling_anomalygpt.dialogue import with_picture
+from modeling_anomalygpt.conversations.grounded import draw_facts, draw_question, load_questions, marked_answer
+from modeling_anomalygpt.dialogue import with_facts, with_picture
 from modeling_anomalygpt.modeling_anomalygpt import fill_placeholders
-from modeling_anomalygpt.prompts import POSITION_NAMES, category_name
-from recipes.tiny.drawn_evidence import draw_category, draw_evidence
-from recipes.tiny.evidence import EvidenceFiles
-from recipes.tiny.prompts import MapHeads, targets
-from recipes.tiny.unknowable_questions import unknowable_question
+from modeling_anomalygpt.wording import MeasuredFacts
+from recipes.tiny.drawn_evidence import draw_evidence
+from recipes.tiny.rough_questions import alike, roughened
 
 LANGUAGES = ("en", "zh")
-FIRST_WORD_WEIGHT, FACT_WORD_WEIGHT, HEADS_WEIGHT = 4.0, 2.0, 0.3
-NAMED_SHARE, CHECKED_SHARE = 0.25, 0.35
-NAMING = ("object", "object", "describe", "absent_thing")
-CHECKING = (
-    "place_check", "place_check", "kind_check", "kind_check", "kind", "kind", "size", "size", "unknowable",
-    "unknowable",
-)  # fmt: skip
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
+MORE_OFTEN = ("presence", "place_check", "place_check", "number_check", "good", "advice", "sure")
+NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
+TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 
 
-class EvidenceTrainer(Trainer):
-    """Trains on global vectors and maps instead of pictures, with weights for the words that decide.
-
-    With the heads of `recipes.tiny.prompts`, the prompt learner goes on learning places and number from every map,
-    whatever is asked about it.
-    """
-
-    heads: MapHeads | None = None
+class FactsTrainer(Trainer):
+    """Trains on questions that share their beginning."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        base, labels, weights = model.model, inputs["labels"], inputs["weights"]
+        """Mean cross-entropy of the answers' tokens."""
+        whole = getattr(model, "get_base_model", lambda: model)()
+        base = whole.model
         seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"])
         embeddings = base.get_input_embeddings()
         vectors = embeddings(inputs["input_ids"])
-        token = base.config.image_token_id
-        vectors = fill_placeholders(seen, inputs["input_ids"], vectors, token, embeddings)
-        answered = labels[:, 1:] != -100
+        if model.training:
+            vectors = vectors + NOISE * vectors.detach().std() * torch.randn_like(vectors)
+        vectors = fill_placeholders(seen, inputs["input_ids"], vectors, base.config.image_token_id, embeddings)
+        answered = inputs["labels"] != -100
         with torch.autocast("cpu", torch.bfloat16):
             hidden = base.language_model(
-                attention_mask=inputs["attention_mask"], inputs_embeds=vectors, use_cache=False
+                attention_mask=inputs["attention_mask"].to(vectors.dtype),
+                position_ids=inputs["position_ids"],
+                inputs_embeds=vectors,
+                use_cache=False,
             ).last_hidden_state
-            logits = model.lm_head(hidden[:, :-1][answered])
-        each = functional.cross_entropy(logits.float(), labels[:, 1:][answered], reduction="none")
-        weights = weights[:, 1:][answered]
-        loss = (each * weights).sum() / weights.sum()
-        if self.heads is not None:
-            prompts = seen[:, -base.config.num_map_prompts :]
-            loss = loss + HEADS_WEIGHT * self.heads.loss(prompts, inputs["held"], inputs["count"])[0]
+            logits = whole.lm_head(hidden[answered])
+        loss = functional.cross_entropy(logits.float(), inputs["labels"][answered])
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, *args, **kwargs):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-class Conversations(torch.utils.data.Dataset):
-    """Batches of conversations about drawn and seen evidence; batch `index` is the same in every run."""
+class Questions(torch.utils.data.Dataset):
+    """Batches of questions about drawn facts; batch `index` is the same in every run."""
 
-    def __init__(self, processor, config, batches: int, batch_size: int, seed: int, evidence, seen_share: float):
+    def __init__(
+        self,
+        processor: AnomalyGPTProcessor,
+        config: object,
+        batches: int,
+        batch_size: int,
+        seed: int,
+        questions: int,
+        english: float = 0.5,
+        others: Mapping[str, Sequence[str]] | None = None,
+    ):
         self.processor, self.config, self.seed = processor, config, seed
-        self.batches, self.batch_size = batches, batch_size
-        self.evidence, self.seen_share = evidence, seen_share if evidence is not None else 0.0
-        self.fact_words = fact_words(processor)
+        self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
+        self.others = others or {}
+        self.topics = [*load_questions("en"), *MORE_OFTEN]
         self.made = -1, []
 
     def __len__(self) -> int:
@@ -94,142 +94,146 @@ class Conversations(torch.utils.data.Dataset):
             samples.sort(key=lambda sample: len(sample["input_ids"]))
             order = rng.permutation(BATCHES_AT_ONCE)
             self.made = group, [samples[i * self.batch_size : (i + 1) * self.batch_size] for i in order]
-        return self.collate(self.made[1][index % BATCHES_AT_ONCE])
+        return collate(self.made[1][index % BATCHES_AT_ONCE], self.processor.tokenizer.pad_token_id)
 
     def sample(self, rng: np.random.Generator) -> dict:
-        """One conversation and what it is about."""
-        if rng.random() < self.seen_share:
-            image_embeds, anomaly_map, facts = self.evidence.draw(rng)
-            if rng.random() < 0.5:  # a name may be any
-                facts = dataclasses.replace(facts, category=draw_category(rng), description=None)
-            elif rng.random() < 0.5:
-                facts = dataclasses.replace(facts, description=None)
-        else:
-            anomaly_map, facts = draw_evidence(rng, self.config.map_size)
-            image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
-            image_embeds /= np.linalg.norm(image_embeds)
-        language = "zh" if not facts.category.isascii() else str(rng.choice(LANGUAGES))
-        encoded = self.processor.encode_conversation(
-            with_picture(told_conversation(facts, rng, language)), max_length=400
-        )
-        name = self.processor.tokenizer(f" {category_name(facts.category, language)}")["input_ids"]
-        held, count = targets(facts)
-        return encoded | {
-            "image_embeds": image_embeds, "anomaly_map": anomaly_map, "held": held, "count": count,
-            "weights": self.weights(encoded["labels"], name),
-        }  # fmt: skip
+        """One picture's facts and questions about them."""
+        anomaly_map, drawn = draw_evidence(rng, self.config.map_size)
+        image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
+        facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
+        language = "en" if rng.random() < self.english else "zh"
+        conversations = [self.conversation(rng, facts, language) for _ in range(self.questions)]
+        return packed(conversations) | {
+            "image_embeds": image_embeds / np.linalg.norm(image_embeds),
+            "anomaly_map": anomaly_map,
+        }
 
-    def weights(self, labels: list[int], name: list[int]) -> list[float]:
-        """The weight of each answer token: most for first words, more for words that carry facts."""
-        heavy = self.fact_words.union(name)
-        weights = [FACT_WORD_WEIGHT if label in heavy else 1.0 for label in labels]
-        for index in range(1, len(labels)):
-            if labels[index] != -100 and labels[index - 1] == -100:
-                weights[index] = FIRST_WORD_WEIGHT
-        return weights
-
-    def collate(self, samples: list[dict]) -> dict[str, torch.Tensor]:
-        """Right-padded batch, each answer token with its weight."""
-        batch = dict(self.processor.pad_conversations([{k: s[k] for k in ("input_ids", "labels")} for s in samples]))
-        for name in ("image_embeds", "anomaly_map", "held", "count"):
-            batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
-        length = batch["labels"].shape[1]
-        padded = [sample["weights"] + [0.0] * (length - len(sample["weights"])) for sample in samples]
-        batch["weights"] = torch.tensor(padded)
-        return batch
+    def conversation(self, rng: np.random.Generator, facts: MeasuredFacts, language: str) -> dict[str, list[int]]:
+        """One question, in words roughened as people type them, and its answer, as token ids and targets."""
+        topic = self.topics[int(rng.integers(len(self.topics)))]
+        question = draw_question(rng, topic, facts, language)
+        exact = question.place is not None or question.number is not None
+        text = roughened(question.text, rng, language, self.others, whole=exact)
+        asked = [{"role": "user", "content": text}]
+        answer = {"role": "assistant", "content": marked_answer(question, facts, language)}
+        return self.processor.encode_conversation([*with_picture(with_facts(asked, facts, language)), answer])
 
 
-def told_conversation(facts: Facts, rng: np.random.Generator, language: str) -> list[dict[str, str]]:
-    """A conversation that names the object in an answer only where the user has named it."""
-    practice = rng.random()
-    if practice < NAMED_SHARE:  # copying a name takes practice
-        turns = practised(facts, rng, language, [NAMING])
-    elif practice < NAMED_SHARE + CHECKED_SHARE:  # and so does comparing what is asked with what is seen
-        turns = practised(facts, rng, language, [CHECKING] * int(rng.integers(1, 4)))
-    else:
-        turns = conversation(facts, rng, language, max_turns=4)
-    name = category_name(facts.category, language).casefold()
-    for index, turn in enumerate(turns):
-        earlier = "".join(earlier["content"] for earlier in turns[:index] if earlier["role"] == "user")
-        if turn["role"] == "assistant" and name in turn["content"].casefold() and name not in earlier.casefold():
-            return conversation(dataclasses.replace(facts, category="object"), rng, language, max_turns=4)
-    return turns
+def packed(conversations: Sequence[dict[str, list[int]]]) -> dict[str, list]:
+    """Conversations with one beginning as one sequence, the beginning once.
+
+    Args:
+        conversations (`list[dict[str, list[int]]]`): `input_ids` and `labels` of each.
+
+    Returns:
+        `dict`: `input_ids`; `labels`, shifted: that of a token is the next one where an answer goes on;
+        `position_ids`; `owners`, the number of each token's conversation from 1, 0 for the beginning.
+    """
+    shared = len(os.path.commonprefix([one["input_ids"] for one in conversations]))
+    for one in conversations:  # at least one token of each prompt is its own
+        shared = min(shared, next(i for i, label in enumerate(one["labels"]) if label != -100) - 1)
+    ids, positions = list(conversations[0]["input_ids"][:shared]), list(range(shared))
+    labels, owners = [-100] * shared, [0] * shared
+    for number, one in enumerate(conversations, 1):
+        ids += one["input_ids"][shared:]
+        labels += [*one["labels"][shared + 1 :], -100]
+        positions += range(shared, len(one["input_ids"]))
+        owners += [number] * (len(one["input_ids"]) - shared)
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, "owners": owners}
 
 
-def practised(facts: Facts, rng: np.random.Generator, language: str, topics: list[tuple]) -> list[dict[str, str]]:
-    """A first question and its answer, then one turn of each of the groups of topics."""
-    turns = conversation(facts, rng, language, max_turns=1)
-    for group in topics:
-        topic = str(rng.choice(group))
-        asked = TOPICS[topic](Speaker(facts, language, rng))
-        if asked is not None:
-            question = unknowable_question(rng, language) if topic == "unknowable" and rng.random() < 0.6 else asked[0]
-            turns += [{"role": "user", "content": question}, {"role": "assistant", "content": asked[1]}]
-    return turns
+def collate(samples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Right-padded batch; the mask `(B, 1, T, T)` is 0 where a token sees another, else very low."""
+    length = max(len(sample["input_ids"]) for sample in samples)
+    batch = {
+        name: torch.tensor([sample[name] + [padding] * (length - len(sample[name])) for sample in samples])
+        for name, padding in (("input_ids", pad_token_id), ("labels", -100), ("position_ids", 0), ("owners", -1))
+    }
+    owners = batch.pop("owners")
+    same = (owners[:, :, None] == owners[:, None, :]) | (owners[:, None, :] == 0)
+    sees = same & torch.ones(length, length, dtype=torch.bool).tril()
+    batch["attention_mask"] = torch.where(sees, 0.0, torch.finfo(torch.bfloat16).min)[:, None]
+    for name in ("image_embeds", "anomaly_map"):
+        batch[name] = torch.from_numpy(np.stack([sample[name] for sample in samples]))
+    return batch
 
 
-def fact_words(processor) -> set[int]:
-    """Tokens of the words that carry facts: places, numbers, kinds."""
-    words = [f" {word}" for row in POSITION_NAMES["en"] for name in row for word in name.split()]
-    english, chinese = load_phrases("en"), load_phrases("zh")
-    words += [f" {word}" for word in english["numbers"]] + [f" {digit}" for digit in range(10)] + list("0123456789")
-    words += [f" {word}" for _, _, kind in english["kinds"].values() for word in kind.split()]
-    words += [name for row in POSITION_NAMES["zh"] for name in row] + chinese["numbers"]
-    words += [kind for _, _, kind in chinese["kinds"].values()]
-    return {token for word in words for token in processor.tokenizer(word)["input_ids"]}
+def words_alike(tokenizer: object, embeddings: torch.nn.Embedding) -> dict[str, tuple[str, ...]]:
+    """English words that are one token each, with those whose vectors lie beside theirs."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    chosen = [number for number, token in enumerate(tokens) if re.fullmatch("Ġ[a-z]{4,}", token)]
+    vectors = embeddings.weight.detach().float().numpy()[chosen]
+    return alike([tokens[number][1:] for number in chosen], vectors)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def train(model: torch.nn.Module, data: Questions, options: argparse.Namespace) -> None:
+    """Trains what needs gradients; goes on from the last checkpoint with `--resume`."""
+    folder = options.output / "trainer"
+    vectors = [p for name, p in model.named_parameters() if p.requires_grad and "embed_tokens" in name]
+    others = [p for name, p in model.named_parameters() if p.requires_grad and "embed_tokens" not in name]
+    groups = [{"params": others}]
+    if vectors:  # words that no question holds keep their place beside those of the same sense
+        groups.append({"params": vectors, "lr": options.learning_rate * options.vector_rate, "weight_decay": 0.0})
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
+    arguments = TrainingArguments(
+        str(folder),
+        max_steps=options.steps,
+        per_device_train_batch_size=1,  # an item of the data is a batch
+        learning_rate=options.learning_rate,
+        warmup_steps=0.03,
+        lr_scheduler_type="cosine",
+        max_grad_norm=1.0,
+        logging_steps=20,
+        save_steps=100,
+        save_total_limit=1,
+        dataloader_num_workers=1,
+        dataloader_prefetch_factor=4,
+        remove_unused_columns=False,
+        use_cpu=True,
+        report_to=[],
+        seed=options.seed,
+    )
+    steps, warmup = options.steps, max(1, round(0.03 * options.steps))
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, step / warmup) * 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
+    )
+    trainer = FactsTrainer(
+        model, arguments, data_collator=lambda items: items[0], train_dataset=data, optimizers=(optimizer, rate)
+    )
+    begun = any(folder.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=(options.resume and begun) or None)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options that all trainings from facts have."""
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.language", description=__doc__.split("\n")[0])
-    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for checkpoints and the result")
-    parser.add_argument("--evidence", type=pathlib.Path, nargs="+", help="seen maps; none: drawn ones only")
-    parser.add_argument("--seen-share", type=float, default=0.75, help="part of the samples taken from --evidence")
-    parser.add_argument("--heads", type=pathlib.Path, help="folder of recipes.tiny.prompts: its heads go on teaching")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch-size", type=int, default=12, help="pictures a step")
+    parser.add_argument("--questions", type=int, default=10, help="questions about each picture")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--vector-rate", type=float, default=0.2, help="word vectors learn at this part of the rate")
+    parser.add_argument("--english", type=float, default=0.5, help="share of English")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    return parser
 
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    words = parser()
+    words.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
+    options = words.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32)
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
-    evidence = EvidenceFiles(options.evidence) if options.evidence else None
-    sizes = (options.steps, options.batch_size)
-    data = Conversations(processor, model.config, *sizes, options.seed, evidence, options.seen_share)
+    sizes = (options.steps, options.batch_size, options.seed, options.questions, options.english)
     model.requires_grad_(False)
-    for part in (model.model.prompt_learner, model.model.multi_modal_projector, model.model.language_model):
-        part.requires_grad_(True)
-    trainer = EvidenceTrainer(
-        model,
-        TrainingArguments(
-            str(options.output / "trainer"),
-            max_steps=options.steps,
-            per_device_train_batch_size=1,  # an item of the data is a batch
-            learning_rate=options.learning_rate,
-            adam_beta2=0.95,
-            weight_decay=0.05,
-            warmup_steps=0.03,
-            lr_scheduler_type="cosine",
-            max_grad_norm=1.0,
-            logging_steps=50,
-            save_steps=250,
-            save_total_limit=1,
-            dataloader_num_workers=1,
-            remove_unused_columns=False,
-            use_cpu=True,
-            report_to=[],
-            seed=options.seed,
-        ),
-        data_collator=lambda items: items[0],
-        train_dataset=data,
-    )
-    trainer.heads = MapHeads.load(options.heads, model.config.text_config.hidden_size) if options.heads else None
-    begun = any((options.output / "trainer").glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=(options.resume and begun) or None)
+    for part in TRAINED_PARTS:
+        getattr(model.model, part).requires_grad_(True)
+    others = words_alike(processor.tokenizer, model.get_input_embeddings())
+    train(model, Questions(processor, model.config, *sizes, others), options)
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
 

@@ -1,124 +1,108 @@
-"""Trains the small tokenizer of the embedded checkpoint on the project's own conversations.
+"""Makes the tokenizer and the word vectors of the embedded checkpoint from those of SmolLM2 (Apache-2.0).
 
-Byte-level byte pairs: any text comes back exactly as it went in. Digits stand alone, and so do Chinese characters, so
-that numbers and unseen questions are made of known pieces.
+    python -m recipes.tiny.tokenizer --base DIR --output DIR [--common 12000]
 
-    python -m recipes.tiny.tokenizer --output DIR [--seed 0] [--vocab-size 2304]
+Byte-level byte pairs: any text comes back exactly as it went in. Kept are the commonest tokens of the base and those
+that the project's own conversations need; Chinese characters and the fields of answers get tokens of their own. Digits
+stand alone. The vectors of the base are brought to the width of the small language model by their principal
+components, so that words which no conversation holds lie beside words of the same sense.
 """
 
 import argparse
-import re
-from collections.abc import Iterator, Sequence
+import copy
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from datasets_scripts import FAMILIES, render_product
-from modeling_anomalygpt.conversations.facts import Facts
-from modeling_anomalygpt.conversations.instructions import conversation
+from modeling_anomalygpt.conversations.grounded import load_answers, load_questions
 from modeling_anomalygpt.conversations.phrases import load_phrases
-from modeling_anomalygpt.prompts import DESCRIPTIONS
-from modeling_anomalygpt.regions import regions_of_mask
+from modeling_anomalygpt.prompts import DESCRIPTIONS, POSITION_NAMES
+from modeling_anomalygpt.wording import FIELDS
 
 from .inspection_vocabulary import CHINESE, ENGLISH
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")
-VOCAB_SIZE = 2304
 CONTEXT_LENGTH = 1024
-_PROMPT_PIECES = ("### Human: <Img>", "</Img> ", "Human: ", "\n### Assistant:", "\n###")
+VECTORS = "word_vectors.safetensors"
+# Between a Chinese character and the next nothing is joined; digits stand alone.
+_SPLIT = [
+    {"type": "Digits", "individual_digits": True},
+    {"type": "Split", "pattern": {"Regex": r"[\u3400-\u9fff]"}, "behavior": "Isolated", "invert": False},
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+]
 
 
-def random_facts(category: str, rng: np.random.Generator, description: dict[str, str] | None = None) -> Facts:
-    """Facts about a picture that nobody took: up to five boxes as regions, a kind of defect, sometimes a scale.
-
-    Args:
-        category (`str`): Name of the object.
-        rng (`np.random.Generator`): Decides on everything else.
-        description (`dict[str, str]`, *optional*): Of a good object, for each language.
-
-    Returns:
-        `Facts`: Half of them without a region.
-    """
-    height, width = (int(side) for side in rng.integers(64, 320, 2))
-    mask = np.zeros((48, 48), bool)
-    kinds: list[str] = []
-    if rng.random() < 0.5:
-        for _ in range(int(rng.choice(5, p=[0.6, 0.2, 0.1, 0.06, 0.04])) + 1):
-            y, x = rng.integers(0, 40, 2)
-            mask[y : y + rng.integers(2, 9), x : x + rng.integers(2, 9)] = True
-        kinds = [str(rng.choice(list(load_phrases("en")["kinds"])))] if rng.random() < 0.7 else []
-    scale = float(rng.choice([0.01, 0.02, 0.05, 0.1, 0.125, 0.25, 0.5])) if rng.random() < 0.3 else None
-    mask = np.repeat(np.repeat(mask, -(-height // 48), 0), -(-width // 48), 1)[:height, :width]
-    return Facts(category, (height, width), regions_of_mask(mask), kinds, description, scale)
-
-
-def training_texts(seed: int = 0, conversations: int = 12_000) -> Iterator[str]:
-    """The texts to learn from: pieces of the prompt, conversations in both languages, phrases, words.
-
-    Args:
-        seed (`int`, *optional*, defaults to 0): The same seed gives the same texts.
-        conversations (`int`, *optional*, defaults to 12000): Number of conversations.
-
-    Returns:
-        `Iterator[str]`: Texts as they reach the tokenizer: a prompt's piece, a question or an answer each.
-    """
-    rng = np.random.default_rng(seed)
-    known = [(description.en_name, None) for description in DESCRIPTIONS.values()]
-    categories: list[tuple[str, dict[str, str] | None]] = [(name, None) for name in (*DESCRIPTIONS, "object")] + known
-    for family in FAMILIES:
-        for _ in range(12):
-            design = render_product(family, np.random.default_rng(rng.integers(2**32))).design
-            categories.append((family, {"en": design.description, "zh": design.description_zh}))
-    for index in range(conversations):
-        category, description = categories[int(rng.integers(len(categories)))]
-        facts = random_facts(category, rng, description)
-        for message in conversation(facts, rng, ("en", "zh")[index % 2], max_turns=4):
-            yield from _PROMPT_PIECES
-            yield message["content"]
+def conversation_texts() -> list[str]:
+    """Every question, answer, name and word of the project's conversations."""
+    texts = [f" {word}" for word in ENGLISH.split()] + ["### Human: <Img></Img> ", "\n### Assistant:", "\n###"]
     for language in ("en", "zh"):
-        for table in ("questions", "answers"):
-            for options in load_phrases(language)[table].values():
-                for phrase in options if isinstance(options, list) else (options,):
-                    yield re.sub(r"\{\w+\}", "", phrase)
-    for _ in range(3):
-        yield from (f" {word}" for word in ENGLISH.split())
-        yield CHINESE
+        for topics in (load_questions(language), load_answers(language)):
+            for entries in topics.values():
+                texts += entries.values() if isinstance(entries, dict) else entries
+        phrases = load_phrases(language)
+        texts += [f" {word}" for words in phrases["kinds"].values() for word in words] + phrases["absent_things"]
+        texts += [f" {name}" for row in POSITION_NAMES[language] for name in row]
+    for one in DESCRIPTIONS.values():
+        texts += [one.en, one.zh, one.en_name, one.zh_name]
+    return texts
 
 
-def train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
-    """A byte-level byte-pair tokenizer of the texts.
+def chosen_tokens(base: dict, used: Sequence[str], common: int) -> tuple[list[str], list[list[str]]]:
+    """Tokens and merges of the base that are kept.
 
     Args:
-        texts (`Iterator[str]` or `Sequence[str]`): What to learn from.
-        vocab_size (`int`, *optional*, defaults to 2304): Number of tokens, special tokens and the 256 bytes included.
+        base (`dict`): The `model` part of a byte-pair tokenizer's JSON.
+        used (`Sequence[str]`): Tokens that must stay, with all that they are merged from.
+        common (`int`): Tokens with lower numbers stay as well; numbers rise as tokens become rarer.
 
     Returns:
-        `PreTrainedTokenizerFast`: With `<pad>`, `<s>`, `</s>` and `image_token` `<image>` (ids 0 to 3); adds none
-            by itself.
-
-    Raises:
-        ValueError: If the vocabulary is too small for the bytes.
+        `tuple[list[str], list[list[str]]]`: Tokens in their order, merges in their order.
     """
-    if vocab_size < 256 + len(SPECIAL_TOKENS):
-        raise ValueError(f"`vocab_size` must be at least {256 + len(SPECIAL_TOKENS)}, got {vocab_size}. Raise it.")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.Split(Regex(r"[\u3400-\u9fff]"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(iter(texts), trainer)
+    made = {"".join(pair): pair for pair in reversed(base["merges"])}  # the first merge that makes a token counts
+    kept = {token for token, number in base["vocab"].items() if number < common}
+    waiting = [token for token in {*used, *kept} if token in base["vocab"]]
+    kept = set()
+    while waiting:
+        token = waiting.pop()
+        if token not in kept:
+            kept.add(token)
+            waiting += made.get(token, ())
+    merges = [pair for pair in base["merges"] if "".join(pair) in kept and {*pair} <= kept]
+    tokens = [token for token, _ in sorted(base["vocab"].items(), key=lambda item: item[1]) if token in kept]
+    return tokens, merges
+
+
+def small_tokenizer(base: PreTrainedTokenizerFast, common: int) -> PreTrainedTokenizerFast:
+    """The base's tokenizer with fewer tokens, and some for Chinese characters and fields.
+
+    Args:
+        base (`PreTrainedTokenizerFast`): A byte-level byte-pair tokenizer.
+        common (`int`): How many of its commonest tokens stay.
+
+    Returns:
+        `PreTrainedTokenizerFast`: With `<pad>`, `<s>`, `</s>` and `image_token` `<image>` (ids 0 to 3); adds none by
+            itself.
+    """
+    state = json.loads(base.backend_tokenizer.to_str())
+    texts = conversation_texts()
+    used = {token for text in texts for token in base.convert_ids_to_tokens(base(text)["input_ids"])}
+    tokens, merges = chosen_tokens(state["model"], sorted(used), common)
+    tokens = [token for token in tokens if not token.startswith("<|")]
+    byte_names = Tokenizer.from_str(json.dumps(_state(state, ["a"], [])))
+    for character in sorted({one for text in [*texts, CHINESE] for one in text if one >= "\u3000"}):
+        pieces = list(byte_names.pre_tokenizer.pre_tokenize_str(character)[0][0])
+        while len(pieces) > 1:
+            merges += [] if pieces[:2] in merges else [pieces[:2]]
+            pieces = ["".join(pieces[:2]), *pieces[2:]]
+            tokens += [] if pieces[0] in tokens else [pieces[0]]
+    tokenizer = Tokenizer.from_str(json.dumps(_state(state, [*SPECIAL_TOKENS, *tokens], merges)))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.add_tokens([f"@{field}" for field in FIELDS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -131,21 +115,55 @@ def train_tokenizer(texts: Iterator[str] | Sequence[str], vocab_size: int = VOCA
     )
 
 
+def _state(base: dict, tokens: list[str], merges: list[list[str]]) -> dict:
+    state = copy.deepcopy(base)
+    state["added_tokens"], state["post_processor"] = [], None
+    state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": _SPLIT}
+    state["model"] |= {"vocab": {token: number for number, token in enumerate(tokens)}, "merges": merges}
+    state["model"]["unk_token"] = None
+    return state
+
+
+def word_vectors(base: np.ndarray, width: int, deviation: float) -> np.ndarray:
+    """Vectors brought to fewer dimensions by their principal components.
+
+    Args:
+        base (`np.ndarray` of shape `(tokens, base_width)`): float.
+        width (`int`): Dimensions that remain.
+        deviation (`float`): Standard deviation of all numbers together afterwards.
+
+    Returns:
+        `np.ndarray` of shape `(tokens, width)`: float32.
+    """
+    centred = base - base.mean(0)
+    _, components = np.linalg.eigh(centred.T @ centred)  # the last ones hold most
+    small = centred @ components[:, : -width - 1 : -1]
+    return (small * (deviation / small.std())).astype(np.float32)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains and saves the tokenizer.
+    """Makes and saves the tokenizer and its vectors.
 
     Args:
         arguments (`Sequence[str]`, *optional*): Words of the command line; those of the process by default.
     """
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.tokenizer", description=__doc__.split("\n")[0])
+    parser.add_argument("--base", type=Path, required=True, help="folder with SmolLM2-135M-Instruct")
     parser.add_argument("--output", type=Path, required=True, help="folder to save the tokenizer in")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the conversations (default: 0)")
-    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help=f"number of tokens (default: {VOCAB_SIZE})")
-    parser.add_argument("--conversations", type=int, default=12_000, help="how many to learn from (default: 12000)")
+    parser.add_argument("--common", type=int, default=12_000, help="commonest tokens that stay (default: 12000)")
+    parser.add_argument("--width", type=int, default=192, help="width of the language model (default: 192)")
     options = parser.parse_args(arguments)
-    tokenizer = train_tokenizer(training_texts(options.seed, options.conversations), options.vocab_size)
+    base = AutoTokenizer.from_pretrained(options.base)
+    tokenizer = small_tokenizer(base, options.common)
+    known = base.get_vocab()
+    everything = AutoModelForCausalLM.from_pretrained(options.base).get_input_embeddings().weight.detach().numpy()
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    shared = [number for number, token in enumerate(tokens) if token in known]
+    vectors = np.random.default_rng(0).normal(0, 0.04, (len(tokens), options.width)).astype(np.float32)
+    vectors[shared] = word_vectors(everything[[known[tokens[number]] for number in shared]], options.width, 0.04)
     tokenizer.save_pretrained(options.output)
-    print(f"{len(tokenizer)} tokens -> {options.output}")
+    save_file({"vectors": vectors}, options.output / VECTORS)
+    print(f"{len(tokenizer)} tokens, {len(shared)} with vectors of the base -> {options.output}")
 
 
 if __name__ == "__main__":

@@ -374,7 +374,7 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["demo", "--port", "99999"], "must be a whole number from 1 to 65535, got '99999'"),
         (["demo", "--model", "nomodel"], "got 'nomodel', which does not exist"),
         (["evaluate", "--dataset", "rendered_parts", "--output", "x", "--model", "no"], "got 'no', which does not"),
-        (["export", "--output", "x.txt"], "`--output` must end in .onnx or .pt2, got 'x.txt'"),
+        (["export", "--output", "x.txt"], "`--output` must end in .onnx, .xml or .pt2, got 'x.txt'"),
         (["chat"], "the following arguments are required: IMAGE"),
         (["chat", "missing.png"], "missing.png"),
         (["--model", "x"], "unrecognized arguments: --model x"),
@@ -453,6 +453,7 @@ def test_tables_are_aligned_also_with_chinese_and_cut_to_the_width():
     assert lines[2].endswith("...")
     column = text_width(lines[0][: lines[0].index("answer")])
     assert text_width(lines[2][: lines[2].index("是")]) == column == lines[3].index("No.")
+    assert format_table(["a", "b", "c"], [["1", "", "3"], ["4", "", ""]])[0] == "a  c", "b has no entry"
     assert format_table(["x"], [["\x1b[31mred\nline"]])[2] == "?[31mred line", "no control characters"
 
 

@@ -1,11 +1,15 @@
 """Samples for evaluation during training: the same each time, fixed references, where the answer is decided."""
 
+import re
+
 import datasets
 import numpy as np
 import pytest
 import torch
 
-from modeling_anomalygpt.data.examples import EvaluationExamples
+from modeling_anomalygpt.conversations.grounded import load_answers
+from modeling_anomalygpt.data.examples import EvaluationExamples, Wording
+from modeling_anomalygpt.data.sources import SourceRows, labelled_example
 from modeling_anomalygpt.training.collator import InspectionCollator
 from tests.inspection_rows import answers, decoded, inspection_rows
 from tests.tiny import tiny_pair
@@ -86,3 +90,26 @@ def test_what_cannot_be_evaluated_is_refused(processor):
         EvaluationExamples(inspection_rows(), processor, references=inspection_rows(2), shots=4)
     with pytest.raises(ValueError, match=r"'references of evaluation' must hold normal pictures \(label 0\) of nut"):
         EvaluationExamples(inspection_rows(), processor, references=inspection_rows(2, 0, "bolt"))
+
+
+def test_a_grounded_model_learns_to_speak_of_what_the_mask_shows(processor):
+    rows = SourceRows(inspection_rows(6, 6), "rows")
+    wording, rng = Wording({"en": 1, "zh": 1}, grounded=True), np.random.default_rng(0)
+    known = {text for language in ("en", "zh") for cases in load_answers(language).values() for text in cases.values()}
+    verdicts = set()
+    for index in range(12):
+        example = labelled_example(rows[index], str(index), "rows")
+        for _ in range(20):
+            question, answer = wording.messages(example, rng)
+            told = re.match("Measured: (normal|anomalous), |测量：(正常|异常)、", question["content"])
+            verdicts.add((bool(example.anomalous), told[1] or told[2]))
+            assert answer["content"] in known
+    assert verdicts == {(False, "normal"), (False, "正常"), (True, "anomalous"), (True, "异常")}
+
+
+def test_a_grounded_model_is_evaluated_by_the_usual_question_about_what_the_mask_shows(processor):
+    samples = EvaluationExamples(inspection_rows(2, 2), processor, grounded=True)
+    for sample in samples:
+        assert answers(sample, processor).startswith(
+            "Yes, there" if sample["image_label"] else "No, there is no anomaly"
+        )

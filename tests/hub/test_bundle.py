@@ -75,6 +75,18 @@ def test_what_is_missing_cut_off_or_changed_is_named(tmp_path, damage, changes, 
         read_bundle(tmp_path / "bolts.onnx")
 
 
+def test_a_later_export_of_the_same_name_is_noticed(tmp_path):
+    write(tmp_path)
+    (tmp_path / "bolts.xml").write_bytes(b"")
+    row = json.loads((tmp_path / "bolts.json").read_text()) | {
+        "files": {"bolts.xml": file_facts(tmp_path / "bolts.xml")}
+    }
+    (tmp_path / "bolts.json").write_text(json.dumps(row))
+    assert read_bundle(tmp_path).file == tmp_path / "bolts.xml"
+    with pytest.raises(BundleError, match="describes bolts.xml, not bolts.onnx: a later export had the same name"):
+        read_bundle(tmp_path / "bolts.onnx")
+
+
 def test_a_folder_with_none_or_several_is_refused(tmp_path):
     with pytest.raises(BundleError, match="must be a folder with one export, got 0 in"):
         read_bundle(tmp_path)

@@ -146,6 +146,7 @@ def test_agreement_is_counted_picture_by_picture(taught):
     second, third = sorted(one.max() for one in maps)[1:3]
     threshold = float(second + third) / 2
     taught.references = replace(taught.references, bank=replace(bank, threshold=threshold))
+    taught.model.config.decision = {"undecided_margin": 0.0}
 
     def constant(value):
         return lambda pixel_values: [np.full((1, 28, 28), value, np.float32), np.full(1, value, np.float32)]

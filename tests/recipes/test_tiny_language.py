@@ -1,53 +1,114 @@
-"""The conversations with which the embedded language model practises."""
+"""The questions with which the language models practise, and how several about one picture share its facts."""
 
 import numpy as np
+import pytest
+import torch
 
-from benchmarks.answers import UNHEARD
-from modeling_anomalygpt.conversations.facts import Facts
-from modeling_anomalygpt.conversations.phrases import load_phrases
-from modeling_anomalygpt.regions import regions_of_mask
-from recipes.tiny.language import told_conversation
-from recipes.tiny.unknowable_questions import unknowable_question
-
-UNKNOWABLE = {language: load_phrases(language)["questions"]["unknowable"] for language in ("en", "zh")}
+from modeling_anomalygpt.conversations.grounded import load_answers, load_questions
+from recipes.tiny.language import Questions, collate, packed
+from recipes.tiny.rough_questions import roughened
+from tests.tiny import tiny_pair
 
 
-def facts(anomalous: bool) -> Facts:
-    mask = np.zeros((224, 224), bool)
-    mask[20:40, 20:60] = anomalous
-    return Facts("bracket", mask.shape, regions_of_mask(mask), ["scratch"] if anomalous else [])
+@pytest.fixture(scope="module")
+def pair():
+    return tiny_pair(answering="grounded")
 
 
-def test_questions_without_an_answer_are_many_and_none_of_them_is_measured_as_unheard():
+@pytest.fixture(scope="module")
+def data(pair):
+    model, processor = pair
+    return Questions(processor, model.config, batches=20, batch_size=2, seed=3, questions=4)
+
+
+def test_questions_that_share_a_beginning_are_computed_as_if_each_stood_alone(pair, data):
+    model, processor = pair
+    language_model, embeddings = model.model.language_model, model.get_input_embeddings()
+    rng = np.random.default_rng(0)
+    sample = data.sample(rng)
+    rng = np.random.default_rng(0)  # the same once more, unpacked
+    conversations = []
+    drawn = data.conversation
+
+    def kept(*arguments):
+        conversations.append(drawn(*arguments))
+        return conversations[-1]
+
+    data.conversation = kept
+    try:
+        assert data.sample(rng)["input_ids"] == sample["input_ids"]
+    finally:
+        del data.conversation
+    batch = collate([sample], processor.tokenizer.pad_token_id)
+    with torch.no_grad():
+        together = language_model(
+            inputs_embeds=embeddings(batch["input_ids"]),
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+        ).last_hidden_state[0][batch["labels"][0] != -100]
+        alone = [
+            language_model(inputs_embeds=embeddings(torch.tensor([one["input_ids"]]))).last_hidden_state[0, :-1][
+                torch.tensor(one["labels"][1:]) != -100
+            ]
+            for one in conversations
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    targets = [label for one in conversations for label in one["labels"] if label != -100]
+    assert batch["labels"][0][batch["labels"][0] != -100].tolist() == targets
+
+
+def test_the_beginning_is_kept_once_and_every_question_has_a_token_of_its_own():
+    one = {"input_ids": [1, 2, 3, 4, 9], "labels": [-100, -100, -100, -100, 9]}
+    other = {"input_ids": [1, 2, 3, 4, 8], "labels": [-100, -100, -100, -100, 8]}
+    found = packed([one, other])
+    assert found == {
+        "input_ids": [1, 2, 3, 4, 9, 4, 8],
+        "labels": [-100, -100, -100, 9, -100, 8, -100],
+        "position_ids": [0, 1, 2, 3, 4, 3, 4],
+        "owners": [0, 0, 0, 1, 1, 2, 2],
+    }
+
+
+def test_batches_are_the_same_in_every_run_and_all_answers_are_known_ones(pair, data):
+    model, processor = pair
+    again = Questions(processor, model.config, batches=20, batch_size=2, seed=3, questions=4)
+    for index in (0, 7, 12):
+        first, second = data[index], again[index]
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    known = {
+        answer for language in ("en", "zh") for cases in load_answers(language).values() for answer in cases.values()
+    }
+    labels = data[5]["labels"]
+    for row in labels:
+        text = processor.tokenizer.decode(row[row != -100])
+        assert {one.strip() for one in text.split("###") if one.strip()} <= known
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_held_back_question_is_practised(pair, language, monkeypatch):
+    model, processor = pair
+    asked = []
+    monkeypatch.setattr("recipes.tiny.language.roughened", lambda text, *_, **__: asked.append(text) or text)
+    data = Questions(processor, model.config, batches=64, batch_size=4, seed=1, questions=10)
+    for index in range(0, 64, 8):
+        data[index]
+    kept = {text for texts in load_questions(language, held_back=True).values() for text in texts}
+    assert len(asked) > 2000
+    assert not kept & set(asked)
+
+
+def test_roughened_questions_stay_questions_of_their_language():
+    rng = np.random.default_rng(0)
     for language in ("en", "zh"):
-        made = [unknowable_question(np.random.default_rng(seed), language) for seed in range(800)]
-        assert len(set(made)) > 200
-        assert not set(made) & set(UNHEARD[language])
-        assert not set(UNKNOWABLE[language]) & set(UNHEARD[language])
-        assert all(question.endswith("?" if language == "en" else "？") for question in made)
-        assert all(question.isascii() == (language == "en") for question in made)
+        for text in load_questions(language)["where"] * 5:
+            rough = roughened(text, rng, language, {"where": ("anywhere",)})
+            assert 0.3 * len(text) < len(rough) < 2 * len(text) + 30
+            assert rough.isascii() == (language == "en")
 
 
-def test_a_question_without_an_answer_is_always_refused():
-    refusals = {language: load_phrases(language)["answers"]["unknowable"] for language in ("en", "zh")}
-    asked = 0
-    for index in range(400):
-        language = ("en", "zh")[index % 2]
-        turns = told_conversation(facts(index % 3 == 0), np.random.default_rng(index), language)
-        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
-        known = {*UNKNOWABLE["en"], *UNKNOWABLE["zh"]}
-        for question, answer in zip(turns[::2], turns[1::2], strict=True):
-            if question["content"] in known:
-                asked += 1
-                assert answer["content"] in refusals[language]
-    assert asked > 20
-
-
-def test_a_name_is_only_said_after_the_user_has_said_it():
-    for index in range(300):
-        turns = told_conversation(facts(index % 2 == 0), np.random.default_rng(index), "en")
-        heard = ""
-        for turn in turns:
-            if turn["role"] == "assistant" and "bracket" in turn["content"]:
-                assert "bracket" in heard
-            heard += turn["content"] if turn["role"] == "user" else ""
+def test_a_question_whose_places_and_numbers_decide_keeps_all_of_its_words():
+    rng, text = np.random.default_rng(0), "Are there three defects at the lower left corner"
+    for _ in range(300):
+        rough = roughened(text, rng, "en", {"three": ("four",), "lower": ("upper",), "left": ("right",)}, whole=True)
+        assert len(rough.split()) >= len(text.split())
+        assert not {"four", "upper", "right"} & set(rough.split())

@@ -1,34 +1,39 @@
-"""The small tokenizer: nothing is lost, numbers and Chinese fall into known pieces, yes and no are single tokens."""
+"""The small tokenizer: nothing is lost; numbers, Chinese and fields stand alone; vectors keep their sense."""
 
 import random
-import re
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from modeling_anomalygpt.conversations.instructions import conversation
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS
-from recipes.tiny.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE, main, random_facts, train_tokenizer, training_texts
+from modeling_anomalygpt.wording import FIELDS
+from recipes.tiny.tokenizer import SPECIAL_TOKENS, chosen_tokens, conversation_texts, small_tokenizer, word_vectors
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return list(training_texts(seed=0, conversations=600))
+def base() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([text for text in conversation_texts() if text.isascii()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
 
 
 @pytest.fixture(scope="module")
-def tokenizer(texts, tmp_path_factory):
+def tokenizer(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(texts).save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    small_tokenizer(base, 400).save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def test_special_tokens_survive_saving_and_come_first(tokenizer):
     assert tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == [0, 1, 2, 3]
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
     assert (tokenizer.image_token, tokenizer.image_token_id) == ("<image>", 3)
-    assert 1500 < len(tokenizer) <= VOCAB_SIZE
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -40,52 +45,42 @@ def test_any_text_comes_back_as_it_went_in(seed, tokenizer):
         assert tokenizer.decode(tokenizer(text).input_ids, clean_up_tokenization_spaces=False) == text
 
 
-@pytest.mark.parametrize("word", [*YES_WORDS.values(), *NO_WORDS.values()])
-def test_yes_and_no_are_single_tokens_at_the_start_of_an_answer(word, tokenizer):
-    (index,) = tokenizer(word).input_ids
-    comma = "，" if ord(word[0]) > 0x2000 else ","
-    assert tokenizer(word + comma).input_ids[0] == index
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_yes_and_no_begin_with_other_tokens(language, tokenizer):
+    assert tokenizer(YES_WORDS[language]).input_ids[0] != tokenizer(NO_WORDS[language]).input_ids[0]
 
 
-def test_digits_and_chinese_characters_stand_alone(tokenizer):
-    assert [token.lstrip("Ġ") for token in tokenizer.tokenize("128.5") if token != "Ġ"] == list("128.5")
+def test_digits_characters_and_fields_stand_alone(tokenizer):
+    assert tokenizer.tokenize("128.5") == list("128.5")
     ids = tokenizer("图像中有异常吗？").input_ids
     assert [tokenizer.decode([index]) for index in ids] == list("图像中有异常吗？")
+    for name in FIELDS:
+        assert tokenizer.tokenize(f"the @{name}.")[-2] == f"@{name}"
 
 
-def test_pieces_of_the_prompt_are_short_and_the_answers_end_is_its_own_tokens(tokenizer):
-    assert tokenizer.tokenize("### Human: <Img>") == ["###", "ĠHuman", ":", "Ġ<", "Img", ">"]
-    for answer in ("No, there is no anomaly in the image.", "否，图像中没有异常。"):
-        assert tokenizer(answer + "\n###").input_ids == tokenizer(answer).input_ids + tokenizer("\n###").input_ids
+def test_what_the_conversations_need_is_kept_as_the_base_writes_it(base, tokenizer):
+    english = [text for text in conversation_texts() if text.isascii() and "@" not in text and "{" not in text]
+    for text in english[::20]:
+        if not any(letter.isdigit() for letter in text):
+            assert tokenizer.tokenize(text) == base.tokenize(text), text
+    assert len(tokenizer) < len(base) + 2500
 
 
-def test_conversations_are_short(tokenizer):
-    rng = np.random.default_rng(5)
-    for language in ("en", "zh"):
-        lengths = []
-        for _ in range(200):
-            messages = conversation(random_facts("bottle", rng), rng, language)
-            lengths.append(sum(len(tokenizer(message["content"]).input_ids) for message in messages))
-        assert np.mean(lengths) < 80
-        assert np.percentile(lengths, 95) < 140
+def test_a_kept_token_brings_all_that_it_is_merged_from():
+    model = {
+        "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5, "ca": 6},
+        "merges": [["a", "b"], ["b", "c"], ["ab", "c"], ["c", "a"]],
+    }
+    tokens, merges = chosen_tokens(model, ["abc"], 1)
+    assert tokens == ["a", "b", "c", "ab", "abc"]
+    assert merges == [["a", "b"], ["ab", "c"]]
 
 
-def test_training_is_deterministic(texts):
-    again = list(training_texts(seed=0, conversations=600))
-    assert again == texts
-    assert train_tokenizer(texts[:4000]).get_vocab() == train_tokenizer(texts[:4000]).get_vocab()
-
-
-def test_no_text_holds_an_open_field(texts):
-    assert not [text for text in texts if re.search(r"[{}]", text)]
-
-
-def test_the_command_writes_a_folder(tmp_path, capsys):
-    main(["--output", str(tmp_path / "out"), "--conversations", "20", "--vocab-size", "512"])
-    assert "512 tokens" in capsys.readouterr().out
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 512
-
-
-def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(ValueError, match="`vocab_size` must be at least 260, got 100"):
-        train_tokenizer(["a"], 100)
+def test_vectors_in_fewer_dimensions_keep_what_lies_beside_what():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 40)) + 5
+    small = word_vectors(plane, 3, 0.04)
+    assert small.shape == (50, 3)
+    assert small.std() == pytest.approx(0.04, rel=1e-5)
+    far, near = (np.linalg.norm(one[:, None] - one[None], axis=-1) for one in (plane, small))
+    assert np.allclose(far / far.max(), near / near.max(), atol=1e-4)

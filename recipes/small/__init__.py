@@ -1,0 +1,1 @@
+"""Makes `anomalygpt_small`: the embedded eyes with SmolLM2-135M-Instruct and an adapter that speaks of facts."""

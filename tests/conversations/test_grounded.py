@@ -1,0 +1,131 @@
+"""Questions about measured facts and their answers: complete, true, and none of the measured ones trained on."""
+
+import json
+import pathlib
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from modeling_anomalygpt.conversations.checking import contradictions
+from modeling_anomalygpt.conversations.grounded import (
+    Question,
+    case_of,
+    draw_question,
+    grounded_answer,
+    lies_at,
+    load_answers,
+    load_questions,
+    named_place,
+)
+from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
+from modeling_anomalygpt.prompts import default_question
+from modeling_anomalygpt.wording import FIELDS, MeasuredFacts
+from tests.conversations.drawn_facts import region, some_facts
+
+LANGUAGES = ("en", "zh")
+FREE = json.loads((pathlib.Path(__file__).parent / "free_questions.json").read_text(encoding="utf-8"))
+
+
+def plain(question: str) -> str:
+    return question.casefold().strip(" ?.!？。！")
+
+
+def test_both_languages_have_the_same_topics_and_cases_and_the_fields_there_are():
+    english, chinese = load_answers("en"), load_answers("zh")
+    assert english.keys() == chinese.keys() == load_questions("en").keys() == load_questions("zh").keys()
+    for topic, cases in english.items():
+        assert cases.keys() == chinese[topic].keys(), topic
+        for language in LANGUAGES:
+            for answer in load_answers(language)[topic].values():
+                assert set(re.findall("@([a-z]+)", answer)) <= set(FIELDS), answer
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_questions_are_many_each_of_one_topic_and_in_their_language(language):
+    trained, kept = load_questions(language), load_questions(language, held_back=True)
+    counts = Counter(plain(text) for table in (trained, kept) for texts in table.values() for text in texts)
+    assert counts.total() > 2500
+    assert counts.most_common(1)[0][1] == 1
+    assert min(map(len, kept.values())) >= 5
+    texts = [re.sub(r"\{\w+\}", "", text) for table in (trained, kept) for one in table.values() for text in one]
+    assert np.mean([text.isascii() == (language == "en") for text in texts]) > 0.99  # some ask for another language
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_question_that_measures_freely_is_one_of_the_training(language):
+    known = {plain(text) for held in (False, True) for one in load_questions(language, held).values() for text in one}
+    assert not known & {plain(row["question"]) for row in FREE[language]}
+    assert sum(map(len, FREE.values())) >= 200
+    topics = {topic for row in FREE[language] for topic in row["topics"]}
+    assert topics == set(load_answers(language))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_over_hundreds_of_pictures_no_answer_of_any_topic_contradicts_the_facts(language):
+    rng, seen = np.random.default_rng(3), set()
+    for facts in some_facts(200):
+        for topic in load_questions(language):
+            question = draw_question(rng, topic, facts, language)
+            answer = grounded_answer(question, facts, language)
+            assert contradictions(answer, facts) == [], (topic, answer)
+            assert "{" not in question.text
+            seen.add((topic, case_of(question, facts)))
+    assert {(topic, case) for topic, cases in load_answers(language).items() for case in cases} == seen
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_answers_about_another_picture_are_found_to_contradict(language):
+    rng, many = np.random.default_rng(4), some_facts(300, seed=9)
+    told = ("presence", "good", "where", "count", "describe", "advice", "why", "compare", "summary", "doubt")
+    for good in [facts for facts in many if facts.verdict == "normal"][:40]:
+        bad = next(facts for facts in many[int(rng.integers(200)) :] if facts.verdict == "anomalous")
+        for topic in told:
+            question = draw_question(rng, topic, good, language)
+            assert contradictions(grounded_answer(question, bad, language), good), topic
+            assert contradictions(grounded_answer(question, good, language), bad), topic
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_main_answer_says_presence_places_and_number_as_they_are(language):
+    question = Question(default_question(language), "presence")
+    for facts in some_facts(200, seed=2):
+        answer = grounded_answer(question, facts, language)
+        if facts.verdict in ("normal", "anomalous"):
+            assert parse_presence(answer) == (facts.verdict == "anomalous")
+            assert parse_count(answer) == min(len(facts.regions), 10)
+            assert parse_positions(answer) == {one.position for one in facts.regions}
+        else:
+            assert parse_presence(answer) is not True
+
+
+@pytest.mark.parametrize(
+    ("asked", "cell", "expected"),
+    [
+        ("top left", (0, 0), True), ("top", (0, 0), True), ("left", (0, 0), True), ("left", (1, 0), True),
+        ("right", (0, 0), False), ("center", (1, 1), True), ("center", (0, 1), False), ("top left", (0, 1), False),
+        ("bottom", (2, 2), True),
+    ],
+)  # fmt: skip
+def test_a_side_means_all_of_its_cells_and_a_corner_itself(asked, cell, expected):
+    assert lies_at(region(*cell), named_place(asked)) == expected
+
+
+def test_by_hand_two_places_of_a_scaled_part():
+    mask_one, mask_two = region(0, 0), region(2, 2, width=30)
+    facts = MeasuredFacts("anomalous", (mask_one, mask_two), (90, 90), 2.12, num_references=4, category="bolt")
+    said = {
+        "where": "There are two: at the top left and bottom right.",
+        "size": "Their sizes: 20 x 10 pixels at the top left, 30 x 10 pixels at the bottom right.",
+        "share": "Together they cover 6.2 % of the picture.",
+        "largest": "The largest one is at the bottom right.",
+        "worst": "The most conspicuous one is at the top left.",
+        "object": "It is called bolt here; I have that from you.",
+        "references": "I compared it with 4 good pictures.",
+    }
+    for topic, expected in said.items():
+        assert grounded_answer(Question("?", topic), facts, "en") == expected
+    place = Question("Anything at the top?", "place_check", (0, None))
+    assert grounded_answer(place, facts, "en") == "There is an anomaly there."
+    assert grounded_answer(Question("Three?", "number_check", number=3), facts, "zh") == "不是，我发现了两处。"
