@@ -848,7 +848,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
             _check("localization", localization, LOCALIZATIONS, language)
             _check("rotations", rotations or False, (True, False), language)
             fields = (category, description, question, language, localization or "auto", True, rotations)
-            settings = _settings([*fields, int(tile or 0), mm_per_pixel])
+            settings = _settings([*fields, int(tile or 0), mm_per_pixel, ""])
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                 yield session, gr.skip(), gr.skip()
             overlay = None if session.result.verdict == "unknown" else session.files["overlay"]

@@ -52,7 +52,8 @@ def read_bundle(place: str | os.PathLike) -> Bundle:
         [`Bundle`]
 
     Raises:
-        BundleError: If there is none, more than one **or** a file is missing, cut off or changed.
+        BundleError: If there is none, more than one **or** one that has replaced it; if a file is missing, cut off or
+            changed.
     """
     named = _description_file(pathlib.Path(place))
     description = _read_description(named)
@@ -66,6 +67,12 @@ def read_bundle(place: str | os.PathLike) -> Bundle:
     runtime = [name for name in files if pathlib.PurePath(name).suffix in RUNTIMES]
     if len(runtime) != 1:
         raise BundleError(f"{str(named)!r} must name one file for a runtime, got {len(runtime)}. Export again.")
+    given = pathlib.Path(place)
+    if given.suffix in RUNTIMES and given.name != runtime[0]:
+        raise BundleError(
+            f"{str(named)!r} describes {runtime[0]}, not {given.name}: a later export had the same name. Export it "
+            "again under a name of its own."
+        )
     references = [named.with_name(name) for name in files if name.endswith(".safetensors")]
     size = sum(facts["bytes"] for facts in files.values())
     return Bundle(named.with_name(runtime[0]), references[0] if references else None, description, size)
