@@ -9,21 +9,25 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Sequence
 
+from typing import Any
+
 import numpy as np
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 _TYPES = ("MatMul", "Gemm")
 
 
-class _Batches(CalibrationDataReader):
-    def __init__(self, batches: Iterable[np.ndarray]):
-        self._batches = iter(batches)
+def _reader(batches: Iterable[np.ndarray]) -> Any:
+    """The batches as onnxruntime wants them; it is an extra, so it is imported where it is used."""
+    from onnxruntime.quantization import CalibrationDataReader
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"pixel_values": batch}
+    class Batches(CalibrationDataReader):
+        waiting = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.waiting, None)
+            return None if batch is None else {"pixel_values": batch}
+
+    return Batches()
 
 
 def quantize(
@@ -41,6 +45,10 @@ def quantize(
     Raises:
         ValueError: If there is no such product.
     """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     with tempfile.TemporaryDirectory() as folder:
         fused = pathlib.Path(folder) / "fused.onnx"
         quant_pre_process(str(file), str(fused), skip_symbolic_shape=True)  # shapes, and what can be merged
@@ -52,14 +60,16 @@ def quantize(
         ):
             raise ValueError("The vision model must have transformer layers for 8 bits, got convolutions alone.")
         quantize_static(
-            str(fused), str(output), _Batches(batches), quant_format=QuantFormat.QDQ, per_channel=True,
+            str(fused), str(output), _reader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=list(_TYPES),
             nodes_to_exclude=excluded, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
 
 
-def products_with(bank: Sequence[np.ndarray], graph: onnx.GraphProto) -> list[str]:
+def products_with(bank: Sequence[np.ndarray], graph: Any) -> list[str]:
     """Names of the nodes that take the good patches, as they are or transposed: an export keeps no names."""
+    import onnx
+
     known = [layer for rows in bank for layer in (rows, rows.T)]
     shapes = {layer.shape for layer in known}
     constants = set()
