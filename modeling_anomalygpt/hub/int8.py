@@ -8,7 +8,6 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterable, Sequence
-
 from typing import Any
 
 import numpy as np
