@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m benchmarks.conversations", description=__doc__, formatter_class=plain)
     parser.add_argument("--photographs", type=pathlib.Path, required=True, help="folder with sets")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["embedded"])
     parser.add_argument("--output", type=pathlib.Path, default=PAGE)
     options = parser.parse_args(arguments)
     lines = [_HEAD]
