@@ -37,7 +37,7 @@ _SIDES = {
 _CORNERS = {
     "en": ("{row} {column}", "{row} {column} corner"),
     "zh": ("{column}{row}角", "{column}{row}方", "{column}{row}"),
-}  # noqa: E501
+}
 _COLUMNS = {"en": ("left", "", "right"), "zh": ("左", "", "右")}
 _THINGS = {
     "en": (

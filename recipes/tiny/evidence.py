@@ -1,18 +1,16 @@
-"""What the small vision model sees of many pictures, written to one file: global vectors, relative maps, masks, facts.
+"""What the vision model sees of many pictures, for the state vectors: patch features and masks, in one file.
 
     python -m recipes.tiny.evidence --checkpoint DIR --output FILE.npz [--products 500] [--photographs DIR --views 300]
 
 Rendered pictures show products of the training families: one product with one, two or four references, sometimes two
 products mixed among references and queries. Photographs of any kind are compared with other exposures of themselves,
-a synthetic anomaly in one of the two. The references alone give the limit of what is normal, as in use.
+a synthetic anomaly in one of the two. Of each group the first good and the first bad picture are kept.
 """
 
 import argparse
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,49 +19,18 @@ from tqdm import tqdm
 from datasets_scripts import TRAINING_FAMILIES, render_product
 from datasets_scripts.rendering.defects import SURFACE_DEFECTS, apply_defect
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor, load_picture
-from modeling_anomalygpt.conversations.facts import Facts
 from modeling_anomalygpt.memory_bank import MemoryBank
-from modeling_anomalygpt.references import reference_threshold
-from modeling_anomalygpt.regions import regions_of_mask
 from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
 SIZE = 224
 REFERENCES, QUERIES = (1, 2, 2, 4), 10
 
 
-class EvidenceFiles:
-    """Reads such files as one; samples come back as the language model needs them."""
-
-    def __init__(self, paths: Sequence[str | pathlib.Path]):
-        parts = [np.load(path) for path in paths]  # arrays are read when they are asked for; features stay on disk
-        self.image_embeds, self.maps, self.masks = (
-            np.concatenate([part[name] for part in parts]) for name in ("image_embeds", "maps", "masks")
-        )
-        self.facts = [row for part in parts for row in json.loads(str(part["facts"]))]
-        self.parts = parts
-
-    def features(self, num_layers: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Patch features of each layer, float16, and the packed masks of their pictures."""
-        layers = [np.concatenate([part[f"features_{layer}"] for part in self.parts]) for layer in range(num_layers)]
-        return layers, np.concatenate([part["masks"][part["featured"]] for part in self.parts])
-
-    def __len__(self) -> int:
-        return len(self.maps)
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, Facts]:
-        """Global vector, map and facts of one sample, drawn at random; mirrored, turned, its limit a little off."""
-        index = int(rng.integers(len(self)))
-        row, turns, mirrored = self.facts[index], int(rng.integers(4)), rng.random() < 0.5
-        mask, anomaly_map = (
-            np.rot90(picture[:, ::-1] if mirrored else picture, turns)
-            for picture in (np.unpackbits(self.masks[index], axis=-1).astype(bool), self.maps[index])
-        )
-        facts = Facts(row["category"], mask.shape, regions_of_mask(mask), row["defect_types"], row["description"])
-        # One reference tells the threshold to a factor only: the shape of a map must count as well as its height.
-        off = rng.normal(0, 0.5)  # normalised maps are q / (1 + q)
-        anomaly_map = anomaly_map.astype(np.float32)
-        anomaly_map = anomaly_map / (anomaly_map + (1 - anomaly_map) * np.float32(np.exp(off)))
-        return self.image_embeds[index], anomaly_map, facts
+def read_evidence(paths: Sequence[str | pathlib.Path], num_layers: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Patch features of each layer, float16, and the packed masks of their pictures, of all files together."""
+    parts = [np.load(path) for path in paths]
+    layers = [np.concatenate([part[f"features_{layer}"] for part in parts]) for layer in range(num_layers)]
+    return layers, np.concatenate([part["masks"] for part in parts])
 
 
 def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
@@ -122,22 +89,18 @@ def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[
 
 @torch.inference_mode()
 def look(model, processor, references: list[np.ndarray], queries: list[dict]) -> list[dict]:
-    """What the model sees of a group: global vectors, relative maps and, of two queries, the patch features."""
+    """What the model sees of the first two pictures of a group, one good and one bad: patch features and mask."""
     good = processor(images=references, return_tensors="pt")["pixel_values"]
-    pixel_values = processor(images=[query["image"] for query in queries], return_tensors="pt")["pixel_values"]
-    features = model.model.get_patch_features(good)
-    bank = replace(MemoryBank.build(features), threshold=reference_threshold(model.model, good, features))
+    shown = queries[:2]
+    pixel_values = processor(images=[query["image"] for query in shown], return_tensors="pt")["pixel_values"]
+    bank = MemoryBank.build(model.model.get_patch_features(good))
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {
-            "pooled": seen.image_embeds[index].numpy(),
-            "map": seen.anomaly_map[index].numpy().astype(np.float16),
             "mask": np.packbits(query["mask"], axis=-1),
-            "facts": {name: query[name] for name in ("category", "defect_types", "description")},
-            # The first two, one good and one bad, teach the localizer as well.
-            "features": [layer.vectors[index].half().numpy() for layer in seen.patch_features] if index < 2 else None,
+            "features": [layer.vectors[index].half().numpy() for layer in seen.patch_features],
         }
-        for index, query in enumerate(queries)
+        for index, query in enumerate(shown)
     ]
 
 
@@ -161,20 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for group, number in groups:
         for references, queries in tqdm(group, total=number):
             rows += look(model, processor, references, queries)
-    featured = [index for index, row in enumerate(rows) if row["features"] is not None]
     temporary = options.output.with_suffix(".tmp.npz")
-    np.savez(
-        temporary,
-        featured=np.array(featured),
-        **{
-            f"features_{layer}": np.stack([rows[index]["features"][layer] for index in featured])
-            for layer in range(len(model.config.out_indices))
-        },
-        image_embeds=np.stack([row["pooled"] for row in rows]),
-        maps=np.stack([row["map"] for row in rows]),
-        masks=np.stack([row["mask"] for row in rows]),
-        facts=json.dumps([row["facts"] for row in rows], ensure_ascii=False),
-    )
+    layers = range(len(model.config.out_indices))
+    features = {f"features_{layer}": np.stack([row["features"][layer] for row in rows]) for layer in layers}
+    np.savez(temporary, masks=np.stack([row["mask"] for row in rows]), **features)
     os.replace(temporary, options.output)
 
 

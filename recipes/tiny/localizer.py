@@ -18,7 +18,7 @@ from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTPr
 from modeling_anomalygpt.localization import text_guided_layer_maps
 from modeling_anomalygpt.memory_bank import PatchFeatures, unit_length
 from modeling_anomalygpt.modeling_anomalygpt import pixel_losses
-from recipes.tiny.evidence import EvidenceFiles
+from recipes.tiny.evidence import read_evidence
 
 
 def train(model, features: list[np.ndarray], masks: np.ndarray, epochs: int, seed: int) -> float:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = AnomalyGPTForConditionalGeneration.from_pretrained(options.checkpoint, dtype=torch.float32)
-    features, packed = EvidenceFiles(options.evidence).features(len(model.config.out_indices))
+    features, packed = read_evidence(options.evidence, len(model.config.out_indices))
     size = (model.config.map_size,) * 2
     masks = np.stack(
         [cv2.resize(np.unpackbits(one, axis=-1), size, interpolation=cv2.INTER_AREA) > 0 for one in packed]
