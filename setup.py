@@ -29,6 +29,7 @@ setup(
             "anomalygpt_tiny/*/*",
             "cli/help/*.txt",
             "conversations/*.json",
+            "line/*.html",
             "report/page.*",
             "report/words_*.json",
             "training/recipes/*",

@@ -17,6 +17,7 @@ import pathlib
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class Answers:
             for start in tqdm(range(0, len(those), BATCH), desc=f"asking {language}", leave=False):
                 batch = those[start : start + BATCH]
                 seen = torch.cat([self.unseen if tokens[i] is None else tokens[i] for i in batch])
-                messages = [[{"role": "user", "content": asked[i][2].text}] for i in batch]
+                messages = [asked[i][2].messages for i in batch]
                 facts = [asked[i][0] for i in batch]
                 said, _ = self.inspector.dialogue.answer(messages, seen, language, LONGEST, facts)
                 for index, answer in zip(batch, said, strict=True):
@@ -77,7 +78,7 @@ class Answers:
 def is_right(answer: str, asked: Asked) -> bool:
     """Whether an answer is the true one of any topic that serves the question."""
     facts, language, question, topics = asked
-    others = [Question(question.text, topic, question.place, question.number) for topic in topics]
+    others = [replace(question, topic=topic) for topic in topics]
     return answer in {grounded_answer(one, facts, language) for one in others}
 
 
@@ -103,7 +104,8 @@ def free(rng: np.random.Generator) -> Iterator[Asked]:
     for language, rows in json.loads(FREE_QUESTIONS.read_text(encoding="utf-8")).items():
         for row in rows:
             place = named_place(row["place"]) if "place" in row else None
-            question = Question(row["question"], row["topics"][0], place, row.get("number"))
+            before = Question(row["before"]["question"], row["before"]["topic"]) if "before" in row else None
+            question = Question(row["question"], row["topics"][0], place, row.get("number"), before)
             for facts in pictures:
                 yield facts, language, question, tuple(row["topics"])
 
@@ -151,7 +153,7 @@ def after_ten_turns(ask: Answers, asked: Sequence[Asked], answers: Sequence[str]
         history += [{"role": "user", "content": question.text}, {"role": "assistant", "content": answer}]
     first = last = 0
     for one, answer in tqdm(list(zip(asked, answers, strict=True)), desc="ten turns", leave=False):
-        messages = [*history, {"role": "user", "content": one[2].text}]
+        messages = [*history, *one[2].messages]
         first += is_right(answer, one)
         last += is_right("".join(dialogue.stream(messages, ask.unseen, LONGEST, one[0])), one)
     return {"first": round(first / len(asked), 3), "last": round(last / len(asked), 3), "asked": len(asked)}

@@ -63,6 +63,7 @@ _DECISION = {
     "exposure_range": (0.8, 0.0, 100.0),
     "matched_exposure_range": (1.5, 0.0, 100.0),
     "blur_range": (0.7, 0.0, 100.0),
+    "kind_confidence": (0.9, 0.0, 1.0),
 }
 # Entries that were fields of their own in configuration files written before the group existed.
 _FORMER_FIELDS = {
@@ -90,6 +91,7 @@ _COUNTS = {
     "num_image_tokens": (1, 4096),
     "num_virtual_tokens": (0, 4096),
     "map_smoothing": (0, 64),
+    "kind_width": (0, 4096),
 }
 _PARTS_IN_PARTS = re.compile(r"(\w*_layers?|layers|num_\w*(blocks|stages|experts)|depths?)$")
 _MOST_PARTS = 1024
@@ -170,6 +172,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             nearest patch elsewhere in the picture, a patch scores `r ** (1 - s) * min(r, 1.25 * z) ** s`. 0: `r`
             alone (published).
         map_smoothing (`int`, defaults to 0): how many times the few-shot map is averaged over 3 x 3 pixels.
+        kind_width (`int`, defaults to 0): Width of the head that tells what kind of defect a region is
+            ([`DefectKindHead`]). 0: there is none (published).
         num_base_prompts (`int`, defaults to 9): Learned prompt vectors that do not depend on the picture.
         prompt_channels (`list[int]`, defaults to `[4, 16, 64, 256, 1024]`): Channels of the prompt learner's
             convolutions; each halves the map.
@@ -184,7 +188,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
             (equation 7).
         answering (`str`, defaults to `"paper"`): Who answers. `"paper"`: the language model, from what it sees
             (published). `"grounded"`: the language model as well, after the decision and from what was measured
-            ([`MeasuredFacts`]), each question by itself; trained with such facts.
+            ([`MeasuredFacts`]), told the last two questions; trained with such facts.
         decision (`dict`, *optional*): How maps and log-odds become a verdict; entries that are not given keep their
             value. Maps:
             - `normalised_maps` (`bool`, `False`): few-shot maps are given relative to what is normal on the part, so
@@ -215,6 +219,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `exposure_range` (`float`, 0.8) and, where the exposure is matched, `matched_exposure_range` (`float`,
               1.5): standard deviations of the pixels that a picture may be darker or brighter.
             - `blur_range` (`float`, 0.7): powers of e that it may be less sharp.
+
+            What kind of defect it is:
+            - `kind_confidence` (`float`, 0.9, in [0, 1]): a kind is named from this probability on.
         tie_word_embeddings (`bool`, defaults to `False`): Taken from `text_config` when that ties its embeddings.
 
     Raises:
@@ -247,6 +254,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
     reference_dims: list[int] | tuple[int, ...] | None = None
     self_similarity: float = 0.0
     map_smoothing: int = 0
+    kind_width: int = 0
     num_base_prompts: int = 9
     prompt_channels: list[int] | tuple[int, ...] = (4, 16, 64, 256, 1024)
     num_map_prompts: int = 9

@@ -1,7 +1,7 @@
 """Questions to the language model about pictures already seen: yes/no evidence, answers, streamed answers.
 
-A model with `answering="grounded"` is told what was measured and asked one question at a time, so that the twentieth
-answer of a conversation is as good as the first.
+A model with `answering="grounded"` is told what was measured and the last two questions, so that the twentieth answer
+of a conversation is as good as the second.
 """
 
 import re
@@ -26,6 +26,8 @@ _CHINESE = re.compile("[\u3400-\u9fff]")
 # What a part is called in a question to a grounded model, which need not know its name to answer.
 _STAND_INS = {"en": "item", "zh": "物件"}
 _LONGEST_QUESTION = 500  # letters; nobody asks about a part in more
+_LONGEST_BEFORE = 200  # of the question before it, on which it may lean ("Pardon?")
+_TWO_TURNS = {"en": "Before: {} Now: {}", "zh": "之前：{} 现在：{}"}
 
 
 def first_turn(question: str, description: str | None, language: str) -> list[dict[str, str]]:
@@ -46,7 +48,7 @@ def language_of(text: str, category: str = "object") -> str:
 
 
 def with_facts(messages: Messages, facts: MeasuredFacts, language: str) -> list[dict[str, str]]:
-    """What a grounded model is asked: the last question alone, after what was measured.
+    """What a grounded model is asked after what was measured: the last question, and the one before it.
 
     Args:
         messages (`list[dict]`): Messages of `role` and `content`; the last is a user's question.
@@ -61,7 +63,11 @@ def with_facts(messages: Messages, facts: MeasuredFacts, language: str) -> list[
 
     ```
     """
-    question = _names(facts.category).sub(_STAND_INS[language], messages[-1]["content"][:_LONGEST_QUESTION])
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    asked = [_names(facts.category).sub(_STAND_INS[language], text[:_LONGEST_QUESTION]) for text in asked[-2:]]
+    question = asked[-1]
+    if len(asked) == 2:
+        question = _TWO_TURNS[language].format(asked[0][:_LONGEST_BEFORE], question)
     return [{"role": "user", "content": f"{facts_in_words(facts, language)} {question}"}]
 
 

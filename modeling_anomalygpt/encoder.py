@@ -13,6 +13,7 @@ from PIL import Image
 
 from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import paste, place
+from .localization import defect_features
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
 from .references import (
     DomainGate,
@@ -128,8 +129,8 @@ class EncodedImage:
         anomaly_map (`np.ndarray` of shape `(height, width)`): float32 in [0, 1], in the image's own pixels.
         image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`): For the language model.
         out_of_domain_reasons (`list[str]`): Why it may not be comparable with the references, see [`DomainGate`].
-        patches ([`PatchFeatures`], *optional*): The finest layer as it was compared, `(num_patches, dim)`; `None` for
-            tiled images.
+        patches (`tuple[PatchFeatures]`): The layers as they were compared, `(num_patches, dim)`, the finest first;
+            empty for tiled images.
         remarks (`list[str]`): `"is_reference"` for one of the references or a copy of it, `"exposure_matched"` where
             it was seen in the references' light instead of its own.
         traits (`dict[str, float]`): See [`DomainGate.compare`]; empty for tiled images and without a gate.
@@ -138,7 +139,7 @@ class EncodedImage:
     anomaly_map: np.ndarray
     image_tokens: torch.Tensor
     out_of_domain_reasons: list[str]
-    patches: PatchFeatures | None
+    patches: tuple[PatchFeatures, ...]
     remarks: list[str]
     traits: dict[str, float]
 
@@ -348,11 +349,11 @@ class ImageEncoder:
             image_tokens = self._tokens_of_changed_maps(features, maps, changed)
         reasons: list[list[str]] = [[] for _ in images]
         compared: list[dict[str, float]] = [{} for _ in images]
-        finest = None if features.matching_features is None else features.matching_features[0]
-        if gate is not None and finest is not None:
+        layers = features.matching_features or ()
+        if gate is not None and layers:
             decision = self.model.config.decision
             play = decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
-            traits = ImageTraits.of(pixel_values, features.matching_features[-1], brightness, inside)
+            traits = ImageTraits.of(pixel_values, layers[-1], brightness, inside)
             reasons = gate.out_of_domain_reasons(traits, play)
             compared = gate.compare(traits, pixel_values, self._black().to(pixel_values), inside)
         return [
@@ -360,9 +361,9 @@ class ImageEncoder:
                 anomaly_map=maps[index],
                 image_tokens=image_tokens[index : index + 1],
                 out_of_domain_reasons=[] if index in tiled else reasons[index],
-                patches=None
-                if index in tiled or finest is None
-                else PatchFeatures(finest.vectors[index].cpu(), finest.grid),
+                patches=()
+                if index in tiled
+                else tuple(PatchFeatures(layer.vectors[index].cpu(), layer.grid) for layer in layers),
                 remarks=self._remarks(image, references, bool(matched[index]) and index not in tiled),
                 traits={} if index in tiled else compared[index],
             )
@@ -377,12 +378,17 @@ class ImageEncoder:
         return remarks + ["exposure_matched"] * exposure_matched
 
     def nearest_good(
-        self, patches: PatchFeatures | None, references: References | None, size: tuple[int, int], x: int, y: int
+        self,
+        patches: Sequence[PatchFeatures],
+        references: References | None,
+        size: tuple[int, int],
+        x: int,
+        y: int,
     ) -> dict | None:
         """The good patch that is most like what lies at a point of an image.
 
         Args:
-            patches ([`PatchFeatures`], *optional*): Of the image, from [`EncodedImage`].
+            patches (`tuple[PatchFeatures]`): Of the image, from [`EncodedImage`].
             references ([`References`], *optional*): Those that it was compared with.
             size (`tuple[int, int]`): `(height, width)` of the image.
             x, y (`int`): The point, in pixels.
@@ -391,17 +397,17 @@ class ImageEncoder:
             `dict`, *optional*: `reference`, its number from 0, and `box`, `[x0, y0, x1, y1]` as parts of that
             picture's width and height, a patch and its neighbours. `None` for tiles and rotated copies.
         """
-        if patches is None or references is None or not references.image_sizes:
+        if not patches or references is None or not references.image_sizes:
             return None
         bank, images = references.bank, self.processor.image_processor
         canvas = (images.size["height"], images.size["width"])
         at = place(size, canvas, images.geometry)
-        rows, columns = patches.grid
+        rows, columns = patches[0].grid
         row = int(((y + 0.5) / size[0] * at.height + at.top) / canvas[0] * rows)
         column = int(((x + 0.5) / size[1] * at.width + at.left) / canvas[1] * columns)
         if not (0 <= row < rows and 0 <= column < columns):
             return None
-        query = unit_length(patches.vectors[row * columns + column]).unsqueeze(0)
+        query = unit_length(patches[0].vectors[row * columns + column]).unsqueeze(0)
         _, best = best_matches(query.to(bank.features[0]), bank.features[0])
         picture, patch = divmod(int(bank.sources[0][best]), rows * columns)
         reference, copy = divmod(picture, references.copies)
@@ -413,6 +419,26 @@ class ImageEncoder:
         down = [(edge / rows * canvas[0] - at.top) / at.height for edge in edges[1::2]]
         box = [across[0], down[0], across[1], down[1]]
         return {"reference": reference, "box": [round(min(1.0, max(0.0, edge)), 4) for edge in box]}
+
+    @torch.inference_mode()
+    def defect_features(
+        self, patches: Sequence[PatchFeatures], references: References, region: np.ndarray
+    ) -> torch.Tensor | None:
+        """What the [`DefectKindHead`] is told about a region of an image.
+
+        Args:
+            patches (`tuple[PatchFeatures]`): Of the image, from [`EncodedImage`].
+            references ([`References`]): Those that it was compared with.
+            region (`np.ndarray` of shape `(height, width)`): Boolean, in the image's pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(2 * sum(dims),)`, *optional*; `None` where the model does not see the region.
+        """
+        canvas = self._on_canvas(region).float()[None, None]
+        weights = [torch.nn.functional.adaptive_avg_pool2d(canvas, one.grid).flatten().cpu() for one in patches]
+        if not weights or not all(one.any() for one in weights):
+            return None
+        return defect_features(patches, [layer.cpu() for layer in references.bank.features], weights)
 
     def _tiled_map(
         self, image: Image.Image, references: References | None, category: str, localization: str

@@ -25,8 +25,8 @@ from .files import append_json_line
 from .images import bit_depth, load_picture
 from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
 from .prompts import check_language, default_question, describe, is_known
-from .references import Calibration, References, same_picture, thumbnail
-from .regions import Region
+from .references import Calibration, References, nearest_rotation, same_picture, thumbnail
+from .regions import DEFECT_KINDS, Region, core
 from .results import InspectionResult, ResultsFile, inspect_in_batches
 from .scoring import (
     CONFIDENCE,
@@ -623,7 +623,7 @@ class AnomalyInspector:
         score = self._unless_rotated(score, image, seen, references, options)
         regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
         if scorer.calibrated:
-            regions = [self._with_nearest_good(region, seen, references, image) for region in regions]
+            regions = [self._looked_at_again(region, seen, references, image) for region in regions]
         sentences = [
             {"kind": kind, "text": reason_in_words(kind, options.language, **numbers)}
             for kind, numbers in score.reasons
@@ -653,27 +653,49 @@ class AnomalyInspector:
         options: InspectionOptions,
     ) -> Score:
         """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
-        if score.verdict != "anomalous" or references is None or references.copies > 1 or seen.patches is None:
+        if score.verdict != "anomalous" or references is None or references.copies > 1 or not seen.patches:
             return score
         scorer = Scorer(references, options.localization, self.model.config.decision)
-        if not scorer.calibrated:
+        angle = nearest_rotation(thumbnail(image), references.thumbnails) if scorer.calibrated else 0
+        if not angle:
             return score
-        angles = [90, 180, 270]
-        copies = [image.rotate(angle, expand=True) for angle in angles]
-        encoded = self.encoder.encode(copies, references, options.category, options.localization)
-        scores = [scorer.pred_score(one.anomaly_map) for one in encoded]
-        best = min(range(3), key=scores.__getitem__)
-        if scores[best] >= 1 or encoded[best].out_of_domain_reasons:
+        rotated = [image.rotate(angle, expand=True)]
+        again = self.encoder.encode(rotated, references, options.category, options.localization)[0]
+        if scorer.pred_score(again.anomaly_map) >= 1 or again.out_of_domain_reasons:
             return score
-        reasons = [("rotated", {"degrees": 360 - angles[best]}), *score.reasons]
+        reasons = [("rotated", {"degrees": 360 - angle}), *score.reasons]
         return replace(score, verdict="uncertain", reasons=reasons)
 
-    def _with_nearest_good(
+    def _looked_at_again(
         self, region: Region, seen: EncodedImage, references: References, image: Image.Image
     ) -> Region:
+        """The region with the good patch most like it, and the kind of defect it looks like."""
         x, y = (round(value) for value in region.centroid)
         nearest = self.encoder.nearest_good(seen.patches, references, (image.height, image.width), x, y)
-        return replace(region, nearest_good=nearest)
+        probabilities = self.kind_probabilities(seen, references, core(region, seen.anomaly_map))
+        kind = None
+        if probabilities is not None and float(probabilities.max()) >= self.model.config.decision["kind_confidence"]:
+            kind = DEFECT_KINDS[int(probabilities.argmax())]
+        return replace(region, nearest_good=nearest, kind=kind)
+
+    @torch.inference_mode()
+    def kind_probabilities(
+        self, seen: EncodedImage, references: References, region: np.ndarray
+    ) -> torch.Tensor | None:
+        """How likely each of `DEFECT_KINDS` is what lies in a region.
+
+        Args:
+            seen ([`EncodedImage`]): The picture.
+            references ([`References`]): Those that it was compared with.
+            region (`np.ndarray` of shape `(height, width)`): Boolean, in the picture's pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(len(DEFECT_KINDS),)`, *optional*; `None` for a model without that head, and where
+            the model does not see the region.
+        """
+        head = self.model.model.kind_head
+        features = None if head is None else self.encoder.defect_features(seen.patches, references, region)
+        return None if features is None else head(features.to(head.hidden.weight)[None])[0].float().softmax(0).cpu()
 
 
 def _facts(

@@ -4,6 +4,7 @@ Knows unit vectors, grids and interpolation; knows no encoder, data set or loss.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -276,6 +277,47 @@ class AnomalyLocalizer(nn.Module):
         return few_shot_anomaly_map(queries, bank, self.map_size, self.self_similarity, self.map_smoothing)
 
 
+class DefectKindHead(nn.Module):
+    """Tells what kind of defect a region is from what is there and how that differs from the nearest good patches.
+
+    Args:
+        feature_dims (`list[int]`): Width of each layer as it is compared.
+        width (`int`): Of the hidden layer.
+        num_kinds (`int`): Of `DEFECT_KINDS`.
+    """
+
+    def __init__(self, feature_dims: list[int], width: int, num_kinds: int):
+        super().__init__()
+        self.hidden = nn.Linear(2 * sum(feature_dims), width)
+        self.kinds = nn.Linear(width, num_kinds)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Log-odds `(batch_size, num_kinds)` from [`defect_features`] `(batch_size, 2 * sum(feature_dims))`."""
+        return self.kinds(functional.gelu(self.hidden(features)))
+
+
+def defect_features(
+    layers: Sequence[PatchFeatures], bank: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """What lies in a region and how it differs from the good patches most like it, averaged over the region.
+
+    Args:
+        layers (`list[PatchFeatures]`): Of one picture, vectors `(num_patches, dim)`.
+        bank (`list[torch.Tensor]`): Good unit-length patches of each layer, `(num_good, dim)`.
+        weights (`list[torch.Tensor]`): How far each patch lies in the region, `(num_patches,)`, not all zero.
+
+    Returns:
+        `torch.Tensor` of shape `(2 * sum(dims),)`
+    """
+    found = []
+    for layer, good, weight in zip(layers, bank, weights, strict=True):
+        inside = weight > 0
+        vectors, share = unit_length(layer.vectors[inside]), (weight[inside] / weight.sum())[:, None]
+        _, nearest = best_matches(vectors, good)
+        found += [(share * vectors).sum(0), (share * (vectors - good[nearest])).sum(0)]
+    return torch.cat(found)
+
+
 def _average_neighbours(layer: PatchFeatures, window: int) -> PatchFeatures:
     maps = layer.vectors.transpose(1, 2).unflatten(2, layer.grid)
     maps = functional.avg_pool2d(maps, window, stride=1, padding=window // 2, count_include_pad=False)
@@ -285,7 +327,9 @@ def _average_neighbours(layer: PatchFeatures, window: int) -> PatchFeatures:
 __all__ = [
     "LOCALIZATION_MODES",
     "AnomalyLocalizer",
+    "DefectKindHead",
     "combine_maps",
+    "defect_features",
     "discounted",
     "few_shot_anomaly_map",
     "in_float32",

@@ -27,6 +27,7 @@ from .composition import compose
 from .configuration_anomalygpt import AnomalyGPTConfig
 from .localization import (
     AnomalyLocalizer,
+    DefectKindHead,
     combine_maps,
     in_float32,
     maps_needed,
@@ -36,6 +37,7 @@ from .localization import (
 from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length, weights_fingerprint
 from .processing_anomalygpt import AnomalyGPTProcessor
 from .references import reference_threshold
+from .regions import DEFECT_KINDS
 from .vision_anomalygpt import AnomalyGPTVisionModel  # noqa: F401 (transformers finds it by its configuration)
 from .vision_features import read_vision_tower, vision_tower_widths
 
@@ -395,6 +397,10 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             map_size=config.map_size,
             self_similarity=config.self_similarity,
             map_smoothing=config.map_smoothing,
+        )
+        widths = (config.reference_dims or feature_dims) * len(self.localizer.windows)
+        self.kind_head = (
+            DefectKindHead(widths, config.kind_width, len(DEFECT_KINDS)) if config.kind_width else None
         )
         self.prompt_learner = PromptLearner(config)
         self.multi_modal_projector = nn.Linear(image_dim, config.num_image_tokens * text_width)

@@ -479,6 +479,35 @@ def same_picture(first: bytes, second: bytes) -> bool:
     return difference < min(1.25, 0.02 * float(one.std()) + 0.3)
 
 
+def nearest_rotation(own: bytes, known: Sequence[bytes]) -> int:
+    """By how many degrees counter-clockwise a picture must be rotated to look most like one of the known ones.
+
+    Light and contrast do not count.
+
+    Args:
+        own (`bytes`), known (`list[bytes]`): From [`thumbnail`].
+
+    Returns:
+        `int`: 0, 90, 180 or 270.
+
+    Example:
+    ```python
+    >>> upright = Image.fromarray(np.arange(0, 256, 8, dtype=np.uint8)[:, None].repeat(32, axis=1))
+    >>> nearest_rotation(thumbnail(upright.rotate(90)), [thumbnail(upright)])
+    270
+
+    ```
+    """
+    one, *others = (_standardised(data) for data in (own, *known))
+    likeness = [max(float((np.rot90(one, turn) * other).mean()) for other in others) for turn in range(4)]
+    return 90 * int(np.argmax(likeness))
+
+
+def _standardised(small: bytes) -> np.ndarray:
+    pixels = np.frombuffer(small, dtype=np.uint8).reshape(32, 32).astype(np.float32)
+    return (pixels - pixels.mean()) / (pixels.std() + 1e-3)
+
+
 @dataclass(frozen=True)
 class _Encoded:
     """Encoded images, and the region of interest in each `(num_images, height, width)`; `None`: all of them counts."""
@@ -645,6 +674,7 @@ __all__ = [
     "References",
     "encode_in_batches",
     "mean_brightness",
+    "nearest_rotation",
     "reference_threshold",
     "same_picture",
     "study_references",

@@ -82,6 +82,10 @@ try:  # faster, and draws outlines; a checkpoint's own code must do without it
 except ImportError:
     cv2 = None
 
+DEFECT_KINDS = (
+    "missing", "extra", "misplaced", "broken", "deformed", "surface", "colour", "contamination", "print",
+)  # fmt: skip
+"""Kinds of defects that a region can be told to look like, in the order of the head that tells them."""
 DEFAULT_MIN_AREA_SHARE = 2e-4
 """Share of the picture below which a region counts as noise: 10 of the 50,176 pixels at 224 x 224."""
 
@@ -106,6 +110,8 @@ class Region:
             box and area, where the scale is known.
         nearest_good (`dict`, *optional*): The good patch most like the region's middle: `reference`, the number of the
             picture from 0, and `box`, `[x0, y0, x1, y1]` as parts of its width and height.
+        kind (`str`, *optional*): What kind of defect it looks like, one of `DEFECT_KINDS`; `None` where that cannot be
+            told.
     """
 
     box: tuple[int, int, int, int]
@@ -121,6 +127,7 @@ class Region:
     height_mm: float | None = None
     area_mm2: float | None = None
     nearest_good: dict[str, Any] | None = None
+    kind: str | None = None
 
     @property
     def width(self) -> int:
@@ -225,6 +232,24 @@ def regions_of_mask(
     inside = _checked_mask(mask, None if scores is None else scores.shape)
     regions = _regions(inside, scores, min_area, mm_per_pixel)
     return regions or _regions(inside, scores, 1, mm_per_pixel)[:1]
+
+
+def core(region: Region, anomaly_map: np.ndarray, part_of_peak: float = 0.6) -> np.ndarray:
+    """Where a region's map is highest: what lies there is least of all good.
+
+    Args:
+        region ([`Region`]): Of the map.
+        anomaly_map (`np.ndarray` of shape `(height, width)`): The map.
+        part_of_peak (`float`, *optional*, defaults to 0.6): From this part of its highest value in the region's box.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`: Boolean.
+    """
+    x0, y0, x1, y1 = region.box
+    inside = np.zeros(anomaly_map.shape, bool)
+    window = anomaly_map[y0:y1, x0:x1]
+    inside[y0:y1, x0:x1] = window >= part_of_peak * window.max()
+    return inside
 
 
 def grid_cell(mask: np.ndarray) -> tuple[int, int]:

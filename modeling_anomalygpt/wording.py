@@ -56,6 +56,7 @@ _FACTS = {
             "fine": "picture fine", "blur": "picture blurred", "exposure": "picture dark or bright",
             "unlike": "picture unlike the good ones", "rotated": "part rotated",
         },
+        "kind": {True: "kind known", False: "kind unknown"},
         "name": {True: "name given", False: "no name"},
         "description": {True: "described", False: "not described"},
         "unknown": "no references",
@@ -72,6 +73,7 @@ _FACTS = {
             "fine": "图片正常", "blur": "图片模糊", "exposure": "图片过暗或过亮", "unlike": "图片与良品不相似",
             "rotated": "零件转了方向",
         },
+        "kind": {True: "种类已知", False: "种类未知"},
         "name": {True: "有名称", False: "没有名称"},
         "description": {True: "有描述", False: "没有描述"},
         "unknown": "没有良品图片",
@@ -104,6 +106,17 @@ _WORDS = {
         "shape": {True: "细长", False: "较集中"},
     },
 }
+_KINDS = {
+    "en": {
+        "missing": "a missing piece", "extra": "something extra", "misplaced": "a misplaced piece",
+        "broken": "a break or crack", "deformed": "a deformation", "surface": "surface damage",
+        "colour": "a wrong colour", "contamination": "dirt", "print": "a misprint",
+    },
+    "zh": {
+        "missing": "缺件", "extra": "多余物", "misplaced": "错位", "broken": "破损或裂纹", "deformed": "变形",
+        "surface": "表面损伤", "colour": "颜色异常", "contamination": "污物", "print": "印刷缺陷",
+    },
+}  # fmt: skip
 _NUMBERS = {
     "en": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "zh": "一两三四五六七八九",
@@ -115,7 +128,7 @@ _CLEAR = 1.5
 _LONG = 2.5  # times as long as wide
 _FIELD = re.compile("@([a-z]+)")
 FIELDS = (
-    "places", "count", "size", "sizes", "millimetres", "share", "ratio", "worst", "largest", "others", "shape",
+    "places", "count", "size", "sizes", "millimetres", "share", "ratio", "worst", "largest", "others", "shape", "kind",
     "references", "reason", "name", "description",
 )  # fmt: skip
 """What an answer may leave to be filled in, see [`fill_in`]."""
@@ -183,6 +196,11 @@ class MeasuredFacts:
         return category_name(self.category) != category_name("")
 
     @property
+    def kind_known(self) -> bool:
+        """Whether it can be told what kind of defect a place looks like."""
+        return any(region.kind is not None for region in self.regions)
+
+    @property
     def scaled(self) -> bool:
         """Whether sizes in millimetres are known."""
         return bool(self.regions) and self.regions[0].width_mm is not None
@@ -196,7 +214,7 @@ def facts_in_words(facts: MeasuredFacts, language: str) -> str:
     Example:
     ```python
     >>> facts_in_words(MeasuredFacts("normal", ratio=0.4), "en")
-    'Measured: normal, clear; no place; scale unknown; picture fine; no name; not described.'
+    'Measured: normal, clear; no place; scale unknown; kind unknown; picture fine; no name; not described.'
 
     ```
     """
@@ -210,7 +228,7 @@ def facts_in_words(facts: MeasuredFacts, language: str) -> str:
             parts[0] += words["comma"] + words["clear"][facts.clear]
         places = words["comma"].join(_cells(facts.regions, language))
         parts.append(words["places"][min(count, 2)].format(count=number_in_words(count, language), places=places))
-        parts += [words["scale"][facts.scaled], words["picture"][facts.condition]]
+        parts += [words["scale"][facts.scaled], words["kind"][facts.kind_known], words["picture"][facts.condition]]
     parts += [words["name"][facts.named], words["description"][facts.description is not None]]
     return words["measured"].format(words["gap"].join(parts))
 
@@ -277,6 +295,10 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
         return position_words(max(regions, key=lambda region: region.area_pixels), language)
     if name == "others":
         return words["comma"].join(position_words(region, language) for region in regions[1:])
+    if name == "kind":
+        known = [region for region in regions if region.kind is not None]
+        said = [_KINDS[language][region.kind] for region in known]
+        return said[0] if len(regions) == 1 and said else _joined(_placed(said, known, language), language)
     if name == "shape":
         sides = sorted((regions[0].width, regions[0].height))
         return words["shape"][sides[1] >= _LONG * sides[0]]
@@ -299,13 +321,15 @@ def _joined(words: Sequence[str], language: str) -> str:
 
 def _listed(values: Sequence[str], regions: Sequence[Region], language: str) -> str:
     """The values, each with its place where there are several."""
-    if len(values) == 1:
-        return values[0]
-    words = _WORDS[language]
-    return words["comma"].join(
-        words["at"].format(value=value, place=position_words(region, language))
+    return values[0] if len(values) == 1 else _WORDS[language]["comma"].join(_placed(values, regions, language))
+
+
+def _placed(values: Sequence[str], regions: Sequence[Region], language: str) -> list[str]:
+    form = _WORDS[language]["at"]
+    return [
+        form.format(value=value, place=position_words(region, language))
         for value, region in zip(values, regions, strict=True)
-    )
+    ]
 
 
 def _size(region: Region, language: str) -> str:

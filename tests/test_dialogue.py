@@ -64,13 +64,16 @@ FACTS = MeasuredFacts("anomalous", (region(0, 2),), (90, 90), 2.0, num_reference
         ("这个hinge pin有问题吗？", "zh", "这个物件有问题吗？"),
     ],
 )
-def test_a_grounded_model_hears_what_was_measured_and_the_last_question_alone(monkeypatch, asked, language, heard_as):
+def test_a_grounded_model_hears_what_was_measured_and_the_last_two_questions(monkeypatch, asked, language, heard_as):
     model, processor = tiny_pair(answering="grounded")
     messages = [*conversation(4), {"role": "assistant", "content": "There."}, {"role": "user", "content": asked}]
     text = heard(Dialogue(model, processor), messages, monkeypatch, facts=FACTS)
     assert text.count("Human:") == 1
-    assert "Where is it?" not in text
-    assert f"{facts_in_words(FACTS, language)} {heard_as}" in text
+    assert text.count("Where is it?") == 1
+    two = {"en": "Before: Where is it? 3 Now: ", "zh": "之前：Where is it? 3 现在："}[language]
+    assert f"{facts_in_words(FACTS, language)} {two}{heard_as}" in text
+    alone = heard(Dialogue(model, processor), messages[-1:], monkeypatch, facts=FACTS)
+    assert f"{facts_in_words(FACTS, language)} {heard_as}" in alone
     assert "top right" in text or "右上角" in text
 
 

@@ -1,13 +1,17 @@
 """Tiles cover an image and merge without steps; a patch of a reference is its own nearest good one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.encoder import merge_tile_maps, tile_boxes
+from modeling_anomalygpt.regions import DEFECT_KINDS
 from tests.tiny import tiny_pair
 
 sides = st.integers(1, 60)
@@ -82,6 +86,36 @@ def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
     (seen,) = encoder.encode([noise(7)], inspector.references, "object", "auto")
     assert encoder.nearest_good(seen.patches, inspector.references, (40, 48), 20, 20) is None
     assert inspector.num_references == 3
+
+
+def test_what_is_told_of_a_defect_is_as_by_hand_its_patches_and_how_they_differ_from_the_nearest_good_ones():
+    inspector = AnomalyInspector(*tiny_pair())
+    inspector.set_references([noise(0), noise(1)])
+    encoder, references = inspector.encoder, inspector.references
+    (seen,) = encoder.encode([noise(2)], references, "object", "auto")
+    region = np.zeros((40, 48), bool)
+    region[:20, :24] = True
+    told, expected = encoder.defect_features(seen.patches, references, region), []
+    for layer, good in zip(seen.patches, references.bank.features, strict=True):
+        rows, columns = layer.grid
+        vectors = layer.vectors / layer.vectors.norm(dim=1, keepdim=True)
+        inside = [row * columns + column for row in range(rows // 2) for column in range(columns // 2)]
+        nearest = [max(good, key=lambda one, patch=patch: float(vectors[patch] @ one)) for patch in inside]
+        expected += [vectors[inside].mean(0), (vectors[inside] - torch.stack(nearest)).mean(0)]
+    torch.testing.assert_close(told, torch.cat(expected), rtol=1e-4, atol=1e-5)
+    assert encoder.defect_features((), references, region) is None
+
+
+def test_a_kind_is_named_only_by_a_model_that_has_a_head_for_it_and_only_from_the_asked_confidence_on():
+    for width, confidence, named in ((0, 0.0, False), (4, 0.0, True), (4, 1.0, False)):
+        model, processor = tiny_pair(kind_width=width, decision={"kind_confidence": confidence})
+        inspector = AnomalyInspector(model, processor)
+        inspector.set_references([noise(0), noise(1)])
+        strict = replace(inspector.references.bank, threshold=1e-3)
+        inspector.references = replace(inspector.references, bank=strict)
+        regions = inspector.inspect(noise(3), answer=False).regions
+        assert regions
+        assert all((region.kind in DEFECT_KINDS) == named for region in regions)
 
 
 def test_a_reference_that_is_inspected_is_told_to_be_one():

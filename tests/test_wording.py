@@ -1,7 +1,10 @@
 """What was measured, in words: nothing is invented, nothing left open."""
 
+from dataclasses import replace
+
 import pytest
 
+from modeling_anomalygpt.regions import DEFECT_KINDS
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words
 from tests.conversations.drawn_facts import region, some_facts
 
@@ -16,6 +19,7 @@ def test_facts_in_words_tell_pictures_apart_that_are_to_be_answered_differently(
         MeasuredFacts("anomalous", (one,), ratio=3),
         MeasuredFacts("anomalous", (one,), ratio=1.1),
         MeasuredFacts("anomalous", (two,), ratio=3),
+        MeasuredFacts("anomalous", (replace(two, kind="surface"),), ratio=3),
         MeasuredFacts("anomalous", (one, two), ratio=3),
         MeasuredFacts("uncertain", (one,), ratio=1),
         MeasuredFacts("uncertain", (one,), ratio=1, reasons={"blur": {}}),
@@ -29,13 +33,33 @@ def test_facts_in_words_tell_pictures_apart_that_are_to_be_answered_differently(
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_field_is_filled_and_an_unknown_one_left_out(language):
     facts = MeasuredFacts(
-        "anomalous", (region(0, 0), region(1, 2)), (90, 90), 1.7, {"rotated": {"degrees": 90}}, 3, "bolt", "A bolt."
+        "anomalous", (region(0, 0), replace(region(1, 2), kind="missing")), (90, 90), 1.7,
+        {"rotated": {"degrees": 90}}, 3, "bolt", "A bolt.",
     )  # fmt: skip
     for name in FIELDS:
         said = fill_in(f"<@{name}>", facts, language)
         assert "@" not in said
         assert (said == "<>") == (name == "millimetres"), name
     assert fill_in("a @nothing b", facts, language) == "a  b"
+
+
+def test_a_kind_is_said_with_its_place_where_there_are_several_and_left_out_where_it_is_not_known():
+    dented, broken = replace(region(0, 0), kind="deformed"), replace(region(1, 2), kind="broken")
+    assert fill_in("@kind", MeasuredFacts("anomalous", (dented,)), "en") == "a deformation"
+    both = MeasuredFacts("anomalous", (dented, region(2, 2), broken))
+    assert fill_in("@kind", both, "en") == "a deformation at the top left and a break or crack at the right"
+    assert fill_in("@kind", both, "zh") == "左上角 变形和右侧 破损或裂纹"
+    assert fill_in("@kind", MeasuredFacts("anomalous", (region(0, 0),)), "en") == ""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_kind_has_words_of_its_own(language):
+    said = {
+        fill_in("@kind", MeasuredFacts("anomalous", (replace(region(0, 0), kind=kind),)), language)
+        for kind in DEFECT_KINDS
+    }
+    assert len(said) == len(DEFECT_KINDS)
+    assert "" not in said
 
 
 def test_a_share_that_is_hardly_any_is_not_called_none():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..prompts import category_name
-from ..regions import Region
+from ..regions import DEFECT_KINDS, Region
 from ..wording import MeasuredFacts, fill_in, number_in_words
 from .phrases import load_phrases, read_words
 
@@ -64,12 +64,20 @@ class Question:
         place (`tuple[int | None, int | None]`, *optional*): Row and column of the 3 x 3 grid it asks about, `None` for
             a whole side.
         number (`int`, *optional*): The number it asks about.
+        before ([`Question`], *optional*): The one before it in the conversation; only `"again"` leans on it.
     """
 
     text: str
     topic: str
     place: tuple[int | None, int | None] | None = None
     number: int | None = None
+    before: "Question | None" = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What the user said, as messages."""
+        texts = [self.text] if self.before is None else [self.before.text, self.text]
+        return [{"role": "user", "content": text} for text in texts]
 
 
 @functools.cache
@@ -135,7 +143,9 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
         return "unknown" if found == "unknown" else facts.condition
     if found == "anomalous":
         found = "one" if len(facts.regions) == 1 else "many"
-        if topic == "millimetres":
+        if topic in ("kind", "kind_check") and facts.kind_known:
+            found += "_known"
+        elif topic == "millimetres":
             found = "scaled" if facts.scaled else "unscaled"
         elif topic == "sure":
             found = "bad_clear" if facts.clear else "bad_close"
@@ -151,6 +161,8 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
 
 def marked_answer(question: Question, facts: MeasuredFacts, language: str) -> str:
     """The true answer, its fields still to be filled in."""
+    if question.topic == "again" and question.before is not None:
+        question = question.before
     return load_answers(language)[question.topic][case_of(question, facts)]
 
 
@@ -191,7 +203,11 @@ def draw_question(
         fields["kind"] = _pick(rng, _kind_names(language))
     if "{thing}" in text:
         fields["thing"] = _pick(rng, _THINGS[language])
-    return Question(text.format(**fields) if fields else text, topic, place, number)
+    before = None
+    if topic == "again" and rng.random() < 0.9:
+        earlier = _pick(rng, [other for other in load_questions(language) if other != "again"])
+        before = draw_question(rng, earlier, facts, language, held_back)
+    return Question(text.format(**fields) if fields else text, topic, place, number, before)
 
 
 @functools.cache
@@ -252,6 +268,8 @@ def draw_facts(
             replace(one, width_mm=one.width * scale, height_mm=one.height * scale, area_mm2=one.area_pixels * scale**2)
             for one in regions
         )
+    if rng.random() < 0.4:
+        regions = tuple(replace(one, kind=str(rng.choice(DEFECT_KINDS)) if rng.random() < 0.7 else None) for one in regions)
     name = category if rng.random() < 0.7 else "object"
     described = f"This is the {category_name(category)}." if rng.random() < 0.5 else None
     count = 0 if verdict == "unknown" else int(rng.choice((1, 2, 4, 8, 16)))

@@ -102,7 +102,7 @@ def grounded_messages(
     if rng is not None and rng.random() < 0.8:
         topics = list(load_questions(language))
         question = draw_question(rng, topics[int(rng.integers(len(topics)))], measured, language)
-    asked = with_facts([{"role": "user", "content": question.text}], measured, language)
+    asked = with_facts(question.messages, measured, language)
     return [*asked, {"role": "assistant", "content": marked_answer(question, measured, language)}]
 
 

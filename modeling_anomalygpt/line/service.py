@@ -8,6 +8,7 @@ import base64
 import binascii
 import hmac
 import json
+import pathlib
 import threading
 import time
 from collections import Counter
@@ -16,8 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jinja2
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from ..inspector import InspectionOptions
@@ -125,16 +127,18 @@ class Service:
 
 
 def make_app(service: Service, api_key: str | None) -> FastAPI:
-    """The addresses `/inspect`, `/chat`, `/health`, `/metrics` and, for programs, `/openapi.json`.
+    """The addresses `/inspect`, `/chat`, `/health`, `/metrics`, for people `/docs` and for programs `/openapi.json`.
 
     Args:
         service ([`Service`]): The judge.
-        api_key (`str`, *optional*): What a request must bring as `Authorization: Bearer KEY`, but to `/health`.
+        api_key (`str`, *optional*): What a request must bring as `Authorization: Bearer KEY`, but to `/health` and
+            to what only tells how to ask.
 
     Returns:
         `FastAPI`
     """
-    app = FastAPI(title="AnomalyGPT", docs_url=None, redoc_url=None)  # the pages would load code from elsewhere
+    # FastAPI's own pages would load code from elsewhere, which a station without a network cannot.
+    app = FastAPI(title="AnomalyGPT", docs_url=None, redoc_url=None)
 
     def check(request: Request) -> None:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -188,7 +192,31 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         check(request)
         return service.metrics()
 
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def docs() -> str:
+        return _page().render(
+            api=app.openapi(), part=service.part, key_needed=api_key is not None, examples=_examples(api_key)
+        )
+
     return app
+
+
+def _page() -> jinja2.Template:
+    folder = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
+    return jinja2.Environment(loader=folder, autoescape=True).get_template("service.html")
+
+
+def _examples(api_key: str | None) -> dict[str, str]:
+    """A command for each address, to copy."""
+    key = "" if api_key is None else '-H "Authorization: Bearer $KEY" '
+    asked = '"messages": [{"role": "user", "content": "Where is it?"}]'
+    body = f"""printf '{{"image": "%s", {asked}}}' "$(base64 -w0 photo.jpg)" """
+    return {
+        "/inspect": f'curl {key}--data-binary @photo.jpg "http://127.0.0.1:8000/inspect?language=en"',
+        "/chat": f"{body}| curl {key}--data-binary @- http://127.0.0.1:8000/chat",
+        "/health": "curl http://127.0.0.1:8000/health",
+        "/metrics": f"curl {key}http://127.0.0.1:8000/metrics",
+    }
 
 
 _MESSAGE = {"type": "object", "properties": {name: {"type": "string"} for name in ("role", "content")}}

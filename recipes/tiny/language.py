@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -112,9 +113,14 @@ class Questions(torch.utils.data.Dataset):
         """One question, in words roughened as people type them, and its answer, as token ids and targets."""
         topic = self.topics[int(rng.integers(len(self.topics)))]
         question = draw_question(rng, topic, facts, language)
+        if question.before is None and rng.random() < 0.5:
+            other = self.topics[int(rng.integers(len(self.topics)))]
+            before = draw_question(rng, other, facts, language)
+            question = replace(question, before=before) if topic != "again" else question
         exact = question.place is not None or question.number is not None
-        text = roughened(question.text, rng, language, self.others, whole=exact)
-        asked = [{"role": "user", "content": text}]
+        texts = [message["content"] for message in question.messages]
+        texts[-1] = roughened(texts[-1], rng, language, self.others, whole=exact)
+        asked = [{"role": "user", "content": text} for text in texts]
         answer = {"role": "assistant", "content": marked_answer(question, facts, language)}
         return self.processor.encode_conversation([*with_picture(with_facts(asked, facts, language)), answer])
 

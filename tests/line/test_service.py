@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import html
 import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +54,29 @@ def test_a_picture_gets_the_result_that_it_gets_in_python(inspector):
     expected = json.loads(json.dumps(inspector.inspect(picture(5), language="zh", question="有吗？").to_dict()))
     assert answer.status_code == 200
     assert answer.json() | {"seconds": 0} == expected | {"seconds": 0}
+
+
+def test_the_page_tells_of_every_address_and_loads_nothing_from_elsewhere(inspector):
+    for key in (None, "secret"):
+        web, _ = client(inspector, key)
+        answer = web.get("/docs")
+        assert answer.status_code == 200
+        for path in web.get("/openapi.json").json()["paths"]:
+            assert f"<code>{path}</code>" in answer.text
+        assert "secret" not in answer.text
+        assert ("Bearer KEY" in answer.text) == (key is not None)
+        assert not re.search(r"(src|href)=.(https?:)?//", answer.text)
+
+
+def test_the_commands_of_the_page_do_what_it_says(inspector, tmp_path):
+    web, _ = client(inspector)
+    (tmp_path / "photo.jpg").write_bytes(picture(5))
+    page = html.unescape(web.get("/docs").text)
+    made = re.search(r"(printf '.*)\| curl", page)[1]
+    body = subprocess.run(["bash", "-c", made], cwd=tmp_path, capture_output=True, check=True).stdout
+    answer = web.post("/chat", content=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["messages"][-1]["role"] == "assistant"
 
 
 def test_health_and_metrics(inspector):

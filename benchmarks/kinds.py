@@ -1,0 +1,89 @@
+"""Kinds of defects: how often one is named, and how often rightly, on parts that chose nothing.
+
+    python -m benchmarks.kinds [--model DIR_OR_ID] [--photographs DIR ...] [--output JSON]
+
+`held_back`: CAD parts of the kinds that no training has, two good pictures each; the most conspicuous region of every
+anomalous verdict whose middle part lies on the defect. `photographs`: of each folder of defects of these sets, what
+the most conspicuous region is called; its name is for a reader to compare.
+"""
+
+import argparse
+import json
+import pathlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.measuring import RESULTS
+from datasets_scripts import load_anomaly_dataset
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.files import write_atomically
+from modeling_anomalygpt.regions import core
+
+UNNAMED = "not named"
+
+
+def held_back(inspector: AnomalyInspector) -> dict[str, float | int | dict]:
+    """Of the regions that lie on a defect: the share that is named, and of these the share that is right."""
+    train, test = (load_anomaly_dataset("cad_parts", config_name="held_back", split=s) for s in ("train", "test"))
+    good, bad = defaultdict(list), defaultdict(list)
+    for index, category in enumerate(train["category"]):
+        good[category].append(index)
+    for index, (category, kind) in enumerate(zip(test["category"], test["kind"], strict=True)):
+        if kind != "good":
+            bad[category].append(index)
+    rng, named = np.random.default_rng(0), defaultdict(Counter)
+    for category in tqdm(sorted(bad), desc="held-back parts"):
+        references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:2]]
+        inspector.set_references(references, category=category)
+        for row in map(test.__getitem__, bad[category]):
+            result = inspector.inspect(row["image"].convert("RGB"), answer=False, use_language=False)
+            mask = np.array(row["mask"].convert("L")) > 0
+            if result.verdict == "anomalous" and (core(result.regions[0], result.anomaly_map) & mask).any():
+                named[row["kind"]][result.regions[0].kind or UNNAMED] += 1
+    regions = sum(map(Counter.total, named.values()))
+    told = regions - sum(found[UNNAMED] for found in named.values())
+    right = sum(found[kind] for kind, found in named.items())
+    return {
+        "regions": regions,
+        "named": round(told / max(1, regions), 3),
+        "right": round(right / max(1, told), 3),
+        "names": {kind: dict(found.most_common()) for kind, found in sorted(named.items())},
+    }
+
+
+def photographed(inspector: AnomalyInspector, folder: pathlib.Path) -> dict[str, dict[str, int]]:
+    """What defects of a set are called, by their folder."""
+    pictures = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
+    rng = np.random.default_rng(0)
+    inspector.set_references([pictures[int(i)] for i in rng.permutation(len(pictures))[:2]], category=folder.name)
+    found = {}
+    for defects in sorted(path for path in (folder / "test").iterdir() if path.name != "good"):
+        names: Counter = Counter()
+        for path in sorted(defects.iterdir()):
+            result = inspector.inspect(path, answer=False, use_language=False)
+            if result.verdict == "anomalous":
+                names[result.regions[0].kind or UNNAMED] += 1
+        found[defects.name] = dict(names.most_common())
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kinds", description=__doc__, formatter_class=plain)
+    parser.add_argument("--model", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument("--photographs", type=pathlib.Path, nargs="*", default=[], help="folders with sets")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "kinds.json")
+    options = parser.parse_args(arguments)
+    inspector = AnomalyInspector.from_pretrained(options.model)
+    sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
+    rows = {"held_back": held_back(inspector)}
+    rows["photographs"] = {path.name: photographed(inspector, path) for path in tqdm(sets, desc="photographs")}
+    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
