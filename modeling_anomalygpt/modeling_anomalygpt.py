@@ -399,9 +399,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
             map_smoothing=config.map_smoothing,
         )
         widths = (config.reference_dims or feature_dims) * len(self.localizer.windows)
-        self.kind_head = (
-            DefectKindHead(widths, config.kind_width, len(DEFECT_KINDS)) if config.kind_width else None
-        )
+        self.kind_head = DefectKindHead(widths, config.kind_width, len(DEFECT_KINDS)) if config.kind_width else None
         self.prompt_learner = PromptLearner(config)
         self.multi_modal_projector = nn.Linear(image_dim, config.num_image_tokens * text_width)
         self.language_model = AutoModel.from_config(config.text_config)

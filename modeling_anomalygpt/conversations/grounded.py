@@ -269,7 +269,9 @@ def draw_facts(
             for one in regions
         )
     if rng.random() < 0.4:
-        regions = tuple(replace(one, kind=str(rng.choice(DEFECT_KINDS)) if rng.random() < 0.7 else None) for one in regions)
+        regions = tuple(
+            replace(one, kind=str(rng.choice(DEFECT_KINDS)) if rng.random() < 0.7 else None) for one in regions
+        )
     name = category if rng.random() < 0.7 else "object"
     described = f"This is the {category_name(category)}." if rng.random() < 0.5 else None
     count = 0 if verdict == "unknown" else int(rng.choice((1, 2, 4, 8, 16)))

@@ -64,7 +64,9 @@ def regions_of(inspector: AnomalyInspector, row: dict) -> list[tuple[torch.Tenso
     cores = [core(region, result.anomaly_map) for region in result.regions]
     best = max(cores, key=lambda one: (one & mask).sum(), default=None)
     chosen = [(mask, False)] + ([(best, True)] if best is not None and (best & mask).any() else [])
-    told = [(inspector.encoder.defect_features(seen.patches, inspector.references, one), found) for one, found in chosen]
+    told = [
+        (inspector.encoder.defect_features(seen.patches, inspector.references, one), found) for one, found in chosen
+    ]
     return [(features, found) for features, found in told if features is not None]
 
 
@@ -141,7 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     temperature = temperature_of(odds, kinds)
     needed = confidence_needed((odds / temperature).softmax(1), kinds)
     named = (odds / temperature).softmax(1).amax(1) >= needed
-    print(f"parts left out: {(odds.argmax(1) == kinds).float().mean():.3f} right of all; temperature {temperature:.2f}")
+    print(
+        f"parts left out: {(odds.argmax(1) == kinds).float().mean():.3f} right of all; temperature {temperature:.2f}"
+    )
     print(f"named from {needed:.3f} on: {named.float().mean():.3f} of the regions")
     head = trained(defects.features, defects.kinds, dims)
     head.kinds.weight /= temperature
