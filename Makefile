@@ -54,8 +54,10 @@ $(TINY)/photographs.npz: $(TINY)/start/model.safetensors
 	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 0 --photographs $(PHOTOGRAPHS) --views 300 --threads 2
 $(TINY)/localized/model.safetensors: $(TINY)/language/model.safetensors $(TINY)/rendered.npz $(TINY)/photographs.npz
 	$(RECIPE).localizer --checkpoint $(TINY)/language --evidence $(TINY)/rendered.npz $(TINY)/photographs.npz --output $(@D) --threads 2
-$(TINY)/final/model.safetensors: $(TINY)/localized/model.safetensors
-	$(RECIPE).assemble finish --checkpoint $(TINY)/localized --output $(@D)
+$(TINY)/kinds/model.safetensors: $(TINY)/localized/model.safetensors
+	$(RECIPE).kinds --checkpoint $(TINY)/localized --output $(@D)
+$(TINY)/final/model.safetensors: $(TINY)/kinds/model.safetensors
+	$(RECIPE).assemble finish --checkpoint $(TINY)/kinds --output $(@D)
 
 # The adapter of `--model small`: SMOLLM2=DIR_OR_ID
 SMALL ?= build/small

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks import peers
+from benchmarks import drift, kinds, peers
 from benchmarks.measuring import RESULTS, ROOT
 from benchmarks.targets import targets_table
 from modeling_anomalygpt.evaluation.tables import Summary, read_rows, summarize
@@ -25,6 +25,8 @@ CARD = ROOT / "modeling_anomalygpt" / "anomalygpt_tiny" / "README.md"
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "README_zh.md",
+    ROOT / "docs" / "decision.md",
+    ROOT / "docs" / "line.md",
     ROOT / "docs" / "reliability.md",
     ROOT / "docs" / "results.md",
     CARD,
@@ -76,6 +78,9 @@ def sections() -> dict[str, str]:
         "peers": peers.table(beside),
         "peers measured with": peers.measured_with(beside),
         "soak": soak_table(),
+        "kinds": kinds.table(json.loads((RESULTS / "kinds.json").read_text())),
+        "drift": drift.table(json.loads((RESULTS / "drift.json").read_text())),
+        "foreground": foreground_table(rows),
     }
 
 
@@ -161,6 +166,20 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
     return markdown(
         ["", *models], [[name, *(shown(rows) for rows in models.values())] for name, shown in lines.items()]
     )
+
+
+def foreground_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """What telling the part from its ground gains on each set, with four references."""
+    metrics = {"image_auroc": "image AUROC", "balanced_accuracy_forced": "forced", "false_alarm_rate": "false alarms"}
+    methods = ("anomalygpt", "anomalygpt_foreground")
+    lines = []
+    for category in sorted({row["category"] for row in rows if row["method"] == methods[1]}):
+        four = [row for row in rows if row["category"] == category and row["k_shot"] == "4"]
+        found = {one["method"]: one for one in summarize(four, tuple(metrics))}
+        if set(methods) <= found.keys():
+            cells = [" / ".join(_shown(found[one][metric], spread=False) for one in methods) for metric in metrics]
+            lines.append([category, *cells])
+    return markdown(["set", *(f"{name}: whole picture / part alone" for name in metrics.values())], lines)
 
 
 def topics_table(models: Mapping[str, Mapping]) -> str:

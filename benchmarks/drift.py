@@ -52,6 +52,19 @@ def follow(inspector: AnomalyInspector, photographs: list[str], number: int, fal
     return {"warned": warned, "stopped": sum(verdict != "normal" for verdict in verdicts[-WINDOW:])}
 
 
+def table(found: dict) -> str:
+    """The rows of drift.json in Markdown."""
+    lines = ["| set | light | warned of, at picture (light then) | of the last 100 not normal |", "|---|---|---|---|"]
+    for row in found["rows"]:
+        said = ", ".join(
+            f"{name} {at} ({1 - row['fall'] * max(0, at - WINDOW) / (found['pictures'] - WINDOW):.2f})"
+            for name, at in row["warned"].items()
+        )
+        light = f"falls by {row['fall']:.0%}" if row["fall"] else "steady"
+        lines.append(f"| {row['set']} | {light} | {said or 'nothing'} | {row['stopped']} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__.split("\n")[0])
@@ -65,15 +78,9 @@ def main() -> int:
         for fall in (0.0, FALL):
             found = follow(inspector, [*good[2:32], *test[:30]], options.pictures, fall, seed=len(rows))
             rows.append({"set": pathlib.Path(folder).name, "fall": fall, **found})
-    print("| set | light | warned of, at picture (light then) | of the last 100 not normal |\n|---|---|---|---|")
-    for row in rows:
-        said = ", ".join(
-            f"{name} {at} ({1 - row['fall'] * max(0, at - WINDOW) / (options.pictures - WINDOW):.2f})"
-            for name, at in row["warned"].items()
-        )
-        light = "falls by 20 %" if row["fall"] else "steady"
-        print(f"| {row['set']} | {light} | {said or 'nothing'} | {row['stopped']} |")
-    write_atomically(RESULTS / "drift.json", json.dumps({"rows": rows, "machine": machine()}, indent=1) + "\n")
+    found = {"rows": rows, "pictures": options.pictures, "machine": machine()}
+    print(table(found))
+    write_atomically(RESULTS / "drift.json", json.dumps(found, indent=1) + "\n")
     return 0
 
 

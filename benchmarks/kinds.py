@@ -70,6 +70,25 @@ def photographed(inspector: AnomalyInspector, folder: pathlib.Path) -> dict[str,
     return found
 
 
+def table(rows: dict) -> str:
+    """Both parts of kinds.json in Markdown."""
+    parts, sets = rows["held_back"], rows["photographs"]
+    lines = ["| set | regions | named | of these right |", "|---|---|---|---|"]
+    lines.append(f"| CAD parts held back | {parts['regions']} | {parts['named']:.2f} | {parts['right']:.2f} |")
+    for name, folders in sets.items():
+        found = [(kind, count) for folder in folders.values() for kind, count in folder.items()]
+        regions = sum(count for _, count in found)
+        named = regions - sum(count for kind, count in found if kind == UNNAMED)
+        said = ", ".join(
+            f"{folder}: {kind} {count}"
+            for folder, kinds in folders.items()
+            for kind, count in kinds.items()
+            if kind != UNNAMED
+        )
+        lines.append(f"| {name} | {regions} | {named / max(1, regions):.2f} | {said or '-'} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kinds", description=__doc__, formatter_class=plain)

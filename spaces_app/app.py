@@ -390,7 +390,7 @@ def _shift(page: Page) -> None:
         with gr.Column(scale=7, min_width=320):
             page.add("shift_counts", gr.HTML, padding=False)
             table = {"datatype": "str", "type": "array", "interactive": False, "wrap": True, "max_height": 520}
-            widths = ["8%", "21%", "21%", "20%", "10%", "20%"]
+            widths = ["8%", "18%", "22%", "20%", "13%", "19%"]
             page.add("shift_table", gr.Dataframe, column_widths=widths, buttons=[], **table)
         with gr.Column(scale=5, min_width=320):
             page.add("shift_picture", gr.Image, interactive=False, height=380, buttons=["fullscreen"])

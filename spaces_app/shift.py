@@ -80,7 +80,7 @@ def listed(rows: list[Row], language: str) -> list[list[Any]]:
     return [
         [
             str(number),
-            (result.time or "-")[:19].replace("T", " "),
+            (result.time or "-")[5:16].replace("T", " ") or "-",
             shown_name(result.image or "-"),
             verdict(said, result),
             "-" if result.pred_score is None else f"{result.pred_score:.3f}",

@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model.config.kind_width = WIDTH
     model.config.decision = model.config.decision | {"kind_confidence": round(needed, 3)}
     model.model.kind_head = head
-    model.half().save_pretrained(options.output)
+    model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
 
 

@@ -58,10 +58,31 @@ class FactsTrainer(Trainer):
             ).last_hidden_state
             logits = whole.lm_head(hidden[answered])
         loss = functional.cross_entropy(logits.float(), inputs["labels"][answered])
+        if "plain_ids" in inputs:
+            loss = loss + drift_from_base(model, inputs["plain_ids"])
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_train_sampler(self, *args, **kwargs):
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def drift_from_base(adapted: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """How far an adapter moves a language model's next words of plain text: mean Kullback-Leibler divergence.
+
+    Args:
+        adapted (`peft.PeftModel`): Around the whole model.
+        ids (`torch.LongTensor` of shape `(batch_size, length)`): Plain text.
+    """
+    whole = adapted.get_base_model()
+
+    def log_probabilities() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = whole.model.language_model(input_ids=ids, use_cache=False).last_hidden_state
+            return whole.lm_head(hidden).float().log_softmax(-1).flatten(0, 1)
+
+    with torch.no_grad(), adapted.disable_adapter():
+        before = log_probabilities()
+    return functional.kl_div(log_probabilities(), before, reduction="batchmean", log_target=True)
 
 
 class Questions(torch.utils.data.Dataset):
@@ -77,10 +98,11 @@ class Questions(torch.utils.data.Dataset):
         questions: int,
         english: float = 0.5,
         others: Mapping[str, Sequence[str]] | None = None,
+        plain: torch.Tensor | None = None,
     ):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
-        self.others = others or {}
+        self.others, self.plain = others or {}, plain
         self.topics = [*load_questions("en"), *MORE_OFTEN]
         self.made = -1, []
 
@@ -95,7 +117,11 @@ class Questions(torch.utils.data.Dataset):
             samples.sort(key=lambda sample: len(sample["input_ids"]))
             order = rng.permutation(BATCHES_AT_ONCE)
             self.made = group, [samples[i * self.batch_size : (i + 1) * self.batch_size] for i in order]
-        return collate(self.made[1][index % BATCHES_AT_ONCE], self.processor.tokenizer.pad_token_id)
+        batch = collate(self.made[1][index % BATCHES_AT_ONCE], self.processor.tokenizer.pad_token_id)
+        if self.plain is not None:
+            rng = np.random.default_rng([self.seed, index, 1])
+            batch["plain_ids"] = self.plain[rng.permutation(len(self.plain))[: self.batch_size]]
+        return batch
 
     def sample(self, rng: np.random.Generator) -> dict:
         """One picture's facts and questions about them."""
@@ -190,7 +216,7 @@ def train(model: torch.nn.Module, data: Questions, options: argparse.Namespace) 
         lr_scheduler_type="cosine",
         max_grad_norm=1.0,
         logging_steps=20,
-        save_steps=100,
+        save_steps=50,
         save_total_limit=1,
         dataloader_num_workers=1,
         dataloader_prefetch_factor=4,

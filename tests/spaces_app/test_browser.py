@@ -1,5 +1,6 @@
 """The Space in a real browser: what a visitor does, in Debian's chromium, on the embedded checkpoint."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -294,3 +295,25 @@ def test_the_page_fits_a_phone_and_turns_dark(visit):
     dark = visitor.page.evaluate("document.body.classList.contains('dark')")
     visitor.page.locator("#theme").click()
     assert visitor.page.evaluate("document.body.classList.contains('dark')") is not dark
+
+
+def test_every_tab_of_a_local_page_with_a_shift_fits_a_phone(browser, tmp_path):
+    rows = [
+        {"image": f"{number}.png", "verdict": "anomalous", "pred_score": 2.5, "time": f"2026-03-29T06:0{number}:00"}
+        for number in range(1, 6)
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blocks, address = app_module.launch_app(results=tmp_path, prevent_thread_lock=True, quiet=True)
+    visitor = Visitor(browser, address, viewport={"width": 390, "height": 844}, has_touch=True)
+    try:
+        for name in ("Many pictures", "Shift", "How it works"):
+            tab = visitor.page.get_by_role("tab", name=name)
+            if not tab.is_visible():
+                visitor.page.locator(".overflow-menu > button").click()
+                tab = visitor.page.locator(".overflow-dropdown button", has_text=name)
+            tab.click()
+            visitor.page.wait_for_timeout(1500)
+            assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 391, name
+    finally:
+        visitor.context.close()
+        blocks.close(verbose=False)
