@@ -2,7 +2,7 @@
 
     python -m recipes.small.language --language DIR_OR_ID --output DIR --steps 600 [--resume]
 
-The language model shall forget nothing: on texts that it wrote itself before, its next words are held to what they were.
+That the language model forgets little, its next words in texts that it wrote itself before are held to what they were.
 `--output` then holds `adapter_config.json` and `adapter_model.safetensors` (half precision), with prompt learner and
 projector in it. Data and packing are those of `recipes.tiny.language`.
 """
@@ -26,7 +26,7 @@ TEXTS, TEXT_TOKENS = 192, 96
 SUBJECTS = (
     "bread", "rain", "trains", "the moon", "chess", "gardens", "whales", "money", "bicycles", "the heart", "music",
     "deserts", "computers", "coffee", "history", "friendship", "rivers", "cooking rice", "numbers", "winter", "birds",
-    "the sun", "letters", "a city", "swimming", "paper", "dreams", "volcanoes", "farming", "clocks", "a journey", "glass",
+    "the sun", "letters", "a city", "swimming", "paper", "dreams", "volcanoes", "farming", "clocks", "travel", "glass",
 )  # fmt: skip
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
