@@ -13,28 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import tiny_pair
-
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from modeling_anomalygpt.inspector import AnomalyInspector
 from spaces_app import app as app_module
 from spaces_app import engine as engine_module
-from spaces_app.engine import Engine
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(AnomalyInspector(*tiny_pair()))
-
-
-@pytest.fixture(scope="module")
-def address(engine, tmp_path_factory):
+def address(engine):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(app_module.Engine, "load", lambda model=None: engine)
         blocks, address = app_module.launch_app(prevent_thread_lock=True, quiet=True)
         yield address.rstrip("/")

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import tiny_pair
-
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
 import gradio as gr
@@ -18,9 +16,7 @@ from modeling_anomalygpt.inspector import AnomalyInspector
 from spaces_app import app as app_module
 from spaces_app import drawing
 from spaces_app.engine import (
-    Engine,
     RefusedError,
-    Session,
     Settings,
     find_region,
     inspect_batch,
@@ -48,23 +44,6 @@ def left_half(size=SIZE) -> np.ndarray:
     inside = np.zeros(size, bool)
     inside[:, : size[1] // 2] = True
     return inside
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(AnomalyInspector(*tiny_pair()))
-
-
-@pytest.fixture
-def session(engine) -> Session:
-    return Session(engine)
 
 
 @pytest.fixture

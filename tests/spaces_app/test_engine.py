@@ -17,8 +17,6 @@ import pytest
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from tests.tiny import tiny_pair
-
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
 from modeling_anomalygpt.inspector import AnomalyInspector
@@ -54,23 +52,6 @@ def picture_file(folder: pathlib.Path, name: str, seed: int, size=(40, 60)) -> s
     path = folder / name
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)).save(path)
     return str(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(AnomalyInspector(*tiny_pair()))
-
-
-@pytest.fixture
-def session(engine) -> Session:
-    return Session(engine)
 
 
 @pytest.fixture(scope="module")

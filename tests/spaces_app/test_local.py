@@ -24,13 +24,6 @@ from spaces_app import shift
 from spaces_app.engine import Engine, Session, Settings, inspect_batch, inspect_picture
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture
 def files(tmp_path) -> list[str]:
     for number in range(4):
