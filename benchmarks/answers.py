@@ -4,8 +4,9 @@
 
 `drawn`: facts of pictures that nobody took, one held-back question of each topic. `photographs`: sets of real ones
 (folders with `train/good` and `test`), two references, held-back questions about what was measured there. `free`: the
-questions of tests/conversations/free_questions.json, each about three pictures. `after_ten_turns`: the same questions
-at the end of a conversation of ten. `names`: made names of parts, asked for.
+questions of tests/conversations/free_questions.json, each about three pictures; `fresh`: those of
+fresh_questions.json, written after the last training by one who had seen three examples of each topic, and asked
+once. `after_ten_turns`: the same questions at the end of a conversation of ten. `names`: made names, asked for.
 
 An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
 filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
@@ -40,7 +41,7 @@ from modeling_anomalygpt.wording import MeasuredFacts
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 
 LANGUAGES = ("en", "zh")
-FREE_QUESTIONS = ROOT / "tests" / "conversations" / "free_questions.json"
+FREE_QUESTIONS = {name: ROOT / "tests" / "conversations" / f"{name}_questions.json" for name in ("free", "fresh")}
 FOLLOW_UPS = ("where", "count", "size", "kind", "object", "advice")
 BATCH = 32
 LONGEST = 80
@@ -92,8 +93,8 @@ def drawn(pictures: int, rng: np.random.Generator) -> Iterator[Asked]:
                 yield facts, language, draw_question(rng, topic, facts, language, held_back=True), (topic,)
 
 
-def free(rng: np.random.Generator) -> Iterator[Asked]:
-    """The free questions, each about a normal picture, one with one place and one with several."""
+def free(questions: pathlib.Path, rng: np.random.Generator) -> Iterator[Asked]:
+    """The questions of a file, each about a normal picture, one with one place and one with several."""
     pictures = []
     while len(pictures) < 3:
         _, truth = draw_evidence(rng, 56)
@@ -101,7 +102,7 @@ def free(rng: np.random.Generator) -> Iterator[Asked]:
             facts = draw_facts(rng, tuple(truth.regions), truth.image_size, "bracket")
             if facts.verdict == ("anomalous" if truth.regions else "normal"):
                 pictures.append(facts)
-    for language, rows in json.loads(FREE_QUESTIONS.read_text(encoding="utf-8")).items():
+    for language, rows in json.loads(questions.read_text(encoding="utf-8")).items():
         for row in rows:
             place = named_place(row["place"]) if "place" in row else None
             before = Question(row["before"]["question"], row["before"]["topic"]) if "before" in row else None
@@ -176,7 +177,9 @@ def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[st
     """All rows."""
     rng, ask = np.random.default_rng(11), Answers(inspector)
     rows = {}
-    for name, asked in (("drawn", list(drawn(options.pictures, rng))), ("free", list(free(rng)))):
+    parts = {"drawn": list(drawn(options.pictures, rng))}
+    parts |= {name: list(free(path, rng)) for name, path in FREE_QUESTIONS.items()}
+    for name, asked in parts.items():
         answers = ask(asked, [None] * len(asked))
         rows[name] = shares(asked, answers)
         if name == "drawn":

@@ -145,7 +145,7 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
     """What was asked of each language model, and how much of it was answered rightly."""
 
     def contradicted(rows: Mapping) -> str:
-        both = [rows[name]["contradictions"] for name in ("drawn", "photographs") if name in rows]
+        both = [rows[name]["contradictions"] for name in ("drawn", "free", "fresh", "photographs") if name in rows]
         return f"{sum(one['found'] for one in both)} of {sum(one['asked'] for one in both):,}"
 
     def right(group: str, name: str = "all") -> Callable[[Mapping], str]:
@@ -158,6 +158,8 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
         "all topics, drawn facts": right("drawn"),
         "free questions, English": right("free", "en"),
         "free questions, Chinese": right("free", "zh"),
+        "a second list, written after the training and asked once, English": right("fresh", "en"),
+        "the second list, Chinese": right("fresh", "zh"),
         "the same questions first / after ten turns": lambda rows: " / ".join(
             f"{rows['after_ten_turns'][when]:.2f}" for when in ("first", "last")
         ),

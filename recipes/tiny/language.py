@@ -30,7 +30,9 @@ from recipes.tiny.rough_questions import alike, roughened
 
 LANGUAGES = ("en", "zh")
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
-MORE_OFTEN = ("presence", "place_check", "place_check", "number_check", "good", "advice", "sure")
+MORE_OFTEN = (
+    "presence", "place_check", "place_check", "number_check", "good", "advice", "sure", "again", "again", "again",
+)  # fmt: skip
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 
