@@ -584,7 +584,9 @@ class AnomalyInspector:
         images = [image for _, image in batch]
         encoded = self.encoder.encode(images, references, options.category, options.localization)
         tokens = torch.cat([one.image_tokens for one in encoded])
-        messages = first_turn(options.question, options.description, options.language)
+        # A grounded model is told of a description by the facts.
+        description = None if self.grounded else options.description
+        messages = first_turn(options.question, description, options.language)
         answers, log_odds = [""] * len(batch), [None] * len(batch)
         speaks = options.use_language and options.answer
         if options.use_language and not self.grounded:
@@ -595,8 +597,8 @@ class AnomalyInspector:
             for (source, image), seen, odds in zip(batch, encoded, log_odds, strict=True)
         ]
         if speaks and self.grounded:  # decided first, then told
-            asked, known = first_turn(options.question, None, options.language), [result.facts for result in results]
-            answers, _ = self.dialogue.answer([asked] * len(batch), tokens, options.language, MAX_NEW_TOKENS, known)
+            known = [result.facts for result in results]
+            answers, _ = self.dialogue.answer([messages] * len(batch), tokens, options.language, MAX_NEW_TOKENS, known)
         seconds = (time.perf_counter() - start) / len(batch)
         return [
             replace(

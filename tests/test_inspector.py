@@ -427,3 +427,12 @@ def test_a_grounded_model_is_not_asked_where_no_answer_is_wanted(monkeypatch):
     for options in ({"answer": False}, {"use_language": False}):
         result = inspector.inspect(picture(1), **options)
         assert (result.answer, result.conversation) == ("", [])
+
+
+def test_a_conversation_with_a_grounded_model_begins_with_the_question_as_it_was_asked(monkeypatch):
+    inspector = AnomalyInspector(*tiny_pair(answering="grounded"))
+    monkeypatch.setattr(inspector.dialogue, "answer", lambda asked, *rest: (["Yes."] * len(asked), None))
+    inspector.set_references([picture(0)], category="bolt", description="A bolt of steel.")
+    result = inspector.inspect(picture(1), question="Is it fine?")
+    assert [message["content"] for message in result.conversation] == ["Is it fine?", "Yes."]
+    assert result.facts.description == "A bolt of steel."
