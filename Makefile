@@ -47,7 +47,7 @@ $(TINY)/vision/model.safetensors: | $(VENV)/.installed
 $(TINY)/start/model.safetensors: $(TINY)/tokenizer/tokenizer.json $(TINY)/vision/model.safetensors
 	$(RECIPE).assemble start --vision $(TINY)/vision --tokenizer $(TINY)/tokenizer --output $(@D)
 $(TINY)/language/model.safetensors: $(TINY)/start/model.safetensors
-	$(RECIPE).language --checkpoint $(TINY)/start --output $(@D) --steps 3000 --threads 2 --resume
+	$(RECIPE).language --checkpoint $(TINY)/start --output $(@D) --steps 6000 --threads 2 --resume
 $(TINY)/rendered.npz: $(TINY)/start/model.safetensors
 	$(RECIPE).evidence --checkpoint $(TINY)/start --output $@ --products 600 --threads 2
 $(TINY)/photographs.npz: $(TINY)/start/model.safetensors
