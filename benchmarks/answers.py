@@ -133,7 +133,7 @@ def photographed(
 def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """Right answers by topic and language, the worst topic, and contradictions of all."""
     right: dict[str, list[bool]] = defaultdict(list)
-    wrong = 0
+    wrong = []
     for one, answer in zip(asked, answers, strict=True):
         _, language, question, _ = one
         ok = is_right(answer, one)
@@ -141,9 +141,10 @@ def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str
             right[name].append(ok)
         if question.topic in FOLLOW_UPS:
             right["follow_ups"].append(ok)
-        wrong += bool(contradictions(answer, one[0]))
+        if kinds := contradictions(answer, one[0]):
+            wrong.append([*kinds, question.topic, question.text, answer])
     rows = {name: {"right": round(float(np.mean(values)), 3), "asked": len(values)} for name, values in right.items()}
-    rows["contradictions"] = {"found": wrong, "asked": len(answers)}
+    rows["contradictions"] = {"found": len(wrong), "asked": len(answers), "answers": wrong}
     return dict(sorted(rows.items()))
 
 

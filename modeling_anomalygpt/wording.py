@@ -93,6 +93,11 @@ _WORDS = {
         "ratio": "{:.2g} times",
         "references": ("one good picture", "{} good pictures"),
         "shape": {True: "long and narrow", False: "compact"},
+        "unknown": {
+            "millimetres": "not known, for nobody told me the scale",
+            "description": "nothing",
+            "kind": "something that I cannot name",
+        },
     },
     "zh": {
         "and": "和",
@@ -104,6 +109,11 @@ _WORDS = {
         "ratio": "{:.2g} 倍",
         "references": ("一张良品图片", "{}张良品图片"),
         "shape": {True: "细长", False: "较集中"},
+        "unknown": {
+            "millimetres": "未知，没有人告诉我比例",
+            "description": "没有描述",
+            "kind": "我说不出名称的问题",
+        },
     },
 }
 _KINDS = {
@@ -234,9 +244,10 @@ def facts_in_words(facts: MeasuredFacts, language: str) -> str:
 
 
 def fill_in(answer: str, facts: MeasuredFacts, language: str) -> str:
-    """An answer with its fields filled in: `@places`, `@count`, `@size` and the like; unknown ones are left out.
+    """An answer with its fields filled in: `@places`, `@count`, `@size` and the like.
 
-    A language model chooses the words and never copies a number, so none can be miscopied.
+    What is not known says so (`@millimetres` without a scale). A language model chooses the words and never copies a
+    number, so none can be miscopied.
 
     Example:
     ```python
@@ -249,7 +260,7 @@ def fill_in(answer: str, facts: MeasuredFacts, language: str) -> str:
 
 
 def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
-    """What a field of an answer stands for; empty where there is no such thing.
+    """What a field of an answer stands for; says so where that is not known; empty where there is no such thing.
 
     Args:
         name (`str`): One of `FIELDS`.
@@ -257,6 +268,9 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         language (`str`): `"en"` or `"zh"`.
     """
     words, regions = _WORDS[language], facts.regions
+    known = {"millimetres": facts.scaled, "description": facts.description, "kind": facts.kind_known}
+    if not known.get(name, True):
+        return words["unknown"][name]
     if name == "places":
         return _joined(_cells(regions, language), language)
     if name == "count":
@@ -272,7 +286,7 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
     if name == "name":
         return category_name(facts.category, language)
     if name == "description":
-        return facts.description or ""
+        return facts.description
     if not regions:
         return ""
     return _region_field(name, facts, language)
@@ -284,7 +298,7 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
         return _size(regions[0], language)
     if name == "sizes":
         return _listed([_size(region, language) for region in regions], regions, language)
-    if name == "millimetres" and facts.scaled:
+    if name == "millimetres":
         return _listed([_millimetres(region, language) for region in regions], regions, language)
     if name == "share":
         percent = 100 * sum(region.area_pixels for region in regions) / (facts.image_size[0] * facts.image_size[1])
