@@ -97,6 +97,7 @@ _WORDS = {
             "millimetres": "not known, for nobody told me the scale",
             "description": "nothing",
             "kind": "something that I cannot name",
+            "region": "nothing",
         },
     },
     "zh": {
@@ -113,6 +114,7 @@ _WORDS = {
             "millimetres": "未知，没有人告诉我比例",
             "description": "没有描述",
             "kind": "我说不出名称的问题",
+            "region": "没有",
         },
     },
 }
@@ -287,8 +289,8 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         return category_name(facts.category, language)
     if name == "description":
         return facts.description
-    if not regions:
-        return ""
+    if name in FIELDS and not regions:
+        return words["unknown"]["region"]
     return _region_field(name, facts, language)
 
 

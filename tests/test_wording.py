@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.regions import DEFECT_KINDS
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words
 from tests.conversations.drawn_facts import region, some_facts
@@ -44,6 +45,10 @@ def test_every_field_is_filled_and_what_is_not_known_says_so(language):
     unknown = {fill_in(f"@{name}", bare, language) for name in ("millimetres", "description", "kind")}
     assert len(unknown) == 3
     assert "" not in unknown
+    normal = MeasuredFacts("normal", ratio=0.5)
+    for name in ("size", "sizes", "share", "worst", "largest", "others", "shape"):
+        assert contradictions(fill_in(f"<@{name}>", normal, language), normal) == []
+        assert fill_in(f"@{name}", normal, language) != ""
     assert fill_in("a @nothing b", facts, language) == "a  b"
 
 
