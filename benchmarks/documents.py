@@ -174,13 +174,16 @@ def foreground_table(rows: Sequence[Mapping[str, str]]) -> str:
     """What telling the part from its ground gains on each set, with four references."""
     metrics = {"image_auroc": "image AUROC", "balanced_accuracy_forced": "forced", "false_alarm_rate": "false alarms"}
     methods = ("anomalygpt", "anomalygpt_foreground")
+    four = [row for row in rows if row["k_shot"] == "4" and row["method"] in methods]
+    groups = {
+        name: [row for row in four if row["category"] == name] for name in sorted({one["category"] for one in four})
+    }
     lines = []
-    for category in sorted({row["category"] for row in rows if row["method"] == methods[1]}):
-        four = [row for row in rows if row["category"] == category and row["k_shot"] == "4"]
-        found = {one["method"]: one for one in summarize(four, tuple(metrics))}
+    for name, members in (groups | {"mean": four}).items():
+        found = {one["method"]: one for one in summarize(members, tuple(metrics))}
         if set(methods) <= found.keys():
             cells = [" / ".join(_shown(found[one][metric], spread=False) for one in methods) for metric in metrics]
-            lines.append([category, *cells])
+            lines.append([name, *cells])
     return markdown(["set", *(f"{name}: whole picture / part alone" for name in metrics.values())], lines)
 
 
