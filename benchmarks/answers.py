@@ -6,7 +6,8 @@
 (folders with `train/good` and `test`), two references, held-back questions about what was measured there. `free`: the
 questions of tests/conversations/free_questions.json, each about three pictures; `fresh`: those of
 fresh_questions.json, written after all training questions by one who had seen three examples of each topic; nothing
-was chosen by them. `after_ten_turns`: the same questions at the end of a conversation of ten. `names`: made names, asked for.
+was chosen by them. `after_ten_turns`: the same questions at the end of a conversation of ten. `names`: made names,
+asked for.
 
 An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
 filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
