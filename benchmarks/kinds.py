@@ -21,6 +21,7 @@ from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.regions import core
+from recipes.tiny.kinds import by_category
 
 UNNAMED = "not named"
 
@@ -28,12 +29,7 @@ UNNAMED = "not named"
 def held_back(inspector: AnomalyInspector) -> dict[str, float | int | dict]:
     """Of the regions that lie on a defect: the share that is named, and of these the share that is right."""
     train, test = (load_anomaly_dataset("cad_parts", config_name="held_back", split=s) for s in ("train", "test"))
-    good, bad = defaultdict(list), defaultdict(list)
-    for index, category in enumerate(train["category"]):
-        good[category].append(index)
-    for index, (category, kind) in enumerate(zip(test["category"], test["kind"], strict=True)):
-        if kind != "good":
-            bad[category].append(index)
+    good, bad = by_category(train), by_category(test, left_out="good")
     rng, named = np.random.default_rng(0), defaultdict(Counter)
     for category in tqdm(sorted(bad), desc="held-back parts"):
         references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:2]]

@@ -488,7 +488,7 @@ def nearest_rotation(own: bytes, known: Sequence[bytes]) -> int:
         own (`bytes`), known (`list[bytes]`): From [`thumbnail`].
 
     Returns:
-        `int`: 0, 90, 180 or 270.
+        `int`: 0, 90, 180 or 270; 0 where none is known, as with references that earlier versions saved.
 
     Example:
     ```python
@@ -499,8 +499,10 @@ def nearest_rotation(own: bytes, known: Sequence[bytes]) -> int:
     ```
     """
     one, *others = (_standardised(data) for data in (own, *known))
-    likeness = [max(float((np.rot90(one, turn) * other).mean()) for other in others) for turn in range(4)]
-    return 90 * int(np.argmax(likeness))
+    turned = [np.rot90(one, turn) for turn in range(4)]
+    return 90 * int(
+        np.argmax([max((float((copy * other).mean()) for other in others), default=0.0) for copy in turned])
+    )
 
 
 def _standardised(small: bytes) -> np.ndarray:

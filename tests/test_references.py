@@ -23,6 +23,7 @@ from modeling_anomalygpt.references import (
     NormalScores,
     References,
     mean_brightness,
+    nearest_rotation,
     same_picture,
     study_references,
     thumbnail,
@@ -397,3 +398,14 @@ def test_tensors_that_cannot_be_are_refused(tmp_path, changes, message):
     replace(sound, **changes).save(tmp_path / "bank.safetensors")
     with pytest.raises(ValueError, match=f"`path` must be a memory bank, got .*{message}.*Make it again."):
         References.load(tmp_path / "bank.safetensors")
+
+
+def test_a_picture_is_turned_only_where_that_makes_it_more_like_a_known_one():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    upright, other = Image.fromarray(pixels), Image.fromarray(pixels[::-1, ::-1].transpose(1, 0, 2))
+    known = [thumbnail(upright)]
+    assert nearest_rotation(thumbnail(upright), known) == 0
+    for angle in (90, 180, 270):
+        darker = Image.eval(upright.rotate(angle), lambda value: value // 2)
+        assert nearest_rotation(thumbnail(darker), known) == 360 - angle
+    assert nearest_rotation(thumbnail(other), []) == 0  # references saved by earlier versions have no thumbnails

@@ -43,7 +43,7 @@ class Defects:
     def __init__(self, inspector: AnomalyInspector, config_name: str, seed: int = 0):
         rows = []
         train, test = (load_anomaly_dataset("cad_parts", config_name=config_name, split=s) for s in ("train", "test"))
-        good, defective = _by_category(train, None), _by_category(test, "good")
+        good, defective = by_category(train), by_category(test, left_out="good")
         rng = np.random.default_rng(seed)
         for category in tqdm(sorted(defective), desc=f"parts, {config_name}"):
             references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:2]]
@@ -70,7 +70,8 @@ def regions_of(inspector: AnomalyInspector, row: dict) -> list[tuple[torch.Tenso
     return [(features, found) for features, found in told if features is not None]
 
 
-def _by_category(rows: object, left_out: str | None) -> dict[str, list[int]]:
+def by_category(rows: object, left_out: str | None = None) -> dict[str, list[int]]:
+    """Row numbers of each part, without those of a kind."""
     found = defaultdict(list)
     for index, (category, kind) in enumerate(zip(rows["category"], rows["kind"], strict=True)):
         if kind != left_out:
