@@ -19,57 +19,80 @@ _VIEWS = (
 _KINDS = ("scratch", "cut", "stain", "texture")
 # Least and most radius of a synthetic anomaly, in parts of the side.
 _RADII = (0.02, 0.1)
+# Where a picture is divided into cells, and how often a place is drawn until an anomaly lies apart from the others.
+_CELLS, _TRIES = (16, 16), 10
+NUM_VIEWS, ANOMALIES_A_VIEW = len(_VIEWS), 3
 
 
 def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Each image as other photographs of the same good part might show it.
+    """Good images as other photographs of the same part might show them.
 
     Args:
         pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised images.
 
     Returns:
-        `torch.Tensor` of shape `(num_views, num_images, 3, height, width)`
+        `torch.Tensor` of shape `(NUM_VIEWS, 3, height, width)`: the images take turns.
     """
-    pixels = pixel_values.float()
     generator = torch.Generator().manual_seed(0)
     views = []
-    for shift, degrees, contrast, brightness, noise, blur in _VIEWS:
+    for number, (shift, degrees, contrast, brightness, noise, blur) in enumerate(_VIEWS):
+        image = pixel_values[number % len(pixel_values)][None].float()
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        rotation = pixels.new_tensor([[cosine, -sine, 2 * shift[0]], [sine, cosine, 2 * shift[1]]])
-        places = functional.affine_grid(rotation.expand(len(pixels), 2, 3), pixels.shape, align_corners=False)
-        view = functional.grid_sample(pixels, places, padding_mode="reflection", align_corners=False)
+        rotation = image.new_tensor([[[cosine, -sine, 2 * shift[0]], [sine, cosine, 2 * shift[1]]]])
+        places = functional.affine_grid(rotation, image.shape, align_corners=False)
+        view = functional.grid_sample(image, places, padding_mode="reflection", align_corners=False)
         mean = view.mean((2, 3), keepdim=True)
         view = (view - mean) * contrast + mean + brightness
         if noise:
             view = view + noise * torch.randn(view.shape[1:], generator=generator).to(view)
-        view = blur * _blurred(view) + (1 - blur) * view
-        views.append(view.to(pixel_values))
-    return torch.stack(views)
+        views.append(blur * _blurred(view) + (1 - blur) * view)
+    return torch.cat(views).to(pixel_values)
 
 
-def synthetic_anomalies(views: torch.Tensor, count: int, inside: torch.Tensor | None = None) -> torch.Tensor:
-    """Augmented views with one synthetic anomaly each: scratches, stains, foreign and misplaced texture.
+def synthetic_anomalies(
+    views: torch.Tensor, inside: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Augmented views with synthetic anomalies: scratches, stains, foreign and misplaced texture.
+
+    One pass of a vision model shows several of them, since they lie apart where the region leaves room.
 
     Args:
-        views (`torch.Tensor` of shape `(num_views, num_images, 3, height, width)`): From [`augmented_views`].
-        count (`int`): How many to make; images and views take turns.
-        inside (`torch.BoolTensor` of shape `(num_images, height, width)`, *optional*): The region of interest, where
+        views (`torch.Tensor` of shape `(num_views, 3, height, width)`): From [`augmented_views`].
+        inside (`torch.BoolTensor` of shape `(num_views, height, width)`, *optional*): The region of interest, where
             all of each anomaly lies; `None`: anywhere.
 
     Returns:
-        `torch.Tensor` of shape `(count, 3, height, width)`
+        `tuple(torch.Tensor, torch.BoolTensor)`: The views, and the surroundings of their anomalies
+        `(num_views, ANOMALIES_A_VIEW, 16, 16)`, in cells of the picture.
     """
-    made = []
-    for number in range(count):
-        view = views[number // views.shape[1] % len(views), number % views.shape[1]].float()
-        generator = torch.Generator().manual_seed(number)
-        kind = _KINDS[number % len(_KINDS)]
-        region = None if inside is None else inside[number % views.shape[1]].cpu()
-        mask = (_scratch_mask if kind == "scratch" else _blob_mask)(view.shape[1:], generator, region)
+    made, surroundings = [], []
+    for number, view in enumerate(views.float()):
+        region = None if inside is None else inside[number].cpu()
+        taken = torch.zeros(ANOMALIES_A_VIEW, *_CELLS, dtype=torch.bool)
+        image = view
+        for index in range(ANOMALIES_A_VIEW):
+            kind = _KINDS[(number * ANOMALIES_A_VIEW + index) % len(_KINDS)]
+            generator = torch.Generator().manual_seed(number * ANOMALIES_A_VIEW + index)
+            mask, taken[index] = _apart(kind, view.shape[1:], generator, region, taken.any(0))
+            filling = _filling(view.cpu(), kind, generator)
+            image = image + mask.to(view) * (filling.to(view) - image)
+        made.append(image)
+        surroundings.append(taken)
+    return torch.stack(made).to(views), torch.stack(surroundings)
+
+
+def _apart(
+    kind: str, size: torch.Size, generator: torch.Generator, region: torch.Tensor | None, taken: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask of an anomaly and its surroundings, away from the cells that are taken where that can be."""
+    for _ in range(_TRIES):
+        mask = (_scratch_mask if kind == "scratch" else _blob_mask)(size, generator, region)
         mask = mask if region is None else mask * region
-        filling = _filling(view.cpu(), kind, generator)
-        made.append(view + mask.to(view) * (filling.to(view) - view))
-    return torch.stack(made).to(views)
+        cells = functional.adaptive_max_pool2d(mask[None].float(), _CELLS)
+        near = functional.max_pool2d(cells, 3, stride=1, padding=1)[0] > 0.05
+        if not (near & taken).any():
+            break
+    return mask, near
 
 
 def _uniform(generator: torch.Generator, low: float, high: float, *size: int) -> torch.Tensor:
@@ -144,4 +167,4 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
 
-__all__ = ["augmented_views", "synthetic_anomalies"]
+__all__ = ["ANOMALIES_A_VIEW", "NUM_VIEWS", "augmented_views", "synthetic_anomalies"]

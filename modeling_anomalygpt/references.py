@@ -22,15 +22,13 @@ from torch.nn import functional
 from .files import write_atomically
 from .localization import self_distances
 from .memory_bank import FORMATS, MemoryBank, PatchFeatures, unit_length
-from .reference_views import augmented_views, synthetic_anomalies
+from .reference_views import NUM_VIEWS, augmented_views, synthetic_anomalies
 from .region_of_interest import mean_inside, patches_inside
 
 Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 
-# References that are augmented, compared with the others and kept for the domain gate; images encoded together.
-_MOST_AUGMENTED, _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 4, 24, 24, 8
-# Synthetic anomalies that are put on the references, all together.
-_ANOMALIES = 12
+# References that are compared with the others and kept for the domain gate; images encoded together.
+_MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 24, 24, 8
 # Exponent of the synthetic anomalies in what one reference tells of the threshold; the picture itself has the rest.
 _SYNTHETIC_SHARE = 0.75
 # Good pictures that differ less than this share of what photographs of one part vary are one photograph, cut or moved
@@ -408,9 +406,11 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
             }
         )
     if gate is not None:
-        features = unit_length(torch.as_tensor(features, dtype=torch.float32))
+        features = torch.as_tensor(features, dtype=torch.float32)
         if features.dim() != 2 or not len(features) or features.shape[1] != bank.features[-1].shape[1]:
             raise ValueError(f"features of the domain gate have the shape {tuple(features.shape)}")
+        if ((features.norm(dim=1) - 1).abs() > 1e-3).any():  # a second time it would not give the same bits
+            features = unit_length(features)
         low, high = (_number(value) for value in gate["brightness_range"])
         distance, sharpness = _number(gate["max_distance"]), _number(gate["min_sharpness"])
         gate = DomainGate(features, distance, (low, high), sharpness)
@@ -527,12 +527,14 @@ class _Encoded:
     def bank(self) -> tuple[torch.Tensor, ...]:
         return MemoryBank.build(self.layers, inside=self.inside).features
 
+    def maps(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Each image's map against a bank, `(num_images, height, width)`; 0 outside the region."""
+        maps = model.localizer.compare(self.layers, bank)
+        return maps if self.inside is None else maps * patches_inside(self.inside, tuple(maps.shape[1:]))
+
     def maxima(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> list[float]:
         """The highest value of each image's map against a bank, within the region."""
-        maps = model.localizer.compare(self.layers, bank)
-        if self.inside is not None:
-            maps = maps * patches_inside(self.inside, tuple(maps.shape[1:]))
-        return maps.flatten(1).amax(1).tolist()
+        return self.maps(model, bank).flatten(1).amax(1).tolist()
 
 
 @torch.no_grad()
@@ -559,10 +561,9 @@ def study_references(
     """
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
     originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
-    encoded, shown = _Encoded(features, inside), _evenly(originals, _MOST_AUGMENTED)
-    views = augmented_views(pixel_values[shown])
-    around = None if inside is None else inside[shown].repeat(len(views), 1, 1)
-    seen = _Encoded(encode_in_batches(model.get_patch_features, views.flatten(0, 1)), around)
+    encoded, shown = _Encoded(features, inside), _shown(originals)
+    views, around = augmented_views(pixel_values[shown]), None if inside is None else inside[shown]
+    seen = _Encoded(encode_in_batches(model.get_patch_features, views), around)
     augmented = seen.maxima(model, encoded.bank())
     usual, compared = _geometric_mean(augmented), _evenly(originals, _MOST_COMPARED)
     leave_one_out = _leave_one_out(model, encoded, numbers, compared)
@@ -571,7 +572,7 @@ def study_references(
         distinct = {int(numbers[index]): index for index in reversed(compared)}
         leave_one_out = _leave_one_out(model, encoded, numbers, sorted(distinct.values()))
     good = ImageTraits.of(pixel_values, features[-1], inside=inside)
-    view_traits = ImageTraits.of(views.flatten(0, 1), seen.layers[-1], inside=around)
+    view_traits = ImageTraits.of(views, seen.layers[-1], inside=around)
     gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)
     return NormalScores(tuple(augmented), tuple(leave_one_out), *_guesses(model, views, encoded, originals)), gate
 
@@ -589,7 +590,7 @@ def reference_threshold(model: nn.Module, pixel_values: torch.Tensor, features: 
         `float`: Above 0.
     """
     images, encoded = list(range(len(pixel_values))), _Encoded(features)
-    views = augmented_views(pixel_values[_evenly(images, _MOST_AUGMENTED)])
+    views = augmented_views(pixel_values[_shown(images)])
     leave_one_out = _leave_one_out(model, encoded, torch.tensor(images), _evenly(images, _MOST_COMPARED))
     scores = NormalScores((), tuple(leave_one_out), *_guesses(model, views, encoded, images))
     return scores.threshold(model.config.decision)
@@ -599,11 +600,13 @@ def _guesses(
     model: nn.Module, views: torch.Tensor, encoded: _Encoded, originals: list[int]
 ) -> tuple[tuple[float, ...], float]:
     """What each reference tells alone: scores of synthetic anomalies, mean distance within a picture."""
-    shown = _evenly(originals, _MOST_AUGMENTED)
-    inside = None if encoded.inside is None else encoded.inside[shown]
-    anomalies = encode_in_batches(model.get_patch_features, synthetic_anomalies(views, _ANOMALIES, inside))
-    turns = torch.arange(_ANOMALIES) % len(shown)
-    scores = _Encoded(anomalies, None if inside is None else inside[turns]).maxima(model, encoded.bank())
+    inside = None if encoded.inside is None else encoded.inside[_shown(originals)]
+    anomalies, surroundings = synthetic_anomalies(views, inside)
+    seen = _Encoded(encode_in_batches(model.get_patch_features, anomalies), inside)
+    maps = seen.maps(model, encoded.bank())
+    near = functional.interpolate(surroundings.to(maps), tuple(maps.shape[1:])) > 0
+    only = near | ~near.any(1, keepdim=True)  # around one, and where there is none
+    scores = (maps[:, None] * only).amax((2, 3)).flatten().tolist()
     own = []
     for one in (encoded[[index]] for index in originals):  # each compares all patches of an image with each other
         for distances in map(self_distances, one.layers):
@@ -657,6 +660,12 @@ def encode_in_batches(encode: Encoder, pixel_values: torch.Tensor) -> tuple[Patc
         PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
         for layers in zip(*batches, strict=True)
     )
+
+
+def _shown(images: list[int]) -> list[int]:
+    """The image that each augmented view shows."""
+    some = _evenly(images, NUM_VIEWS)
+    return [some[number % len(some)] for number in range(NUM_VIEWS)]
 
 
 def _evenly(items: list[int], most: int) -> list[int]:
