@@ -4,6 +4,7 @@ One model judges one picture at a time; who comes while too many wait is told to
 a picture or a conversation: who asks again sends both again. Built on FastAPI, which Gradio brings along.
 """
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -21,6 +22,7 @@ import jinja2
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from ..inspector import InspectionOptions
 from ..results import InspectionResult
@@ -40,10 +42,12 @@ class Limits:
     Args:
         max_bytes (`int`): Of one picture.
         max_waiting (`int`): Pictures that wait for the model; a further one gets the code 503.
+        max_seconds (`float`): In which a request must have arrived: one that stalls holds a place as well.
     """
 
     max_bytes: int = 25 * 2**20
     max_waiting: int = 32
+    max_seconds: float = 60.0
 
 
 class Service:
@@ -154,7 +158,7 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
             _check_text("question", question)
         service.enter()
         try:
-            content = await _body(request, service.limits.max_bytes)
+            content = await _body(request, service.limits, service.limits.max_bytes)
             result = await run_in_threadpool(service.inspect, content, service.options(question, language))
         finally:
             service.leave()
@@ -169,7 +173,7 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         _check_language(language)
         service.enter()
         try:
-            body = await _body(request, service.limits.max_bytes * 4 // 3 + 2**18)  # base64, and words
+            body = await _body(request, service.limits, service.limits.max_bytes * 4 // 3 + 2**18)  # base64, and words
             content, messages = _picture_and_messages(body, service.limits.max_bytes)
             options = service.options(None, language)
             result, answer = await run_in_threadpool(service.chat, content, options, messages)
@@ -253,7 +257,7 @@ def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict
             422, 'The body must be {"image": BASE64, "messages": [{"role": "user", "content": QUESTION}]}.'
         ) from None
     if len(content) > max_bytes:
-        raise HTTPException(413, f"A picture must have at most {max_bytes >> 20} MiB. Cut or shrink it before.")
+        raise HTTPException(413, _too_large(max_bytes))
     roles = ["user", "assistant"] * len(messages)
     if not len(messages) % 2 or [one["role"] for one in messages] != roles[: len(messages)]:
         raise HTTPException(422, "`messages` must be of user and assistant in turn, and end with the user's question.")
@@ -264,16 +268,30 @@ def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict
     return content, messages
 
 
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """The body of a request, no byte more than allowed; a chunked one is measured while it comes."""
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise HTTPException(413, f"A picture must have at most {max_bytes >> 20} MiB. Cut or shrink it before.")
+async def _body(request: Request, limits: Limits, most: int) -> bytes:
+    """The body of a request, at most so many bytes; a chunked one is measured while it comes."""
+    content, received = bytearray(), 0
+    try:
+        async with asyncio.timeout(limits.max_seconds):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received <= most:
+                    content += chunk
+                elif received > 4 * most:  # up to there it is read: many clients listen only after they have sent all
+                    break
+    except TimeoutError:
+        raise HTTPException(408, f"A picture must arrive within {limits.max_seconds:g} seconds. Send it again.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The picture did not arrive whole. Send it again.") from None
+    if received > most:
+        raise HTTPException(413, _too_large(limits.max_bytes))
     if not content:
         raise HTTPException(422, "The body must be the file of a picture, got nothing.")
     return bytes(content)
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"A picture must have at most {max_bytes >> 20} MiB. Cut or shrink it before."
 
 
 __all__ = ["Limits", "Service", "make_app"]

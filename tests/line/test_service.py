@@ -1,5 +1,6 @@
 """The service: same results as in Python, limits and keys, one line for what is wrong."""
 
+import asyncio
 import base64
 import contextlib
 import html
@@ -114,6 +115,45 @@ def test_what_is_wrong_is_one_line_with_its_code(inspector):
         answer = web.post("/inspect", content=content, params=params)
         assert (answer.status_code, answer.json()["detail"]) == (code, line)
     assert service.waiting == 0, "who is refused gives the place back"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [
+        (None, 408, "A picture must arrive within 0.2 seconds. Send it again."),
+        ({"type": "http.disconnect"}, 400, "The picture did not arrive whole. Send it again."),
+    ],
+)
+def test_who_stalls_or_goes_away_gives_the_place_back(inspector, end, code, line):
+    web, service = client(inspector, max_seconds=0.2)
+    pieces = [{"type": "http.request", "body": b"abc", "more_body": True}, end]
+    sent = []
+
+    async def receive():
+        if pieces[0] is None:
+            await asyncio.sleep(20)
+        return pieces.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/inspect", "raw_path": b"/inspect", "query_string": b"",
+        "headers": [], "http_version": "1.1", "scheme": "http", "root_path": "",
+    }  # fmt: skip
+    asyncio.run(web.app(scope, receive, send))
+    assert sent[0]["status"] == code
+    assert json.loads(sent[1]["body"])["detail"] == line
+    assert service.waiting == 0
+
+
+def test_a_picture_that_is_too_large_gets_its_line_in_a_chat_too(inspector):
+    web, _ = client(inspector, max_bytes=2**20)
+    answer = web.post("/chat", content=bytes(2**21))
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413,
+        "A picture must have at most 1 MiB. Cut or shrink it before.",
+    )
 
 
 def test_who_comes_while_too_many_wait_is_told_to_come_again_and_nobody_else_suffers(inspector):
