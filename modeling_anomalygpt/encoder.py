@@ -261,7 +261,8 @@ class ImageEncoder:
                 roi = load_roi(roi, (image.height, image.width))
             copies = [image.rotate(angle, expand=True) for angle in angles]
             tiled |= any(len(self.boxes(copy)) > 1 for copy in copies)
-            pieces = [piece for copy in copies for piece in self._pieces(copy, roi)]
+            tiles = [self._pieces(copy, roi) for copy in copies]
+            pieces = [piece for one in tiles for piece in one]
             for start in range(0, len(pieces), _TILES_AT_A_TIME):
                 pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
                 if inside is not None and not inside.flatten(1).any(1).all():
@@ -270,17 +271,19 @@ class ImageEncoder:
                 part = MemoryBank.build(layers, self.fingerprint(), inside)
                 bank = part if bank is None else bank.extend(part)
                 if number % step == 0:
-                    studied.append((pixel_values, layers, [number] * len(pixel_values), inside))
+                    upright = [index < len(tiles[0]) for index in range(start, start + len(pixel_values))]
+                    studied.append((pixel_values, layers, [number] * len(pixel_values), inside, upright))
             sizes.append((image.height, image.width))
             thumbnails.append(thumbnail(image))
         config = self.model.config
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
-            for layers in zip(*(layers for _, layers, _, _ in studied), strict=True)
+            for layers in zip(*(one[1] for one in studied), strict=True)
         )
         pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
         inside = None if roi is None else torch.cat([one[3] for one in studied])
-        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside)
+        upright = [stands for one in studied for stands in one[4]]
+        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright)
         bank = bank if max_patches is None else bank.reduce(max_patches)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
@@ -394,8 +397,9 @@ class ImageEncoder:
             x, y (`int`): The point, in pixels.
 
         Returns:
-            `dict`, *optional*: `reference`, its number from 0, and `box`, `[x0, y0, x1, y1]` as parts of that
-            picture's width and height, a patch and its neighbours. `None` for tiles and rotated copies.
+            `dict`, *optional*: `reference`, its number from 0 among the pictures that were given, and `box`,
+            `[x0, y0, x1, y1]` as parts of that picture's width and height, a patch and its neighbours. `None` for
+            tiles and rotated copies.
         """
         if not patches or references is None or not references.image_sizes:
             return None
@@ -418,6 +422,7 @@ class ImageEncoder:
         across = [(edge / columns * canvas[1] - at.left) / at.width for edge in edges[::2]]
         down = [(edge / rows * canvas[0] - at.top) / at.height for edge in edges[1::2]]
         box = [across[0], down[0], across[1], down[1]]
+        reference = references.given[reference] if references.given else reference
         return {"reference": reference, "box": [round(min(1.0, max(0.0, edge)), 4) for edge in box]}
 
     @torch.inference_mode()

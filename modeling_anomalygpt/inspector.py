@@ -8,6 +8,7 @@ import os
 import pathlib
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .checkpoints import load_checkpoint
-from .dialogue import Dialogue, first_turn
+from .dialogue import Dialogue, first_turn, language_of
 from .encoder import EncodedImage, ImageEncoder
 from .files import append_json_line
 from .images import bit_depth, load_picture
@@ -33,6 +34,7 @@ from .scoring import (
     Score,
     Scorer,
     decide,
+    decision_score,
     false_alarm_threshold,
     normals_needed,
     supported_false_alarm_rate,
@@ -40,6 +42,7 @@ from .scoring import (
 from .wording import MeasuredFacts, reason_in_words
 
 MAX_NEW_TOKENS = 128
+_MOST_CHANGES = 50  # that can be undone; each keeps the bank before it
 # A threshold below this would call pictures anomalous that look quite normal, on the word of a few good ones.
 _LOWEST_DECISION_THRESHOLD = -2.0
 
@@ -152,27 +155,31 @@ class FeedbackHistory:
     def __init__(self, audit_file: str | os.PathLike | None = None, **facts: Any):
         self.audit_file = None if audit_file is None else pathlib.Path(audit_file)
         self._facts = facts
-        self._earlier: list[References] = []
+        self._changes: deque[tuple[References, References]] = deque(maxlen=_MOST_CHANGES)
 
     def __len__(self) -> int:
-        return len(self._earlier)
+        return len(self._changes)
 
     def record(self, before: References, after: References, row: dict[str, Any]) -> None:
         """Notes a change: writes its line first, so that no change goes unrecorded."""
         changed = sum(map(len, after.bank.features)) - sum(map(len, before.bank.features))
         self.note({**row, "patches": changed})
-        self._earlier.append(before)
+        self._changes.append((before, after))
 
-    def undo(self) -> References:
+    def undo(self, present: References | None) -> References:
         """The references before the last change.
+
+        Args:
+            present ([`References`], *optional*): Those in use: what was said about others is no longer undone.
 
         Raises:
             RuntimeError: If there is nothing to undo.
         """
-        if not self._earlier:
+        if not self._changes or self._changes[-1][1] is not present:
+            self._changes.clear()
             raise RuntimeError("There is no feedback to undo. Give some with `feedback(result, is_normal)` first.")
         self.note({"undo": True})
-        return self._earlier.pop()
+        return self._changes.pop()[0]
 
     def note(self, row: dict[str, Any]) -> None:
         """Writes a line with the time before it."""
@@ -275,7 +282,7 @@ class AnomalyInspector:
             rotations (`bool`, defaults to `False`): Whether copies rotated by 90, 180 and 270 degrees are added, for
                 parts that lie in any direction.
             max_patches (`int`, *optional*): Keep at most so many patches a layer (greedy k-centre), to bound time and
-                memory.
+                memory. The threshold is that of all patches: with fewer than half of them good parts come near it.
             bits (`int`, *optional*): Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files);
                 found in the references by default, and kept with them.
             roi (path, `PIL.Image.Image` or `np.ndarray`, *optional*): The region of interest, a mask drawn on the
@@ -296,15 +303,19 @@ class AnomalyInspector:
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
         bits = bit_depth(images) if bits is None else bits
-        copies: list[Any] = []
+        copies: list[int] = []
         # `disable=None` shows the bar on a terminal alone.
         bar = tqdm(images, desc="references", disable=True if len(images) < 9 else None, leave=False)
         distinct = _distinct(bar, copies, bits)
-        self.references = self.encoder.encode_references(
+        references = self.encoder.encode_references(
             distinct, len(images), rotations, max_patches, category, description, bits, roi
         )
         if copies:
-            names = ", ".join(_name(image) for image in copies[:5])
+            given = tuple(number for number in range(len(images)) if number not in copies)
+            references = replace(references, given=given)
+        self.references = references
+        if copies:
+            names = ", ".join(_name(images[number]) for number in copies[:5])
             warnings.warn(f"Copies of other references count once; left out: {names}.", stacklevel=2)
 
     def find_foreground(self, images: Sequence[Any], bits: int | None = None) -> np.ndarray:
@@ -367,6 +378,8 @@ class AnomalyInspector:
             ValueError: If no picture can be read, **or** one is a reference, **or** the rate is not between 0 and 1.
         """
         references = replace(self._known_references("calibrate"), calibration=None)
+        if references.bank.threshold is None:
+            raise ValueError("`references` must have a threshold, got none. Make them with `set_references`.")
         needed = normals_needed(max_false_alarm)
         images = _distinct_normals(normals, references)
         run = partial(self._inspect_all, images, references=references, batch_size=batch_size, progress=progress)
@@ -375,7 +388,8 @@ class AnomalyInspector:
         bank = replace(references.bank, threshold=references.bank.threshold * factor)
         references = replace(references, bank=bank)
         judged = run(options=InspectionOptions(answer=False), references=references)
-        scores = [row.evidence["decision_score"] for row in judged]
+        decision = {**self.model.config.decision, "false_alarm_weight": 1.0}
+        scores = [decision_score(row.pred_score, row.log_odds, decision) for row in judged]
         threshold = max(false_alarm_threshold(scores, max_false_alarm), _LOWEST_DECISION_THRESHOLD)
         margin = self.model.config.decision["undecided_margin"]
         calibration = Calibration(
@@ -407,14 +421,16 @@ class AnomalyInspector:
             RuntimeError: If there are no references.
             ValueError: If there is no picture, **or** a good one is known already.
         """
-        image = result.image if image is None else image
+        if image is None:  # what was judged: the file may show another part by now
+            image = result.image if result.judged_image is None else result.judged_image
         if image is None:
             raise ValueError("`image` must be given for a result that names no file, got None.")
         before = self._known_references("feedback")
         loaded = load_picture(image, before.bits)
         small = thumbnail(loaded)
         if is_normal and any(same_picture(small, known) for known in before.thumbnails):
-            raise ValueError(f"`image` must be a new good picture, got {_name(image)}, which is known already.")
+            name = _name(result.image or image)
+            raise ValueError(f"`image` must be a new good picture, got {name}, which is known already.")
         # Good patches around the region join, as those of references do; a defect lies within it.
         seen = self.encoder.encode_as_query(loaded, before, margin=int(is_normal))
         bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
@@ -426,7 +442,7 @@ class AnomalyInspector:
 
     def undo_feedback(self) -> None:
         """Takes the last feedback back; `RuntimeError` where there is none."""
-        self.references = self.feedback_history.undo()
+        self.references = self.feedback_history.undo(self.references)
 
     def inspect(self, image: Any, options: InspectionOptions | None = None, **changes: Any) -> InspectionResult:
         """Inspects one picture.
@@ -598,7 +614,8 @@ class AnomalyInspector:
         ]
         if speaks and self.grounded:  # decided first, then told
             known = [result.facts for result in results]
-            answers, _ = self.dialogue.answer([messages] * len(batch), tokens, options.language, MAX_NEW_TOKENS, known)
+            language = language_of(options.question, options.category)
+            answers, _ = self.dialogue.answer([messages] * len(batch), tokens, language, MAX_NEW_TOKENS, known)
         seconds = (time.perf_counter() - start) / len(batch)
         return [
             replace(
@@ -657,13 +674,15 @@ class AnomalyInspector:
         """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
         if score.verdict != "anomalous" or references is None or references.copies > 1 or not seen.patches:
             return score
+        if references.roi is not None:  # it would not turn with the picture
+            return score
         scorer = Scorer(references, options.localization, self.model.config.decision)
         angle = nearest_rotation(thumbnail(image), references.thumbnails) if scorer.calibrated else 0
         if not angle:
             return score
         rotated = [image.rotate(angle, expand=True)]
         again = self.encoder.encode(rotated, references, options.category, options.localization)[0]
-        if scorer.pred_score(again.anomaly_map) >= 1 or again.out_of_domain_reasons:
+        if again.out_of_domain_reasons or scorer.score(again.anomaly_map).verdict == "anomalous":
             return score
         reasons = [("rotated", {"degrees": 360 - angle}), *score.reasons]
         return replace(score, verdict="uncertain", reasons=reasons)
@@ -712,7 +731,7 @@ def _facts(
         (image.height, image.width),
         score.pred_score if scorer.calibrated else score.pred_score / scorer.region_threshold,
         dict(score.reasons),
-        0 if references is None else len(references.thumbnails),
+        0 if scorer.kind == "text_guided" else len(references.thumbnails) or references.num_compared,
         options.category,
         None if options.description == neutral else options.description,
     )
@@ -722,14 +741,14 @@ def _bits(references: References | None) -> int | None:
     return None if references is None else references.bits
 
 
-def _distinct(images: Iterable[Any], copies: list[Any], bits: int | None) -> Iterator[Image.Image]:
-    """Pictures, read one by one, without copies of one another; the copies go into the list."""
+def _distinct(images: Iterable[Any], copies: list[int], bits: int | None) -> Iterator[Image.Image]:
+    """Pictures, read one by one, without copies of one another; the numbers of the copies go into the list."""
     seen: list[bytes] = []
-    for image in images:
+    for number, image in enumerate(images):
         loaded = load_picture(image, bits)
         small = thumbnail(loaded)
         if any(same_picture(small, other) for other in seen):
-            copies.append(image)
+            copies.append(number)
         else:
             seen.append(small)
             yield loaded

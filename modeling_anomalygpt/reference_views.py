@@ -49,9 +49,7 @@ def augmented_views(pixel_values: torch.Tensor) -> torch.Tensor:
     return torch.cat(views).to(pixel_values)
 
 
-def synthetic_anomalies(
-    views: torch.Tensor, inside: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def synthetic_anomalies(views: torch.Tensor, inside: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Augmented views with synthetic anomalies: scratches, stains, foreign and misplaced texture.
 
     One pass of a vision model shows several of them, since they lie apart where the region leaves room.

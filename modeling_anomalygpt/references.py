@@ -278,6 +278,7 @@ class References:
         calibration ([`Calibration`], *optional*): Learned from further good pictures.
         image_sizes (`tuple[tuple[int, int]]`): `(height, width)` of each reference; empty for tiled ones.
         copies (`int`): Pictures in the bank for each reference: 4 with rotated copies.
+        given (`tuple[int]`): Which of the pictures that were given each reference is; empty where none was left out.
         thumbnails (`tuple[bytes]`): Of each reference and each picture that feedback added, by which copies are
             recognised.
         category (`str`), description (`str`, *optional*): What they show, as the user wrote it.
@@ -293,6 +294,7 @@ class References:
     calibration: Calibration | None = None
     image_sizes: tuple[tuple[int, int], ...] = ()
     copies: int = 1
+    given: tuple[int, ...] = ()
     thumbnails: tuple[bytes, ...] = ()
     category: str = "object"
     description: str | None = None
@@ -361,6 +363,7 @@ class References:
             "description": self.description,
             "bits": self.bits,
             **({} if self.roi is None else {"roi_size": self.roi.shape}),
+            **({"given": self.given} if self.given else {}),
         }
 
 
@@ -431,10 +434,13 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
     bits = facts.get("bits")
     if bits is not None and (type(bits) is not int or not 1 <= bits <= 32):
         raise ValueError(f"`bits` is {bits!r:.40}")
+    given = tuple(facts.get("given", ()))
+    if any(type(number) is not int or number < 0 for number in given):
+        raise ValueError("`given` must be whole numbers")
     thumbnails = tuple(bytes.fromhex(text) for text in facts.get("thumbnails", ()))
     return {
         "normal_scores": scores, "domain_gate": gate, "calibration": calibration, "image_sizes": sizes,
-        "copies": copies, "thumbnails": thumbnails, "category": category, "description": description,
+        "copies": copies, "given": given, "thumbnails": thumbnails, "category": category, "description": description,
         "bits": bits,
     }  # fmt: skip
 
@@ -544,6 +550,7 @@ def study_references(
     features: tuple[PatchFeatures, ...],
     groups: Sequence[int] | None = None,
     inside: torch.Tensor | None = None,
+    upright: Sequence[bool] | None = None,
 ) -> tuple[NormalScores, DomainGate]:
     """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
 
@@ -555,22 +562,31 @@ def study_references(
             each its own by default.
         inside (`torch.BoolTensor` of shape `(num_images, height, width)`, *optional*): The region of interest in each,
             outside which nothing counts; it stays where it is while the views move.
+        upright (`list[bool]`, *optional*): Whether each image is a tile of an upright reference, whose score is the
+            highest of its tiles; by default the first image of each reference is all of it, the others are copies.
 
     Returns:
         `tuple(NormalScores, DomainGate)`
     """
     numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
-    originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
+    if upright is None:
+        originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
+    else:
+        originals = [index for index, stands in enumerate(upright) if stands]
     encoded, shown = _Encoded(features, inside), _shown(originals)
     views, around = augmented_views(pixel_values[shown]), None if inside is None else inside[shown]
     seen = _Encoded(encode_in_batches(model.get_patch_features, views), around)
     augmented = seen.maxima(model, encoded.bank())
-    usual, compared = _geometric_mean(augmented), _evenly(originals, _MOST_COMPARED)
+    usual, few = _geometric_mean(augmented), _evenly(numbers.unique().tolist(), _MOST_COMPARED)
+    compared = [index for index in originals if int(numbers[index]) in few]
     leave_one_out = _leave_one_out(model, encoded, numbers, compared)
     if any(score < _SAME_PHOTOGRAPH * usual for score in leave_one_out):
-        numbers = _grouped_by_photograph(model, encoded, numbers, compared, _SAME_PHOTOGRAPH * usual)
-        distinct = {int(numbers[index]): index for index in reversed(compared)}
-        leave_one_out = _leave_one_out(model, encoded, numbers, sorted(distinct.values()))
+        merged = _grouped_by_photograph(model, encoded, numbers, compared, _SAME_PHOTOGRAPH * usual)
+        pairs = list(zip(merged[compared].tolist(), numbers[compared].tolist(), strict=True))
+        first = set(dict(reversed(pairs)).values())  # of each photograph one reference
+        leave_one_out = _leave_one_out(
+            model, encoded, merged, [index for index in compared if int(numbers[index]) in first]
+        )
     good = ImageTraits.of(pixel_values, features[-1], inside=inside)
     view_traits = ImageTraits.of(views, seen.layers[-1], inside=around)
     gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)
@@ -615,26 +631,35 @@ def _guesses(
 
 
 def _leave_one_out(model: nn.Module, encoded: _Encoded, groups: torch.Tensor, images: list[int]) -> list[float]:
-    """The score of each of these images against all of other groups; none where there is one group."""
+    """The highest score of each group's images against all of other groups; none where there is one group."""
     if groups.unique().numel() < 2:
         return []
     return [
-        score for index in images for score in encoded[[index]].maxima(model, encoded[groups != groups[index]].bank())
+        max(encoded[own].maxima(model, encoded[groups != group].bank()))
+        for group, own in _images_of_groups(groups, images).items()
     ]
 
 
 def _grouped_by_photograph(
     model: nn.Module, encoded: _Encoded, groups: torch.Tensor, images: list[int], limit: float
 ) -> torch.Tensor:
-    """The groups; those of two images that differ by less than the limit become one."""
-    groups = groups.clone()
+    """The groups; those of two references that differ by less than the limit become one."""
+    merged, images_of = groups.clone(), _images_of_groups(groups, images)
+    for group, own in images_of.items():
+        for other, others in images_of.items():
+            known = merged[others[0]]
+            if other >= group or merged[own[0]] == known:
+                continue
+            if max(encoded[own].maxima(model, encoded[merged == known].bank())) < limit:
+                merged[merged == merged[own[0]]] = int(known)
+    return merged
+
+
+def _images_of_groups(groups: torch.Tensor, images: list[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
     for index in images:
-        for other in images:
-            if other < index and groups[other] != groups[index]:
-                bank = encoded[groups == groups[other]].bank()
-                if encoded[[index]].maxima(model, bank)[0] < limit:
-                    groups[groups == groups[index]] = int(groups[other])
-    return groups
+        found.setdefault(int(groups[index]), []).append(index)
+    return found
 
 
 def _domain_gate(

@@ -137,9 +137,10 @@ def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float, conf
     count, tail, num_above = len(ordered), 0.0, 0
     # The (e+1)-th highest holds while P(at most e of n exceed the true threshold) stays within 1 - confidence.
     while num_above < count:
-        tail += (
-            math.comb(count, num_above) * false_alarm_rate**num_above * (1 - false_alarm_rate) ** (count - num_above)
-        )
+        # Logarithms: of some thousand pictures the binomial coefficients are too large for a float.
+        ways = math.lgamma(count + 1) - math.lgamma(num_above + 1) - math.lgamma(count - num_above + 1)
+        above, below = num_above * math.log(false_alarm_rate), (count - num_above) * math.log1p(-false_alarm_rate)
+        tail += math.exp(ways + above + below)
         if tail > 1 - confidence:
             break
         num_above += 1
@@ -227,7 +228,7 @@ class Scorer:
         row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
         evidence = {
             "localization": self.kind,
-            "num_references": 0 if self.references is None else self.references.bank.num_references,
+            "num_references": 0 if self.kind == "text_guided" else self.references.bank.num_references,
             "peak": {"x": int(column), "y": int(row), "score": round(float(anomaly_map[row, column]), 6)},
             "region_threshold": round(self.region_threshold, 6),
         }
@@ -236,14 +237,16 @@ class Scorer:
         if log_odds is not None:
             evidence["yes_probability"] = round(1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))), 6)
         if self.calibrated:
-            total = decision_score(pred_score, log_odds, self.decision)
             calibration = self.references.calibration
+            # A calibrated threshold keeps a rate of false alarms; what they cost has no say in it.
+            decision = self.decision if calibration is None else {**self.decision, "false_alarm_weight": 1.0}
+            total = decision_score(pred_score, log_odds, decision)
             threshold = 0.0 if calibration is None else calibration.decision_threshold
             margin = self.decision["undecided_margin"]
             verdict = decide(total, threshold, margin, bool(out_of_domain_reasons))
             evidence |= {"threshold": round(self.references.bank.threshold, 6), "decision_score": round(total, 4)}
             evidence |= self._support()
-        elif self.references is None and self.decision["needs_references"]:
+        elif self.decision["needs_references"]:
             verdict = "unknown"
         else:  # the language model's word, or the checkpoint's threshold
             above = pred_score >= self.region_threshold if log_odds is None else log_odds > 0
@@ -259,8 +262,11 @@ class Scorer:
         peak = float(anomaly_map.max())
         reached = max(threshold, self.decision["region_peak"] * peak)
         regions = find_regions(anomaly_map, reached, mm_per_pixel=mm_per_pixel, extent=extent)
-        if regions or peak <= 0:
+        if peak <= 0 or (regions and regions[0].peak_score >= peak):
             return regions
+        if regions:  # what stands out most is named first, however small it is
+            highest = find_regions(anomaly_map, reached, min_area=1, mm_per_pixel=mm_per_pixel, extent=extent)
+            return [highest[0], *regions]
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
 
     def _support(self) -> dict[str, Any]:
@@ -280,7 +286,7 @@ class Scorer:
         remarks: Sequence[str],
     ) -> list[tuple[str, dict[str, float]]]:
         if verdict == "unknown":
-            return [("no_references", {})]
+            return [("no_references" if self.references is None else "not_compared", {})]
         kinds = [*(kind for kind in remarks if kind == "is_reference"), *out_of_domain]
         reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in kinds]
         if verdict == "uncertain" and not out_of_domain:

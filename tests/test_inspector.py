@@ -281,6 +281,14 @@ def test_more_normals_move_the_threshold_to_the_highest_of_them_and_say_what_the
     assert results[0].evidence["num_normals"] == 6
 
 
+def test_calibrating_needs_a_threshold_to_begin_with(inspector):
+    inspector.set_references([picture(0)])
+    known = inspector.references
+    inspector.references = replace(known, bank=replace(known.bank, threshold=None))
+    with pytest.raises(ValueError, match="`references` must have a threshold, got none"):
+        inspector.calibrate([picture(1)], progress=False)
+
+
 def test_calibrating_needs_references_and_pictures_and_a_rate(inspector, tmp_path):
     with pytest.raises(RuntimeError, match="Call `set_references` before `calibrate`"):
         inspector.calibrate([picture(0)])
@@ -319,6 +327,29 @@ def test_a_good_part_in_another_pose_is_not_called_anomalous_without_a_word(insp
     assert "rotated by 90 degrees" in result.evidence["reasons"][0]["text"]
     other = inspector.inspect(picture(3, size=(28, 28)), use_language=False)
     assert other.verdict == "anomalous"
+
+
+def test_a_part_in_a_region_of_interest_is_not_looked_at_in_another_pose(inspector):
+    """The region would stay where it is while the defect is turned out of it."""
+    good = np.asarray(picture(0, size=(28, 28)))
+    bad = np.rot90(good).copy()
+    roi = np.zeros((28, 28), bool)
+    roi[:, :14] = True
+    inspector.set_references([good], roi=roi)
+    strict(inspector, threshold=1e-3)
+    assert inspector.inspect(bad, use_language=False).verdict == "anomalous"
+
+
+def test_a_reference_keeps_its_number_where_a_copy_before_it_is_left_out(inspector):
+    with pytest.warns(UserWarning, match="left out"):
+        inspector.set_references([picture(0), picture(0), picture(1)])
+    strict(inspector)
+    nearest = inspector.inspect(picture(1), use_language=False)
+    assert nearest.verdict == "normal"
+    shown = np.asarray(picture(1)).copy()
+    shown[:4, :4] = 255 - shown[:4, :4]
+    numbers = {region.nearest_good["reference"] for region in inspector.inspect(shown, use_language=False).regions}
+    assert numbers == {2}
 
 
 def test_each_region_names_the_good_patch_most_like_it(inspector):
@@ -368,12 +399,28 @@ def test_everything_said_is_in_the_audit_file(taught, files, tmp_path):
     assert rows[0]["patches"] == sum(map(len, taught.memory_bank.features))
 
 
+def test_feedback_is_about_what_was_judged_though_the_file_shows_another_part_by_now(taught, files):
+    result = taught.inspect(files[1], answer=False)
+    picture(9).save(files[1])
+    taught.feedback(result, is_normal=True)
+    assert taught.inspect(picture(1), answer=False).pred_score < 1e-2 * result.pred_score
+    assert taught.inspect(picture(9), answer=False).pred_score > 1e-2 * result.pred_score
+
+
+def test_what_was_said_about_other_references_is_not_undone(taught, files):
+    taught.feedback(taught.inspect(files[1], answer=False), is_normal=True)
+    taught.set_references([files[2]], category="zip")
+    with pytest.raises(RuntimeError, match="There is no feedback to undo"):
+        taught.undo_feedback()
+    assert taught.category == "zip"
+
+
 def test_nothing_to_undo_no_picture_and_no_references_are_refused(taught, pair, files):
     with pytest.raises(RuntimeError, match="There is no feedback to undo"):
         taught.undo_feedback()
     result = taught.inspect(picture(1), answer=False)
     with pytest.raises(ValueError, match="`image` must be given for a result that names no file, got None"):
-        taught.feedback(result, is_normal=True)
+        taught.feedback(replace(result, judged_image=None), is_normal=True)
     with pytest.raises(RuntimeError, match="Call `set_references` before `feedback`"):
         AnomalyInspector(*pair).feedback(result, is_normal=True, image=files[1])
 
@@ -427,6 +474,18 @@ def test_a_grounded_model_is_not_asked_where_no_answer_is_wanted(monkeypatch):
     for options in ({"answer": False}, {"use_language": False}):
         result = inspector.inspect(picture(1), **options)
         assert (result.answer, result.conversation) == ("", [])
+
+
+def test_a_grounded_model_answers_in_the_language_of_the_question(monkeypatch):
+    inspector = AnomalyInspector(*tiny_pair(answering="grounded"))
+    languages = []
+    monkeypatch.setattr(
+        inspector.dialogue, "answer", lambda asked, tokens, language, *rest: (languages.append(language) or [""], None)
+    )
+    inspector.set_references([picture(0)])
+    for question in ("有缺陷吗？", "Is it fine?"):
+        inspector.inspect(picture(1), question=question)
+    assert languages == ["zh", "en"]
 
 
 def test_a_conversation_with_a_grounded_model_begins_with_the_question_as_it_was_asked(monkeypatch):

@@ -91,6 +91,19 @@ def test_rotated_copies_of_a_reference_do_not_vouch_for_it():
     assert scores.leave_one_out_scores[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_reference_of_several_tiles_is_scored_by_the_highest_of_them():
+    """A first tile that shows the mat alone would set the threshold of the part."""
+    mat, part = torch.ones(1, 3, 16, 16), pixels(0, 2)
+    tiles = torch.cat([mat, part[:1], mat, part[1:]])
+    whole, _ = study_references(MODEL, tiles, encode(tiles), [0, 0, 1, 1], upright=[True] * 4)
+    for number, (own, others) in enumerate((([0, 1], [2, 3]), ([2, 3], [0, 1]))):
+        bank = MemoryBank.build(encode(tiles[others])).features
+        expected = float(few_shot_anomaly_map(encode(tiles[own]), bank, 16).max())
+        assert whole.leave_one_out_scores[number] == pytest.approx(expected, abs=1e-6)
+    first, _ = study_references(MODEL, tiles, encode(tiles), [0, 0, 1, 1])
+    assert first.leave_one_out_scores == (), "two mats are one photograph"
+
+
 def test_one_photograph_cut_or_moved_a_little_is_no_further_part():
     """Else the threshold would be what a photograph differs from itself, and every good part above it."""
     good = pixels(0, 2)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_the_threshold_is_the_lowest_order_statistic_that_keeps_the_confidence(c
     # The (e + 1)-th highest of n is at or above the true threshold unless fewer than e + 1 exceed it.
     good = [e for e in range(count) if stats.binom.cdf(e, count, rate) <= 0.05]
     assert false_alarm_threshold(numbers, rate) == ordered[max(good, default=0)]
+
+
+@pytest.mark.parametrize(("count", "rate"), [(2400, 0.1), (4000, 0.05), (20000, 0.5)])
+def test_thousands_of_good_pictures_give_a_threshold(count, rate):
+    numbers = np.random.default_rng(count).random(count)
+    above = int(stats.binom.ppf(0.05, count, rate)) - 1  # the most that may exceed it within the confidence
+    assert stats.binom.cdf(above, count, rate) <= 0.05 < stats.binom.cdf(above + 1, count, rate)
+    assert false_alarm_threshold(list(numbers), rate) == np.sort(numbers)[::-1][above]
+
+
+def test_of_few_pictures_the_threshold_is_that_of_exact_fractions():
+    for count in range(1, 70):
+        for rate in (Fraction(1, 50), Fraction(1, 10), Fraction(1, 4), Fraction(1, 2)):
+            tail, above = Fraction(0), -1
+            while tail + (term := chance(count, above + 1, rate)) <= Fraction(1, 20):
+                tail, above = tail + term, above + 1
+            assert false_alarm_threshold(range(count), float(rate)) == count - 1 - max(above, 0), (count, rate)
+
+
+def chance(count: int, above: int, rate: Fraction) -> Fraction:
+    """That so many of the pictures exceed what exceeds this rate of all."""
+    return math.comb(count, above) * rate**above * (1 - rate) ** (count - above)
 
 
 def test_the_promise_is_kept_on_drawn_numbers():
@@ -157,6 +180,37 @@ def test_a_peak_too_small_or_too_low_to_be_a_region_is_still_shown():
     anomaly_map[200, 200] = 0.55
     (region,) = Scorer(None, "auto", DECISION).regions(anomaly_map, "anomalous", None)
     assert region.area_pixels == 25
+
+
+def test_a_small_peak_is_named_before_a_weaker_larger_place():
+    anomaly_map = np.full((400, 400), 0.1, np.float32)
+    anomaly_map[50:54, 50:54] = 0.95
+    anomaly_map[200:260, 200:260] = 0.8
+    first, second = Scorer(None, "auto", DECISION).regions(anomaly_map, "anomalous", None)
+    assert (first.box, first.peak_score) == ((50, 50, 54, 54), pytest.approx(0.95))
+    assert second.area_pixels == 3600
+
+
+@pytest.mark.parametrize("localization", ["text", "mean"])
+def test_a_map_that_is_not_measured_against_the_references_says_nothing(localization):
+    """A checkpoint without a text tower would call every picture normal."""
+    decision = DECISION | {"needs_references": True}
+    known = replace(scorer(), localization=localization, decision=decision)
+    for peak in (0.05, 0.9):
+        score = known.score(peak_of(peak))
+        assert (score.verdict, score.reasons) == ("unknown", [("not_compared", {})])
+    assert known.score(peak_of(0.9)).evidence["num_references"] == (0 if localization == "text" else 1)
+
+
+def test_what_a_false_alarm_costs_moves_no_calibrated_threshold():
+    learned = Calibration(60, 0.05, 0.05, 4, 0.95, True, 59, decision_threshold=0.1)
+    verdicts = [
+        replace(scorer(calibration=learned), decision=DECISION | {"false_alarm_weight": weight})
+        .score(peak_of(0.3))
+        .evidence["decision_score"]
+        for weight in (0.5, 1.0, 2.0)
+    ]
+    assert len(set(verdicts)) == 1
 
 
 def test_a_rate_is_promised_only_by_a_calibration():
