@@ -17,7 +17,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.processing_utils import ImagesKwargs
 
 from .errors import describe_error
-from .images import PictureError, flatten_pictures, load_mask, load_picture
+from .images import MAX_PIXELS, PictureError, flatten_pictures, load_mask, load_picture
 from .onednn import product
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
@@ -65,7 +65,8 @@ def place(picture_size: Sequence[int], canvas_size: Sequence[int], geometry: str
         `Placement`: The resized picture's size and corner.
 
     Raises:
-        ValueError: If the geometry is unknown.
+        ValueError: If the geometry is unknown, **or** the picture is so oblong that, covering the canvas, it would
+            have more pixels than any picture that is opened.
 
     Example:
     ```python
@@ -84,6 +85,11 @@ def place(picture_size: Sequence[int], canvas_size: Sequence[int], geometry: str
             resized = (rows, max(columns, int(rows * width / height)))
         else:
             resized = (max(rows, int(columns * height / width)), columns)
+        if resized[0] * resized[1] > MAX_PIXELS:
+            raise PictureError(
+                f"`images` must be less oblong for the geometry 'center_crop', got {width} x {height} pixels. Cut the "
+                "picture before, or choose 'letterbox'."
+            )
         return Placement(*resized, -round((resized[0] - rows) / 2), -round((resized[1] - columns) / 2))
     if geometry == "letterbox":
         scale = min(rows / height, columns / width)

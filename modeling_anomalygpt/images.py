@@ -360,9 +360,10 @@ def load_picture(picture: Any, bits: int | None = None, max_pixels: int = MAX_PI
             f"`picture` must be at least {MIN_SIDE} x {MIN_SIDE} pixels, got {turned.width} x {turned.height} "
             f"for {name}. Give the full photograph."
         )
-    if deep is not None and max(high for _, high in turned.getextrema()) <= 16 and deep.max() > 0:
+    brightest = 0 if deep is None else _colours(deep).max()
+    if brightest > 0 and max(high for _, high in turned.getextrema()) <= 16:
         warnings.warn(
-            f"{name} is nearly black: its brightest value is {deep.max():g}. Say how many bits the camera has.",
+            f"{name} is nearly black: its brightest value is {brightest:g}. Say how many bits the camera has.",
             UserWarning,
             stacklevel=2,
         )
@@ -446,7 +447,7 @@ def bit_depth(pictures: Iterable[Any], max_pixels: int = MAX_PIXELS) -> int | No
             continue
         deep = _open(picture, name, max_pixels)[1]
         if deep is not None:
-            highest = _checked_range(deep, name)
+            highest = _checked_range(_colours(deep), name)
             depths.append(next(bits for bits in BIT_DEPTHS if highest <= 2**bits - 1))
     return max(depths, default=None)
 
@@ -540,11 +541,15 @@ def _open(picture: Any, name: str, max_pixels: int) -> tuple[Image.Image, np.nda
         picture, page = _path(picture, name)
     with _readable(name, max_pixels), contextlib.ExitStack() as closing:
         image = closing.enter_context(_decoded(picture, page, name, max_pixels))
-        deep_colour = _is_deep(image) and image.mode in ("RGB", "RGBA")
+        read_before = image is picture and not getattr(image, "tile", ())
+        deep_colour = image.mode in ("RGB", "RGBA") and _is_deep(image)
         image.load()
         with contextlib.suppress(Exception):
             image.getexif()  # some formats read it from the file, which is closed now
         deep = _deep_colour(picture, page) if deep_colour else _deep_grey(image)
+        if deep_colour and read_before and deep is not None:
+            same = np.array_equal(_colours(deep) >> 8, np.asarray(image)[..., :3])
+            deep = deep if same else None  # someone has drawn on it since, or the file is another one now
     if min(image.size) < 1:
         raise PictureError(f"`picture` must have pixels, {name} is {image.width} x {image.height}.")
     return image, deep
@@ -638,7 +643,12 @@ def _path(picture: str | os.PathLike, name: str) -> tuple[pathlib.Path, int]:
 def _is_deep(image: Image.Image) -> bool:
     """Whether the file of a picture whose header is read has more than 8 bits a value."""
     deep_grey = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return deep_grey or any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
+    tiles = getattr(image, "tile", ())
+    if not tiles and getattr(image, "filename", ""):  # its pixels are read: only the file still tells
+        with contextlib.suppress(Exception), Image.open(image.filename) as again:
+            again.seek(image.tell())
+            tiles = again.tile
+    return deep_grey or any(";16" in str(tile[-1]) for tile in tiles)
 
 
 def _deep_grey(image: Image.Image) -> np.ndarray | None:
@@ -671,6 +681,11 @@ def _deep_colour(picture: Any, page: int) -> np.ndarray | None:
     if values is None or values.ndim != 3 or values.dtype != np.uint16 or values.shape[-1] not in (3, 4):
         return None
     return values[..., [2, 1, 0, 3][: values.shape[-1]]]
+
+
+def _colours(values: np.ndarray) -> np.ndarray:
+    """Values without those of transparency, which always use the whole range."""
+    return values[..., :3] if values.ndim == 3 else values
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -18,6 +18,8 @@ from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompt
 
 # Ends every answer.
 STOP_MARK = "###"
+# Categories whose state prompts are kept encoded.
+_MAX_CACHED = 64
 # U+001E stands before every piece of a rendered conversation; is split at and never tokenized.
 SEPARATOR = "\x1e"
 # The piece that stands for a run of placeholder tokens, whatever the tokenizer calls them.
@@ -580,12 +582,12 @@ class AnomalyGPTProcessor(ProcessorMixin):
         categories = _one_each("category", category, num_pictures)
         if self.class_tokenizer is None:
             return {}
+        cache = dict(self._state_prompt_cache)
         for one in categories:
-            if one not in self._state_prompt_cache:
-                encoded = _encode_state_prompts(self.class_tokenizer, *state_prompts(one), self.state_prompt_length)
-                self._state_prompt_cache[one] = encoded
-        cached = [self._state_prompt_cache[one] for one in categories]
-        ids, labels = stack_state_prompts(cached, self.class_tokenizer.pad_token_id)
+            if one not in cache:
+                cache[one] = _encode_state_prompts(self.class_tokenizer, *state_prompts(one), self.state_prompt_length)
+        self._state_prompt_cache = dict(list(cache.items())[-_MAX_CACHED:])
+        ids, labels = stack_state_prompts([cache[one] for one in categories], self.class_tokenizer.pad_token_id)
         return {"state_prompt_ids": ids, "state_prompt_labels": labels}
 
     def _pad(self, ids: list[list[int]], side: str, text_kwargs: dict[str, Any]) -> dict[str, Any]:

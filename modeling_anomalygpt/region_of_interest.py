@@ -24,8 +24,9 @@ def load_roi(roi: Any, size: tuple[int, int]) -> np.ndarray:
     """Opens a region of interest.
 
     Args:
-        roi (path, `PIL.Image.Image` or `np.ndarray`): A mask (what counts is not black), or the `.json` file of
-            labelme whose shapes count, see [`load_mask`].
+        roi (path, `PIL.Image.Image` or `np.ndarray`): A mask: what counts is not black. Of a mask with soft edges
+            (more than 32 greys, or saved as JPEG) that is what is brighter than half of its brightest value. Or the
+            `.json` file of labelme whose shapes count, see [`load_mask`].
         size (`tuple[int, int]`): `(height, width)` of the good picture on which it was drawn.
 
     Returns:
@@ -35,7 +36,8 @@ def load_roi(roi: Any, size: tuple[int, int]) -> np.ndarray:
         FileNotFoundError: If the file is missing.
         ValueError: If it cannot be read, is of another size **or** marks nothing.
     """
-    inside = load_mask(roi) > 0.5
+    values = load_mask(roi)
+    inside = values > values.max() / 2
     if inside.shape != tuple(size):
         raise ValueError(
             f"`roi` must have the size of the first good picture, {size[1]} x {size[0]} pixels, got "

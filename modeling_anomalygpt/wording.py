@@ -6,13 +6,22 @@ Knows verdicts, regions and numbers; knows no model. Travels with a checkpoint, 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
 
 from .prompts import category_name, check_language
 from .regions import Region, position_words
 
+try:  # a checkpoint's own code must do without it
+    import cv2
+except ImportError:
+    cv2 = None
+
 _REASONS = {
     "en": {
         "no_references": "Give at least one good picture: without one, nothing says what is normal here.",
+        "not_compared": "This kind of map is not measured against the good pictures, so nothing says what is normal.",
         "map_above": "The most conspicuous place differs {ratio:.2f} times as much as good parts do.",
         "map_below": "The most conspicuous place differs only {ratio:.2f} times as much as good parts may.",
         "language_yes": "The language model sees an anomaly ({probability} sure).",
@@ -30,6 +39,7 @@ _REASONS = {
     },
     "zh": {
         "no_references": "请至少提供一张良品图片：没有它就无法知道什么是正常。",
+        "not_compared": "这种异常图没有与良品比较，因此无法知道什么是正常。",
         "map_above": "最可疑处与良品的差异是良品之间差异的 {ratio:.2f} 倍。",
         "map_below": "最可疑处与良品的差异仅为良品允许差异的 {ratio:.2f} 倍。",
         "language_yes": "语言模型认为存在异常（把握 {probability}）。",
@@ -88,9 +98,9 @@ _WORDS = {
         "comma": ", ",
         "size": "{width} x {height} pixels",
         "size_mm": "{size} ({millimetres})",
-        "millimetres": "{width:.3g} x {height:.3g} mm",
+        "millimetres": "{width} x {height} mm",
         "at": "{value} at the {place}",
-        "ratio": "{:.2g} times",
+        "ratio": "{} times",
         "references": ("one good picture", "{} good pictures"),
         "shape": {True: "long and narrow", False: "compact"},
         "unknown": {
@@ -105,9 +115,9 @@ _WORDS = {
         "comma": "、",
         "size": "{width} x {height} 像素",
         "size_mm": "{size}（{millimetres}）",
-        "millimetres": "{width:.3g} x {height:.3g} 毫米",
+        "millimetres": "{width} x {height} 毫米",
         "at": "{place} {value}",
-        "ratio": "{:.2g} 倍",
+        "ratio": "{} 倍",
         "references": ("一张良品图片", "{}张良品图片"),
         "shape": {True: "细长", False: "较集中"},
         "unknown": {
@@ -278,7 +288,7 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
     if name == "count":
         return number_in_words(len(regions), language)
     if name == "ratio":
-        return words["ratio"].format(facts.ratio)
+        return words["ratio"].format(plain_number(facts.ratio))
     if name == "references":
         one, several = words["references"]
         return one if facts.num_references == 1 else several.format(facts.num_references)
@@ -304,7 +314,7 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
         return _listed([_millimetres(region, language) for region in regions], regions, language)
     if name == "share":
         percent = 100 * sum(region.area_pixels for region in regions) / (facts.image_size[0] * facts.image_size[1])
-        return "< 0.1 %" if percent < 0.1 else f"{percent:.2g} %"
+        return "< 0.1 %" if percent < 0.1 else f"{plain_number(percent)} %"
     if name == "worst":
         return position_words(regions[0], language)
     if name == "largest":
@@ -316,8 +326,8 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
         said = [_KINDS[language][region.kind] for region in known]
         return said[0] if len(regions) == 1 and said else _joined(_placed(said, known, language), language)
     if name == "shape":
-        sides = sorted((regions[0].width, regions[0].height))
-        return words["shape"][sides[1] >= _LONG * sides[0]]
+        short, long = _sides(regions[0])
+        return words["shape"][long >= _LONG * short]
     return ""
 
 
@@ -357,7 +367,39 @@ def _size(region: Region, language: str) -> str:
 
 
 def _millimetres(region: Region, language: str) -> str:
-    return _WORDS[language]["millimetres"].format(width=region.width_mm, height=region.height_mm)
+    return _WORDS[language]["millimetres"].format(
+        width=plain_number(region.width_mm, 3), height=plain_number(region.height_mm, 3)
+    )
 
 
-__all__ = ["FIELDS", "MeasuredFacts", "facts_in_words", "fill_in", "number_in_words", "reason_in_words"]
+def plain_number(value: float, digits: int = 2) -> str:
+    """A number with so many digits that count, never with an exponent: whole where it is too large for them.
+
+    Example:
+    ```python
+    >>> [plain_number(value) for value in (0.00003, 0.456, 7, 1234.5)]
+    ['0.00003', '0.46', '7', '1234']
+
+    ```
+    """
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else f"{Decimal(text):f}"
+
+
+def _sides(region: Region) -> list[float]:
+    """The short and the long side of a region: of the narrowest box around its outline, else of its upright box."""
+    if cv2 is None or not region.outline:
+        return sorted((region.width, region.height))
+    sides = cv2.minAreaRect(np.array(region.outline, np.float32))[1]
+    return sorted(side + 1 for side in sides)  # an outline runs through the middles of pixels
+
+
+__all__ = [
+    "FIELDS",
+    "MeasuredFacts",
+    "facts_in_words",
+    "fill_in",
+    "number_in_words",
+    "plain_number",
+    "reason_in_words",
+]

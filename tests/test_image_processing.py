@@ -49,6 +49,14 @@ def test_places_are_those_worked_out_by_hand(size, geometry, expected):
     assert tuple(place(size, (224, 224), geometry)) == expected
 
 
+@pytest.mark.parametrize("size", [(2, 100_000), (100_000, 2)])
+def test_a_picture_too_oblong_to_be_cut_is_refused_in_one_line_before_it_is_resized(size):
+    processor = AnomalyGPTImageProcessor(geometry="center_crop")
+    with pytest.raises(ValueError, match=r"`images` must be less oblong .+'center_crop', got .+ Cut the picture"):
+        processor(np.zeros((*size, 3), np.uint8))
+    assert processor(np.zeros((*size, 3), np.uint8), geometry="letterbox")["pixel_values"][0].shape == (3, 224, 224)
+
+
 def test_letterbox_margins_have_the_mean_colour_and_the_picture_lies_between():
     processor = AnomalyGPTImageProcessor(geometry="letterbox", size={"height": 32, "width": 32})
     pixels = processor(np.full((10, 20, 3), 255, np.uint8), return_tensors="np")["pixel_values"][0]

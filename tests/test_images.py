@@ -273,13 +273,19 @@ def twelve_bits(way: str, folder, values: np.ndarray):
     if way == "array":
         return values
     path = folder / f"p.{way.split()[0]}"
-    cv2.imwrite(str(path), np.dstack([values] * 3) if way.endswith("colour") else values)
+    cv2.imwrite(str(path), np.dstack([values] * 3) if "colour" in way else values)
     if way.endswith("bytes"):
         return path.read_bytes()
-    return Image.open(path) if way.endswith("open") else path
+    image = Image.open(path) if way.endswith(("open", "read")) else path
+    if way.endswith("read"):
+        image.load()
+    return image
 
 
-WAYS = ("png", "tif", "png colour", "tif colour", "png bytes", "png open", "array", "int32", "float")
+WAYS = (
+    "png", "tif", "png colour", "tif colour", "png bytes", "png open", "png read", "png colour open",
+    "png colour read", "tif colour read", "array", "int32", "float",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -291,6 +297,29 @@ def test_the_depth_is_found_once_and_makes_all_pictures_comparable(tmp_path, way
         loaded = load_picture(twelve_bits(way, tmp_path, values // factor), bits=12)
         expected = np.round(values // factor / 4095 * 255)
         np.testing.assert_allclose(np.asarray(loaded).astype(int)[..., 1], expected, atol=0.51)
+
+
+def test_an_open_picture_that_was_drawn_on_is_taken_as_it_is(tmp_path):
+    image = twelve_bits("png colour read", tmp_path, np.full((8, 9), 4000, np.uint16))
+    image.paste((255, 0, 0), (0, 0, 4, 4))
+    assert bit_depth([image]) is None
+    assert load_picture(image, bits=12).getpixel((1, 1)) == (255, 0, 0)
+
+
+def test_a_picture_that_is_read_twice_is_the_same_picture(tmp_path):
+    image = twelve_bits("tif colour open", tmp_path, np.full((8, 9), 2048, np.uint16))
+    assert bit_depth([image]) == bit_depth([image]) == 12
+    assert load_picture(image, bits=12).getpixel((1, 1)) == (128, 128, 128)
+
+
+def test_transparency_says_nothing_of_the_depth(tmp_path):
+    opaque = np.dstack([np.full((8, 9, 3), 4000, np.uint16), np.full((8, 9), 65535, np.uint16)])
+    cv2.imwrite(str(tmp_path / "p.png"), opaque)
+    for picture in (tmp_path / "p.png", opaque):
+        assert bit_depth([picture]) == 12
+        assert load_picture(picture, bits=12).getpixel((1, 1)) == (249, 249, 249)
+        with pytest.warns(UserWarning, match="nearly black: its brightest value is 4000"):
+            load_picture(picture)
 
 
 def test_plain_pictures_have_no_depth_and_ignore_it(tmp_path):

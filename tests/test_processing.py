@@ -306,6 +306,20 @@ def test_state_prompts_say_what_prompts_says_and_are_tokenized_once_for_a_catego
     assert not calls
 
 
+def test_the_state_prompts_of_the_last_categories_only_are_kept(processor, monkeypatch):
+    names = [f"part {number}" for number in range(70)]
+    inputs = processor(images=[picture()] * 70, category=names, return_tensors="np")
+    last = processor.class_tokenizer.decode(inputs["state_prompt_ids"][69][0], skip_special_tokens=True)
+    assert last == state_prompts("part 69")[0][0]
+    calls, kind = [], type(processor.class_tokenizer)
+    tokenize = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda *a, **k: calls.append(1) or tokenize(*a, **k))
+    processor(images=picture(), category="part 69")
+    assert not calls
+    processor(images=picture(), category="part 0")
+    assert calls
+
+
 # ---- answers -------------------------------------------------------------------------------------------------------
 
 

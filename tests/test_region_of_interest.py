@@ -44,6 +44,14 @@ def test_a_mask_and_polygons_of_labelme_mark_the_same(tmp_path):
         assert np.array_equal(load_roi(roi, SIZE), left_half())
 
 
+def test_a_mask_painted_in_greys_counts_from_half_of_its_brightest(tmp_path):
+    ramp = np.broadcast_to(np.arange(111, dtype=np.uint8), (20, 111))
+    assert np.array_equal(load_roi(ramp, ramp.shape), ramp > 55)
+    Image.fromarray(left_half() * np.uint8(90)).save(tmp_path / "roi.jpg")
+    assert np.array_equal(load_roi(tmp_path / "roi.jpg", SIZE), left_half())
+    assert np.array_equal(load_roi(left_half() * 0.25, SIZE), left_half())
+
+
 @pytest.mark.parametrize(
     ("roi", "message"),
     [

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from modeling_anomalygpt.conversations.checking import contradictions
-from modeling_anomalygpt.regions import DEFECT_KINDS
+from modeling_anomalygpt.regions import DEFECT_KINDS, regions_of_mask
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words
 from tests.conversations.drawn_facts import region, some_facts
 
@@ -73,6 +75,48 @@ def test_every_kind_has_words_of_its_own(language):
 
 def test_a_share_that_is_hardly_any_is_not_called_none():
     assert fill_in("@share", MeasuredFacts("anomalous", (region(0, 0, 2, 2),), (900, 900), 2), "en") == "< 0.1 %"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "english", "chinese"),
+    [
+        (2.12, "2.1 times", "2.1 倍"), (99.4, "99 times", "99 倍"), (99.7, "100 times", "100 倍"),
+        (123.4, "123 times", "123 倍"), (0.00003, "0.00003 times", "0.00003 倍"), (0, "0 times", "0 倍"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_without_an_exponent(ratio, english, chinese):
+    facts = MeasuredFacts("anomalous", ratio=ratio)
+    assert (fill_in("@ratio", facts, "en"), fill_in("@ratio", facts, "zh")) == (english, chinese)
+
+
+def test_a_large_part_and_a_region_over_all_of_the_picture_have_plain_numbers():
+    whole = regions_of_mask(np.ones((90, 90), bool), mm_per_pixel=1500 / 90)
+    facts = MeasuredFacts("anomalous", tuple(whole), (90, 90), 3)
+    assert fill_in("@share, @millimetres", facts, "en") == "100 %, 1500 x 1500 mm"
+    assert fill_in("@share, @size", facts, "zh") == "100 %, 90 x 90 像素（1500 x 1500 毫米）"
+    small = replace(whole[0], width_mm=0.0123456, height_mm=99.96)
+    assert fill_in("@millimetres", MeasuredFacts("anomalous", (small,)), "en") == "0.0123 x 100 mm"
+
+
+def drawn(width: int, *points: tuple[int, int]) -> MeasuredFacts:
+    canvas = Image.new("L", (200, 200))
+    ImageDraw.Draw(canvas).line(points, fill=255, width=width)
+    return MeasuredFacts("anomalous", tuple(regions_of_mask(np.asarray(canvas))), (200, 200), 2)
+
+
+def test_a_scratch_is_long_and_narrow_whatever_its_direction():
+    for end in ((160, 20), (150, 80), (133, 133), (20, 160)):
+        assert fill_in("@shape", drawn(3, (20, 20), end), "en") == "long and narrow"
+    for end in ((60, 40), (50, 50)):
+        assert fill_in("@shape", drawn(25, (20, 20), end), "zh") == "较集中"
+
+
+def test_without_an_outline_the_box_tells_the_shape():
+    (scratch,) = drawn(3, (20, 20), (133, 133)).regions
+    bare = replace(scratch, outline=())
+    flat = replace(bare, box=(0, 0, 50, 20))
+    assert fill_in("@shape", MeasuredFacts("anomalous", (bare,)), "en") == "compact"
+    assert fill_in("@shape", MeasuredFacts("anomalous", (flat,)), "en") == "long and narrow"
 
 
 @pytest.mark.parametrize(("count", "english", "chinese"), [(1, "one", "一"), (2, "two", "两"), (12, "12", "12")])

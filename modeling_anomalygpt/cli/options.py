@@ -62,7 +62,8 @@ def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
     group.add_argument(
         "--prefer",
         choices=("catch", "balance", "pass"),
-        help="catch: a miss costs twice a false alarm; balance: 1.3 times; pass: half (default: balance)",
+        help="catch: a miss costs twice a false alarm; balance: 1.3 times; pass: half (default: balance); "
+        "changes nothing after --calibrate, whose rate is kept",
     )
     parser.set_defaults(no_language=False)
     return group
@@ -181,7 +182,7 @@ def _with_parts(args: argparse.Namespace) -> Any:
     parts[0].check(inspector, args.model)
     parts[0].use(inspector)
     args.followed = PartFollower(store, parts[0], inspector, args.model)  # for `watch`
-    args.mm_per_pixel = args.mm_per_pixel or parts[0].facts.mm_per_pixel
+    args.mm_per_pixel = getattr(args, "mm_per_pixel", None) or parts[0].facts.mm_per_pixel  # `export` has no scale
     return inspector
 
 

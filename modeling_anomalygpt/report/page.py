@@ -22,6 +22,7 @@ import markupsafe
 from ..prompts import check_language, default_question
 from ..regions import Region, position_words
 from ..results import InspectionResult
+from ..wording import plain_number
 from .overlays import colour_table, scale_labels, scale_maximum
 
 HISTOGRAM_BINS = 24
@@ -200,7 +201,8 @@ def _sizes(region: Region, language: str) -> dict[str, str]:
     if region.width_mm is None or region.height_mm is None or region.area_mm2 is None:
         unit = "像素" if language == "zh" else "px"
         return {"extent": f"{region.width} × {region.height} {unit}", "area": f"{region.area_pixels:,} {unit}"}
-    return {"extent": f"{region.width_mm:.3g} × {region.height_mm:.3g} mm", "area": f"{region.area_mm2:.3g} mm²"}
+    width, height, area = (plain_number(value, 3) for value in (region.width_mm, region.height_mm, region.area_mm2))
+    return {"extent": f"{width} × {height} mm", "area": f"{area} mm²"}
 
 
 def _evidence(result: InspectionResult, threshold: float, words: Mapping[str, str]) -> tuple[list[str], list[str]]:
