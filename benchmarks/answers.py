@@ -150,15 +150,21 @@ def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str
 
 
 def after_ten_turns(ask: Answers, asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, float | int]:
-    """The same questions at the end of conversations of ten turns: how many are right, before and after."""
-    dialogue, history = ask.inspector.dialogue, []
-    for (_, _, question, _), answer in zip(asked[-10:], answers[-10:], strict=True):
-        history += [{"role": "user", "content": question.text}, {"role": "assistant", "content": answer}]
-    first = last = 0
-    for one, answer in tqdm(list(zip(asked, answers, strict=True)), desc="ten turns", leave=False):
-        messages = [*history, *one[2].messages]
+    """The same questions at the end of conversations of ten turns: how many are right, before and after.
+
+    The turns before are ten of the other questions in the same language, each time others.
+    """
+    dialogue, first, last = ask.inspector.dialogue, 0, 0
+    pairs = list(zip(asked, answers, strict=True))
+    for number, (one, answer) in enumerate(tqdm(pairs, desc="ten turns", leave=False)):
+        others = [pair for pair in [*pairs[number + 1 :], *pairs[:number]] if pair[0][1] == one[1]][:10]
+        history = [
+            {"role": role, "content": text}
+            for (_, _, question, _), said in others
+            for role, text in (("user", question.text), ("assistant", said))
+        ]
         first += is_right(answer, one)
-        last += is_right("".join(dialogue.stream(messages, ask.unseen, LONGEST, one[0])), one)
+        last += is_right("".join(dialogue.stream([*history, *one[2].messages], ask.unseen, LONGEST, one[0])), one)
     return {"first": round(first / len(asked), 3), "last": round(last / len(asked), 3), "asked": len(asked)}
 
 

@@ -39,14 +39,18 @@ def json_line(row: dict[str, Any]) -> bytes:
 def append_json_line(path: str | os.PathLike, row: dict[str, Any]) -> None:
     """Adds a line to a file of JSON lines, which is made where there is none; it survives the end of this process.
 
+    Half a line that a loss of power has left at the end is ended first; it must not swallow this one.
+
     Raises:
         OSError: If the disk is full, say; no half of the line is left then, so that the same can be tried again.
     """
     path = pathlib.Path(path)
     before = path.stat().st_size if path.exists() else 0
     try:
-        with path.open("ab") as file:
-            file.write(json_line(row))
+        with path.open("ab+") as file:
+            if before:
+                file.seek(-1, os.SEEK_END)
+            file.write((b"\n" if file.read(1) not in (b"", b"\n") else b"") + json_line(row))
             file.flush()
             os.fsync(file.fileno())
     except OSError:

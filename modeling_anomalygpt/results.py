@@ -122,6 +122,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 6)
 
 
+_OF_A_PART = ("references", "category", "description", "mm_per_pixel")
+
+
 class ResultsFileError(RuntimeError):
     """A results file that cannot be continued; the message is one line that says why and what to do."""
 
@@ -139,7 +142,7 @@ class ResultsFile:
             refused.
         log (`bool`, defaults to `False`): Whether the file is a log: all of its lines stay as they are, also several
             of one name (each is of another picture) and those of pictures that are gone. Where `setup` names a stored
-            part, its earlier references are no other set-up.
+            part, its earlier versions (references, category, description, scale) are no other set-up.
 
     Attributes:
         setup (`dict[str, str]`): What further rows say of their set-up.
@@ -154,7 +157,8 @@ class ResultsFile:
         self.path = pathlib.Path(path)
         self.setup = dict(setup or {})
         self._earlier: dict[str, InspectionResult] = {}
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        # Not of one thread: whoever opens the file need not be who closes it.
+        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False)
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -198,7 +202,7 @@ class ResultsFile:
     def _refuse_another_setup(self, row: InspectionResult, log: bool = False) -> None:
         changed = [name for name, value in self.setup.items() if row.setup.get(name) != value]
         if log and "part" in self.setup and "part" not in changed:
-            changed = [name for name in changed if name != "references"]
+            changed = [name for name in changed if name not in _OF_A_PART]
         if changed:
             raise ResultsFileError(
                 f"{str(self.path)!r} was made with another {', '.join(changed)}. "

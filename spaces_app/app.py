@@ -598,7 +598,11 @@ def _connect_scale(page: Page, engine: Engine) -> None:
     def length_changed(session: Session | None, picture: str | None, length: float | None, language: str) -> list[Any]:
         if session is None or len(session.points) < 2 or not picture:
             return [gr.skip(), gr.skip()]
-        scale = views.millimetres_per_pixel(session.points, length, opened(picture, language)[1])
+        try:
+            _, factor = opened(picture, language)
+        except RefusedError as error:
+            return [gr.skip(), views.note(str(error))]
+        scale = views.millimetres_per_pixel(session.points, length, factor)
         note = views.scale_note(session.points, length, scale, language)
         return [round(scale, 6) if scale else gr.skip(), note]
 
@@ -835,7 +839,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
             language: en or zh.
             localization: auto, reference, text or mean.
             rotations: Whether rotated copies of the references are learned, for parts that lie in any direction.
-            tile: Side in pixels of the tiles of large pictures; 0 for none.
+            tile: Side in pixels of the tiles of large pictures, at least 32; 0 for none.
             mm_per_pixel: Scale for sizes in millimetres; 0 when it is unknown.
             question: First question; empty for whether there is any anomaly.
 

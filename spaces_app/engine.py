@@ -9,6 +9,7 @@ import contextvars
 import copyreg
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -36,7 +37,6 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from modeling_anomalygpt import __version__
-from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import (
@@ -61,6 +61,7 @@ MAX_FILE_SIZE = "25mb"  # larger uploads are refused while they arrive
 MAX_PIXELS = 50_000_000  # of a picture after decoding, against decompression bombs
 MAX_REFERENCES = 32
 MAX_REFERENCE_PIXELS = 400_000_000  # of all good pictures together, rotated copies included
+MIN_TILE = 32  # pixels a side, as on the command line
 MAX_TILES = 48  # of a picture
 MAX_REFERENCE_TILES = 64  # of all good pictures together; time grows with the product of both
 MAX_BATCH = 300
@@ -153,10 +154,10 @@ class Engine:
 
     def part(self, name: str) -> Part:
         """The newest version of a stored part; `PartError` where it cannot be used."""
-        known = self._part and (self._part.name, self._part.version)
-        if known != (name, max(self.parts.versions(name), default=0)):
-            self._part = self.parts.read(name)
-        return self._part
+        part = self._part  # another visitor's request may put another one there meanwhile
+        if part is None or (part.name, part.version) != (name, max(self.parts.versions(name), default=0)):
+            part = self._part = self.parts.read(name)
+        return part
 
     @contextlib.contextmanager
     def turn(self, visitor: str = "") -> Iterator["_Turn"]:
@@ -288,8 +289,8 @@ class Session:
     def __init__(self, engine: Engine):
         self.inspector, self.tile, self.learned = engine.inspector(), None, None
         self.visitor, self.used = "", time.monotonic()
-        self.references: list[str] = []
         self.picture: str | None = None
+        self.references: list[str] = []  # that it was compared with
         self.size = self.shown_size = (0, 0)
         self.files: dict[str, str] = {}  # picture, map and overlay as they are shown
         self.result: InspectionResult | None = None  # without its map
@@ -326,7 +327,7 @@ class Session:
         stem, dot, suffix = name.rpartition(".")
         return self.folder / f"{stem}_{self._count}{dot}{suffix}"
 
-    def show(self, path: str, image: Image.Image, result: InspectionResult) -> None:
+    def show(self, path: str, references: Sequence[str], image: Image.Image, result: InspectionResult) -> None:
         """Keeps a result: its numbers in memory, its pictures as files of the size of the page."""
         for file in self.files.values():
             pathlib.Path(file).unlink(missing_ok=True)
@@ -338,7 +339,8 @@ class Session:
             self.files[name] = str(self.new_file(f"{name}.png"))
             shown.save(self.files[name], compress_level=1)
         result.anomaly_map = result.judged_image = None
-        self.picture, self.size, self.shown_size, self.result = path, image.size, small.size, result
+        self.picture, self.references, self.result = path, list(references), result
+        self.size, self.shown_size = image.size, small.size
         first = [_message("user", result.question), _message("assistant", result.answer)]
         self.messages = first if result.answer else []
 
@@ -429,11 +431,11 @@ class Settings:
         )
 
     def num_tiles(self, path: str) -> int:
-        """Tiles of an uploaded picture, from its header alone."""
-        width, height = _size(path)
-        if not self.tile or max(width, height) <= self.tile:
+        """Tiles of an uploaded picture, from its header alone; `tile_boxes` would list them, were they millions."""
+        if not self.tile:
             return 1
-        return len(tile_boxes(height, width, int(self.tile)))
+        overlap = int(self.tile) // 4
+        return math.prod(max(1, -(-(side - overlap) // (int(self.tile) - overlap))) for side in _size(path))
 
 
 def _size(path: str) -> tuple[int, int]:
@@ -463,6 +465,8 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
         refuse("too_many_pixels", limit=MAX_REFERENCE_PIXELS // 10**6, count=pixels // 10**6)
     if not tile:
         return
+    if tile < MIN_TILE:
+        refuse("small_tiles", limit=MIN_TILE, count=int(tile))
     if (count := copies * sum(map(settings.num_tiles, references))) > MAX_REFERENCE_TILES:
         refuse("too_many_reference_tiles", tile=int(tile), limit=MAX_REFERENCE_TILES, count=count)
     counts = [settings.num_tiles(path) for path in pictures]
@@ -494,7 +498,7 @@ def inspect_picture(
 
     def work() -> None:
         result = _learn(engine, session, references, settings, picture)
-        session.show(picture, result.judged_image, result)
+        session.show(picture, references, result.judged_image, result)
 
     yield from engine.run(session.visitor, work)
     engine.keep_within_budget()
@@ -534,7 +538,7 @@ def _learn(
         to_learn = learn | {"images": images, "bits": bits, "roi": _full_size(settings, images[0])}
     image = None if picture is None else open_picture(picture, settings.language, bits)
     session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
-    session.learned, session.references = wanted, list(references)
+    session.learned = wanted
     return result
 
 

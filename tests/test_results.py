@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -194,6 +195,15 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     rows.close()
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
     assert [row.image for row in read_results(tmp_path / "r.jsonl")] == ["a.png"]
+
+
+def test_a_results_file_may_be_closed_by_another_thread_than_opened_it(tmp_path):
+    rows = []
+    opening = threading.Thread(target=lambda: rows.append(ResultsFile(tmp_path / "r.jsonl", resume=False)))
+    opening.start()
+    opening.join()
+    rows[0].close()
+    ResultsFile(tmp_path / "r.jsonl", resume=True).close()
 
 
 @pytest.mark.parametrize("name", ["teil\udcff.png", "a\u2028b.png", "a\u0085b.png", "a\x0bb.png", "没有.png"])

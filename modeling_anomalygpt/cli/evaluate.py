@@ -150,7 +150,8 @@ def load_splits(
         `dict[str, datasets.Dataset]`: Split to its rows, those of the folders one after another.
 
     Raises:
-        EvaluationError: If a folder is missing, a category lies in two folders **or** in none.
+        EvaluationError: If a folder is missing, a category lies in two folders **or** in none, **or** categories are
+            chosen twice or have the same pictures.
     """
     import datasets
 
@@ -161,8 +162,13 @@ def load_splits(
     for folder in folders:
         if folder is not None and not os.path.isdir(folder):
             raise EvaluationError(f"`--data-dir` must be a folder that exists, got {folder!r}. Check the path.")
+    if categories and "category" in (options or {}):
+        raise EvaluationError(
+            f"`--category` must be left out where --dataset has a category, got {' '.join(categories)!r} and "
+            f"{options['category']!r}. Leave one of them out."
+        )
     # A category is in one of several folders, so these are read whole.
-    choices = [{"category": one} for one in categories or ()] if len(folders) == 1 else []
+    choices = [{"category": one} for one in dict.fromkeys(categories or ())] if len(folders) == 1 else []
     joined: dict[str, list[Any]] = {}
     known: set[str] = set()
     for folder in folders:
@@ -172,6 +178,12 @@ def load_splits(
         if found & known:
             raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
         known |= found
+        names = [name for _, rows in parts for name in rows["image_id"]] if len(choices) > 1 else []
+        if len(set(names)) < len(names):
+            raise EvaluationError(
+                f"`--category` must name sets of different pictures, got {' '.join(categories)!r} with the same ones. "
+                "Name one of them, or choose by the options of --dataset alone."
+            )
         for split, rows in parts:
             joined.setdefault(split, []).append(rows)
     unknown = set(categories or ()) - known

@@ -38,7 +38,7 @@ COLOURS = {
     "error": "\033[33m",
 }
 _RESULTS = "results.jsonl"
-_FILES = (_RESULTS, "results.csv", "report.html", "pictures.jsonl", "overlays", "maps")
+_FILES = (_RESULTS, "results.csv", "report.html", "pictures.jsonl", "feedback.jsonl", "overlays", "maps")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -181,8 +181,9 @@ def _with_parts(args: argparse.Namespace) -> Any:
         return chooser
     parts[0].check(inspector, args.model)
     parts[0].use(inspector)
-    args.followed = PartFollower(store, parts[0], inspector, args.model)  # for `watch`
-    args.mm_per_pixel = getattr(args, "mm_per_pixel", None) or parts[0].facts.mm_per_pixel  # `export` has no scale
+    scale = getattr(args, "mm_per_pixel", None)  # `export` has none
+    args.followed = PartFollower(store, parts[0], inspector, args.model, scale)  # for `watch`
+    args.mm_per_pixel = scale or parts[0].facts.mm_per_pixel
     return inspector
 
 

@@ -87,8 +87,7 @@ def _workers(args: argparse.Namespace) -> Any:
     from ..line.workers import Workers
 
     if args.part != AUTO:
-        facts = PartStore(args.parts_dir).read(args.part).facts
-        args.mm_per_pixel = args.mm_per_pixel or facts.mm_per_pixel
+        PartStore(args.parts_dir).read(args.part)
     return Workers(args.workers, functools.partial(load_judge, args))
 
 

@@ -79,7 +79,8 @@ def _train(model_args: Any, tuning_args: Any, data_args: Any, training_args: Any
     finished = checkpoint is not None and is_finished(checkpoint)
     if checkpoint and not finished:
         say(f"going on from {checkpoint}")
-    weights = ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice")
+    decide = ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice", "mixture", "short_side")
+    settings = vars(model_args) | vars(data_args)
     trainer = AnomalyTrainer(
         model,
         training_args,
@@ -87,7 +88,7 @@ def _train(model_args: Any, tuning_args: Any, data_args: Any, training_args: Any
         eval_dataset=measured,
         processing_class=processor,
         callbacks=[_lines(say)],
-        recipe=dataclasses.asdict(tuning_args) | {name: getattr(model_args, name) for name in weights},
+        recipe=dataclasses.asdict(tuning_args) | {name: settings[name] for name in decide},
     )
     trainer.remove_callback(PrinterCallback)
     if measured is not None:

@@ -144,7 +144,7 @@ class _Database:
         if self._count != self._shift.count and time.monotonic() - self._time >= pause and self._shift.path.exists():
             self._count, self._time = self._shift.count, time.monotonic()
             with contextlib.suppress(OSError, sqlite3.Error):  # it is made anew by `anomalygpt results`
-                ResultsDatabase(self._shift.path.parent).close()
+                ResultsDatabase(self._shift.path.parent, patient=False).close()
 
 
 def _outboxes(args: argparse.Namespace, shift: Any) -> list[Any]:

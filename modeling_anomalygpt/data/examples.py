@@ -232,7 +232,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
 
     Args:
         dataset (`datasets.Dataset`): Rows with `image` and `label`, and if known `mask`, `category`, `defect_type`,
-            `image_id`.
+            `image_id`. Rows without a label are left out, with a warning.
         processor (`AnomalyGPTProcessor`): Of the model.
         name (`str`, *optional*, defaults to `"evaluation"`): What messages call the data set.
         references (`datasets.Dataset`, *optional*): Good photographs, usually the train split. `None`: text-guided
@@ -246,7 +246,8 @@ class EvaluationExamples(torch.utils.data.Dataset):
             all.
 
     Raises:
-        ValueError: If a column is missing, `shots` or `num_examples` is below 1, or there are too few normal pictures.
+        ValueError: If a column is missing, no row has a label, `shots` or `num_examples` is below 1, or there are too
+            few normal pictures.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
             raise ValueError(f"`shots` must be at least 1, got {shots}. Leave `references` out for text-guided maps.")
         if num_examples is not None and num_examples < 1:
             raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
-        self.rows, self.language = SourceRows(dataset, name, ("image", "label")), language
+        self.rows, self.language = SourceRows(dataset, name, ("image", "label")).labelled(), language
         self.words = grounded_messages if grounded else fixed_messages
         self.chosen = chosen_rows(self.rows.labels, num_examples, seed)
         self._encode = ExampleEncoder(processor, map_size)

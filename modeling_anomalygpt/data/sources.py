@@ -109,14 +109,30 @@ class SourceRows:
         except FileNotFoundError as error:
             raise unreadable(self.image_ids[index], self.name, error) from error
 
-    def where(self, label: int) -> "SourceRows":
-        """The rows with a label, 0 or 1; may be none."""
-        chosen = [index for index, value in enumerate(self.labels) if value == label]
+    def where(self, *labels: int) -> "SourceRows":
+        """The rows with one of these labels, 0 or 1; may be none."""
+        chosen = [index for index, value in enumerate(self.labels) if value in labels]
         rows = copy.copy(self)
         rows.dataset = self.dataset.select(chosen)
         for names in ("labels", "categories", "image_ids"):
             setattr(rows, names, [getattr(self, names)[index] for index in chosen])
         rows.normals = NormalPictures(rows.picture, rows.labels, rows.categories, rows.image_ids)
+        return rows
+
+    def labelled(self) -> "SourceRows":
+        """The rows with a label; warns of the others, of which nothing is known. `ValueError` if there is none."""
+        rows = self.where(NORMAL, ANOMALOUS)
+        if not len(rows):
+            raise ValueError(
+                f"`dataset` {self.name!r} must hold rows with a label, 0 (normal) or 1 (anomalous), got none among "
+                f"{len(self)}. Label them, or sort the pictures into folders."
+            )
+        if len(rows) < len(self):
+            warnings.warn(
+                f"{len(self) - len(rows)} of the {len(self)} rows of {self.name!r} have no label, 0 (normal) or 1 "
+                "(anomalous), and are left out.",
+                stacklevel=3,
+            )
         return rows
 
     def check_references(self, categories: Iterable[str], warn: bool = True) -> None:
@@ -156,10 +172,12 @@ class TrainingSource:
         reference_rows (`SourceRows`, *optional*): Rows whose good photographs are the references.
         labels (`str`): `"synthetic"`, `"supervised"`, `"defects"` or `"conversations"`.
         versions (`int`): Samples that one row gives.
+        takes (`tuple[int, ...]`): Labels of the rows that samples are made of; others are left out.
     """
 
     versions = 1
     labels = "supervised"
+    takes = (NORMAL, ANOMALOUS)
 
     def __init__(self, dataset: Any, name: str, split: str, weight: float, required: tuple[str, ...]):
         if not 0 < weight < float("inf"):
@@ -200,6 +218,7 @@ class SyntheticPairs(TrainingSource):
 
     versions = 2
     labels = "synthetic"
+    takes = (NORMAL,)
 
     def __init__(
         self,
@@ -247,14 +266,14 @@ class LabelledPictures(TrainingSource):
 
     Args:
         dataset, name, split, weight: See [`TrainingSource`]; rows with `image`, `label` and `mask`, and if known
-            `category`, `defect_type`, `image_id`.
+            `category`, `defect_type`, `image_id`. Rows without a label are left out, with a warning.
         references (`datasets.Dataset`, *optional*): Good photographs for references; defaults to the set's own normal
             rows.
         require_masks (`bool`, *optional*, defaults to `True`): Whether every anomalous row must have a mask. Without
             one a picture has no pixel target and its conversation names no place.
 
     Raises:
-        ValueError: If a mask is missing.
+        ValueError: If no row has a label **or** a mask is missing.
     """
 
     def __init__(
@@ -268,6 +287,8 @@ class LabelledPictures(TrainingSource):
     ):
         columns = ("image", "label", "mask") if require_masks else ("image", "label")
         super().__init__(dataset, name, split, weight, columns)
+        if self.rows is not None:
+            self.rows = self.reference_rows = self.rows.labelled()
         if references is not None:
             self.reference_rows = SourceRows(references, f"references of {name}")
         if self.rows is not None:
@@ -283,7 +304,8 @@ class LabelledPictures(TrainingSource):
         if lacking:
             raise ValueError(
                 f"`mask` must be given for every anomalous row of {self.name!r}, got none for {len(lacking)} of them, "
-                f"first {lacking[0]!r}. Add the masks, or pass `require_masks=False` to train without pixel targets."
+                f"first {lacking[0]!r}. Add the masks or leave these pictures out; in Python, `require_masks=False` "
+                "trains without pixel targets."
             )
 
 

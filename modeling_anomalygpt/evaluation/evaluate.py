@@ -1,10 +1,12 @@
 """Evaluation of detectors on labelled pictures: every method, category, number of references and seed gives one row.
 
-Rows that are in the table already are not measured again. Under `torchrun` or `accelerate launch` each process takes
-every n-th picture; what they collect is joined before a metric is computed, so the numbers are those of one process.
+Rows that are in the table already, with the same references, are not measured again. Under `torchrun` or `accelerate
+launch` each process takes every n-th picture; what they collect is joined before a metric is computed, so the numbers
+are those of one process.
 Knows rows of data sets and metrics; knows no layouts and no words of the command line.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,7 +111,8 @@ def evaluate(
         `list[dict[str, str]]`: The rows of the plan, those measured before included.
 
     Raises:
-        EvaluationError: If a category has one class only, or too few good pictures.
+        EvaluationError: If a category has one class only, **or** too few good pictures, **or** none that is no
+            reference.
         PictureError: If a picture cannot be read; none is left out.
     """
     state = PartialState()
@@ -127,7 +130,7 @@ def evaluate(
     done, waiting = {}, []
     for number, cell in enumerate(cells):
         _, category, k_shot, seed = cell
-        category.references(plan, k_shot, seed)  # too few are refused before anything is measured
+        category.pictures(plan, category.references(plan, k_shot, seed))  # refuses before anything is measured
         row = rows.find(_key(plan, *cell))
         if row is None:
             waiting.append(number)
@@ -163,6 +166,7 @@ class _Category:
         self.chosen = [labelled[number] for number in chosen_rows(labels, plan.limit, seed=0)]
         self.source = tables.get(plan.references_from)
         self.good: list[int] = []
+        self.hash_of = functools.cache(lambda taken: split_fingerprint(self.source.dataset.select(taken)))
         if self.source is not None:
             self.good = [
                 index
@@ -181,6 +185,17 @@ class _Category:
         except ValueError as error:
             raise EvaluationError(f"{self.name!r}: {error}") from error
 
+    def pictures(self, plan: EvaluationPlan, taken: Sequence[int]) -> list[int]:
+        """Rows of the test split to measure on: none of the references."""
+        barred = set(taken) if plan.references_from == "test" else set()
+        left = [index for index in self.chosen if index not in barred]
+        if all(self.rows.labels[index] == ANOMALOUS for index in left):
+            raise EvaluationError(
+                f"{self.name!r} must have good test pictures that are no references, got none: all to measure on are "
+                "taken. Lower --k-shot, raise --limit, or use --references-from train."
+            )
+        return left
+
 
 def _facts(plan: EvaluationPlan, detector: Detector) -> dict[str, Any]:
     """Columns that say what made a row; a method with weights of its own names those."""
@@ -190,7 +205,7 @@ def _facts(plan: EvaluationPlan, detector: Detector) -> dict[str, Any]:
 def _key(
     plan: EvaluationPlan, detector: Detector, category: _Category, k_shot: int | str, seed: int
 ) -> dict[str, Any]:
-    protocol = plan.protocol
+    protocol, taken = plan.protocol, category.references(plan, k_shot, seed)
     return {
         "dataset": protocol.dataset,
         "category": category.name,
@@ -202,6 +217,7 @@ def _key(
         "k_shot": k_shot,
         "seed": seed if k_shot not in (0, ALL) else None,
         "references_from": plan.references_from if k_shot != 0 else None,
+        "references_hash": category.hash_of(tuple(taken)) if taken else None,
         "checkpoint_hash": _facts(plan, detector).get("checkpoint_hash"),
         "answers": getattr(detector, "answers", None),
     }
@@ -215,8 +231,7 @@ def _measure(
     taken = category.references(plan, k_shot, seed)
     references = (plan.protocol.picture(category.source.picture(index)) for index in taken)
     detector.learn(references, *plan.protocol.words(category.name))
-    barred = set(taken) if plan.references_from == "test" else set()
-    chosen = [index for index in category.chosen if index not in barred]
+    chosen = category.pictures(plan, taken)
     collected = _Collected()
     for label, mask, detection in _detections(
         plan, detector, category.rows, chosen[state.process_index :: state.num_processes]
@@ -233,7 +248,6 @@ def _measure(
     if taken:
         names = [category.source.image_ids[index] for index in taken]
         row["references"] = ";".join(names) if len(names) <= 32 else f"all {len(names)} good pictures"
-        row["references_hash"] = split_fingerprint(category.source.dataset.select(taken))
     return row | {
         "num_pictures": int(metrics["num_pictures"]),
         "num_anomalous": int(metrics["num_anomalous"]),

@@ -66,7 +66,8 @@ KEY = (
     "dataset", "category", "split_hash", "limit", "method", "backbone", "protocol", "k_shot", "seed",
     "references_from", "checkpoint_hash", "answers",
 )  # fmt: skip
-"""Columns that say what was measured; a row with the same values is not measured again."""
+"""Columns that say what was measured: a table has one row of the same values, not measured again while the references
+are the same pictures (`references_hash`)."""
 
 METRICS = (
     "image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_average_precision",
@@ -87,6 +88,8 @@ FIELDS = (
 class EvaluationRows:
     """Rows in a CSV file that is rewritten atomically at every new row, with those of other processes.
 
+    A row with other references takes the place of an earlier one with the same [`KEY`].
+
     Args:
         path (`str` or `os.PathLike`): The file. Rows of one that is there are kept.
 
@@ -101,20 +104,22 @@ class EvaluationRows:
         self.rows = read_rows(self.path) if self.path.exists() else []
 
     def find(self, key: Mapping[str, Any]) -> dict[str, str] | None:
-        """The row of that key, if it was measured before."""
-        wanted = _key_of(key)
-        return next((row for row in self.rows if _key_of(row) == wanted), None)
+        """The row of that key and `references_hash`, if it was measured before."""
+        wanted, references = _key_of(key), as_text(key.get("references_hash"))
+        return next(
+            (row for row in self.rows if _key_of(row) == wanted and row["references_hash"] == references), None
+        )
 
     def add(self, row: Mapping[str, Any]) -> dict[str, str]:
         """Adds a row, as text, and writes the file; a row that another process has added meanwhile is that one."""
         text = {name: as_text(row.get(name)) for name in FIELDS}
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):
-            others = read_rows(self.path) if self.path.exists() else []
-            own = {_key_of(one) for one in self.rows}
-            self.rows += [other for other in others if _key_of(other) not in own]
+            written = read_rows(self.path) if self.path.exists() else []
+            keys = {_key_of(one) for one in written}  # these count: another process may have replaced one of ours
+            self.rows = written + [own for own in self.rows if _key_of(own) not in keys]
             if (known := self.find(text)) is not None:
                 return known
-            self.rows.append(text)
+            self.rows = [other for other in self.rows if _key_of(other) != _key_of(text)] + [text]
             self._write()
         return text
 

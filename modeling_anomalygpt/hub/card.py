@@ -22,6 +22,7 @@ SCORES = {
     "balanced_accuracy": "balanced accuracy of the verdict",
 }
 """Columns of benchmark rows that go into the card, and their names."""
+_HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 _OF_PIXELS = ("pixel_auroc", "aupro", "pixel_f1_max")
 
 _USE = """```python
@@ -141,17 +142,18 @@ def readdressed(card: str, repo_id: str, adapter_of: str | None = None, licence:
     parsed = ModelCard(card, ignore_metadata_errors=True)
     pattern = r"(?<=\n## Use\n\n).*?(?=\n\n## )"
     written = re.search(pattern, parsed.text, flags=re.DOTALL)
-    if not written:
-        return card
-    category = re.search(r'category="([^"]*)"', parsed.text)
-    use = _use(repo_id, adapter_of, category[1] if category else "object")
-    text = re.sub(pattern, lambda _: use, parsed.text, count=1, flags=re.DOTALL)
+    if written:
+        category = re.search(r'category="([^"]*)"', parsed.text)
+        use = _use(repo_id, adapter_of, category[1] if category else "object")
+        parsed.text = re.sub(pattern, lambda _: use, parsed.text, count=1, flags=re.DOTALL)
     data = parsed.data
     named = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
-    data.base_model = [adapter_of] if adapter_of else [name for name in named if name.count("/") == 1] or None
+    data.base_model = (
+        [adapter_of] if adapter_of else [name for name in named if re.fullmatch(_HUB_ID, str(name))] or None
+    )
     data.library_name = "peft" if adapter_of else "transformers"
     data.license = licence or data.license
-    return f"---\n{data.to_yaml()}\n---\n{text}"
+    return str(parsed)
 
 
 def evaluation_results(rows: Iterable[dict[str, Any]]) -> list[EvalResult]:

@@ -51,9 +51,10 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
 
 def _stored_dtypes(source: str | os.PathLike, beside: str) -> dict[str, torch.dtype]:
     """The dtype of each weight in the files of a folder or Hub id, which is in the cache by now."""
-    folder = pathlib.Path(source if os.path.isdir(source) else cached_file(str(source), beside)).resolve()
+    # The cache's files are links to files without names: what lies beside one is found by the name of the link.
+    folder = pathlib.Path(source if os.path.isdir(source) else os.path.dirname(cached_file(str(source), beside)))
     dtypes = {}
-    for file in (folder if folder.is_dir() else folder.parent).glob("*model*.safetensors"):
+    for file in folder.glob("*model*.safetensors"):
         with safe_open(str(file), framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 (no mapping, only a `keys` method)
                 dtype = _DTYPES.get(tensors.get_slice(key).get_dtype())

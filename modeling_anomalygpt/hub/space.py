@@ -14,6 +14,7 @@ _PAGE = pathlib.Path(spaces_app.__file__).parent
 # Installed as a wheel, the pictures lie inside the page's package; in the repository, beside it.
 _EXAMPLES = next((path for path in (_PAGE / "examples", _PAGE.parent / "examples") if path.is_dir()), _PAGE)
 _ROOT_FILES = ("app.py", "README.md", "README_zh.md", "requirements.txt")
+_EARLIER = ("app.py", ".gitattributes", "spaces_app")  # a checkout of this project has the last one alone
 _MODEL_VARIABLE = 'os.environ.get("ANOMALYGPT_MODEL") or None'
 
 
@@ -30,7 +31,8 @@ def write_space(folder: str | os.PathLike, model: str | None = None, title: str 
         `pathlib.Path`: The folder.
 
     Raises:
-        ValueError: If `model` is neither a Hub id nor a folder with a whole model, **or** `folder` holds other things.
+        ValueError: If `model` is neither a Hub id nor a folder with a whole model, **or** `folder` holds other things,
+            among them what is copied.
     """
     folder, inside = pathlib.Path(folder), model is not None and os.path.isdir(model)
     if inside and is_adapter(model):
@@ -40,7 +42,8 @@ def write_space(folder: str | os.PathLike, model: str | None = None, title: str 
         )
     if model is not None and not inside and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model):
         raise ValueError(f"`model` must be a Hub id such as 'user/name', got {model!r}. Push the model first.")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "spaces_app").is_dir():
+    _refuse_sources(folder, *([model] if inside else []))
+    if folder.exists() and any(folder.iterdir()) and not all((folder / name).exists() for name in _EARLIER):
         raise ValueError(f"`folder` must be empty or an earlier Space, got {str(folder)!r}. Choose another one.")
     weights = model_repository(model, pathlib.Path(model).name) if inside else {}
     for name in ("spaces_app", "modeling_anomalygpt", "examples"):
@@ -60,6 +63,15 @@ def write_space(folder: str | os.PathLike, model: str | None = None, title: str 
         else:
             shutil.copyfile(content, folder / path)
     return folder
+
+
+def _refuse_sources(folder: pathlib.Path, *models: str) -> None:
+    """Refuses a folder that holds, or lies in, what is copied: it would be removed first, or copied into itself."""
+    place = folder.resolve()
+    own = [source.resolve() for source in (_PAGE, HERE, _EXAMPLES)]
+    holds = any(one.is_relative_to(place) for one in (*own, *(pathlib.Path(model).resolve() for model in models)))
+    if holds or any(map(place.is_relative_to, own)):
+        raise ValueError(f"`folder` must be apart from what is copied, got {str(folder)!r}. Choose another one.")
 
 
 def _front_files(model: str | None, title: str | None) -> dict[str, str | pathlib.Path]:

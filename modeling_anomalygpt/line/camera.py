@@ -1,4 +1,8 @@
-"""A camera that writes its frames into a watched folder, at a steady pace or when it is told to."""
+"""A camera that writes its frames into a watched folder, at a steady pace or when it is told to.
+
+Of a camera or a stream the newest frame is taken; what comes in between, also while one is written, is passed over.
+Of a video every frame is taken.
+"""
 
 import datetime
 import io
@@ -7,6 +11,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 from PIL import Image
@@ -35,7 +40,7 @@ class Camera(threading.Thread):
         self._capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
         if not self._capture.isOpened():
             raise ValueError(f"`--camera` must be a camera that can be opened, got {source!r}. Is it in use?")
-        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one of some time ago
+        self._is_video = os.path.isfile(source) or self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
         self._folder, self._interval, self._say = pathlib.Path(folder), interval, say
         self._due, self._ending = threading.Event(), threading.Event()
         self.ended = threading.Event()
@@ -53,24 +58,36 @@ class Camera(threading.Thread):
 
     def run(self) -> None:
         """Takes frames until [`Camera.close`] or the end of the video."""
-        number, due = 0, time.monotonic()
-        while not self._ending.is_set():
-            if self._interval is None:
-                self._due.wait()
+        number, due, written = 0, time.monotonic(), None
+        with ThreadPoolExecutor(1, "camera") as writer:
+            while self._waited(due):
+                whole = self._capture.grab()
+                ready = self._is_due(due) and (written is None or written.done()) and not self._ending.is_set()
+                if whole and not ready and not self._is_video:
+                    continue
                 self._due.clear()
-            elif self._ending.wait(max(0.0, due - time.monotonic())):
-                break
-            if self._ending.is_set():
-                break
-            due = max(due, time.monotonic() - (self._interval or 0)) + (self._interval or 0)
-            whole, frame = self._capture.read()
-            if not whole:
-                self._say("The camera gives no further frame.")
-                break
-            number += 1
-            self._write(Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), number)
+                due = max(due, time.monotonic() - (self._interval or 0)) + (self._interval or 0)
+                whole, frame = self._capture.retrieve() if whole else (False, None)
+                if not whole:
+                    self._say("The camera gives no further frame.")
+                    break
+                number += 1
+                written = writer.submit(self._write, Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)), number)
+                if self._is_video:
+                    written.result()
         self._capture.release()
         self.ended.set()
+
+    def _is_due(self, due: float) -> bool:
+        return self._due.is_set() if self._interval is None else time.monotonic() >= due
+
+    def _waited(self, due: float) -> bool:
+        """Waits for the time of a video's next frame; cameras do not wait. False at the end."""
+        if self._is_video and self._interval is None:
+            self._due.wait()
+        elif self._is_video:
+            self._ending.wait(max(0.0, due - time.monotonic()))
+        return not self._ending.is_set()
 
     def _write(self, frame: Image.Image, number: int) -> None:
         """Writes a frame; on a full disk it is kept until it can be written, and no other one is taken meanwhile."""

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from ..inspector import AnomalyInspector, FeedbackHistory
+from ..references import References
 from ..results import InspectionResult, source_of
 from .database import FEEDBACK, standing_feedback
-from .parts import Part, PartStore
+from .parts import AUTO, Part, PartStore
 
 
 def part_of(result: InspectionResult) -> str | None:
-    """The stored part that a row was judged with; `None` where it was none."""
-    return result.evidence.get("part") or result.setup.get("part")
+    """The stored part that a row was judged with; `None` where it was none, or none was chosen."""
+    name = result.evidence.get("part") or result.setup.get("part")
+    return None if name == AUTO else name
 
 
 def is_as_judged(result: InspectionResult) -> bool:
@@ -43,9 +45,15 @@ def say(
         [`Part`]: The new version; `None` where nothing learns: a confirmation, or a row without a stored part.
 
     Raises:
-        ValueError: As of [`confirm`] and [`correct`].
+        ValueError: As of [`confirm`] and [`correct`], **or** if a part has learned another verdict of this row.
     """
     name = part_of(result)
+    for line in standing_feedback(pathlib.Path(folder)):
+        if (line["row"], line.get("image")) == (number, result.image) and _has_learned(store, line):
+            raise ValueError(
+                f"The verdict of row {number} must not have been corrected, got one that {line['part']!r} has learned "
+                f"to be {line['said']!r}. Take that back first: --undo."
+            )
     if said == result.verdict:
         confirm(folder, number, result)
     elif name is None:
@@ -101,12 +109,19 @@ def correct(
             f"The picture of row {number} must be as it was judged, got {found}: {result.image!r}. "
             "Put it back to correct its verdict."
         )
-    part.use(inspector)
-    version = store.versions(part.name)[-1] + 1
-    facts = {"row": number, "said": said, "part": part.name, "version": version}
-    inspector.feedback_history = FeedbackHistory(pathlib.Path(folder) / FEEDBACK, **facts)
-    inspector.feedback(result, said == "normal")
-    return store.write(part.name, inspector.references.to("cpu"), part.facts)
+
+    def learned(newest: Part) -> References:  # of the store: it may have learned something else since
+        newest.check(inspector, newest.facts.model)
+        newest.use(inspector)
+        inspector.feedback_history = FeedbackHistory()
+        inspector.feedback(result, said == "normal")
+        after = inspector.references.to("cpu")
+        before, now = (sum(map(len, references.bank.features)) for references in (newest.references, after))
+        facts = {"part": part.name, "version": newest.version + 1, "fingerprint": after.fingerprint()}
+        _note(folder, number, result, said, patches=now - before, **facts)
+        return after
+
+    return store.learn(part.name, learned)
 
 
 def undo(folder: str | os.PathLike, store: PartStore) -> dict[str, Any]:
@@ -122,14 +137,19 @@ def undo(folder: str | os.PathLike, store: PartStore) -> dict[str, Any]:
     if not standing:
         raise ValueError("`--undo` must have something to take back, got nothing. See feedback.jsonl.")
     last = standing[-1]
-    if "version" in last and last["version"] in store.versions(last["part"]):
-        store.take_back(last["part"], last["version"])
+    if _has_learned(store, last):
+        store.take_back(last["part"], last["version"], last.get("fingerprint"))
     FeedbackHistory(pathlib.Path(folder) / FEEDBACK).note({"undo": True, "of_row": last["row"]})
     return last
 
 
-def _note(folder: str | os.PathLike, number: int, result: InspectionResult, said: str) -> None:
-    row = {"image": result.image, "verdict": result.verdict, "is_normal": said == "normal"}
+def _has_learned(store: PartStore, line: dict[str, Any]) -> bool:
+    """Whether the version of a line was stored; it may have been replaced or dropped since."""
+    return "version" in line and max(store.versions(line["part"]), default=0) >= line["version"]
+
+
+def _note(folder: str | os.PathLike, number: int, result: InspectionResult, said: str, **facts: Any) -> None:
+    row = {"image": result.image, "verdict": result.verdict, "is_normal": said == "normal", **facts}
     FeedbackHistory(pathlib.Path(folder) / FEEDBACK, row=number, said=said).note(row)
 
 

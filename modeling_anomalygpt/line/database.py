@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,14 +27,17 @@ _WORST_FIRST = """
 _SCHEMA = """
     CREATE TABLE IF NOT EXISTS results (
         number INTEGER PRIMARY KEY, time TEXT, hour TEXT, image TEXT, verdict TEXT, said TEXT, pred_score REAL,
-        log_odds REAL, part TEXT, category TEXT, regions INTEGER, answer TEXT, seconds REAL, error TEXT, json TEXT
+        log_odds REAL, part TEXT, category TEXT, regions INTEGER, answer TEXT, seconds REAL, error TEXT, json TEXT,
+        incoming TEXT
     );
     CREATE INDEX IF NOT EXISTS results_time ON results (time);
     CREATE INDEX IF NOT EXISTS results_image ON results (image);
 """
-_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 15)})"
-_FORMAT = 1
+_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 16)})"
+_FORMAT = 2
 _TAIL = 512
+_AT_ONCE = 500
+_CLOCK = re.compile(r"\d\d:\d\d(:\d\d)?")
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,24 @@ class ResultsDatabase:
 
     Args:
         folder (`str` or `os.PathLike`): What `anomalygpt watch` or `inspect` wrote.
+        patient (`bool`, *optional*, defaults to `True`): Whether to wait while others hold it, and to do without the
+            file where that is in vain.
 
     Raises:
         ValueError: If there are no results.
+        sqlite3.OperationalError: If it cannot be written at once and is not waited for.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, patient: bool = True):
         self.folder = pathlib.Path(folder)
         if not (self.folder / ROWS).is_file():
             raise ValueError(f"There are no results in {os.fspath(folder)!r}. Name a folder with a {ROWS}.")
         path = self.folder / DATABASE
         try:
-            self._open(str(path))
+            self._open(str(path), 20 if patient else 0.1)
         except sqlite3.OperationalError:  # locked for long, on a disk that is full or read-only
+            if not patient:
+                raise
             self._open(":memory:")
         except sqlite3.DatabaseError:  # damaged
             path.unlink()
@@ -110,9 +119,12 @@ class ResultsDatabase:
     def in_order(self, wanted: Wanted) -> Iterator[tuple[int, str | None, InspectionResult]]:
         """The same in the order of judging, one by one."""
         condition, values = wanted.condition()
-        query = f"SELECT number, said, json FROM results WHERE {condition} ORDER BY number"
-        for number, said, text in self._connection.execute(query, values):
-            yield number, said, InspectionResult.from_dict(json.loads(text))
+        query = f"SELECT number, said, json FROM results WHERE number > ? AND {condition} ORDER BY number LIMIT ?"
+        number = 0
+        # Not by one cursor: while that is open, nobody can write.
+        while rows := self._connection.execute(query, [number, *values, _AT_ONCE]).fetchall():
+            for number, said, text in rows:
+                yield number, said, InspectionResult.from_dict(json.loads(text))
 
     def said(self) -> tuple[int, int]:
         """How many verdicts were confirmed and how many corrected."""
@@ -124,25 +136,29 @@ class ResultsDatabase:
         return self._connection.execute("SELECT MAX(substr(time, 1, 19)) FROM results").fetchone()[0]
 
     def find(self, picture: str) -> tuple[int, InspectionResult]:
-        """Number and result of the picture of this path or name; the newest where there are several of one path.
+        """Number and result of the picture of this path or name, its own or the one that it came with.
+
+        Of several rows of one path, the newest.
 
         Raises:
             ValueError: If there is none, **or** several pictures have this name.
         """
-        query = "SELECT number, image, json FROM results WHERE image = ? OR image = ? ORDER BY number"
-        rows = self._connection.execute(query, [picture, os.path.abspath(picture)]).fetchall()
+        query, given = "SELECT number, image, json FROM results WHERE", [picture, os.path.abspath(picture)]
+        rows = self._connection.execute(f"{query} image IN (?, ?) ORDER BY number", given).fetchall()
         if not rows:
-            query = "SELECT number, image, json FROM results WHERE image LIKE ? ESCAPE '!' ORDER BY number"
             escaped = "".join(f"!{letter}" if letter in "!%_" else letter for letter in picture)
-            rows = self._connection.execute(query, [f"%/{escaped}"]).fetchall()
+            ends = [f"%/{escaped}", f"%\\{escaped}"]
+            named = " OR ".join(f"{column} LIKE ? ESCAPE '!'" for column in ("image", "image", "incoming", "incoming"))
+            query = f"{query} incoming IN (?, ?) OR {named} ORDER BY number"
+            rows = self._connection.execute(query, [*given, *ends, *ends]).fetchall()
         paths = list(dict.fromkeys(path for _, path, _ in rows))
         if len(paths) != 1:
             found = f"{len(paths)} are called so: {', '.join(paths[:3])}" if paths else "there is none"
             raise ValueError(f"`PICTURE` must be one judged picture, got {picture!r}; {found}. Give its path.")
         return rows[-1][0], InspectionResult.from_dict(json.loads(rows[-1][2]))
 
-    def _open(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, timeout=20, isolation_level=None)
+    def _open(self, path: str, timeout: float = 20) -> None:
+        self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._follow()
@@ -174,13 +190,9 @@ class ResultsDatabase:
             state = {"format": _FORMAT, "bytes": at, "lines": number, "tail": _tail(file, at)}
         self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
         self._connection.execute("UPDATE results SET said = NULL WHERE said IS NOT NULL")
-        for row, said in what_was_said(self.folder).items():
-            self._connection.execute("UPDATE results SET said = ? WHERE number = ?", [said, row])
-
-
-def what_was_said(folder: pathlib.Path) -> dict[int, str]:
-    """What a person said of rows, by their numbers: `"normal"` or `"anomalous"`; what was taken back is left out."""
-    return {row["row"]: row["said"] for row in standing_feedback(folder)}
+        for line in standing_feedback(self.folder):
+            values = [line["said"], line["row"], _text(line.get("image"))]  # rows may have been numbered anew since
+            self._connection.execute("UPDATE results SET said = ? WHERE number = ? AND image IS ?", values)
 
 
 def standing_feedback(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -195,7 +207,7 @@ def standing_feedback(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def moment(text: str, last: str | None, after: str | None = None) -> str:
-    """A moment as a person writes it: `06:00`, `2026-03-29`, or both with a space or a `T` between.
+    """A moment as a person writes it: `06:00`, `2026-03-29`, or both with a space or a `T` between; without an offset.
 
     An hour alone is the last one of that name in the results; with `after`, the first one after that moment.
 
@@ -212,19 +224,22 @@ def moment(text: str, last: str | None, after: str | None = None) -> str:
         ValueError: If it is none.
     """
     try:
-        try:
-            clock = datetime.time.fromisoformat(text)
-        except ValueError:
-            return datetime.datetime.fromisoformat(text).replace(tzinfo=None).isoformat(timespec="seconds")
+        if not _CLOCK.fullmatch(text):
+            found = datetime.datetime.fromisoformat(text)
+            if found.tzinfo is not None:  # rows are compared by the clock of the machine that judged
+                raise ValueError
+            return found.isoformat(timespec="seconds")
         known = datetime.datetime.fromisoformat(after or last or datetime.datetime.now().isoformat()[:19])
-        found = datetime.datetime.combine(known.date(), clock.replace(tzinfo=None))
+        found = datetime.datetime.combine(known.date(), datetime.time.fromisoformat(text))
         if after and found <= known:
             found += datetime.timedelta(days=1)
         elif not after and found > known:
             found -= datetime.timedelta(days=1)
         return found.isoformat(timespec="seconds")
     except ValueError:
-        raise ValueError(f"a moment must be like 06:00 or 2026-03-29T06:00, got {text!r}. Quote it.") from None
+        raise ValueError(
+            f"a moment must be like 06:00 or 2026-03-29T06:00, got {text!r}. Quote it; leave an offset out."
+        ) from None
 
 
 def _row(number: int, result: InspectionResult) -> list[Any]:
@@ -233,7 +248,7 @@ def _row(number: int, result: InspectionResult) -> list[Any]:
         number, time or None, f"{time[:10]} {time[11:13]}:00" if time else "-", _text(result.image), result.verdict,
         None, result.pred_score, result.log_odds, _text(result.evidence.get("part") or result.setup.get("part")),
         _text(result.category), len(result.regions), _text(result.answer), result.seconds, _text(result.error),
-        json.dumps(result.to_dict()),
+        json.dumps(result.to_dict()), _text(result.evidence.get("incoming")),
     ]  # fmt: skip
 
 
@@ -250,4 +265,4 @@ def _tail(file: Any, at: int) -> str:
     return hashlib.sha256(content).hexdigest()[:16] if len(content) == at - start else ""
 
 
-__all__ = ["FEEDBACK", "VERDICTS", "ResultsDatabase", "Wanted", "moment", "standing_feedback", "what_was_said"]
+__all__ = ["FEEDBACK", "VERDICTS", "ResultsDatabase", "Wanted", "moment", "standing_feedback"]

@@ -127,10 +127,16 @@ def compare(part: str | None, quantity: str, first: Sequence[float], last: Seque
 
 @dataclass
 class Course:
-    """One quantity of one part over time; what lies between the first and the latest values is let go."""
+    """One quantity of one part over time; what lies between the first and the latest values is let go.
+
+    Args:
+        first, last: Values.
+        complete: Whether the first values are of earlier results; no later ones join them.
+    """
 
     first: list[float]
     last: deque[float]
+    complete: bool = False
 
 
 @dataclass
@@ -151,13 +157,15 @@ class Drift:
         part, traits = part_of(result), traits_of(result, said or result.verdict)
         for quantity, value in traits.items():
             course = self._courses.setdefault((part, quantity), Course([], deque(maxlen=self.window)))
-            (course.first if len(course.first) < self.window else course.last).append(value)
+            begins = not course.complete and len(course.first) < self.window
+            (course.first if begins else course.last).append(value)
         return {(part, quantity): value for quantity, value in traits.items()}
 
     def begin_anew(self) -> None:
         """What comes from now on is compared with the first pictures so far."""
         for course in self._courses.values():
             course.last.clear()
+            course.complete = True
 
     def comparisons(self) -> list[Comparison]:
         """All that can be compared: 30 pictures of each side at least; by parts and quantities."""
@@ -167,6 +175,11 @@ class Drift:
             for key, course in courses
             if min(len(course.first), len(course.last)) >= FEWEST
         ]
+
+    def first(self, part: str | None, quantity: str) -> tuple[list[float], bool]:
+        """The first values, and whether they are of earlier results."""
+        course = self._courses[part, quantity]
+        return course.first, course.complete
 
     def num_first(self) -> int:
         """Pictures of the best-known quantity among the first."""
@@ -221,7 +234,10 @@ def drift_of(
 
 
 def charts(drift: Drift, courses: dict[tuple[str | None, str], list[float]], language: str = "en") -> list[Chart]:
-    """What is drawn of it: a chart for each part and quantity, in words of the language."""
+    """What is drawn of it: a chart for each part and quantity, in words of the language.
+
+    The first values stand first, also where they are of earlier results.
+    """
     words, found = report_words(language), {(one.part, one.quantity): one for one in drift.comparisons()}
     drawn = []
     for (part, quantity), values in sorted(courses.items(), key=lambda row: _place(row[0])):
@@ -231,7 +247,9 @@ def charts(drift: Drift, courses: dict[tuple[str | None, str], list[float]], lan
             stability=f"{one.stability:.2f}", limit=f"{one.limit:.2f}",
         )  # fmt: skip
         title = words[f"drift_{quantity}"] + (f" · {part}" if part else "")
-        drawn.append(Chart(title, values, drift.window, line, one is not None and one.drifted))
+        first, earlier = drift.first(part, quantity)
+        shown = [*first, *values] if earlier else values
+        drawn.append(Chart(title, shown, len(first), line, one is not None and one.drifted))
     return drawn
 
 

@@ -50,11 +50,12 @@ class Incoming(FileSystemEventHandler):
     """What waits in a folder and in those below; hidden files and folders are left out.
 
     What lies there at the beginning comes first, in order of its time of modification, then of its name; what comes
-    later in the order in which it was finished. At most 1,000 paths are kept; the rest waits on the disk alone.
+    later in the order in which it was finished. At most 1,000 paths are kept; the rest waits on the disk alone and
+    comes next, in the order of the beginning.
 
     Args:
         folder (`str` or `os.PathLike`): The folder.
-        without (iterable of paths): Folders below it that are left out.
+        without (iterable of paths): Folders that are left out where they are below it.
         is_done (`Callable`): Whether a picture of this path and this state (see [`source_of`]) was handed out before
             and needs nothing any more.
         say (`Callable`): Takes remarks, one line each.
@@ -73,7 +74,8 @@ class Incoming(FileSystemEventHandler):
         self.folder = os.path.abspath(folder)
         if not os.path.isdir(self.folder):
             raise ValueError(f"`INCOMING` must be a folder, got {os.fspath(folder)!r}. Make it, or check the path.")
-        self._without = tuple(os.path.realpath(path) + os.sep for path in without)
+        root = _with_separator(self.folder)  # a folder that is not below it would leave out all of it
+        self._without = tuple(path for path in map(_with_separator, without) if path.startswith(root) and path != root)
         self._is_done, self._say = is_done, say
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
@@ -105,8 +107,8 @@ class Incoming(FileSystemEventHandler):
             if (path := self._finished()) is not None:
                 return path
             with self._lock:
-                empty = not self._waiting
-            if empty and (self._overflown or time.monotonic() - self._looked > _LOOK_AGAIN):
+                more = self._overflown and not self._waiting
+            if more or time.monotonic() - self._looked > _LOOK_AGAIN:
                 self._look()
             elif time.monotonic() > end:
                 return None
@@ -119,7 +121,8 @@ class Incoming(FileSystemEventHandler):
         if event.event_type in _NO_CHANGE:
             return
         if event.is_directory:  # one that was moved here: nothing is said of its files
-            self._overflown |= event.event_type in ("created", "moved")
+            with self._lock:
+                self._overflown |= event.event_type in ("created", "moved")
             return
         source, target = (os.fsdecode(path or "") for path in (event.src_path, event.dest_path))
         path = target or source
@@ -127,7 +130,8 @@ class Incoming(FileSystemEventHandler):
             known = self._waiting.pop(path, None)
             if target:
                 self._waiting.pop(source, None)
-            if event.event_type != "deleted" and self._is_picture(path):
+            parent, name = os.path.split(path)
+            if event.event_type != "deleted" and _is_picture(name) and not self._is_left_out(parent):
                 self._note(path, known)
         if event.event_type == "deleted" and known is not None:
             self._say(f"{path!r} was taken away before it was judged.")
@@ -136,8 +140,8 @@ class Incoming(FileSystemEventHandler):
         state, now = source_of(path), time.monotonic()
         if state is None or not os.path.isfile(path) or self._is_done(path, state):
             return
-        if len(self._waiting) >= _MOST_WAITING:
-            self._overflown = True
+        if known is None and (self._overflown or len(self._waiting) >= _MOST_WAITING):
+            self._overflown = True  # until the next look: what came earlier must not be overtaken
             return
         self._waiting[path] = _Waiting(state, now, known.first if known else now)
 
@@ -154,7 +158,9 @@ class Incoming(FileSystemEventHandler):
                 if state is None:
                     self._drop(path, one)
                 continue
-            written = _is_being_written(path) if state["bytes"] else None
+            written = _is_being_written(path)
+            if written is False and not state["bytes"]:
+                written = None  # its writer may be about to open it again
             if written is False or (written is None and now - one.since >= _SETTLED_UNKNOWN):
                 self._drop(path, one)
                 return path
@@ -175,19 +181,27 @@ class Incoming(FileSystemEventHandler):
         with self._lock:
             found = []
             for parent, folders, names in os.walk(self.folder):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                for path in (os.path.join(parent, name) for name in names):
-                    if self._is_picture(path) and path not in self._waiting and (state := source_of(path)):
+                folders[:] = [name for name in folders if not self._is_left_out(os.path.join(parent, name))]
+                for path in (os.path.join(parent, name) for name in names if _is_picture(name)):
+                    if path not in self._waiting and (state := source_of(path)) and not self._is_done(path, state):
                         found.append((state["modified"], natural_key(path), path))
             self._overflown, self._looked = False, time.monotonic()
             for _, _, path in sorted(found):
                 self._note(path)
+                if self._overflown:
+                    break
 
-    def _is_picture(self, path: str) -> bool:
-        relative = pathlib.PurePath(os.path.relpath(path, self.folder))
-        if path.lower().endswith(PICTURE_SUFFIXES) and not any(part.startswith(".") for part in relative.parts):
-            return not os.path.realpath(path).startswith(self._without) if self._without else True
-        return False
+    def _is_left_out(self, folder: str) -> bool:
+        hidden = any(part.startswith(".") for part in pathlib.PurePath(os.path.relpath(folder, self.folder)).parts)
+        return hidden or bool(self._without) and _with_separator(folder).startswith(self._without)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+
+
+def _with_separator(folder: str | os.PathLike) -> str:
+    return os.path.join(os.path.realpath(folder), "")
 
 
 def _is_being_written(path: str) -> bool | None:

@@ -5,6 +5,7 @@ delivered. Delivered is delivered at least once: killed between the answer and t
 """
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -111,7 +112,8 @@ class Outbox(threading.Thread):
                 self._deliver(row)
             except RefusedError as error:
                 self._say(f"{self.what}: {error}")
-                append_json_line(self._rows.with_name(f"{self.what}_refused.jsonl"), row)
+                with contextlib.suppress(OSError):  # not noted is better than offered again
+                    append_json_line(self._rows.with_name(f"{self.what}_refused.jsonl"), row)
         self._at += len(line)
         with contextlib.suppress(OSError):
             self._write_note()
@@ -141,7 +143,7 @@ def post_to(address: str) -> Callable[[Row], None]:
 
     def deliver(row: Row) -> None:
         body = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace")
-        key = f"{row.get('time')} {(row.get('source') or {}).get('changed')}"
+        key = hashlib.sha256(body).hexdigest()[:32]
         headers = {"Content-Type": "application/json", "User-Agent": "anomalygpt", "Idempotency-Key": key}
         request = urllib.request.Request(address, body, headers, method="POST")
         try:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,19 +24,19 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from ..errors import did_you_mean
+from ..errors import describe_error, did_you_mean
 from ..files import write_atomically
-from ..images import load_picture
+from ..images import PictureError, load_picture
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
 from ..references import ImageTraits, References
-from ..results import InspectionResult, ResultsFile, inspect_in_batches
+from ..results import InspectionResult, Loaded, ResultsFile, inspect_in_batches
 
 _VARIABLE = "ANOMALYGPT_PARTS"
 AUTO = "auto"
 _FORMATS, _SUFFIX = (1, 2), ".safetensors"  # 2: with a region of interest, which earlier versions would pass over
 _KEPT_VERSIONS = 20
 _MAX_BYTES = 2**31
-_NAME = re.compile(r"\w[\w .+-]{0,78}\w|\w")
+_NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))(?:\w[\w .+-]{0,78}\w|\w)")
 EMBEDDED = "the embedded checkpoint"
 
 
@@ -148,23 +148,24 @@ class PartStore:
         return Part(name, int(path.stem), *read_part(path))
 
     def write(self, name: str, references: References, facts: PartFacts) -> Part:
-        """Adds a version, whole or not at all; earlier ones stay, the last 20 of them."""
+        """Adds a version, whole or not at all; earlier ones stay, the last 20 of them.
+
+        Raises:
+            PartError: If the name is none, **or** the part is too large to be read again.
+        """
         check_name(name)
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        facts = replace(facts, format=_FORMATS[references.roi is not None], made=now)
         with self._locked():
-            version = max(self.versions(name), default=0) + 1
-            place = self.folder / name
-            place.mkdir(exist_ok=True)
-            try:
-                write_atomically(place / f"{version}{_SUFFIX}", _with_facts(references, facts))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    place.rmdir()  # of a part that was to be new
-                raise
-            for old in self.versions(name)[:-_KEPT_VERSIONS]:
-                (place / f"{old}{_SUFFIX}").unlink()
-        return Part(name, version, facts, references)
+            return self._add(name, references, facts)
+
+    def learn(self, name: str, change: Callable[[Part], References]) -> Part:
+        """Adds a version that `change` makes of the newest one; nobody else changes the part meanwhile.
+
+        Raises:
+            PartError: As of [`PartStore.read`] and [`PartStore.write`].
+        """
+        with self._locked():
+            part = self.read(name)
+            return self._add(name, change(part), part.facts)
 
     def remove(self, name: str) -> None:
         """Removes a part with all its versions."""
@@ -175,16 +176,18 @@ class PartStore:
             os.replace(self.folder / name, gone)  # at once: half a part must not be left by a kill
             shutil.rmtree(gone, ignore_errors=True)
 
-    def take_back(self, name: str, version: int) -> None:
-        """Removes the newest version, which must be this one; the one before counts again.
+    def take_back(self, name: str, version: int, fingerprint: str | None = None) -> None:
+        """Removes the newest version, which must be this one, with these references; the one before counts again.
 
         Raises:
-            PartError: If it is not the newest, **or** there is none before it.
+            PartError: If it is not the newest or has other references, **or** there is none before it.
         """
         with self._locked():
             versions = self.versions(name)
-            if versions[-1:] != [version] or len(versions) < 2:
-                newest = versions[-1] if versions else "none"
+            newest = versions[-1] if versions else "none"
+            if newest == version and fingerprint not in (None, self.read(name).references.fingerprint()):
+                newest = f"another {version}"  # numbers are used again
+            if newest != version or len(versions) < 2:
                 raise PartError(
                     f"The newest version of the part {name!r} must be {version}, got {newest}. "
                     "It was changed since; what came later would be lost."
@@ -203,6 +206,25 @@ class PartStore:
             raise PartError(f"There is a part {name!r} already. Give another --name, or remove it first.")
         return self.write(name, references, facts)
 
+    def _add(self, name: str, references: References, facts: PartFacts) -> Part:
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        facts = replace(facts, format=_FORMATS[references.roi is not None], made=now)
+        content = _with_facts(references, facts)
+        if len(content) > _MAX_BYTES:
+            raise PartError(f"A part must have at most {_MAX_BYTES >> 30} GiB, got more. Use fewer good pictures.")
+        version = max(self.versions(name), default=0) + 1
+        place = self.folder / name
+        place.mkdir(exist_ok=True)
+        try:
+            write_atomically(place / f"{version}{_SUFFIX}", content)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                place.rmdir()  # of a part that was to be new
+            raise
+        for old in self.versions(name)[:-_KEPT_VERSIONS]:
+            (place / f"{old}{_SUFFIX}").unlink()
+        return Part(name, version, facts, references)
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,8 +236,8 @@ def check_name(name: str) -> None:
     """Refuses what is no name of a part: it becomes the name of a folder."""
     if not _is_name(name):
         raise PartError(
-            f"`NAME` must be 1 to 80 letters, digits, spaces, dots, dashes and underscores, not {AUTO!r}, got "
-            f"{name[:100]!r}. Try bolt_m8."
+            f"`NAME` must be 1 to 80 letters, digits, spaces, dots, dashes and underscores, not {AUTO!r} nor a "
+            f"device of Windows (nul, con), got {name[:100]!r}. Try bolt_m8."
         )
 
 
@@ -244,7 +266,7 @@ def read_part(path: str | os.PathLike) -> tuple[PartFacts, References]:
         return facts, References.load(path)
     except PartError as error:
         raise PartError(f"{os.fspath(path)!r}: {error}") from error
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:150].rstrip(".")
         raise PartError(
             f"{os.fspath(path)!r} is no part, or is damaged: {reason}. Copy or export it again, or make the part anew."
@@ -298,16 +320,26 @@ class PartFollower:
         store ([`PartStore`]): Where it is stored.
         part ([`Part`]): The version in use.
         inspector ([`AnomalyInspector`]), model (`str`, *optional*): What uses it.
+        mm_per_pixel (`float`, *optional*): Scale, if another than the part's was asked for.
     """
 
-    def __init__(self, store: PartStore, part: Part, inspector: AnomalyInspector, model: str | None):
+    def __init__(
+        self,
+        store: PartStore,
+        part: Part,
+        inspector: AnomalyInspector,
+        model: str | None,
+        mm_per_pixel: float | None = None,
+    ):
         self._store, self._part, self._inspector, self._model = store, part, inspector, model
-        self._looked_at = part.version
+        self._mm_per_pixel = mm_per_pixel
+        newest = self._newest()
+        self._looked_at = newest if newest is not None and newest[0] == part.version else None
 
     def renew(self) -> str | None:
         """Takes over the newest version where it is another; a line about it, `None` where nothing changed."""
-        newest = max(self._store.versions(self._part.name), default=self._looked_at)
-        if newest == self._looked_at:
+        newest = self._newest()
+        if newest in (None, self._looked_at):
             return None
         self._looked_at = newest
         try:
@@ -318,6 +350,19 @@ class PartFollower:
         self._part = part
         part.use(self._inspector)
         return f"The part {part.name!r} has changed: version {part.version} is used from here on."
+
+    def options(self, options: InspectionOptions) -> InspectionOptions:
+        """The options with the scale of the version in use, or the one that was asked for."""
+        return replace(options, mm_per_pixel=self._mm_per_pixel or self._part.facts.mm_per_pixel)
+
+    def _newest(self) -> tuple[int, int, int] | None:
+        """Names the newest file, whose number may have been used before; `None` where there is no file any more."""
+        try:
+            path = self._store.path(self._part.name)
+            status = path.stat()
+        except (PartError, OSError):
+            return None
+        return int(path.stem), status.st_mtime_ns, status.st_ino
 
 
 class PartChooser:
@@ -411,10 +456,14 @@ class PartChooser:
         def failed(image: Any, line: str) -> InspectionResult:
             return failed_result(image, line, options.completed(None))
 
+        def inspect(batch: list[Loaded]) -> list[InspectionResult]:
+            try:
+                return [self._inspect(*batch[0], options)]
+            except (PictureError, OSError) as error:  # a deep picture is opened once more, as its part says
+                return [failed(batch[0][0], describe_error(error))]
+
         finished = None if rows is None else rows.finished
-        one_by_one = inspect_in_batches(
-            images, lambda batch: [self._inspect(*batch[0], options)], failed, finished, 1, _load
-        )
+        one_by_one = inspect_in_batches(images, inspect, failed, finished, 1, _load)
         for result in one_by_one:
             if rows is not None and "resumed" not in result.evidence:
                 rows.append(result)

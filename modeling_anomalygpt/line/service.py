@@ -280,7 +280,9 @@ async def _body(request: Request, limits: Limits, most: int) -> bytes:
                 elif received > 4 * most:  # up to there it is read: many clients listen only after they have sent all
                     break
     except TimeoutError:
-        raise HTTPException(408, f"A picture must arrive within {limits.max_seconds:g} seconds. Send it again.") from None
+        raise HTTPException(
+            408, f"A picture must arrive within {limits.max_seconds:g} seconds. Send it again."
+        ) from None
     except ClientDisconnect:
         raise HTTPException(400, "The picture did not arrive whole. Send it again.") from None
     if received > most:

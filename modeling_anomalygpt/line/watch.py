@@ -2,11 +2,12 @@
 
 Of a picture first the row is written, which says where the picture goes; then the picture is moved there. Killed
 between the two, the next run finds row and picture and only moves it. Killed before the row, the picture is judged by
-the next run. Nothing else has to be kept.
+the next run. Until it is moved, a link to it keeps its new name, which no other watcher can take then.
 """
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import io
 import math
@@ -33,6 +34,8 @@ VERDICT_FOLDERS = {"normal": 0, "anomalous": 1}
 # Seconds between two tries to write where that was impossible, and between two remarks about pictures that wait.
 _TRY_AGAIN, _LAG_REMARK = (0.5, 10.0), (30.0, 600.0)
 _WORTH_A_REMARK = 10
+# Names have at most 255 bytes on most file systems; a number and the suffix come behind.
+_STEM_BYTES = 200
 
 
 class StoppedError(RuntimeError):
@@ -114,6 +117,7 @@ class Shift:
             return None
         if self._part is not None and (line := self._part.renew()):
             self._say(line)
+            self._options = self._part.options(self._options)
             self._rows.setup = self._setup()
         result = self._inspect(path, state)
         if result is None:
@@ -121,7 +125,8 @@ class Shift:
             return None
         target = None
         if self._move_to is not None and source_of(path) == result.source:  # else it is another picture by now
-            target = _free(self._folder(result.verdict) / os.path.relpath(path, incoming))
+            wanted = self._folder(result.verdict) / os.path.relpath(path, incoming)
+            target = self._until_done(lambda: _keep_name(path, wanted), f"move {path!r}")
             result.evidence = result.evidence | {"incoming": path}
             result.image = str(target)
         self._until_done(lambda: self._rows.append(result), f"write the result of {path!r}")
@@ -141,7 +146,8 @@ class Shift:
         pages = len(picture_pages(path))
         if pages > 1:
             line = f"`picture` must be one picture, {path!r} has {pages} pages. Split it; use `anomalygpt inspect`."
-            result = failed_result(path, line, self._options)
+            options = self._options.completed(getattr(self._inspector, "references", None))
+            result = failed_result(path, line, options)
         else:
             (result,) = self._inspector.inspect_many([path], self._options, progress=False)
         if result.error is not None and source_of(path) is None:
@@ -180,10 +186,10 @@ class Shift:
             self._judged[key] = row.image if incoming else None
 
     def _move(self, key: tuple[str, int, int, int]) -> None:
-        """Brings a judged picture to its folder; a picture that is gone or was written anew stays."""
+        """Brings a judged picture to its folder; one that is gone, was written anew or lost its new name stays."""
         path, target = key[0], pathlib.Path(self._judged[key])
-        if _key(path, source_of(path)) == key:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        is_there = _key(path, source_of(path)) == key
+        if is_there and _is_kept(path, target):
             try:
                 os.replace(path, target)
             except OSError as error:
@@ -191,16 +197,20 @@ class Shift:
                     raise
                 _copy(path, target)
                 os.unlink(path)
-        elif source_of(path) is not None:
-            self._say(f"{path!r} was written anew before it could be moved; it is judged again.")
+        else:
+            if source_of(path) is not None:
+                reason = f"cannot be moved, {str(target)!r} is another file by now" if is_there else "was written anew"
+                self._say(f"{path!r} {reason}; it is judged again.")
+            if _linked(target) == path:
+                target.unlink()
         del self._judged[key]
 
-    def _until_done(self, action: Callable[[], None], what: str) -> None:
+    def _until_done(self, action: Callable[[], Any], what: str) -> Any:
         """Does something on the disk; where that fails, says so once and tries again until it can be done."""
         pause, failed = _TRY_AGAIN[0], None
         while True:
             try:
-                action()
+                made = action()
                 break
             except OSError as error:
                 line = f"Cannot {what}: {error.strerror or error}."
@@ -212,6 +222,7 @@ class Shift:
             pause = min(2 * pause, _TRY_AGAIN[1])
         if failed:
             self._say("It can be done again; judging goes on.")
+        return made
 
 
 def watch(incoming: Incoming, shift: Shift, stop: threading.Event, say: Callable[[str], None]) -> Iterator[Any]:
@@ -265,18 +276,50 @@ def _key(path: str, state: Mapping[str, int] | None) -> tuple[str, int, int, int
     return path, state.get("bytes", -1), state.get("modified", -1), state.get("changed", -1)
 
 
-def _free(path: pathlib.Path) -> pathlib.Path:
-    """The path, or the first numbered one that is free: cameras use names again."""
-    free, number = path, 1
-    while os.path.lexists(free):
+def _keep_name(path: str, wanted: pathlib.Path) -> pathlib.Path:
+    """Keeps the wanted name for a picture, or the first numbered one that is free: cameras use names again."""
+    free, number = wanted, 1
+    stem = os.fsencode(wanted.stem)[:_STEM_BYTES].decode(errors="ignore")
+    while not _keep(path, free):
         number += 1
-        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+        free = wanted.with_name(f"{stem}_{number}{wanted.suffix}")
     return free
+
+
+def _keep(path: str, target: pathlib.Path) -> bool:
+    """Makes the target a link to the picture, which no other watcher takes; whether it is one now."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.symlink(path, target)
+    except FileExistsError:
+        return _linked(target) == path  # made by this run, or by one that was killed
+    except OSError:  # a file system without links
+        with contextlib.suppress(FileExistsError):
+            target.open("xb").close()
+            return True
+        return False
+    return True
+
+
+def _is_kept(path: str, target: pathlib.Path) -> bool:
+    """Whether the target is kept for the picture, or holds its copy: killed before the picture was taken away."""
+    if _keep(path, target):
+        return True
+    if target.is_symlink() or not target.is_file():
+        return False
+    return target.stat().st_size == 0 or filecmp.cmp(path, target, shallow=False)
+
+
+def _linked(target: pathlib.Path) -> str | None:
+    with contextlib.suppress(OSError):
+        return os.readlink(target).removeprefix("\\\\?\\")  # as Windows writes it
+    return None
 
 
 def _copy(path: str, target: pathlib.Path) -> None:
     """A copy on another disk that appears whole or not at all."""
-    partial = target.with_name(f".{target.name}.partial")
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]  # the name may be as long as names can be
+    partial = target.with_name(f".{digest}.partial")
     try:
         shutil.copy2(path, partial)
         with partial.open("rb+") as file:

@@ -77,6 +77,7 @@ class Judge:
     def _inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         if self._follower is not None:
             self._follower.renew()
+            options = self._follower.options(options)
         (result,) = self._inspector.inspect_many([content], options, progress=False)
         return result
 

@@ -40,6 +40,12 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` must be float32 or bfloat16, got {self.dtype!r}.")
+        for name in ("loss_weight_lm", "loss_weight_focal", "loss_weight_dice"):
+            weight = getattr(self, name)
+            if weight is not None and not 0 <= weight < float("inf"):
+                raise ValueError(
+                    f"`{name}` must be a finite number of at least 0, got {weight}. Leave it out for the model's."
+                )
 
 
 @dataclass
@@ -75,6 +81,8 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.mixture not in ("nsa", "mixed"):
             raise ValueError(f"`mixture` must be nsa or mixed, got {self.mixture!r}.")
+        if isinstance(self.languages, list):  # a recipe's [en, zh]
+            self.languages = ",".join(map(str, self.languages))
 
 
 @dataclass

@@ -303,7 +303,7 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
                 rows.set_epoch(epoch + finished)
             recent, empty = RecentPictures(), True
             for position, row in enumerate(rows):
-                if source.labels == "synthetic" and row.get("label", NORMAL) != NORMAL:
+                if source.labels != "conversations" and row.get("label", NORMAL) not in source.takes:
                     continue
                 empty = False
                 name = str(row.get("image_id") or f"row {position}")

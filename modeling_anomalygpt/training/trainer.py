@@ -6,14 +6,17 @@ Knows the trainer and what is trained; does not know how maps are computed or wh
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import upload_folder
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
+from transformers.utils import PushInProgress
 
 from ..data.fingerprint import fingerprint
 from .card import write_training_card
@@ -130,6 +133,10 @@ _DECIDE = (
     "adam_beta2", "adam_epsilon", "optim", "optim_args", "max_grad_norm", "num_train_epochs", "max_steps", "seed",
     "data_seed", "bf16", "fp16", "neftune_noise_alpha", "train_sampling_strategy", "dataloader_drop_last",
 )  # fmt: skip
+# What is never pushed: the lock and what is not finished (both hidden), checkpoints among results, pickled arguments.
+_NOT_PUSHED = ("_*", ".*", f"{PREFIX_CHECKPOINT_DIR}-*", TRAINING_ARGS_NAME)
+# What of a checkpoint is no part of the model; its card is PEFT's.
+_OF_THE_RUN = ("*.pt", "*.pth", "*.bin", STATE_FILE, DIGESTS_FILE, "README.md")
 
 
 class AnomalyTrainer(Trainer):
@@ -182,6 +189,11 @@ class AnomalyTrainer(Trainer):
             raise TrainingError(
                 f"`label_smoothing_factor` must be 0, got {args.label_smoothing_factor}: losses are those of samples. "
                 "Leave it out."
+            )
+        if args.neftune_noise_alpha and not model.get_input_embeddings().weight.requires_grad:
+            raise TrainingError(
+                "`neftune_noise_alpha` must be left out where the word embeddings are frozen, got "
+                f"{args.neftune_noise_alpha}. Only --tuning full trains them."
             )
         if compute_metrics is None and eval_dataset is not None:
             args.batch_eval_metrics = True
@@ -313,6 +325,18 @@ class AnomalyTrainer(Trainer):
             _, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return None, *evaluation_outputs(outputs, inputs, self.yes_no)
 
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in transformers; refuses a metric that the data cannot give, at best in the measurement before step 1."""
+        metrics = super()._evaluate(*args, **kwargs)
+        best = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        if best and f"eval_{best}" not in metrics:
+            given = [name for name in METRICS if f"eval_{name}" in metrics]
+            raise TrainingError(
+                f"`metric_for_best_model` must be one that these pictures give, {', '.join(given)}, got {best!r}. "
+                "AUROC and balanced accuracy need good and anomalous pictures, that of pixels masks too."
+            )
+        return metrics
+
     # Checkpoints
 
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -400,10 +424,20 @@ class AnomalyTrainer(Trainer):
                     self.state.save_to_json(os.path.join(staging, STATE_FILE))
         finally:
             self._staging = None
-        if self.args.should_save:
+        if self.args.should_save and not self._is_pushing():  # the next time, then
             rotate_checkpoints(
                 output_dir=output_dir, save_total_limit=self.args.save_total_limit, best_model_checkpoint=best
             )
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(final)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As in transformers, but the arguments that it pickles hold no token of the Hub."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves what is trained, processor, card and what decided the run; files already there are replaced whole."""
@@ -426,7 +460,55 @@ class AnomalyTrainer(Trainer):
             write_training_card(output_dir, self)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            self.push_to_hub(commit_message="Model save")
+
+    # Pushing
+
+    def _is_pushing(self) -> bool:
+        push = getattr(self, "push_in_progress", None)
+        return push is not None and not push.is_done()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Begins to push a whole checkpoint; nothing while one is being written, when transformers calls this."""
+        strategy, busy = self.args.hub_strategy, self._is_pushing()
+        if self._staging or not self.is_world_process_zero() or strategy == HubStrategy.END:
+            return
+        if busy and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        message = f"Training in progress, step {self.state.global_step}"
+        jobs = [self._upload(checkpoint_folder, message, _OF_THE_RUN, run_as_future=True)]
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else os.path.basename(checkpoint_folder)
+            options = {"path_in_repo": name, "run_as_future": True}
+            jobs.append(self._upload(checkpoint_folder, f"{message}, checkpoint", **options))
+        self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if busy else []), *jobs])
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, with this project's card and without the files that only this machine needs."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        self._finish_current_push()
+        given = {name: value for name, value in {"token": token, "revision": revision}.items() if value is not None}
+        return self._upload(self.args.output_dir, commit_message, run_as_future=not blocking, **given)
+
+    def _upload(self, folder: str, message: str | None, ignored: Sequence[str] = (), **options: Any) -> Any:
+        where = {"repo_id": self.hub_model_id, "token": self.args.hub_token, "revision": self.args.hub_revision}
+        options = {"commit_message": message, "ignore_patterns": [*_NOT_PUSHED, *ignored]} | where | options
+        return upload_folder(folder_path=folder, **options)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes this project's card, also where transformers would write its own."""

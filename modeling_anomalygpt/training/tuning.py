@@ -3,6 +3,7 @@
 `paper`, `prompt` and `lora` give a PEFT model whose own parts are saved with the adapter; `full` gives the model.
 """
 
+import contextlib
 import os
 import re
 from collections import defaultdict
@@ -12,7 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints import ADAPTER_CONFIG, EMBEDDED_CHECKPOINT, UNQUANTIZED_MODULES, load_checkpoint
+from ..checkpoints import (
+    ADAPTER_CONFIG,
+    EMBEDDED_CHECKPOINT,
+    SMALL,
+    SMALL_BASE,
+    UNQUANTIZED_MODULES,
+    adapter_base,
+    load_checkpoint,
+)
+from ..errors import needs_connection
 from .checkpoints import TrainingError
 
 TUNING_MODES = ("paper", "prompt", "lora", "full")
@@ -65,11 +75,16 @@ def load_for_training(arguments: Any) -> tuple[torch.nn.Module, Any]:
     """Loads the model and the processor that [`ModelArguments`] name: on the CPU, or where its 4-bit weights are.
 
     Raises:
-        TrainingError: If the model is an adapter, **or** 4 bits are asked for without bitsandbytes.
+        TrainingError: If the model is an adapter or `"small"`, **or** 4 bits are asked for without bitsandbytes.
         CheckpointError: If it cannot be loaded.
     """
     source = arguments.model or str(EMBEDDED_CHECKPOINT)
-    if os.path.isfile(os.path.join(source, ADAPTER_CONFIG)):
+    if source == SMALL:
+        raise TrainingError(
+            "`model` must be a whole checkpoint, got 'small', which is put together when it is loaded. "
+            f"Compose one first: anomalygpt compose --language {SMALL_BASE} --output DIR"
+        )
+    if _is_adapter(source):
         raise TrainingError(
             f"`model` must be a whole checkpoint, got the adapter {source!r}. "
             f"Merge it first: anomalygpt merge {source} --output DIR"
@@ -85,6 +100,16 @@ def load_for_training(arguments: Any) -> tuple[torch.nn.Module, Any]:
         name: value for name, value in weights.items() if value is not None
     }
     return model, processor
+
+
+def _is_adapter(source: str) -> bool:
+    """Also on the Hub. What cannot be read there is refused by `load_checkpoint`, in one line."""
+    if os.path.isdir(source):
+        return os.path.isfile(os.path.join(source, ADAPTER_CONFIG))
+    with contextlib.suppress(Exception):
+        needs_connection(source)
+        return adapter_base(source) is not None
+    return False
 
 
 def _four_bits(dtype: str) -> Any:
@@ -195,11 +220,14 @@ class FrozenInEvaluationMode:
     """Keeps what is not trained in evaluation mode: no dropout, and batch statistics never move, in no mode."""
 
     def __init__(self, model: nn.Module):
+        # The dropout before a low-rank change has no parameters and yet belongs to what is trained.
+        adapted = [module.lora_dropout for module in model.modules() if hasattr(module, "lora_dropout")]
+        dropouts = {dropout for module in adapted for dropout in module.modules()}
         self.modules = [
             module
             for module in model.modules()
             if isinstance(module, nn.modules.batchnorm._NormBase)
-            or not any(parameter.requires_grad for parameter in module.parameters())
+            or not (module in dropouts or any(parameter.requires_grad for parameter in module.parameters()))
         ]
         # Activations are dropped and computed again only by layers that believe they are training.
         self.checkpointed = [module for module in self.modules if hasattr(module, "gradient_checkpointing")]

@@ -29,6 +29,8 @@ from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.rough_questions import alike, roughened
 
 LANGUAGES = ("en", "zh")
+OTHER = {"en": "zh", "zh": "en"}
+BEFORE = 0.7  # part of the questions that follow another one, of which one in ten is in the other language
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 MORE_OFTEN = (  # what people ask most, then what is hardest to learn
     "presence", "good", "where", "count", "size", "kind", "object", "advice",
@@ -144,10 +146,10 @@ class Questions(torch.utils.data.Dataset):
         """One question, in words roughened as people type them, and its answer, as token ids and targets."""
         topic = self.topics[int(rng.integers(len(self.topics)))]
         question = draw_question(rng, topic, facts, language)
-        if question.before is None and rng.random() < 0.5:
+        if topic != "again" and rng.random() < BEFORE:
             other = self.topics[int(rng.integers(len(self.topics)))]
-            before = draw_question(rng, other, facts, language)
-            question = replace(question, before=before) if topic != "again" else question
+            before = draw_question(rng, other, facts, language if rng.random() < 0.9 else OTHER[language])
+            question = replace(question, before=before)
         exact = question.place is not None or question.number is not None
         texts = [message["content"] for message in question.messages]
         texts[-1] = roughened(texts[-1], rng, language, self.others, whole=exact)

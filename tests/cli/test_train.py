@@ -89,6 +89,15 @@ def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, c
     assert "going on from again/checkpoint-1" in out
     code, _, err = call(*common, "--resume", "--learning_rate", "0.5")
     assert (code, "`learning_rate` must be 0.001, got 0.5" in err) == (2, True), err
+    code, _, err = call(*common, "--resume", "--mixture", "nsa")
+    assert (code, "`mixture` must be mixed, got nsa" in err) == (2, True), err
+    code, _, err = call(*common, "--resume", "--short_side", "48")
+    assert (code, "`short_side` must be 40, got 48" in err) == (2, True), err
+
+
+def test_the_example_of_going_on_names_the_data_of_the_example_before_it(call):
+    lines = [line.split() for line in call("train", "--help")[1].splitlines() if "photos/good" in line]
+    assert lines[1] == [*lines[0], "--resume"]
 
 
 def test_data_sets_are_named_with_options_and_several_at_once(call):
@@ -149,6 +158,8 @@ def test_a_recipe_is_read_and_overridden(tmp_path):
     recipe.write_text("learning_rate: 1e-4\ntuning: lora\ngood: [somewhere]\nmax_steps: 7\n")
     model, tuning, data, training = parse_settings(str(recipe), {"max_steps": 9, "output_dir": str(tmp_path)})
     assert (training.learning_rate, training.max_steps, tuning.tuning, data.good) == (1e-4, 9, "lora", ["somewhere"])
+    recipe.write_text("languages: [en, zh]\n")
+    assert parse_settings(str(recipe), {"output_dir": str(tmp_path)})[2].languages == "en,zh"
     (tmp_path / "mine.json").write_text(json.dumps({"learning_rate": 0.25}))
     assert parse_settings(str(tmp_path / "mine.json"), {"output_dir": str(tmp_path)})[3].learning_rate == 0.25
 

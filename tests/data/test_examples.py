@@ -34,6 +34,17 @@ def test_samples_hold_question_answer_label_and_target(processor):
     assert batch["image_labels"].tolist() == [0, 0, 1, 1]
 
 
+def test_pictures_without_a_label_are_not_measured_as_good_ones(processor):
+    rows = inspection_rows(3, 2).map(lambda row: {"label": None if row["image_id"] == "nut/1" else row["label"]})
+    with pytest.warns(UserWarning, match="1 of the 5 rows of 'evaluation' have no label, 0 .*, and are left out"):
+        examples = EvaluationExamples(rows, processor)
+    assert [(sample["image_id"], sample["image_label"]) for sample in examples] == [
+        ("nut/0", 0), ("nut/2", 0), ("nut/3", 1), ("nut/4", 1),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"must hold rows with a label, 0 \(normal\) or 1 .*, got none among 5"):
+        EvaluationExamples(rows.map(lambda row: {"label": None}), processor)
+
+
 def test_references_are_drawn_once_from_the_same_category(processor):
     rows = datasets.concatenate_datasets([inspection_rows(1, 1, "nut"), inspection_rows(1, 1, "bolt", 100)])
     good = datasets.concatenate_datasets([inspection_rows(5, 0, "nut", 40), inspection_rows(5, 0, "bolt", 140)])

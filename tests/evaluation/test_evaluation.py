@@ -12,7 +12,7 @@ from modeling_anomalygpt.conversations.word_metrics import WordMetrics
 from modeling_anomalygpt.evaluation.detectors import Detection
 from modeling_anomalygpt.evaluation.evaluate import EvaluationError, EvaluationPlan, evaluate
 from modeling_anomalygpt.evaluation.protocols import Protocol
-from modeling_anomalygpt.evaluation.tables import EvaluationRows
+from modeling_anomalygpt.evaluation.tables import EvaluationRows, read_rows
 
 SIDE = 24
 
@@ -117,6 +117,17 @@ def test_rows_that_are_there_are_not_measured_again(tmp_path):
     assert second.pictures == 39
 
 
+def test_a_row_of_other_references_is_measured_anew_and_replaces_the_old_one(tmp_path):
+    test, train, other = made_set(categories=("nut",)), *(made_set(4, ("nut",), "train", seed=seed) for seed in (1, 2))
+    detector, table = Brightness(), tmp_path / "t.csv"
+    (old,) = evaluate(plan((2,)), [detector], test, train, EvaluationRows(table), progress=False)
+    (new,) = evaluate(plan((2,)), [detector], test, other, EvaluationRows(table), progress=False)
+    assert old["references"] == new["references"], "the names of the pictures are the same"
+    assert (detector.pictures, read_rows(table)) == (20, [new])
+    (kept,) = evaluate(plan((2,)), [detector], test, other, EvaluationRows(table), progress=False)
+    assert (detector.pictures, kept) == (20, new)
+
+
 def test_a_method_with_weights_of_its_own_names_them_instead_of_the_checkpoint(tmp_path):
     test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
     own = Brightness()
@@ -145,6 +156,15 @@ def test_references_from_the_test_split_are_not_measured_on(tmp_path):
     (row,) = evaluate(given, [Brightness()], test, None, EvaluationRows(tmp_path / "t.csv"), progress=False)
     assert (row["num_pictures"], row["num_anomalous"]) == ("8", "5")
     assert len(row["references"].split(";")) == 2
+
+
+@pytest.mark.parametrize(("k_shot", "limit"), [("all", None), (5, None), (4, 2)])
+def test_where_all_good_pictures_would_be_references_it_is_said_before_anything_is_measured(tmp_path, k_shot, limit):
+    test, detector = made_set(categories=("nut",)), Brightness()
+    given = plan((1, k_shot), (0, 1, 2), references_from="test", limit=limit)
+    with pytest.raises(EvaluationError, match="'nut' must have good test pictures that are no references, got none"):
+        evaluate(given, [detector], test, None, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    assert detector.pictures == 0
 
 
 def test_a_limit_takes_half_of_each_class_and_without_masks_there_are_no_pixel_metrics(tmp_path):

@@ -31,6 +31,26 @@ def test_several_folders_are_read_one_after_another(folders):
     assert load_splits("anomaly_folder", folders[:1], ["nut"])["test"].unique("category") == ["nut"]
 
 
+def test_a_category_named_twice_is_read_once(folders):
+    for chosen in (folders, folders[:1]):
+        splits = load_splits("anomaly_folder", chosen, ["nut", "nut"])
+        assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "test": 2}
+
+
+def test_the_same_pictures_are_not_measured_as_two_categories(folders):
+    families = {"families": ("screw", "gear"), "num_train": 1, "num_test": 1, "size": 64}
+    made = load_splits("rendered_parts", [None], ["gear"], families)
+    assert made["test"].unique("category") == ["gear"]
+    for name, folder, options in (("anomaly_folder", f"{folders[0]}/nut", {}), ("rendered_parts", None, families)):
+        with pytest.raises(ValueError, match="`--category` must name sets of different pictures, got 'screw gear'"):
+            load_splits(name, [folder], ["screw", "gear"], options)
+
+
+def test_a_category_named_in_two_ways_is_refused_in_words(folders):
+    with pytest.raises(ValueError, match="`--category` must be left out where --dataset has a category, got 'nut'"):
+        load_splits("anomaly_folder", folders[:1], ["nut"], {"category": "bolt"})
+
+
 @pytest.mark.parametrize(
     ("chosen", "categories", "message"),
     [

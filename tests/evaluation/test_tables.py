@@ -39,6 +39,17 @@ def test_processes_that_measure_into_one_table_lose_no_row_and_double_none(tmp_p
     assert sorted(known["seed"] for known in read_rows(tmp_path / "t.csv")) == ["0", "1", "2"]
 
 
+def test_a_row_that_another_process_has_replaced_stays_replaced(tmp_path):
+    key = dict.fromkeys(KEY) | row(category="a", seed=0)
+    EvaluationRows(tmp_path / "t.csv").add(key | {"references_hash": "old"})
+    one, two = EvaluationRows(tmp_path / "t.csv"), EvaluationRows(tmp_path / "t.csv")
+    one.add(key | {"references_hash": "new"})
+    two.add(key | {"seed": 1})
+    rows = read_rows(tmp_path / "t.csv")
+    assert [(known["seed"], known["references_hash"]) for known in rows] == [("0", "new"), ("1", "")]
+    assert two.find(key | {"references_hash": "old"}) is None
+
+
 def test_another_table_is_refused_and_left_alone(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=re.escape("`--output` must be a table that this version")):

@@ -1,15 +1,20 @@
 """A bundle is whole, does what the model does, or is refused in one line."""
 
 import hashlib
+import io
 import json
+import os
 import shutil
+import zipfile
 
 import pytest
+import torch
 from PIL import Image
 
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.hub.bundle import BundleError, file_facts, read_bundle
 from modeling_anomalygpt.hub.export import export_map_path
+from modeling_anomalygpt.hub.runtimes import load_exported
 from modeling_anomalygpt.hub.validation import validate
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import tiny_pair
@@ -180,3 +185,127 @@ def test_a_file_that_the_runtime_cannot_read_is_one_line(taught, exported, tmp_p
     with pytest.raises(BundleError, match="bolts.pt2' cannot be run here: ") as refused:
         validate(read_bundle(folder), AnomalyInspector(taught.model, taught.processor))
     assert "\n" not in str(refused.value)
+
+
+# Code in a bundle
+
+
+class Touch:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def pickled(trap):
+    buffer = io.BytesIO()
+    torch.save({"weight": Touch(trap)}, buffer)
+    return buffer.getvalue()
+
+
+def forge_weight(records, trap):
+    config = json.loads(records["data/weights/model_weights_config.json"])
+    first = next(iter(config["config"].values()))
+    first["use_pickle"] = True
+    records[f"data/weights/{first['path_name']}"] = pickled(trap)
+    records["data/weights/model_weights_config.json"] = json.dumps(config).encode()
+
+
+def forge_inputs(records, trap):
+    records["data/sample_inputs/model.pt"] = pickled(trap)
+
+
+def forge_constant(records, trap):
+    config = json.loads(records["data/constants/model_constants_config.json"])
+    config["config"]["more"] = {
+        "path_name": "opaque_obj_0",
+        "is_param": False,
+        "use_pickle": True,
+        "tensor_meta": None,
+    }
+    records["data/constants/opaque_obj_0"] = pickled(trap)
+    records["data/constants/model_constants_config.json"] = json.dumps(config).encode()
+
+
+def forge_library(records, trap):
+    records["data/aotinductor/model/model.so"] = b"a library"
+
+
+def changed_graph(change):
+    def forge(records, trap):
+        graph = json.loads(records["models/model.json"])
+        change(graph, str(trap))
+        records["models/model.json"] = json.dumps(graph).encode()
+
+    return forge
+
+
+def insert_call(graph, trap):
+    path = {"name": "", "arg": {"as_string": trap}, "kind": 1}
+    call = {
+        "target": "torch.os.mkdir",
+        "inputs": [path],
+        "outputs": [],
+        "metadata": {},
+        "is_hop_single_tensor_return": None,
+    }
+    graph["graph_module"]["graph"]["nodes"].insert(0, call)
+
+
+def insert_expression(graph, trap):
+    text = json.dumps(graph)
+    symbol = "Symbol('s"
+    graph.update(
+        json.loads(
+            text.replace(
+                symbol, f"(__import__('os').path.isdir('{trap}') or __import__('os').mkdir('{trap}')) or {symbol}"
+            )
+        )
+    )
+
+
+def insert_guard(graph, trap):
+    graph["guards_code"] = [f"__import__('os').mkdir('{trap}') is None"]
+
+
+FORGERIES = {
+    "nothing": (lambda records, trap: None, None),
+    "weight": (forge_weight, "It holds a pickle that is more than numbers"),
+    "inputs": (forge_inputs, "It holds a pickle that is more than numbers"),
+    "constant": (forge_constant, r"It holds what no export writes \('data/constants/opaque_obj_0'\)"),
+    "library": (forge_library, r"It holds what no export writes \('data/aotinductor/model/model.so'\)"),
+    "call": (changed_graph(insert_call), r"It holds what no export writes \('a graph with code'\)"),
+    "expression": (changed_graph(insert_expression), r"It holds what no export writes \('a graph with code'\)"),
+    "guard": (changed_graph(insert_guard), r"It holds what no export writes \('a graph with code'\)"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_no_code_that_a_bundle_brings_is_run(exported, tmp_path, capsys, monkeypatch, name):
+    forge, line = FORGERIES[name]
+    trap = tmp_path / "sprung"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # some have it for old checkpoints
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    folder = shutil.copytree(exported / "bundle", tmp_path / "bundle")
+    with zipfile.ZipFile(folder / "bolts.pt2") as archive:
+        records = {one.partition("/")[2]: archive.read(one) for one in archive.namelist()}
+    forge(records, trap)
+    with zipfile.ZipFile(folder / "bolts.pt2", "w") as archive:
+        for one, content in records.items():
+            archive.writestr(f"bolts/{one}", content)
+    row = json.loads((folder / "bolts.json").read_text())
+    row["files"]["bolts.pt2"] = file_facts(folder / "bolts.pt2")
+    (folder / "bolts.json").write_text(json.dumps(row))
+    if line is None:
+        load_exported(folder / "bolts.pt2")
+    else:
+        with pytest.raises(ValueError, match=line):
+            load_exported(folder / "bolts.pt2")
+        assert cli.main(["validate", str(folder), "--model", str(exported / "model")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not trap.exists()
+    assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1"
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ

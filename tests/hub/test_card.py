@@ -80,8 +80,19 @@ def test_a_card_written_before_the_push_gets_its_address():
     alone = ModelCard(readdressed(written, "me/bolts", "me/base", "cc0-1.0"))
     assert (alone.data.library_name, alone.data.base_model, alone.data.license) == ("peft", ["me/base"], "cc0-1.0")
     assert 'from_pretrained("me/bolts")  # loads me/base and this adapter' in alone.text
-    own = "---\nlicense: mit\n---\n# Mine\n\nWritten by hand.\n"
-    assert readdressed(own, "me/bolts") == own
+
+
+def test_a_card_written_by_hand_keeps_its_text_and_gets_licence_and_models():
+    text = "\n# Mine\n\nWritten by hand.\n"
+    own = f"---\ntags:\n- bolts\nlicense: mit\nbase_model: /home/me/x\n---\n{text}"
+    whole = ModelCard(readdressed(own, "me/bolts", licence="cc0-1.0"))
+    assert (whole.data.license, whole.data.base_model, whole.data.tags) == ("cc0-1.0", None, ["bolts"])
+    assert whole.text == ModelCard(own).text
+    assert readdressed(own, "me/bolts").startswith("---\ntags:\n- bolts\nlicense: mit\n")
+    assert ModelCard(readdressed(own, "me/bolts", "me/base")).data.base_model == ["me/base"]
+    for private in ("./x", "../x", "~/x", "/x"):
+        own = f"---\nbase_model: [{private}, org/base]\n---\n{text}"
+        assert ModelCard(readdressed(own, "me/bolts")).data.base_model == ["org/base"]
 
 
 def test_results_are_put_into_a_card_and_its_text_stays():

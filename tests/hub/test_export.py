@@ -260,7 +260,7 @@ def test_a_file_that_differs_is_not_kept(taught, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_writes_the_file_and_says_how_near_it_is(taught, tmp_path, capsys):
+def test_the_command_writes_the_file_and_says_how_near_it_is(taught, tmp_path, capsys, monkeypatch):
     for part in (taught.model, taught.processor):
         part.save_pretrained(tmp_path / "model")
     Image.fromarray(GOOD[0]).save(tmp_path / "good.png")
@@ -269,6 +269,12 @@ def test_the_command_writes_the_file_and_says_how_near_it_is(taught, tmp_path, c
     assert cli.main(["export", *map(str, [output, *arguments])]) == 0
     assert "differs from PyTorch by at most" in capsys.readouterr().out
     assert output.is_file()
+    words = ["parts", "add", "bolt", "good.png", "--model", "model", "--mm-per-pixel", "0.1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANOMALYGPT_PARTS", str(tmp_path / "parts"))
+    assert cli.main(words) == 0
+    assert cli.main(["export", "bolt.pt2", "--part", "bolt", "--model", "model", "--device", "cpu"]) == 0
+    assert "bolt.pt2 (" in capsys.readouterr().out
     for words, line in (
         (["map.tflite"], "`--output` must end in .onnx, .xml or .pt2, got 'map.tflite'."),
         (

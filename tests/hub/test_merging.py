@@ -1,5 +1,7 @@
 """A merged checkpoint is as large as its parts and as readable as any other file."""
 
+import json
+import shutil
 import stat
 
 import peft
@@ -45,6 +47,30 @@ def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, tmp
     assert torch.float16 in {tensor.dtype for tensor in merged.values()}
     changed = [name for name in merged if not torch.equal(merged[name].float(), base[name].float())]
     assert any("q_proj" in name for name in changed)
+
+
+def test_dtypes_are_read_through_the_links_of_the_cache(adapter, tmp_path, monkeypatch):
+    """Laid out as huggingface_hub does: snapshots hold links, what they lead to has no name of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source, name in ((adapter.parent / "base", "base"), (adapter, "adapter")):
+        place = tmp_path / f"models--me--{name}"
+        for part in ("blobs", "refs", "snapshots/0"):
+            (place / part).mkdir(parents=True)
+        (place / "refs" / "main").write_text("0")
+        for number, file in enumerate(sorted(source.iterdir())):
+            shutil.copyfile(file, place / "blobs" / str(number))
+            (place / "snapshots" / "0" / file.name).symlink_to(f"../../blobs/{number}")
+    place = tmp_path / "models--me--adapter"
+    (place / ".no_exist" / "0").mkdir(parents=True)
+    (place / ".no_exist" / "0" / "config.json").touch()
+    config = place / "snapshots" / "0" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "me/base"}))
+    merge_adapter("me/adapter", tmp_path / "merged")
+    merge_adapter(adapter, tmp_path / "of_folders")
+    merged, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "of_folders"))
+    assert {name: one.dtype for name, one in merged.items()} == {name: one.dtype for name, one in expected.items()}
+    assert all(torch.equal(one, expected[name]) for name, one in merged.items())
 
 
 def test_a_dtype_that_is_asked_for_holds_for_all(adapter, tmp_path):

@@ -1,5 +1,6 @@
 """The folder of a Space is complete, and the command that shows the same page here."""
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -57,8 +58,32 @@ def test_a_space_is_refused_other_models_and_a_folder_in_use(tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="`model` must be a whole model or a Hub id, got the adapter"):
         write_space(tmp_path / "space", model=str(tmp_path / "adapter"))
-    with pytest.raises(ValueError, match="`folder` must be empty or an earlier Space"):
-        write_space(tmp_path)
+    for name in ("spaces_app/page.py", "app.py", ".gitattributes"):  # parts of a Space are none
+        with pytest.raises(ValueError, match="`folder` must be empty or an earlier Space"):
+            write_space(tmp_path)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+
+@pytest.mark.parametrize("place", [".", "modeling_anomalygpt", "spaces_app/new"])
+def test_no_space_is_written_over_its_sources_or_into_them(place, monkeypatch):
+    def spare(path, **_):
+        raise AssertionError(f"{path} would have been removed")
+
+    monkeypatch.setattr("shutil.rmtree", spare)
+    root = pathlib.Path(app_module.__file__).parents[1]
+    with pytest.raises(ValueError, match="`folder` must be apart from what is copied, got "):
+        write_space(root / place)
+
+
+def test_no_space_is_written_over_the_model_that_it_shall_show(tmp_path):
+    folder = write_space(tmp_path / "space", model="user/bolts-7b")
+    inside = folder / "modeling_anomalygpt" / "anomalygpt_tiny"
+    for part in tiny_pair():
+        part.save_pretrained(inside)
+    with pytest.raises(ValueError, match="`folder` must be apart from what is copied, got "):
+        write_space(folder, model=str(inside))
+    assert (inside / "model.safetensors").exists()
 
 
 # The command

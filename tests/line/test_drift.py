@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.line.drift import Drift, compare, drift_of, population_stability, stability_limit, traits_of
+from modeling_anomalygpt.line.drift import (
+    Drift,
+    charts,
+    compare,
+    drift_of,
+    population_stability,
+    stability_limit,
+    traits_of,
+)
 from modeling_anomalygpt.results import InspectionResult
 
 
@@ -119,7 +127,7 @@ def test_what_a_person_said_decides_whether_a_picture_is_a_good_one(tmp_path, ca
     rows = [row(index, score=9.0 if index == 5 else 0.5, verdict="normal") for index in range(200)]
     shift = write(tmp_path / "shift", rows)
     assert cli.main(["results", str(shift), "--correct", "nothing.png", "anomalous"]) == 2
-    (shift / "feedback.jsonl").write_text('{"row": 6, "said": "anomalous"}\n')
+    (shift / "feedback.jsonl").write_text('{"row": 6, "image": "/line/5.png", "said": "anomalous"}\n')
     _, courses = drift_of(shift)
     assert len(courses["bolt", "score"]) == 199
     assert max(courses["bolt", "score"]) == 0.5
@@ -135,6 +143,27 @@ def test_a_later_shift_is_compared_with_the_first_one(tmp_path, capsys):
     assert float(cells[2]) == pytest.approx(1.0, abs=0.02)
     assert float(cells[3]) == pytest.approx(0.8, abs=0.02)
     assert cells[-1] == "DRIFT"
+
+
+def test_a_short_first_shift_is_not_filled_up_with_the_later_one(tmp_path):
+    first = write(tmp_path / "first", line_of(60))
+    later = write(tmp_path / "later", line_of(60, seed=1, light=lambda index: 0.8))
+    drift, courses = drift_of(later, against=first)
+    found = {one.quantity: one for one in drift.comparisons()}
+    assert (found["exposure"].first, found["exposure"].last) == pytest.approx((1.0, 0.8), abs=0.02)
+    assert found["exposure"].drifted
+    assert {len(values) for values in courses.values()} == {60}
+
+
+def test_the_range_that_is_drawn_is_that_of_the_pictures_compared_with(tmp_path):
+    later = write(tmp_path / "later", line_of(200, seed=1, light=lambda index: 0.8))
+    for number in (60, 150):
+        first = write(tmp_path / str(number), line_of(number))
+        (chart,) = (one for one in charts(*drift_of(later, against=first)) if one.title.startswith("Exposure"))
+        assert np.mean(chart.values[: chart.num_first]) == pytest.approx(1.0, abs=0.02)
+        assert (chart.num_first, len(chart.values)) == (min(number, 100), min(number, 100) + 200)
+    (chart,) = (one for one in charts(*drift_of(later)) if one.title.startswith("Exposure"))
+    assert (chart.num_first, len(chart.values)) == (100, 200)
 
 
 def test_rows_without_traits_say_nothing_and_wrong_usage_is_one_line(tmp_path, capsys):

@@ -118,6 +118,31 @@ def test_a_row_that_goes_twice_has_the_same_key(receiver):
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_pictures_that_were_moved_in_a_burst_have_different_keys(receiver):
+    deliver = post_to(receiver.address)
+    for number in (0, 1):
+        deliver(row(number) | {"time": "t", "source": {"changed": 5}})
+    assert len({key for _, key in receiver.got}) == 2
+
+
+def test_a_command_that_failed_is_not_run_again_where_that_cannot_be_noted(tmp_path):
+    said, runs, path = [], [], tmp_path / "results.jsonl"
+
+    def fails(row):
+        runs.append(row["image"])
+        raise RefusedError("it failed.")
+
+    (tmp_path / "exec_refused.jsonl").mkdir()
+    outbox = Outbox(path, "exec", fails, said.append)
+    for number in range(2):
+        append_json_line(path, row(number))
+        outbox.wake()
+    until(lambda: "1.png" in runs)
+    outbox.close()
+    assert runs == ["0.png", "1.png"]
+    assert said == ["exec: it failed."] * 2
+
+
 def test_a_command_gets_the_row_and_its_failures_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "note.sh").write_text('#!/bin/sh\necho "$ANOMALYGPT_IMAGE $ANOMALYGPT_SCORE" > said\ncat > row\n')

@@ -101,8 +101,10 @@ def test_only_the_last_versions_are_kept(store, monkeypatch):
     assert store.versions("bolt") == [3, 4]
 
 
-@pytest.mark.parametrize("name", ["", "auto", "../bolt", "a/b", "a\\b", ".hidden", "bolt.", "a\nb", "x" * 90, "c:d"])
-def test_a_name_that_could_leave_the_folder_is_refused(store, name):
+@pytest.mark.parametrize(
+    "name", ["", "auto", "../bolt", "a/b", "a\\b", ".hidden", "bolt.", "a\nb", "x" * 90, "c:d", "nul", "Com1.8"]
+)
+def test_a_name_that_could_leave_the_folder_or_be_no_file_is_refused(store, name):
     with pytest.raises(PartError, match=r"`NAME` must be 1 to 80 letters.* got .*\. Try bolt_m8\."):
         store.write(name, taught().references, PartFacts(EMBEDDED))
     assert not store.folder.exists()
@@ -111,6 +113,8 @@ def test_a_name_that_could_leave_the_folder_is_refused(store, name):
 def test_names_in_chinese_are_names(store):
     store.write("螺栓 8.8", taught().references, PartFacts(EMBEDDED))
     assert store.read("螺栓 8.8").references.category == "bolt"
+    for name in ("console", "null", "n"):
+        parts.check_name(name)
 
 
 def test_a_kill_while_a_part_is_stored_leaves_the_earlier_version_and_of_a_new_part_nothing(store, monkeypatch):
@@ -149,6 +153,7 @@ def test_a_forged_or_damaged_file_is_refused_in_one_line(store, tmp_path):
         lambda: save_file({"x": torch.ones(1)}, bad),
         lambda: rewritten(good, bad, part=json.dumps(facts), references="[]"),
         lambda: rewritten(good, bad, part="[" * 100_000),
+        lambda: rewritten(good, bad, part="{}"),
         lambda: rewritten(good, bad, part=json.dumps(facts | {"tile": 1})),
         lambda: rewritten(good, bad, part=json.dumps(facts | {"mm_per_pixel": "wide"})),
         lambda: rewritten(good, bad, part=json.dumps(facts | {"model": "\x1b[31m"})),
@@ -171,6 +176,15 @@ def test_a_file_that_is_too_large_is_not_even_opened(store, tmp_path, monkeypatc
     monkeypatch.setattr(parts, "safe_open", None)
     with pytest.raises(PartError, match=r"A part must have at most 1 GiB, got a larger file: '.*huge\.safetensors'"):
         store.take_in(tmp_path / "huge.safetensors", "huge")
+
+
+def test_a_part_that_would_be_too_large_to_be_read_again_is_not_written(store, monkeypatch):
+    store.write("bolt", taught().references, PartFacts(EMBEDDED))
+    monkeypatch.setattr(parts, "_MAX_BYTES", 1000)
+    for name in ("bolt", "new"):
+        with pytest.raises(PartError, match="A part must have at most .* GiB, got more. Use fewer good pictures."):
+            store.write(name, taught().references, PartFacts(EMBEDDED))
+    assert (store.versions("bolt"), store.versions("new")) == ([1], [])
 
 
 def test_a_part_of_a_newer_version_says_to_update(store, tmp_path):
@@ -203,6 +217,22 @@ def test_a_picture_is_judged_as_the_part_that_it_shows_and_one_of_no_part_as_non
     far = [parts.replace(part, references=_narrow(part.references)) for part in chooser.parts]
     (none,) = PartChooser(inspector, far).inspect_many([noise(7, 0, 90)])
     assert (none.verdict, none.answer) == ("unknown", "The picture is like none of the stored parts.")
+
+
+def test_a_deep_picture_that_is_gone_before_it_is_opened_again_gives_a_row_with_its_error(
+    store, tmp_path, monkeypatch
+):
+    paths = [tmp_path / "gone.png", tmp_path / "deep.png"]
+    for number, path in enumerate(paths):
+        Image.fromarray(noise(number)[..., 0].astype(np.uint16) * 16).save(path)
+    inspector = AnomalyInspector(*tiny_pair())
+    inspector.set_references(paths, bits=12)
+    store.write("bolt", inspector.references, PartFacts(EMBEDDED))
+    chooser = PartChooser(inspector, [store.read("bolt")])
+    monkeypatch.setattr(chooser, "choose", lambda _: paths[0].unlink(missing_ok=True) or chooser.parts[0])
+    results = list(chooser.inspect_many(paths))
+    assert [result.verdict == "error" for result in results] == [True, False]
+    assert "gone.png" in results[0].error
 
 
 def _narrow(references):

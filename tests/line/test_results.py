@@ -1,19 +1,28 @@
 """The database follows the lines and can be made anew; what a person says is kept, learned and taken back."""
 
+import csv
+import errno
 import json
 import pathlib
 import re
 import shutil
 import sqlite3
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_anomalygpt import cli
+from modeling_anomalygpt import AnomalyInspector, cli
+from modeling_anomalygpt.inspector import InspectionOptions
 from modeling_anomalygpt.line import database as database_module
+from modeling_anomalygpt.line import parts as parts_module
+from modeling_anomalygpt.line.corrections import say
 from modeling_anomalygpt.line.database import ResultsDatabase, Wanted, moment
 from modeling_anomalygpt.line.parts import PartFollower, PartStore
+from modeling_anomalygpt.line.watch import Shift
+from modeling_anomalygpt.line.workers import Judge
 from modeling_anomalygpt.results import InspectionResult, each_result, source_of
 from tests.tiny import tiny_pair
 
@@ -84,13 +93,34 @@ def test_only_the_pictures_that_are_wanted(shift, capsys, words, numbers):
     assert "".join(line[6] for line in table) == numbers
 
 
+def test_a_spreadsheet_tells_what_was_judged_from_what_was_said(shift, capsys):
+    call(capsys, shift, "--correct", "3.png", "anomalous")
+    call(capsys, shift, "--confirm", "1.png")
+    call(capsys, shift, "--csv", shift / "x.csv")
+    with (shift / "x.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [(row["image"][6:7], row["verdict"], row["said"]) for row in csv.DictReader(file)]
+    assert rows == [
+        ("2", "anomalous", ""), ("1", "anomalous", "anomalous"), ("3", "uncertain", "anomalous"), ("4", "error", ""),
+        ("0", "normal", ""),
+    ]  # fmt: skip
+
+
 def test_an_hour_is_the_last_one_and_the_end_follows_the_beginning():
     night = "2026-03-29T05:30:00"
     assert moment("22:00", night) == "2026-03-28T22:00:00"
     assert moment("06:00", night, after="2026-03-28T22:00:00") == "2026-03-29T06:00:00"
     assert moment("05:00", night) == "2026-03-29T05:00:00"
-    with pytest.raises(ValueError, match=r"a moment must be like 06:00 or 2026-03-29T06:00, got 'noon'\. Quote it\."):
+    with pytest.raises(ValueError, match=r"a moment must be like 06:00 or 2026-03-29T06:00, got 'noon'\. Quote it;"):
         moment("noon", night)
+
+
+def test_a_day_is_no_time_of_day_and_what_would_be_misread_is_refused():
+    night = "2026-03-29T05:30:00"
+    assert moment("20260329", night) == moment("2026-03-29", night) == "2026-03-29T00:00:00"
+    assert moment("05:00:30", night) == "2026-03-29T05:00:30"
+    for text in ("2026-03", "06:00Z", "06:00+02:00", "2026-03-29T06:00Z", "2026-03-29T06:00+02:00", "06", "T06"):
+        with pytest.raises(ValueError, match="a moment must be like .* leave an offset out"):
+            moment(text, night)
 
 
 def test_the_database_takes_over_only_what_was_added(shift, monkeypatch):
@@ -115,7 +145,7 @@ def test_the_database_is_made_anew_where_it_does_not_fit(shift, change, monkeypa
     elif change == "damaged":
         path.write_bytes(b"SQLite format 3\0" + b"junk" * 3000)
     elif change == "older":
-        monkeypatch.setattr(database_module, "_FORMAT", 2)
+        monkeypatch.setattr(database_module, "_FORMAT", 3)
     elif change == "rewritten":
         every = list(each_result(shift / "results.jsonl"))
         every[0].verdict = "anomalous"
@@ -162,6 +192,66 @@ def test_two_pictures_of_one_name_must_be_told_apart(shift, capsys):
         in call(capsys, shift, "--confirm", "2.png")[2]
     )
     assert call(capsys, shift, "--confirm", "/other/2.png")[1] == "2.png: normal is confirmed.\n"
+
+
+def test_a_picture_is_found_by_the_name_it_came_with_and_two_of_one_are_told_apart(shift, capsys):
+    for name in ("frame.png", "frame_2.png"):
+        lines(shift, InspectionResult(f"/line/ng/{name}", "anomalous", 2.0, evidence={"incoming": "/in/frame.png"}))
+    for name in ("frame.png", "/in/frame.png"):
+        err = call(capsys, shift, "--confirm", name)[2]
+        assert f"got {name!r}; 2 are called so: /line/ng/frame.png, /line/ng/frame_2.png. Give its path" in err
+    assert call(capsys, shift, "--confirm", "frame_2.png")[0] == 0
+    assert call(capsys, shift, "--confirm", "/line/ng/frame.png")[0] == 0
+    lines(shift, InspectionResult("/line/ok/b_7.png", "normal", 0.1, evidence={"incoming": "/in/b.png"}))
+    assert call(capsys, shift, "--confirm", "b.png")[1] == "b_7.png: normal is confirmed.\n"
+
+
+def test_a_picture_of_windows_is_found_by_its_name(shift, capsys):
+    lines(shift, InspectionResult("C:\\line\\ok\\0042.jpg", "normal", 0.1))
+    assert call(capsys, shift, "--confirm", "0042.jpg")[0] == 0
+    assert call(capsys, shift, "--confirm", "ok\\0042.jpg")[0] == 0
+    assert "there is none" in call(capsys, shift, "--confirm", "042.jpg")[2]
+
+
+def test_what_was_said_stays_with_its_picture_where_rows_are_numbered_anew(shift, capsys):
+    assert call(capsys, shift, "--confirm", "1.png")[0] == 0
+    assert "1 confirmed" in call(capsys, shift)[1]
+    lines(shift, *list(each_result(shift / "results.jsonl"))[1:], mode="wb")
+    assert "confirmed" not in call(capsys, shift)[1]
+
+
+def test_what_is_said_after_half_a_line_of_an_earlier_one_is_kept(shift, capsys):
+    (shift / "feedback.jsonl").write_bytes(b'{"row": 2, "image": "/line/1.p')
+    assert call(capsys, shift, "--confirm", "2.png")[0] == 0
+    assert call(capsys, shift, "--confirm", "1.png")[0] == 0
+    assert "2 confirmed" in call(capsys, shift)[1]
+    assert (shift / "feedback.jsonl").read_bytes().count(b"\n") == 3
+
+
+def test_who_reads_row_by_row_keeps_nobody_from_writing(shift, monkeypatch):
+    monkeypatch.setattr(database_module, "_AT_ONCE", 2)
+    database = ResultsDatabase(shift)
+    rows = database.in_order(Wanted(since="2026-03-29T06:00:00"))
+    numbers = [next(rows)[0]]
+    lines(shift, result(5, "normal", 0.1, "15:00:00"))
+    ResultsDatabase(shift, patient=False).close()
+    assert numbers + [number for number, _, _ in rows] == [2, 3, 4, 5, 6]
+    database.close()
+
+
+def test_who_cannot_wait_gives_up_at_once_where_the_database_is_held(shift):
+    opened(shift)
+    other = sqlite3.connect(shift / "results.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        ResultsDatabase(shift, patient=False)
+    other.close()
+
+
+def test_a_correction_of_a_picture_that_is_like_no_part_is_noted(shift, capsys):
+    lines(shift, InspectionResult("/line/far.png", "unknown", setup={"part": "auto"}))
+    out = call(capsys, shift, "--correct", "far.png", "anomalous")[1]
+    assert out == "far.png: anomalous instead of unknown. Nothing learns it: it was judged without a stored part.\n"
 
 
 def test_a_correction_without_a_stored_part_is_counted_but_learned_by_nothing(shift, capsys):
@@ -248,6 +338,129 @@ def test_a_correction_is_learned_by_the_part_and_taken_back_to_the_same_part(lea
     assert store.read("bolt").references.fingerprint() == before.references.fingerprint()
 
 
+def other(verdict):
+    return "anomalous" if verdict == "normal" else "normal"
+
+
+@pytest.fixture
+def corrected(learned, capsys):
+    """The first picture is corrected; version 2 has learned it."""
+    row = next(each_result("out/results.jsonl"))
+    assert call(capsys, "out", "--correct", "2.png", other(row.verdict), "--model", "model")[0] == 0
+    return PartStore()
+
+
+def test_results_of_an_earlier_run_take_along_what_was_said_of_them(corrected, capsys):
+    assert cli.main(["inspect", "3.png", "2.png", "--part", "bolt", "--model", "model", "--output", "out"]) == 0
+    capsys.readouterr()
+    assert "corrected" not in call(capsys, "out")[1]
+    assert "0 confirmed, 1 corrected" in call(capsys, "out/previous")[1]
+    assert "; the part 'bolt' is as before." in call(capsys, "out/previous", "--undo")[1]
+
+
+def test_two_corrections_at_once_are_both_learned(learned):
+    store, inspector = PartStore(), AnomalyInspector.from_pretrained("model")
+    rows = list(enumerate(each_result("out/results.jsonl"), start=1))
+    for _, row in rows:
+        row.verdict = "uncertain"
+
+    def while_another_is_said(part):
+        say("out", *rows[1], "normal", store, lambda part: inspector)
+        return inspector
+
+    before = store.read("bolt").references.bank.num_references
+    assert say("out", *rows[0], "normal", store, while_another_is_said).version == 3
+    assert store.read("bolt").references.bank.num_references == before + 2
+    lines = map(json.loads, pathlib.Path("out/feedback.jsonl").read_text().splitlines())
+    assert [(line["row"], line["version"], line["patches"] > 0) for line in lines] == [(2, 2, True), (1, 3, True)]
+
+
+def test_what_a_part_has_learned_is_taken_back_before_something_else_is_said(corrected, capsys):
+    row = next(each_result("out/results.jsonl"))
+    for words in (["--confirm", "2.png"], *(["--correct", "2.png", said] for said in ("normal", "anomalous"))):
+        code, _, err = call(capsys, "out", *words, "--model", "model")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert f"'bolt' has learned to be {other(row.verdict)!r}. Take that back first: --undo." in err
+    assert corrected.versions("bolt") == [1, 2]
+    assert call(capsys, "out", "--undo")[0] == 0
+    assert call(capsys, "out", "--correct", "2.png", row.verdict)[0] == 0
+    assert corrected.versions("bolt") == [1]
+
+
+def test_a_correction_that_could_not_be_stored_can_be_said_again(learned, capsys, monkeypatch):
+    words = "out", "--correct", "2.png", other(next(each_result("out/results.jsonl")).verdict), "--model", "model"
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(parts_module, "write_atomically", lambda *_: (_ for _ in ()).throw(full))
+        assert "No space left on device" in call(capsys, *words)[2]
+    assert "(version 2)" in call(capsys, *words)[1]
+
+
+@pytest.mark.parametrize("change", ["replaced", "dropped", "of an earlier release"])
+def test_only_the_version_that_a_correction_made_is_taken_back(corrected, capsys, change, monkeypatch):
+    part = corrected.read("bolt")
+    if change == "replaced":
+        corrected.remove("bolt")
+        corrected.write("bolt", part.references, part.facts)
+        fresh = AnomalyInspector.from_pretrained("model")
+        fresh.set_references(["3.png"])
+        corrected.write("bolt", fresh.references, part.facts)
+    elif change == "dropped":
+        monkeypatch.setattr(parts_module, "_KEPT_VERSIONS", 2)
+        for _ in range(2):
+            corrected.write("bolt", part.references, part.facts)
+    else:
+        line = json.loads(pathlib.Path("out/feedback.jsonl").read_text())
+        del line["fingerprint"]
+        pathlib.Path("out/feedback.jsonl").write_text(json.dumps(line) + "\n")
+    before = corrected.versions("bolt")
+    code, _, err = call(capsys, "out", "--undo")
+    assert code == (0 if change == "of an earlier release" else 2)
+    assert corrected.versions("bolt") == ([1] if code == 0 else before)
+    got = {"replaced": "another 2", "dropped": "4"}.get(change)
+    assert got is None or f"The newest version of the part 'bolt' must be 2, got {got}. It was changed since" in err
+
+
+def test_a_running_watch_leaves_a_version_that_was_taken_back_though_its_number_is_used_again(corrected, capsys):
+    inspector = AnomalyInspector.from_pretrained("model")
+    follower = PartFollower(corrected, corrected.read("bolt"), inspector, "model")
+    assert follower.renew() is None
+    rows = {row.image: row.verdict for row in each_result("out/results.jsonl")}
+    assert call(capsys, "out", "--undo")[0] == 0
+    assert call(capsys, "out", "--correct", "3.png", other(rows["3.png"]), "--model", "model")[0] == 0
+    assert follower.renew() == "The part 'bolt' has changed: version 2 is used from here on."
+    assert inspector.references.fingerprint() == corrected.read("bolt").references.fingerprint()
+    assert follower.renew() is None
+
+
+def test_a_running_watch_takes_over_the_scale_unless_another_was_asked_for(learned):
+    store, inspector = PartStore(), AnomalyInspector.from_pretrained("model")
+    part = store.read("bolt")
+    followers = [PartFollower(store, part, inspector, "model", scale) for scale in (None, 0.3)]
+    assert [one.options(InspectionOptions()).mm_per_pixel for one in followers] == [None, 0.3]
+    store.write("bolt", part.references, replace(part.facts, mm_per_pixel=0.1))
+    assert all(one.renew() for one in followers)
+    assert [one.options(InspectionOptions()).mm_per_pixel for one in followers] == [0.1, 0.3]
+
+
+def test_a_watch_and_a_service_measure_by_the_scale_of_the_version_in_use(learned, monkeypatch):
+    store, inspector = PartStore(), AnomalyInspector.from_pretrained("model")
+    part, said = store.read("bolt"), []
+    part.use(inspector)
+    followers = [PartFollower(store, part, inspector, "model") for _ in range(2)]
+    (learned / "watched").mkdir()
+    shift = Shift("watched", inspector, InspectionOptions(), None, threading.Event(), said.append, followers[0])
+    judge = Judge(inspector, followers[1])
+    store.write("bolt", part.references, replace(part.facts, mm_per_pixel=0.1))
+    assert shift.judge(str(learned / "2.png"), str(learned)).setup["mm_per_pixel"] == "0.1"
+    real, used = inspector.inspect_many, []
+    monkeypatch.setattr(inspector, "inspect_many", lambda *them, **more: used.append(them[1]) or real(*them, **more))
+    judge.inspect(pathlib.Path("2.png").read_bytes(), InspectionOptions())
+    assert used[0].mm_per_pixel == 0.1
+    shift.close()
+    judge.close()
+
+
 def test_a_correction_is_refused_where_the_picture_or_the_part_is_another_by_now(learned, capsys):
     shutil.copy("3.png", "2.png")
     rows = each_result("out/results.jsonl")
@@ -263,8 +476,6 @@ def test_a_correction_is_refused_where_the_picture_or_the_part_is_another_by_now
 
 
 def test_a_running_watch_takes_over_what_the_part_has_learned(learned, capsys):
-    from modeling_anomalygpt import AnomalyInspector
-
     store, inspector = PartStore(), AnomalyInspector.from_pretrained("model")
     follower = PartFollower(store, store.read("bolt"), inspector, "model")
     assert follower.renew() is None
@@ -273,6 +484,7 @@ def test_a_running_watch_takes_over_what_the_part_has_learned(learned, capsys):
     assert follower.renew() == "The part 'bolt' has changed: version 2 is used from here on."
     assert inspector.references.fingerprint() == store.read("bolt").references.fingerprint()
     store.path("bolt").write_bytes(b"junk")
+    assert follower.renew().endswith("Version 2 stays in use.")
     assert follower.renew() is None
     (learned / "parts/bolt/3.safetensors").write_bytes(b"junk")
     assert follower.renew().endswith("Version 2 stays in use.")

@@ -73,12 +73,12 @@ class Line:
     def __init__(self, place, move=True, judge=None, overlays=False):
         self.place, self.move, self.said, self.stop = place, move, [], threading.Event()
         self.overlays = overlays
+        self.targets = tuple(str(place / name) for name in ("ok", "ng", "unsure")) if move else None
         self.judge = judge or Judge()
 
     @contextlib.contextmanager
     def open(self):
-        targets = tuple(str(self.place / name) for name in ("ok", "ng", "unsure")) if self.move else None
-        folder = self.place / "shift"
+        targets, folder = self.targets, self.place / "shift"
         say = self.said.append
         shift = Shift(folder, self.judge, InspectionOptions(), targets, self.stop, say, overlays=self.overlays)
         incoming = None
@@ -151,6 +151,7 @@ MOMENTS = {
     "before the row": (watch_module.ResultsFile, "append", lambda real: dies),
     "in the middle of the row": (watch_module.ResultsFile, "append", lambda real: append_half),
     "after the row": (watch_module.ResultsFile, "append", lambda real: lambda *a: (real(*a), dies())),
+    "after the name to move to is kept": (watch_module.os, "symlink", lambda real: lambda *a: (real(*a), dies())),
     "before the folder is made": (pathlib.Path, "mkdir", lambda real: dies),
     "before it is moved": (watch_module.os, "replace", lambda real: dies),
     "after it is moved": (watch_module.os, "replace", lambda real: lambda *a: (real(*a), dies())),
@@ -191,6 +192,18 @@ def test_a_picture_is_read_only_when_its_writer_has_closed_it(place):
             assert incoming.next(5, line.stop).endswith("quick.png")
             assert incoming.next(1.0, line.stop) is None
             file.write(content[40:])
+        path = incoming.next(5, line.stop)
+        assert shift.judge(path, incoming.folder).pred_score == 4
+
+
+def test_an_empty_file_that_is_still_open_is_waited_for(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.3)
+    line = Line(place)
+    with line.open() as (incoming, shift):
+        content = draw(place / "whole.png", 4).read_bytes()
+        with (place / "in" / "stalled.png").open("wb") as file:
+            assert incoming.next(0.8, line.stop) is None
+            file.write(content)
         path = incoming.next(5, line.stop)
         assert shift.judge(path, incoming.folder).pred_score == 4
 
@@ -243,6 +256,66 @@ def test_more_pictures_than_are_kept_in_memory_all_come_in_order(place, monkeypa
     assert line.said[-1] == "No picture waits any more."
 
 
+def test_what_came_later_does_not_overtake_what_overflowed(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_MOST_WAITING", 2)
+    for number in range(4):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    incoming = Incoming(place / "in", [], lambda *_: False, print)
+    seen = []
+    for number in range(5):
+        seen.append(incoming.next(5, threading.Event()))
+        os.unlink(seen[-1])
+        draw(place / "in" / f"later_{number}.png", number)
+        time.sleep(0.2)  # for the news of it
+    incoming.close()
+    assert [os.path.basename(path) for path in seen] == ["0.png", "1.png", "2.png", "3.png", "later_0.png"]
+
+
+def test_a_stalled_copy_does_not_keep_what_overflowed_waiting(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_MOST_WAITING", 2)
+    monkeypatch.setattr(incoming_module, "_LOOK_AGAIN", 0.5)
+    for number in range(4):
+        os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
+    line = Line(place)
+    with (place / "in" / "0.png").open("ab"), line.open() as (incoming, shift):
+        os.utime(place / "in" / "0.png", (0, 0))
+        for number in (1, 2, 3):
+            path = incoming.next(5, line.stop)
+            assert path.endswith(f"{number}.png")
+            shift.judge(path, incoming.folder)
+
+
+@pytest.mark.parametrize("output", [".", "in/shift"])
+def test_the_output_may_lie_above_or_below_the_watched_folder(place, output):
+    draw(place / "in" / "0.png", 0)
+    draw(place / "in" / "shift" / "overlays" / "0.png", 0)
+    line = Line(place)
+    incoming = Incoming(place / "in", [place / output, place / "in"], lambda *_: False, line.said.append)
+    try:
+        paths = [incoming.next(1.0, line.stop) for _ in range(3)]
+    finally:
+        incoming.close()
+    assert len([path for path in paths if path]) == (2 if output == "." else 1)
+
+
+def test_a_picture_that_is_done_is_no_more_than_asked_for_at_each_look(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_LOOK_AGAIN", 0.2)
+    for number in range(20):
+        draw(place / "in" / f"{number}.png", number)
+    resolved, real = [], os.path.realpath
+    line, asked = Line(place), []
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: resolved.append(path) or real(path, **options))
+    incoming = Incoming(place / "in", [place / "in" / "ok"], lambda *one: not asked.append(one), line.said.append)
+    try:
+        assert incoming.next(0.5, line.stop) is None
+    finally:
+        incoming.close()
+    looks = len(asked) // 20
+    assert looks >= 2
+    assert len(asked) == 20 * looks
+    assert len(resolved) < 20
+
+
 def test_a_camera_that_uses_one_name_again_loses_no_picture(place):
     for move in (True, False):
         line = Line(place, move)
@@ -276,6 +349,93 @@ def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place):
     assert [row.verdict for row in results] == ["error", "error", "error", "normal"]
     assert "has 2 pages. Split it" in results[2].error
     assert all(pathlib.Path(row.image).exists() for row in line.rows())
+
+
+def test_a_tiff_of_several_pages_is_judged_once_and_its_row_is_read_back(place):
+    pages = [Image.new("L", (8, 8), level) for level in (0, 9)]
+    pages[0].save(place / "in" / "0.tif", save_all=True, append_images=pages[1:])
+    line = Line(place, move=False)
+    assert names(line.run()) == ["0.tif"]
+    assert names(line.rows()) == ["0.tif"]
+    assert line.run() == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_watchers_that_move_to_the_same_folders_take_different_names(place, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "symlink", refused)
+    other = place / "other"
+    for folder in ("in", "shift"):
+        (other / folder).mkdir(parents=True)
+    first, second = Line(place), Line(other)
+    second.targets = first.targets
+    draw(place / "in" / "frame.png", 3)
+    draw(other / "in" / "frame.png", 6)
+    real = watch_module.ResultsFile.append
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(watch_module.ResultsFile, "append", real)
+        second.run()
+        real(*arguments)
+
+    monkeypatch.setattr(watch_module.ResultsFile, "append", meanwhile)
+    first.run()
+    rows = first.rows() + second.rows()
+    assert [pathlib.Path(row.image).name for row in rows] == ["frame.png", "frame_2.png"]
+    assert [load_picture(row.image).getpixel((0, 0))[0] for row in rows] == [3, 6]
+    assert not any(pathlib.Path(row.image).is_symlink() for row in rows)
+
+
+def refused(*_, **__):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_pictures_may_be_moved_to_folders_below_the_watched_one(place):
+    draw(place / "in" / "a.png", 3)
+    line = Line(place)
+    line.targets = tuple(str(place / "in" / name) for name in ("ok", "ng", "unsure"))
+    line.run(idle=3)
+    assert [row.image for row in line.rows()] == [str(place / "in" / "ok" / "a.png")]
+    assert line.run() == []
+
+
+def test_a_file_that_has_taken_the_name_of_a_picture_is_not_replaced(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_LOOK_AGAIN", 0.2)
+    real = watch_module.ResultsFile.append
+
+    def taken(rows, result):
+        real(rows, result)
+        monkeypatch.setattr(watch_module.ResultsFile, "append", real)
+        pathlib.Path(result.image).unlink()
+        draw(pathlib.Path(result.image), 6)
+
+    draw(place / "in" / "a.png", 3)
+    line = Line(place)
+    monkeypatch.setattr(watch_module.ResultsFile, "append", taken)
+    line.run()
+    assert load_picture(place / "ok" / "a.png").getpixel((0, 0))[0] == 6
+    assert load_picture(place / "ok" / "a_2.png").getpixel((0, 0))[0] == 3
+    assert line.rows()[-1].image == str(place / "ok" / "a_2.png")
+    assert line.said == [
+        f"'{place}/in/a.png' cannot be moved, '{place}/ok/a.png' is another file by now; it is judged again."
+    ]
+
+
+@pytest.mark.parametrize("disk", ["same", "other"])
+def test_a_name_as_long_as_names_can_be_is_moved_also_when_it_comes_again(place, monkeypatch, disk):
+    if disk == "other":
+        monkeypatch.setattr(os, "replace", other_disk)
+    name = "é" * 125 + "x.png"
+    line = Line(place)
+    for level in (3, 6):
+        (place / "in" / name).write_bytes(draw(place / "short.png", level).read_bytes())
+        end = threading.Timer(10, line.stop.set)
+        end.start()
+        assert [row.pred_score for row in line.run(idle=1)] == [level]
+        end.cancel()
+    rows = line.rows()
+    assert [load_picture(row.image).getpixel((0, 0))[0] for row in rows] == [3, 6]
+    assert pathlib.Path(rows[1].image).name == "é" * 100 + "_2.png"
 
 
 def test_a_full_disk_stops_the_judging_until_there_is_room(place):
@@ -313,12 +473,13 @@ def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place):
     assert_consistent(again, ["0.png"])
 
 
-def test_pictures_are_moved_to_another_disk_whole_also_after_a_kill_in_between(place, monkeypatch):
-    def other_disk(source, target, real=os.replace):
-        if "/in/" in str(source):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return real(source, target)
+def other_disk(source, target, real=os.replace):
+    if "/in/" in str(source):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+    return real(source, target)
 
+
+def test_pictures_are_moved_to_another_disk_whole_also_after_a_kill_in_between(place, monkeypatch):
     for number in range(2):
         os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
     monkeypatch.setattr(os, "replace", other_disk)
@@ -353,6 +514,21 @@ def test_another_model_is_refused_but_a_new_version_of_the_part_is_not(place):
     assert names(line.run()) == ["1.png"]
     line.judge.setup = lambda *_: {"model": "m", "references": "r2", "part": "nut"}
     with pytest.raises(ResultsFileError, match="was made with another references, part. Resume with the same"):
+        line.run()
+
+
+def test_a_new_version_of_the_part_with_another_category_and_scale_goes_on(place):
+    line = Line(place)
+    facts = {"model": "m", "references": "r1", "part": "bolt", "category": "bolt", "mm_per_pixel": "None"}
+    for name, change in (
+        ("0.png", {}),
+        ("1.png", {"references": "r2", "category": "screw", "description": "long", "mm_per_pixel": "0.1"}),
+    ):
+        line.judge.setup = lambda *_, facts=facts | change: facts
+        draw(place / "in" / name, 0)
+        assert names(line.run()) == [name]
+    line.judge.setup = lambda *_: facts | {"language": "zh"}
+    with pytest.raises(ResultsFileError, match="was made with another language"):
         line.run()
 
 
@@ -580,6 +756,63 @@ def test_frames_of_a_camera_come_at_the_interval_or_at_the_trigger(place, video)
     time.sleep(0.2)
     assert len(list((place / "in").glob("*.png"))) == 2
     camera.close()
+
+
+class Stream:
+    """A camera that queues a frame every 10 ms, each brighter than the one before."""
+
+    def __init__(self, source):
+        self.start, self.taken = time.monotonic(), 0
+
+    def isOpened(self):
+        return True
+
+    def get(self, name):
+        return -1.0
+
+    set = release = lambda self, *_: None
+
+    def grab(self):
+        time.sleep(max(0.0, self.start + 0.01 * self.taken - time.monotonic()))
+        self.taken += 1
+        return True
+
+    def retrieve(self):
+        return True, np.full((8, 8, 3), min(self.taken - 1, 255), np.uint8)
+
+    def read(self):
+        return self.grab() and self.retrieve()
+
+
+def test_of_a_camera_the_newest_frame_is_taken_also_while_frames_are_written_slowly(place, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Stream)
+    slow = [0.0, 0.3, 0.3, 0.3]
+
+    def write(path, content):
+        time.sleep(slow.pop(0) if slow else 0)
+        write_atomically(path, content)
+
+    monkeypatch.setattr("modeling_anomalygpt.line.camera.write_atomically", write)
+    camera = Camera("rtsp://line", place / "in", 0.05, print)
+    until(lambda: len(list((place / "in").glob("*.png"))) >= 4, 20)
+    camera.close()
+    levels = shades(place / "in")
+    assert levels[3] - levels[1] >= 40
+
+
+def test_a_trigger_takes_the_newest_frame_of_a_camera(place, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Stream)
+    camera = Camera("0", place / "in", None, print)
+    time.sleep(0.5)
+    camera.trigger()
+    until(lambda: list((place / "in").glob("*.png")), 20)
+    camera.close()
+    (level,) = shades(place / "in")
+    assert level >= 40
+
+
+def shades(folder):
+    return [load_picture(frame).getpixel((5, 5))[0] for frame in sorted(folder.glob("*.png"))]
 
 
 def test_a_frame_is_kept_until_the_disk_has_room_for_it(place, video):

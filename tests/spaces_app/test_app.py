@@ -107,7 +107,7 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
         ({"language": "fr"}, "language must be one of en, zh"),
         ({"rotations": "no"}, "rotations must be one of True, False"),
         ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
-        ({"tile": 1, "references": [query] * 2}, "Tiles of 1 px make 4800 of the good pictures, at most 64"),
+        ({"tile": 1, "references": [query] * 2}, "The side of tiles must be 0 or at least 32 px, got 1"),
     ):
         with pytest.raises(AppError, match=message):
             client.predict(query, **wrong, api_name="/inspect")

@@ -11,6 +11,9 @@ import re
 import sys
 import threading
 import time
+import tracemalloc
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +22,10 @@ from PIL import Image, UnidentifiedImageError
 
 pytest.importorskip("gradio", reason="the Space needs gradio: pip install 'anomalygpt[demo]'")
 
+from modeling_anomalygpt.encoder import tile_boxes
 from modeling_anomalygpt.inspector import AnomalyInspector
+from modeling_anomalygpt.regions import find_regions
+from spaces_app import app as app_module
 from spaces_app import engine as engine_module
 from spaces_app.engine import (
     MAX_BATCH,
@@ -117,6 +123,8 @@ def test_reasons_are_words_and_name_no_folder_of_the_server():
         ({}, MAX_REFERENCES + 1, {}, f"At most {MAX_REFERENCES} good pictures, got {MAX_REFERENCES + 1}"),
         ({"MAX_PIXELS": 100}, 0, {}, "large.png cannot be used"),
         ({"MAX_REFERENCE_PIXELS": 9_000_000}, 1, {"rotations": True}, "12 megapixels together"),
+        ({}, 0, {"tile": 31}, "The side of tiles must be 0 or at least 32 px, got 31. Tiles of 448 px are usual"),
+        ({}, 1, {"tile": -1, "language": "zh"}, "图块边长须为 0 或至少 32 像素，当前为 -1"),
         ({}, 0, {"tile": 33}, r"Tiles of 33 px make \d{4} of large.png, at most 48"),
         ({}, 2, {"tile": 250}, r"Tiles of 250 px make \d+ of the good pictures, at most 64"),
         ({}, 1, {"tile": 440, "rotations": True}, r"Tiles of 440 px make 120 of the good pictures, at most 64"),
@@ -148,6 +156,21 @@ def test_tiles_of_a_telephones_picture_are_counted_as_well(engine, session, tmp_
     monkeypatch.setattr(engine_module, "learn_and_inspect", lambda *_: pytest.fail("the model was used"))
     with pytest.raises(RefusedError, match="Tiles of 33 px make .* of photo.heic"):
         inspect(engine, session, str(path), [], tile=33)
+
+
+@pytest.mark.parametrize("tile", [32, 35, 100, 449])
+def test_tiles_are_counted_as_they_are_cut_but_never_listed(monkeypatch, tile):
+    settings = Settings(tile=tile)
+    for height, width in ((1, 1), (tile, tile), (tile + 1, 5), (2 * tile, 3 * tile - 1), (1000, 1361)):
+        monkeypatch.setattr(engine_module, "stored_size", lambda _, size=(height, width): size)
+        assert settings.num_tiles("x.png") == len(tile_boxes(height, width, tile))
+    monkeypatch.setattr(engine_module, "stored_size", lambda _: (20_000, 20_000))
+    tracemalloc.start()
+    try:
+        settings.num_tiles("x.png")
+        assert tracemalloc.get_traced_memory()[1] < 10_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_tiles_within_the_limits_are_inspected(engine, session, tmp_path):
@@ -450,3 +473,14 @@ def test_a_batch_keeps_its_references_when_the_visitor_inspects_with_others(engi
     inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
     results = [one for one in batch if one is not None][-1]
     assert [result.evidence["num_references"] for result in results] == [2, 2]
+
+
+def test_a_region_is_shown_beside_its_own_good_picture_after_a_batch_with_others(engine, session, files, tmp_path):
+    result = inspect(engine, session, files["query"], [files["good_1"]], use_language=False)
+    (region,) = find_regions(np.pad(np.ones((10, 10), np.float32), ((10, 20), (20, 30))), 0.5)
+    result.regions = [replace(region, nearest_good={"reference": 0, "box": [0.25, 0.25, 0.75, 0.75]})]
+    before = app_module._region_shown(session, "en", SimpleNamespace(index=0))[-1]["value"]
+    Image.new("RGB", (60, 40)).save(tmp_path / "black.png")
+    list(inspect_batch(engine, session, [files["query"]], [str(tmp_path / "black.png")], Settings()))
+    after = app_module._region_shown(session, "en", SimpleNamespace(index=0))[-1]["value"]
+    assert np.array_equal(before, after)

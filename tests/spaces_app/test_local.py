@@ -92,6 +92,20 @@ def test_a_new_version_of_a_part_is_used_from_then_on(engine, files):
     assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 3
 
 
+def test_visitors_who_choose_parts_at_the_same_moment_get_their_own(engine, files, monkeypatch):
+    engine.parts.write("nut", engine.parts.read("bolt").references, PartFacts(EMBEDDED))
+    engine.part("bolt")
+    listed = engine.parts.versions
+
+    def while_another_chooses(name):
+        if name == "bolt":
+            engine.part("nut")
+        return listed(name)
+
+    monkeypatch.setattr(engine.parts, "versions", while_another_chooses)
+    assert engine.part("bolt").name == "bolt"
+
+
 def test_without_a_folder_of_parts_none_can_be_named(engine, files):
     engine.parts = None
     assert inspect(engine, Session(engine), files, part="../../bolt").evidence["num_references"] == 1
@@ -135,6 +149,16 @@ def test_a_public_page_shows_no_stored_part(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(app_module, "launch_app", lambda *arguments, **options: asked.append((arguments, options)))
     app_module.main()
     assert asked == [((None,), {"mcp_server": False})]
+
+
+def test_a_length_after_the_picture_is_gone_is_answered_in_words(engine, files, tmp_path):
+    session, names = Session(engine), controls(engine)
+    session.points = [(0, 0), (10, 0)]
+    scale, _ = names["length_changed"](session, files[0], 5, "en")
+    assert scale == 0.5
+    scale, note = names["length_changed"](session, str(tmp_path / "gone.png"), 5, "en")
+    assert scale == gr.skip()
+    assert "gone.png is no longer kept here. Upload it again." in note
 
 
 # A shift

@@ -207,8 +207,26 @@ def test_pictures_without_masks_have_no_target_and_an_answer_without_a_place(pro
     text = answers(sample, processor)
     assert text.startswith("Yes")
     assert "right" not in text
-    with pytest.raises(ValueError, match="`mask` must be given for every anomalous row of 'nuts', got none for 2 of"):
+    with pytest.raises(
+        ValueError,
+        match="`mask` must be given for every anomalous row of 'nuts', .* 2 of .* or leave these pictures out",
+    ):
         LabelledPictures(inspection_rows(2, 2, masks=False), "nuts")
+
+
+def partly_labelled():
+    """Two good and two anomalous pictures, between them one without a label."""
+    return inspection_rows(3, 2).map(lambda row: {"label": None if row["image_id"] == "nut/1" else row["label"]})
+
+
+def test_pictures_without_a_label_are_not_trained_as_good_ones(processor):
+    with pytest.warns(UserWarning, match="1 of the 5 rows of 'nuts' have no label, 0 .*, and are left out") as caught:
+        examples = labelled(partly_labelled(), processor, reference_share=1.0)
+    assert len(caught) == 1
+    assert sorted(sample["image_id"] for sample in examples) == ["nut/0", "nut/2", "nut/3", "nut/4"]
+    assert examples.training_data()["datasets"][0]["num_rows"] == 4
+    with pytest.raises(ValueError, match=r"`dataset` 'nuts' must hold rows with a label, 0 \(normal\) or 1"):
+        LabelledPictures(inspection_rows(2).map(lambda row: {"label": None}), "nuts")
 
 
 def test_the_pixel_target_has_the_size_of_the_map(processor):
@@ -446,6 +464,12 @@ def test_labelled_streams_keep_their_masks(processor):
     samples = list(StreamedExamples([rows], processor, reference_share=1.0, repeat=False))
     assert [bool(np.any(sample["mask_labels"])) for sample in samples] == [False] * 3 + [True] * 2
     assert all(sample["use_reference"] for sample in samples)
+
+
+def test_a_labelled_stream_leaves_out_rows_without_a_label(processor):
+    source = LabelledPictures(partly_labelled().to_iterable_dataset(), "nuts")
+    samples = StreamedExamples([source], processor, reference_share=0, repeat=False)
+    assert [sample["image_id"] for sample in samples] == ["nut/0", "nut/2", "nut/3", "nut/4"]
 
 
 def test_streams_and_tables_are_not_taken_for_each_other(processor):

@@ -103,17 +103,29 @@ for number in range(3):
     Image.fromarray(values).save(work / "good" / f"{number}.png")
 words = ["train", "--model", work / "model", "--good", work / "good", "--category", "plate", "--max_steps", "2",
     "--per_device_train_batch_size", "2", "--save_steps", "1", "--short_side", "40", "--use_cpu", "True",
-    "--output_dir", work / "plate", "--push_to_hub", "True", "--hub_model_id", "somebody/plate"]
+    "--output_dir", work / "plate", "--push_to_hub", "True", "--hub_model_id", "somebody/plate",
+    "--hub_strategy", "all_checkpoints", "--hub_always_push", "True", "--hub_token", "hf_writer"]
 sys.exit(main([str(word) for word in words]))
 """
 
 
-def test_a_training_run_pushes_its_adapter_and_card_and_nothing_else(tmp_path):
+def test_a_training_run_pushes_its_adapter_its_card_and_every_whole_checkpoint_and_nothing_else(tmp_path):
     with FakeHub() as hub:
-        run_python(PUSH, tmp_path, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
-        files = hub.files(f"{USER}/plate")
+        run_python(PUSH, tmp_path, cwd=tmp_path, environment=hub.environment(tmp_path / "home", token=None))
+        files, commits = hub.files(f"{USER}/plate"), hub.repositories["models", f"{USER}/plate"].commits
+    steps = [f"Training in progress, step {step}{what}" for step in (1, 2) for what in ("", ", checkpoint")]
+    assert [message for _, message, _ in commits] == ["initial commit", *steps, "Model save"]
+    first = set(commits[1][2])
+    assert {"adapter_model.safetensors", "adapter_config.json", "training_data.json"} <= first
+    assert not {"README.md", "optimizer.pt", "trainer_state.json"} & first
     assert {"adapter_model.safetensors", "adapter_config.json", "training_data.json", "README.md"} <= files.keys()
-    assert not [name for name in files if name.startswith(("checkpoint", ".unfinished"))]
+    for step in (1, 2):
+        on_disk = {path.name for path in (tmp_path / "plate" / f"checkpoint-{step}").iterdir()}
+        pushed = {name.partition("/")[2] for name in files if name.startswith(f"checkpoint-{step}/")}
+        assert pushed == on_disk - {"training_args.bin"}
+    assert not [name for name in files if name.startswith(".") or "training_args" in name]
+    written = [path.read_bytes() for path in (tmp_path / "plate").rglob("*") if path.is_file()]
+    assert not [content for content in (*files.values(), *written) if b"hf_writer" in content]
     card = files["README.md"].decode()
     assert "plate (split good, 3 pictures, labels synthetic)" in card
     assert 'category="plate"' in card

@@ -149,6 +149,23 @@ def test_the_best_checkpoint_is_that_of_the_least_loss_or_the_highest_rate(tmp_p
 def test_an_option_without_effect_is_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"`label_smoothing_factor` must be 0, got 0\.1"):
         trainer(tmp_path, label_smoothing_factor=0.1)
+    for tuning in ("paper", "prompt", "lora"):
+        with pytest.raises(TrainingError, match="`neftune_noise_alpha` must be left out where the word embeddings"):
+            trainer(tmp_path, tuning, neftune_noise_alpha=5.0)
+    assert trainer(tmp_path, "full", neftune_noise_alpha=5.0).args.neftune_noise_alpha == 5
+
+
+@pytest.mark.parametrize("name", ["pixel_auroc", "eval_image_auroc"])
+def test_a_metric_that_the_pictures_cannot_give_ends_the_run_before_the_first_step(tmp_path, name):
+    run = trainer(tmp_path, metric_for_best_model=name, eval_on_start=True)
+    good = torch.utils.data.Subset(Squares(run.processing_class), [0, 4, 6])
+    run = AnomalyTrainer(
+        run.model, run.args, train_dataset=run.train_dataset, eval_dataset=good, processing_class=run.processing_class
+    )
+    run.training_step = None
+    given = "loss, loss_lm, loss_focal, loss_dice, token_accuracy"
+    with pytest.raises(TrainingError, match=f"must be one that these pictures give, {given}, got"):
+        run.train()
 
 
 # Checkpoints
@@ -354,6 +371,15 @@ def test_the_saved_model_is_an_adapter_folder_that_loads_to_the_same_numbers(tmp
         expected, got = run.model.eval()(**inputs), loaded(**inputs)
     assert torch.equal(got.logits, expected.logits[:, -inputs["input_ids"].shape[1] :])
     assert torch.equal(got.anomaly_map, expected.anomaly_map)
+
+
+def test_a_token_of_the_hub_is_in_no_file(tmp_path):
+    run = trainer(tmp_path, max_steps=2, hub_token="hf_secret")
+    run.train()
+    run.save_model()
+    assert (tmp_path / "training_args.bin").is_file()
+    assert not [path for path, content in bits_of(tmp_path).items() if b"hf_secret" in content]
+    assert run.args.hub_token == "hf_secret"  # pushing needs it
 
 
 # Memory

@@ -4,13 +4,17 @@ import pytest
 import torch
 
 from modeling_anomalygpt.modeling_anomalygpt import focal_loss
+from modeling_anomalygpt.training.arguments import ModelArguments
+from modeling_anomalygpt.training.checkpoints import TrainingError
 from modeling_anomalygpt.training.tuning import (
+    FrozenInEvaluationMode,
     TuningArguments,
     describe_tuning,
+    load_for_training,
     prepare_for_tuning,
     trainable_names,
 )
-from tests.tiny import lively_model, tiny_pair
+from tests.tiny import lively_model, tiny_inputs, tiny_pair
 
 pytest.importorskip("peft")
 
@@ -48,6 +52,21 @@ def test_lora_changes_the_language_model_only_and_begins_without_a_change():
     low_rank = [name for name in trainable_names(adapted) if ".lora_" in name]
     assert all(".language_model." in name for name in low_rank)
     assert all(not value.any() for name, value in adapted.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_dropout_of_low_rank_changes_drops_in_every_step(dropout):
+    model = lively_model()
+    inputs = tiny_inputs(model.config)
+    adapted = prepare_for_tuning(model, TuningArguments("lora", lora_dropout=dropout))
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    adapted.train()
+    FrozenInEvaluationMode(adapted).apply()
+    with torch.no_grad():
+        first, second = (adapted(**inputs).logits for _ in range(2))
+    assert torch.equal(first, second) == (dropout == 0)
 
 
 def test_full_trains_in_float32_and_refuses_4_bits():
@@ -114,6 +133,21 @@ def test_a_part_or_layer_that_the_model_has_not_is_refused():
         prepare_for_tuning(model, TuningArguments("paper"))
     with pytest.raises(ValueError, match="`lora_target` must be among .*q_proj.*, got query"):
         prepare_for_tuning(lively_model(), TuningArguments("lora", lora_target=["query"]))
+
+
+def test_what_is_put_together_or_lies_as_an_adapter_on_the_hub_is_not_trained_on(monkeypatch):
+    with pytest.raises(TrainingError, match="`model` must be a whole checkpoint, got 'small', .*anomalygpt compose"):
+        load_for_training(ModelArguments("small"))
+    monkeypatch.setattr("modeling_anomalygpt.training.tuning.adapter_base", {"me/bolts": "me/base"}.get)
+    with pytest.raises(TrainingError, match="got the adapter 'me/bolts'. Merge it first: anomalygpt merge me/bolts"):
+        load_for_training(ModelArguments("me/bolts"))
+
+
+@pytest.mark.parametrize("weight", [-3.0, float("nan"), float("inf")])
+def test_a_loss_weight_must_be_a_finite_number(weight):
+    with pytest.raises(ValueError, match="`loss_weight_lm` must be a finite number of at least 0, got"):
+        ModelArguments(loss_weight_lm=weight)
+    assert ModelArguments(loss_weight_lm=0).loss_weight_lm == 0
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.01, 1e-4])
