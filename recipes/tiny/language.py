@@ -34,7 +34,8 @@ BEFORE = 0.7  # part of the questions that follow another one, of which one in t
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 MORE_OFTEN = (  # what people ask most, then what is hardest to learn
     "presence", "good", "where", "count", "size", "kind", "object", "advice",
-    "place_check", "place_check", "place_check", "number_check", "sure", "again", "again", "again", "unknowable", "absent",
+    "place_check", "place_check", "place_check", "number_check", "sure", "again", "again", "again",
+    "unknowable", "absent",
 )  # fmt: skip
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
