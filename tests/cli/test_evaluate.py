@@ -133,7 +133,7 @@ def test_two_processes_give_the_numbers_of_one(place):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(place / "cache"),
                                 "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
     words = ("-m", "modeling_anomalygpt.cli", *DATA, "--k-shot", "0", "2", "--seeds", "0")
-    launch = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29633")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     for command in ((*launch, *words, "--output", "two.csv"), (sys.executable, *words, "--output", "one.csv")):
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]

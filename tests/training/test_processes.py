@@ -44,7 +44,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, moment, last):
 
 
 def two_processes(*words):
-    launch = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = run(sys.executable, *launch, "-m", "tests.training.squares", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
