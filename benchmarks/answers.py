@@ -5,9 +5,9 @@
 `drawn`: facts of pictures that nobody took, one held-back question of each topic. `photographs`: sets of real ones
 (folders with `train/good` and `test`), two references, held-back questions about what was measured there. `free`: the
 questions of tests/conversations/free_questions.json, each about three pictures; `fresh`: those of
-fresh_questions.json, written after all training questions by one who had seen three examples of each topic; nothing
-was chosen by them. `after_ten_turns`: the same questions at the end of a conversation of ten. `names`: made names,
-asked for.
+fresh_questions.json, by a writer who had seen three examples of each topic. No training has a question of either list,
+but their figures were looked at beside those of `drawn`, by which the weights were chosen. `after_ten_turns`: the same
+questions at the end of a conversation of ten. `names`: made names, asked for.
 
 An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
 filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.

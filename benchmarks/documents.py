@@ -158,7 +158,7 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
         "all topics, drawn facts": right("drawn"),
         "free questions, English": right("free", "en"),
         "free questions, Chinese": right("free", "zh"),
-        "a second list, written after all training questions, nothing chosen by it, English": right("fresh", "en"),
+        "a second list, by one who saw three examples a topic; in no training, English": right("fresh", "en"),
         "the second list, Chinese": right("fresh", "zh"),
         "the same questions first / after ten turns": lambda rows: " / ".join(
             f"{rows['after_ten_turns'][when]:.2f}" for when in ("first", "last")

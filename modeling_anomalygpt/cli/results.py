@@ -77,25 +77,15 @@ def _show(args: argparse.Namespace, database: Any) -> int:
     said = f"; {confirmed} confirmed, {corrected} corrected" if confirmed + corrected else ""
     print(f"\n{number} {'picture' if number == 1 else 'pictures'}{said}")
     if args.csv:
-        _write_csv(database.worst(wanted), args.csv)
+        from ..report.report import write_csv
+
+        rows = database.worst(wanted)
+        write_csv([result for _, _, result in rows], args.csv, said=[said for _, said, _ in rows])
         print(f"{args.csv}: {number} rows")
     if args.report:
         _write_report(database.worst(wanted), args.report)
         print(f"{args.report}: {number} pictures")
     return 0
-
-
-def _write_csv(rows: list[tuple[int, str | None, Any]], file: str) -> None:
-    """Writes the table that `anomalygpt inspect` writes; what a person said is its last column."""
-    from ..files import write_atomically
-    from ..report.report import write_csv
-
-    with tempfile.TemporaryDirectory() as place:
-        table = pathlib.Path(place, "results.csv")
-        write_csv([result for _, _, result in rows], table)
-        lines = table.read_text(encoding="utf-8").splitlines()  # no cell has a line break
-    said = ["said", *(said or "" for _, said, _ in rows)]
-    write_atomically(file, "".join(f"{line},{word}\r\n" for line, word in zip(lines, said, strict=True)))
 
 
 def _write_report(rows: list[tuple[int, str | None, Any]], file: str) -> None:

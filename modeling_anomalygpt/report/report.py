@@ -206,16 +206,23 @@ class InspectionReport:
         return [_jpeg(_detail(*detail), _PAIR_SIDE) for detail in details]
 
 
-def write_csv(results: Sequence[InspectionResult], path: str | os.PathLike, language: str = "en") -> None:
+def write_csv(
+    results: Sequence[InspectionResult],
+    path: str | os.PathLike,
+    language: str = "en",
+    said: Sequence[str | None] | None = None,
+) -> None:
     """Writes results as a table that spreadsheets open: one row a picture, positions in words of the language.
 
     UTF-8 with a byte-order mark, without which Excel reads Chinese as garbage; Python reads it as `"utf-8-sig"`. Texts
-    that a spreadsheet would take for a formula get an apostrophe before them.
+    that a spreadsheet would take for a formula get an apostrophe before them. What a person said of each result, where
+    it is given, is the last column.
     """
+    columns = CSV_COLUMNS if said is None else (*CSV_COLUMNS, "said")
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
-    writer.writerow(CSV_COLUMNS)
-    for result in results:
+    writer.writerow(columns)
+    for result, word in zip(results, said or [None] * len(results), strict=True):
         areas = [region.area_mm2 for region in result.regions if region.area_mm2 is not None]
         row = result.to_dict() | {
             "probability": result.evidence.get("yes_probability"),
@@ -223,9 +230,10 @@ def write_csv(results: Sequence[InspectionResult], path: str | os.PathLike, lang
             "regions": regions_in_words(result.regions, language),
             "area_pixels": sum(region.area_pixels for region in result.regions),
             "area_mm2": round(sum(areas), 4) if areas else None,
+            "said": word,
         }
         row |= {key: result.evidence.get(key) for key in ("localization", "num_references", "region_threshold")}
-        writer.writerow([_cell(row[column]) for column in CSV_COLUMNS])
+        writer.writerow([_cell(row[column]) for column in columns])
     write_atomically(path, "\ufeff" + buffer.getvalue())
 
 
