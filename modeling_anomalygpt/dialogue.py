@@ -27,6 +27,7 @@ _CHINESE = re.compile("[\u3400-\u9fff]")
 _STAND_INS = {"en": "item", "zh": "物件"}
 _LONGEST_QUESTION = 500  # letters; nobody asks about a part in more
 _LONGEST_BEFORE = 200  # of the question before it, on which it may lean ("Pardon?")
+_AGAIN = "@again"  # what a grounded model says where the question before is to be answered again
 _TWO_TURNS = {"en": "Before: {} Now: {}", "zh": "之前：{} 现在：{}"}
 
 
@@ -69,6 +70,22 @@ def with_facts(messages: Messages, facts: MeasuredFacts, language: str) -> list[
     if len(asked) == 2:
         question = _TWO_TURNS[language].format(asked[0][:_LONGEST_BEFORE], question)
     return [{"role": "user", "content": f"{facts_in_words(facts, language)} {question}"}]
+
+
+def until_the_question_before(messages: Messages) -> list[dict[str, Any]]:
+    """The conversation up to the last question but one; empty where there is none.
+
+    Example:
+    ```python
+    >>> [one["content"] for one in until_the_question_before([
+    ...     {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."},
+    ...     {"role": "user", "content": "Pardon?"}])]
+    ['Where?']
+
+    ```
+    """
+    asked = [index for index, message in enumerate(messages) if message["role"] == "user"]
+    return list(messages[: asked[-2] + 1]) if len(asked) > 1 else []
 
 
 def _names(category: str) -> re.Pattern[str]:
@@ -131,6 +148,7 @@ class Dialogue:
         Returns:
             `tuple(list[str], list[float])`: Answers, and natural logarithms of P(yes) / P(no).
         """
+        asked = conversations
         shared, yes_ids, no_ids = self.processor.yes_no_token_ids(language)
         if facts is not None:
             pairs = zip(conversations, facts, strict=True)
@@ -147,8 +165,13 @@ class Dialogue:
         log_odds = first[:, yes_ids].logsumexp(1) - first[:, no_ids].logsumexp(1)
         start = inputs["input_ids"].shape[1] - len(shared)
         answers = [self.processor.strip_answer(row[start:]) for row in generated.sequences]
-        if facts is not None:
-            answers = [fill_in(one, known, language) for one, known in zip(answers, facts, strict=True)]
+        for index, known in enumerate(facts or ()):
+            earlier = until_the_question_before(asked[index]) if _AGAIN in answers[index] else []
+            if earlier:
+                seen = image_tokens[index : index + 1]
+                answers[index] = self.answer([earlier], seen, language, max_new_tokens, [known])[0][0]
+            else:
+                answers[index] = fill_in(answers[index], known, language)
         return answers, log_odds.tolist()
 
     def stream(
@@ -170,7 +193,7 @@ class Dialogue:
 
         Yields: `str`: Pieces that join to the whole answer.
         """
-        language = "en"
+        language, earlier = "en", until_the_question_before(conversation)
         if facts is not None:
             language = language_of(conversation[-1]["content"], facts.category)
             conversation = with_facts(conversation, facts, language)
@@ -192,7 +215,9 @@ class Dialogue:
                 streamer.end()
 
         def said(text: str) -> str:
-            return text.lstrip() if facts is None else fill_in(text.lstrip(), facts, language)
+            if facts is None:
+                return text.lstrip()
+            return "" if earlier and _AGAIN in text else fill_in(text.lstrip(), facts, language)
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
@@ -214,6 +239,8 @@ class Dialogue:
             thread.join()
         if failures:
             raise failures[0]
+        if facts is not None and earlier and _AGAIN in text:
+            yield from self.stream(earlier, image_tokens, max_new_tokens, facts)
 
     def _options(self, max_new_tokens: int) -> dict[str, Any]:
         return {

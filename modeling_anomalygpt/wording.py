@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from .prompts import category_name, check_language
+from .prompts import category_name, check_language, position_name
 from .regions import Region, position_words
 
 try:  # a checkpoint's own code must do without it
@@ -100,6 +100,9 @@ _WORDS = {
         "size_mm": "{size} ({millimetres})",
         "millimetres": "{width} x {height} mm",
         "at": "{value} at the {place}",
+        "found": {True: "an anomaly {place}", False: "nothing wrong {place}"},
+        "cell": "at the {place}",
+        "side": "in the {place} third",
         "ratio": "{} times",
         "references": ("one good picture", "{} good pictures"),
         "shape": {True: "long and narrow", False: "compact"},
@@ -108,6 +111,7 @@ _WORDS = {
             "description": "nothing",
             "kind": "something that I cannot name",
             "region": "nothing",
+            "again": "I have said nothing yet: ask me what I found in the picture.",
         },
     },
     "zh": {
@@ -117,6 +121,9 @@ _WORDS = {
         "size_mm": "{size}（{millimetres}）",
         "millimetres": "{width} x {height} 毫米",
         "at": "{place} {value}",
+        "found": {True: "{place}有异常", False: "{place}没有异常"},
+        "cell": "{place}",
+        "side": "{place}三分之一处",
         "ratio": "{} 倍",
         "references": ("一张良品图片", "{}张良品图片"),
         "shape": {True: "细长", False: "较集中"},
@@ -125,6 +132,7 @@ _WORDS = {
             "description": "没有描述",
             "kind": "我说不出名称的问题",
             "region": "没有",
+            "again": "我还没有说过什么：请问我在图片中发现了什么。",
         },
     },
 }
@@ -143,6 +151,11 @@ _NUMBERS = {
     "en": ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     "zh": "一两三四五六七八九",
 }
+# Row and column of the 3 x 3 grid, `None` for a whole side.
+_PLACES = {
+    "topleft": (0, 0), "top": (0, None), "topright": (0, 2), "left": (None, 0), "center": (1, 1),
+    "right": (None, 2), "bottomleft": (2, 0), "bottom": (2, None), "bottomright": (2, 2),
+}  # fmt: skip
 # What makes a picture hard to compare, in the order in which it is told.
 _CONDITIONS = ("unlike", "rotated", "exposure", "blur")
 # From so many times the limit (or below one part in so many) a verdict is called clear.
@@ -152,8 +165,9 @@ _FIELD = re.compile("@([a-z]+)")
 FIELDS = (
     "places", "count", "size", "sizes", "millimetres", "share", "ratio", "worst", "largest", "others", "shape", "kind",
     "references", "reason", "name", "description",
+    "topleft", "top", "topright", "left", "center", "right", "bottomleft", "bottom", "bottomright", "again",
 )  # fmt: skip
-"""What an answer may leave to be filled in, see [`fill_in`]."""
+"""What an answer may leave to be filled in, see [`fill_in`]; `@again` stands for the answer before."""
 
 
 def reason_in_words(kind: str, language: str, **numbers: float) -> str:
@@ -299,9 +313,44 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         return category_name(facts.category, language)
     if name == "description":
         return facts.description
+    if name == "again":  # with an answer before it, that one is given, see `Dialogue`
+        return words["unknown"]["again"]
+    if name in _PLACES:
+        there = any(lies_at(region, _PLACES[name]) for region in regions)
+        return words["found"][there].format(place=_place_asked_about(*_PLACES[name], language))
     if name in FIELDS and not regions:
         return words["unknown"]["region"]
     return _region_field(name, facts, language)
+
+
+def lies_at(region: Region, place: tuple[int | None, int | None]) -> bool:
+    """Whether a region lies at a place; a side means all of its cells.
+
+    Args:
+        region ([`Region`]): Its cell counts.
+        place (`tuple`): Row and column, `None` for any.
+    """
+    row, column = place
+    return row in (None, region.row) and column in (None, region.column)
+
+
+def place_field(place: tuple[int | None, int | None]) -> str:
+    """The field that says whether something was found at a place.
+
+    Example:
+    ```python
+    >>> place_field((0, 2)), place_field((None, 0))
+    ('topright', 'left')
+
+    ```
+    """
+    return next(name for name, known in _PLACES.items() if known == place)
+
+
+def _place_asked_about(row: int | None, column: int | None, language: str) -> str:
+    side = row is None or column is None
+    place = position_name(1 if row is None else row, 1 if column is None else column, language)
+    return _WORDS[language]["side" if side else "cell"].format(place=place)
 
 
 def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
@@ -399,7 +448,9 @@ __all__ = [
     "MeasuredFacts",
     "facts_in_words",
     "fill_in",
+    "lies_at",
     "number_in_words",
+    "place_field",
     "plain_number",
     "reason_in_words",
 ]

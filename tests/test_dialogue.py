@@ -1,6 +1,7 @@
 """Conversations: what is fed back to the model, what it is told, how fields become words."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,3 +103,49 @@ def test_fields_are_filled_in_however_the_words_come_and_never_shown(monkeypatch
         assert not any(f"@{name}" in "".join(shown) for name in FIELDS)
     assert "".join(shown) == fill_in(text, facts, "en")
     assert f"The {category} differs 2 times as much at the top right;" in "".join(shown)
+
+
+class Parrot:
+    """A model that answers "@again" to "Pardon?" and the number of pardons asked for to everything else."""
+
+    def __init__(self, processor):
+        self.processor, self.calls = processor, 0
+
+    def __call__(self, input_ids, streamer=None, **_):
+        self.calls += 1
+        texts = [self.processor.tokenizer.decode(row).split("Now: ")[-1] for row in input_ids]
+        said = ["@again" if "Pardon?" in text else f"Number @count, call {self.calls}." for text in texts]
+        if streamer is not None:
+            for piece in (said[0][:3], said[0][3:]):
+                streamer.on_finalized_text(piece)
+            return streamer.end()
+        ids = self.processor.tokenizer(said, padding=True, return_tensors="pt")["input_ids"]
+        logits = (torch.zeros(len(texts), len(self.processor.tokenizer)),)
+        return SimpleNamespace(sequences=torch.cat([input_ids, ids], 1), logits=logits)
+
+
+@pytest.mark.parametrize("pardons", [1, 3])
+def test_asked_to_say_it_again_the_question_before_is_answered_again(monkeypatch, pardons):
+    model, processor = tiny_pair(answering="grounded")
+    monkeypatch.setattr(model, "generate", Parrot(processor))
+    dialogue, seen = Dialogue(model, processor), torch.zeros(1, 8, 32)
+    messages = conversation(2)
+    for _ in range(pardons):
+        messages += [{"role": "assistant", "content": "One."}, {"role": "user", "content": "Pardon?"}]
+    streamed = "".join(dialogue.stream(messages, seen, 20, FACTS))
+    assert streamed == f"Number one, call {pardons + 1}."
+    monkeypatch.setattr(model, "generate", Parrot(processor))
+    both = [messages, conversation(3)]
+    answers, _ = dialogue.answer(both, seen.expand(2, -1, -1), "en", 20, [FACTS, FACTS])
+    assert answers == [streamed, "Number one, call 1."]
+
+
+def test_asked_to_say_it_again_at_the_beginning_it_says_that_it_has_said_nothing_yet(monkeypatch):
+    model, processor = tiny_pair(answering="grounded")
+    monkeypatch.setattr(model, "generate", Parrot(processor))
+    dialogue, seen, asked = Dialogue(model, processor), torch.zeros(1, 8, 32), [{"role": "user", "content": "Pardon?"}]
+    for said in (
+        "".join(dialogue.stream(asked, seen, 20, FACTS)),
+        dialogue.answer([asked], seen, "en", 20, [FACTS])[0][0],
+    ):
+        assert said == "I have said nothing yet: ask me what I found in the picture."

@@ -21,11 +21,17 @@ _CLAIMS = {
         r"\bthere (is an|are \w+) anomal|^yes, there|\bit is not fine"
         r"|(?<!how far it )(?<!place )\bdiffers? from the good"
         r"|one anomaly\b|do not pass it on|the anomal(y is|ies are) at|measured (a )?differences? at|something differs"
-        r"|more than the good pictures do|nothing but the"
-        r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在"
+        r"|more than the good pictures do|nothing but the|what i found is at"
+        r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在|我发现的在"
     ),
 }
-_NOT_THERE = re.compile(r"nothing wrong there; |那里没有异常，异常在")
+# What an answer says of one place; "in the top third" is the whole side, "at the top" the cell in its middle.
+_ONE_PLACE = {
+    "en": re.compile(
+        r"^there is (?P<found>an anomaly|nothing wrong) (?:at|in) the (?P<place>[a-z ]+?)(?P<side> third)?:"
+    ),
+    "zh": re.compile(r"^(?P<place>\w{2,3}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常)："),
+}
 _SIZE = re.compile(r"(\d+) x (\d+) (?:pixels|像素)")
 _TIMES = re.compile(r"([\d.]+) ?(?:times|倍)")
 
@@ -49,11 +55,13 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
     ```
     """
     found, text = [], answer.casefold()
-    plain = _NOT_THERE.sub("", text)  # "nothing wrong there; the anomaly is at ..." denies one place only
-    claimed = {verdict for verdict, form in _CLAIMS.items() if form.search(plain)}
+    one_place = _ONE_PLACE["en"].search(text) or _ONE_PLACE["zh"].search(text)
+    others = text[one_place.end() :] if one_place else text
+    claimed = {verdict for verdict, form in _CLAIMS.items() if form.search(others)}
     if claimed - {facts.verdict}:
         found.append("verdict")
-    if parse_positions(answer) - {region.position for region in facts.regions}:
+    wrong = parse_positions(others) - {region.position for region in facts.regions}
+    if wrong or (one_place and not _holds(one_place, facts)):
         found.append("place")
     sizes = {(region.width, region.height) for region in facts.regions}
     if {(int(width), int(height)) for width, height in _SIZE.findall(answer)} - sizes:
@@ -63,6 +71,15 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
     if "@" in answer or re.search(r"at the [.,;]|：。|在。|  ", answer):
         found.append("field")
     return found
+
+
+def _holds(said: re.Match, facts: MeasuredFacts) -> bool:
+    """Whether what an answer says of one place is so."""
+    (name,) = parse_positions(said["place"]) or {""}
+    words = set(name.split()) if said["side"] else {name}
+    cells = {region.position for region in facts.regions}
+    there = any(words <= set(cell.split()) for cell in cells) if said["side"] else name in cells
+    return there == (said["found"] in ("an anomaly", "有异常"))
 
 
 __all__ = ["contradictions"]

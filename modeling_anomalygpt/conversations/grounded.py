@@ -12,7 +12,7 @@ import numpy as np
 
 from ..prompts import category_name
 from ..regions import DEFECT_KINDS, Region
-from ..wording import MeasuredFacts, fill_in, number_in_words
+from ..wording import MeasuredFacts, fill_in, number_in_words, place_field
 from .phrases import load_phrases, read_words
 
 HELD_BACK_EVERY = 10
@@ -95,17 +95,6 @@ def load_questions(language: str, held_back: bool = False) -> dict[str, tuple[st
     }
 
 
-def lies_at(region: Region, place: tuple[int | None, int | None]) -> bool:
-    """Whether a region lies at a place; a side means all of its cells.
-
-    Args:
-        region ([`Region`]): Its cell counts.
-        place (`tuple`): Row and column, `None` for any.
-    """
-    row, column = place
-    return row in (None, region.row) and column in (None, region.column)
-
-
 def named_place(name: str) -> tuple[int | None, int | None]:
     """Row and column of an English name; a side stands for all of its cells.
 
@@ -133,6 +122,8 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
     """
     cases, topic = load_answers("en")[question.topic], question.topic
     found = facts.verdict
+    if topic == "again":
+        return "*" if question.before is None else "before"
     if topic == "object":
         return "named" if facts.named else "unnamed"
     if topic == "description":
@@ -150,8 +141,7 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
         elif topic == "sure":
             found = "bad_clear" if facts.clear else "bad_close"
         elif topic == "place_check":
-            there = any(lies_at(region, question.place) for region in facts.regions)
-            found = "there" if there else "elsewhere" if len(facts.regions) == 1 else "elsewhere_many"
+            found = "found"
         elif topic == "number_check":
             found = "right" if question.number == len(facts.regions) else "wrong"
     elif found == "normal" and topic == "sure":
@@ -160,10 +150,9 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
 
 
 def marked_answer(question: Question, facts: MeasuredFacts, language: str) -> str:
-    """The true answer, its fields still to be filled in."""
-    if question.topic == "again" and question.before is not None:
-        question = question.before
-    return load_answers(language)[question.topic][case_of(question, facts)]
+    """The true answer, its fields still to be filled in: `@again` where the one before is asked for again."""
+    answer = load_answers(language)[question.topic][case_of(question, facts)]
+    return answer if question.place is None else answer.replace("@at", f"@{place_field(question.place)}")
 
 
 def grounded_answer(question: Question, facts: MeasuredFacts, language: str) -> str:
@@ -176,6 +165,8 @@ def grounded_answer(question: Question, facts: MeasuredFacts, language: str) -> 
 
     ```
     """
+    if question.topic == "again" and question.before is not None:
+        return grounded_answer(question.before, facts, language)
     return fill_in(marked_answer(question, facts, language), facts, language)
 
 
@@ -285,7 +276,6 @@ __all__ = [
     "draw_facts",
     "draw_question",
     "grounded_answer",
-    "lies_at",
     "load_answers",
     "load_questions",
     "marked_answer",

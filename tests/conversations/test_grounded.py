@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,13 @@ from modeling_anomalygpt.conversations.grounded import (
     case_of,
     draw_question,
     grounded_answer,
-    lies_at,
     load_answers,
     load_questions,
     named_place,
 )
 from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import default_question
-from modeling_anomalygpt.wording import FIELDS, MeasuredFacts
+from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, lies_at
 from tests.conversations.drawn_facts import region, some_facts
 
 LANGUAGES = ("en", "zh")
@@ -42,7 +42,7 @@ def test_both_languages_have_the_same_topics_and_cases_and_the_fields_there_are(
         assert cases.keys() == chinese[topic].keys(), topic
         for language in LANGUAGES:
             for answer in load_answers(language)[topic].values():
-                assert set(re.findall("@([a-z]+)", answer)) <= set(FIELDS), answer
+                assert set(re.findall("@([a-z]+)", answer)) <= {*FIELDS, "at"}, answer  # "at": the place asked about
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -130,5 +130,32 @@ def test_by_hand_two_places_of_a_scaled_part():
     for topic, expected in said.items():
         assert grounded_answer(Question("?", topic), facts, "en") == expected
     place = Question("Anything at the top?", "place_check", (0, None))
-    assert grounded_answer(place, facts, "en") == "There is an anomaly there."
+    expected = "There is an anomaly in the top third: what I found is at the top left and bottom right."
+    assert grounded_answer(place, facts, "en") == expected
+    place = replace(place, place=(0, 2))
+    expected = "There is nothing wrong at the top right: what I found is at the top left and bottom right."
+    assert grounded_answer(place, facts, "en") == expected
+    assert grounded_answer(place, facts, "zh") == "右上角没有异常：我发现的在左上角和右下角。"
+    before = Question("Pardon?", "again", before=Question("Largest?", "largest"))
+    assert grounded_answer(before, facts, "en") == said["largest"]
     assert grounded_answer(Question("Three?", "number_check", number=3), facts, "zh") == "不是，我发现了两处。"
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("There is an anomaly at the top left: what I found is at the top left.", []),
+        ("There is nothing wrong at the top left: what I found is at the top left.", ["place"]),
+        ("There is an anomaly in the left third: what I found is at the top left.", []),
+        ("There is an anomaly in the right third: what I found is at the top left.", ["place"]),
+        ("There is nothing wrong at the top: what I found is at the top left.", []),
+        ("There is nothing wrong in the top third: what I found is at the top left.", ["place"]),
+        ("左上角没有异常：我发现的在左上角。", ["place"]),
+        ("右侧三分之一处没有异常：我发现的在左上角。", []),
+        ("左侧三分之一处没有异常：我发现的在左上角。", ["place"]),
+        ("There is nothing wrong at the center: what I found is at the bottom.", ["place"]),
+    ],
+)
+def test_what_is_said_of_one_place_is_compared_with_what_was_found_there(answer, wrong):
+    assert contradictions(answer, MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0)) == wrong
+    assert "verdict" in contradictions(answer, MeasuredFacts("normal", ratio=0.5))
