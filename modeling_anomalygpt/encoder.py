@@ -15,6 +15,7 @@ from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import paste, place
 from .localization import defect_features
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
+from .pose import LEAST_CORRELATION, MOST_VIEWS, Pose, find_pose, view
 from .references import (
     DomainGate,
     ImageTraits,
@@ -134,6 +135,8 @@ class EncodedImage:
         remarks (`list[str]`): `"is_reference"` for one of the references or a copy of it, `"exposure_matched"` where
             it was seen in the references' light instead of its own.
         traits (`dict[str, float]`): See [`DomainGate.compare`]; empty for tiled images and without a gate.
+        pose ([`Pose`], *optional*): How the image was brought into the pose of the references, which `patches` have;
+            `None`: it was compared as it lies.
     """
 
     anomaly_map: np.ndarray
@@ -142,6 +145,11 @@ class EncodedImage:
     patches: tuple[PatchFeatures, ...]
     remarks: list[str]
     traits: dict[str, float]
+    pose: Pose | None = None
+
+
+class PoseError(ValueError):
+    """Good pictures that cannot be brought into one pose."""
 
 
 class ImageEncoder:
@@ -236,6 +244,7 @@ class ImageEncoder:
         description: str | None,
         bits: int | None,
         roi: Any = None,
+        align: bool = False,
     ) -> References:
         """Learns what good looks like; every image and tile goes through the model once.
 
@@ -246,19 +255,26 @@ class ImageEncoder:
             max_patches (`int`, *optional*): Keep at most so many patches a layer.
             category (`str`), description (`str`, *optional*), bits (`int`, *optional*): Kept with the references.
             roi (*optional*): Region of interest, drawn on the first image, see [`load_roi`].
+            align (`bool`, defaults to `False`): Whether all are brought into the pose of the first, and queries too.
 
         Returns:
             [`References`]
 
         Raises:
             ValueError: If the region cannot be used.
+            PoseError: If images cannot be brought into one pose.
         """
         angles = _ANGLES if rotations else _ANGLES[:1]
         step = -(-count // _MOST_STUDIED)
-        bank, studied, sizes, thumbnails, tiled = None, [], [], [], False
+        bank, studied, sizes, thumbnails, views, tiled, moved = None, [], [], [], [], False, False
         for number, image in enumerate(images):
             if number == 0 and roi is not None:
                 roi = load_roi(roi, (image.height, image.width))
+            thumbnails.append(thumbnail(image))
+            if align:
+                pose = self._pose_of_reference(image, views, number)
+                image, moved = pose.aligned(image) if pose else image, moved or pose is not None
+                views.append(view(image) if not views else _resized(view(image), views[0].shape))
             copies = [image.rotate(angle, expand=True) for angle in angles]
             tiled |= any(len(self.boxes(copy)) > 1 for copy in copies)
             tiles = [self._pieces(copy, roi) for copy in copies]
@@ -274,7 +290,6 @@ class ImageEncoder:
                     upright = [index < len(tiles[0]) for index in range(start, start + len(pixel_values))]
                     studied.append((pixel_values, layers, [number] * len(pixel_values), inside, upright))
             sizes.append((image.height, image.width))
-            thumbnails.append(thumbnail(image))
         config = self.model.config
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
@@ -289,14 +304,26 @@ class ImageEncoder:
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
             normal_scores=scores,
             domain_gate=None if tiled else gate,
-            image_sizes=() if tiled else tuple(sizes),
+            image_sizes=() if tiled or moved else tuple(sizes),
             copies=len(angles),
             thumbnails=tuple(thumbnails),
             category=category,
             description=description,
             bits=bits,
             roi=roi,
+            views=np.stack(views[:: -(-len(views) // MOST_VIEWS)]) if views else None,
         )
+
+    @staticmethod
+    def _pose_of_reference(image: Image.Image, views: Sequence[np.ndarray], number: int) -> Pose | None:
+        """How a good image is brought into the pose of the first; `None` for that and for one that lies so."""
+        pose, correlation = find_pose(image, views[:1]) if views else (None, 1.0)
+        if correlation < LEAST_CORRELATION:
+            raise PoseError(
+                f"`align` must be given with good pictures of one rigid part, got one (number {number + 1}) that "
+                "cannot be brought into the pose of the first. Leave it out, or do without `align`."
+            )
+        return pose
 
     @torch.inference_mode()
     def encode_as_query(self, image: Image.Image, references: References, margin: int = 0) -> MemoryBank:
@@ -304,6 +331,7 @@ class ImageEncoder:
 
         Where there is a region of interest: its patches, and so many around it.
         """
+        image = self._in_their_pose([image], references)[0][0]
         gate = references.domain_gate if len(self.boxes(image)) == 1 else None
         pieces, bank = self._pieces(image, references.roi), None
         for start in range(0, len(pieces), _TILES_AT_A_TIME):
@@ -332,6 +360,8 @@ class ImageEncoder:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
+        given = images
+        images, poses, strange = self._in_their_pose(images, references)
         gate, roi = (None, None) if references is None else (references.domain_gate, references.roi)
         pixel_values = self._inputs(images)["pixel_values"]
         sizes = [(image.height, image.width) for image in images]
@@ -348,7 +378,9 @@ class ImageEncoder:
             maps[index] = self._tiled_map(images[index], references, category, localization)
         if roi is not None:
             maps = [one * fitted(roi, size) for one, size in zip(maps, sizes, strict=True)]
-        if changed := tiled if roi is None else range(len(images)):
+        maps = [one if pose is None else pose.restored(one) for one, pose in zip(maps, poses, strict=True)]
+        moved = [index for index, pose in enumerate(poses) if pose is not None]
+        if changed := {*tiled, *moved} if roi is None else range(len(images)):
             image_tokens = self._tokens_of_changed_maps(features, maps, changed)
         reasons: list[list[str]] = [[] for _ in images]
         compared: list[dict[str, float]] = [{} for _ in images]
@@ -363,15 +395,30 @@ class ImageEncoder:
             EncodedImage(
                 anomaly_map=maps[index],
                 image_tokens=image_tokens[index : index + 1],
-                out_of_domain_reasons=[] if index in tiled else reasons[index],
+                out_of_domain_reasons=_without_repeats(strange[index], [] if index in tiled else reasons[index]),
                 patches=()
                 if index in tiled
                 else tuple(PatchFeatures(layer.vectors[index].cpu(), layer.grid) for layer in layers),
                 remarks=self._remarks(image, references, bool(matched[index]) and index not in tiled),
                 traits={} if index in tiled else compared[index],
+                pose=poses[index],
             )
-            for index, image in enumerate(images)
+            for index, image in enumerate(given)
         ]
+
+    @staticmethod
+    def _in_their_pose(
+        images: Sequence[Image.Image], references: References | None
+    ) -> tuple[list[Image.Image], list[Pose | None], list[list[str]]]:
+        """Images in the references' pose, how they were brought there, and why that could not be."""
+        if references is None or references.views is None:
+            return list(images), [None] * len(images), [[] for _ in images]
+        found = [find_pose(image, references.views) for image in images]
+        aligned = [
+            image if pose is None else pose.aligned(image) for image, (pose, _) in zip(images, found, strict=True)
+        ]
+        strange = [["unlike"] if correlation < LEAST_CORRELATION else [] for _, correlation in found]
+        return aligned, [pose for pose, _ in found], strange
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
@@ -533,4 +580,12 @@ class ImageEncoder:
         return self.processor(images=images, return_tensors="pt", **texts).to(self.model.device)
 
 
-__all__ = ["Box", "EncodedImage", "ImageEncoder", "merge_tile_maps", "tile_boxes"]
+def _resized(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BOX))
+
+
+def _without_repeats(*reasons: list[str]) -> list[str]:
+    return list(dict.fromkeys(reason for some in reasons for reason in some))
+
+
+__all__ = ["Box", "EncodedImage", "ImageEncoder", "PoseError", "merge_tile_maps", "tile_boxes"]

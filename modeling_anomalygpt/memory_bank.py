@@ -22,7 +22,7 @@ from .region_of_interest import patches_inside
 # Similarities computed at a time: 4 MiB, which stay in the processor's cache whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 1024 * 1024
 # The third is the second with a region of interest, which earlier versions would pass over.
-FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2", "anomalygpt-references-3")
+FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2", "anomalygpt-references-3", "anomalygpt-references-4")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.nn import functional
 from .files import write_atomically
 from .localization import self_distances
 from .memory_bank import FORMATS, MemoryBank, PatchFeatures, unit_length
+from .pose import MOST_VIEWS, VIEW_SIZE
 from .reference_views import NUM_VIEWS, augmented_views, synthetic_anomalies
 from .region_of_interest import mean_inside, patches_inside
 
@@ -286,6 +287,8 @@ class References:
             are opened with it.
         roi (`np.ndarray` of shape `(height, width)`, *optional*): Boolean: the region of interest in the pixels of the
             first reference, in pictures of other sizes in proportion. Outside it nothing counts.
+        views (`np.ndarray` of shape `(count, height, width)`, *optional*): Grey copies, uint8, into whose pose each
+            picture is brought, see [`find_pose`]; `None`: pictures are compared as they lie.
     """
 
     bank: MemoryBank
@@ -300,6 +303,7 @@ class References:
     description: str | None = None
     bits: int | None = None
     roi: np.ndarray | None = None
+    views: np.ndarray | None = None
 
     @property
     def num_compared(self) -> int:
@@ -318,6 +322,8 @@ class References:
             digest.update(layer.cpu().numpy().tobytes())
         if self.roi is not None:
             digest.update(np.packbits(self.roi).tobytes())
+        if self.views is not None:
+            digest.update(self.views.tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, path: str | os.PathLike) -> None:
@@ -327,7 +333,9 @@ class References:
             tensors["domain_features"] = self.domain_gate.features.cpu().contiguous()
         if self.roi is not None:
             tensors["roi"] = torch.from_numpy(np.packbits(self.roi))
-        form = FORMATS[1 if self.roi is None else 2]
+        if self.views is not None:
+            tensors["views"] = torch.from_numpy(self.views)
+        form = FORMATS[3 if self.views is not None else 1 if self.roi is None else 2]
         write_atomically(path, save(tensors, {"format": form, **metadata, "references": json.dumps(self._facts())}))
 
     @classmethod
@@ -342,7 +350,8 @@ class References:
             facts = json.loads(metadata["references"]) if "references" in metadata else _facts_of_notes(metadata)
             features = facts.pop("domain_features", None) or tensors.get("domain_features")
             roi = _checked_roi(facts.pop("roi_size", None), tensors.get("roi"))
-            return cls(bank, roi=roi, **_checked_facts(facts, features, bank))
+            views = _checked_views(tensors.get("views"))
+            return cls(bank, roi=roi, views=views, **_checked_facts(facts, features, bank))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             reason = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
             raise ValueError(
@@ -457,6 +466,16 @@ def _checked_roi(size: Any, bits: torch.Tensor | None) -> np.ndarray | None:
     if not roi.any():
         raise ValueError("the region of interest is empty")
     return roi
+
+
+def _checked_views(views: torch.Tensor | None) -> np.ndarray | None:
+    if views is None:
+        return None
+    if views.dtype != torch.uint8 or views.dim() != 3 or not 1 <= len(views) <= MOST_VIEWS:
+        raise ValueError(f"the views have the shape {tuple(views.shape)}")
+    if max(views.shape[1:]) != VIEW_SIZE or min(views.shape[1:]) < 8:
+        raise ValueError(f"a view has the size {tuple(views.shape[1:])}")
+    return views.numpy()
 
 
 def _number(value: Any) -> float:

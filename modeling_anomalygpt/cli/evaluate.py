@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["anomalygpt"],
         metavar="NAME",
-        help="anomalygpt (default), anomalygpt_foreground (only what is told from mat or tray counts), patchcore (all "
-        "good pictures, coreset), patchcore_few, spade, padim, "
-        "pixel_difference, winclip (needs a text tower)",
+        help="anomalygpt (default), anomalygpt_foreground (only what is told from mat or tray counts), "
+        "anomalygpt_aligned (pictures are brought into the pose of the good ones), patchcore (all good pictures, "
+        "coreset), patchcore_few, spade, padim, pixel_difference, winclip (needs a text tower)",
     )
     backbone = "vision model of transformers for patchcore to padim (default: the checkpoint's own)"
     how.add_argument("--backbone", metavar="DIR_OR_ID", help=backbone)
@@ -240,9 +240,13 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
     else:
         layers = args.backbone_layers or model.config.out_indices
         backbone = Backbone("own", model.model.vision_tower, inspector.processor.image_processor, layers)
-    kinds = {"anomalygpt": False, "anomalygpt_foreground": True}
+    kinds: dict[str, dict[str, bool]] = {
+        "anomalygpt": {},
+        "anomalygpt_foreground": {"foreground": True},
+        "anomalygpt_aligned": {"align": True},
+    }
     settings = (inspector, protocol.published, not args.no_answers, args.batch_size)
-    own: list[Any] = [AnomalyGPTDetector(*settings, part) for name, part in kinds.items() if name in args.methods]
+    own: list[Any] = [AnomalyGPTDetector(*settings, **kind) for name, kind in kinds.items() if name in args.methods]
     others = [method for method in dict.fromkeys(args.methods) if method not in kinds]
     return own + make_baselines(others, backbone, inspector, args.batch_size)
 

@@ -41,7 +41,7 @@ def add_parts_folder(group: Any) -> None:
 
 
 def add_description_options(group: Any) -> None:
-    """Adds `--category`, `--description`, `--bits`, `--roi` and `--foreground`: what is known of good pictures."""
+    """Adds what is known of good pictures: names, depth, the region of interest, how the part lies."""
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
     depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
@@ -51,6 +51,11 @@ def add_description_options(group: Any) -> None:
     counts.add_argument("--roi", metavar="FILE", help=roi)
     told = "only the part counts, told from mat or tray by the good pictures; written as roi.png to be looked at"
     counts.add_argument("--foreground", choices=("auto",), help=told)
+    lies = group.add_mutually_exclusive_group()
+    align = "for a rigid part that lies any way: rotate and move each picture into the pose of the good ones"
+    lies.add_argument("--align", action="store_true", help=align)
+    copies = "learn copies rotated by 90, 180 and 270 degrees as well (no region of interest)"
+    lies.add_argument("--rotations", action="store_true", help=copies)
 
 
 def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
@@ -139,7 +144,8 @@ def learn_references(
             f"Where that is wrong, change {mask} and give it as --roi.",
             file=sys.stderr,
         )
-    inspector.set_references(good, category, args.description, bits=args.bits, roi=roi)
+    poses = {"rotations": args.rotations, "align": args.align}
+    inspector.set_references(good, category, args.description, bits=args.bits, roi=roi, **poses)
 
 
 def _write_region(roi: Any, good: str, bits: int | None, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -241,11 +247,13 @@ def find_references(args: argparse.Namespace) -> list[str]:
             PartStore(args.parts_dir).path(args.part)
     if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
         raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
-    if (args.roi or args.foreground) and (not args.references or _is_memory_bank(args.references)):
-        option = "--roi" if args.roi else "--foreground"
-        raise ValueError(
-            f"`{option}` must be given with pictures as --references; what is stored keeps its own region."
-        )
+    if not args.references or _is_memory_bank(args.references):
+        for option in ("roi", "foreground", "align", "rotations"):
+            if getattr(args, option):
+                raise ValueError(
+                    f"`--{option}` must be given with pictures as --references; what is stored keeps its own."
+                )
+    check_pose(args)
     if _is_memory_bank(args.references):
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
@@ -253,6 +261,13 @@ def find_references(args: argparse.Namespace) -> list[str]:
     found = find_pictures(args.references) if args.references else []
     check_roi(args.roi, found)
     return found
+
+
+def check_pose(args: argparse.Namespace) -> None:
+    """Refuses a region of interest beside rotated copies, before a model is loaded."""
+    if args.rotations and (args.roi or args.foreground):
+        option = "--roi" if args.roi else "--foreground"
+        raise ValueError(f"`{option}` must stand without --rotations, whose copies have no fixed region. Try --align.")
 
 
 def check_roi(roi: str | None, good: list[str]) -> None:

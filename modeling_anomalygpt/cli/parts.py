@@ -15,6 +15,7 @@ from .options import (
     add_model_options,
     add_parts_folder,
     check_model,
+    check_pose,
     check_roi,
     learn_references,
     load_model,
@@ -69,6 +70,7 @@ def _add(args: argparse.Namespace, store: Any) -> int:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
     good = find_pictures(args.good)
     normals = find_pictures(args.calibrate) if args.calibrate else []
+    check_pose(args)
     check_roi(args.roi, good)
     check_model(args.model)
     for found in (good, normals):
@@ -124,6 +126,7 @@ def _show(args: argparse.Namespace, store: Any) -> int:
         "scale": f"{part.facts.mm_per_pixel:g} mm a pixel" if part.facts.mm_per_pixel else "-",
         "tile": part.facts.tile or "-",
         "bits": references.bits or "-",
+        "pose": "followed" if references.views is not None else "rotated copies" if references.copies > 1 else "-",
         "region": "-" if references.roi is None else f"{references.roi.mean():.1%} of the picture",
         "model": f"{part.facts.model} ({references.bank.fingerprint})",
         "fingerprint": references.fingerprint(),

@@ -42,7 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=whole(1, most=64), default=1, metavar="N", help=workers)
     add_inspection_options(parser)
     add_model_options(parser, tile=True)
-    parser.set_defaults(references=[], category=None, description=None, bits=None, roi=None, foreground=None)
+    parser.set_defaults(
+        references=[],
+        category=None,
+        description=None,
+        bits=None,
+        roi=None,
+        foreground=None,
+        align=False,
+        rotations=False,
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..encoder import PoseError
 from ..inspector import AnomalyInspector
 
 
@@ -65,6 +66,8 @@ class AnomalyGPTDetector:
         batch_size (`int`, defaults to 8): Pictures that go through the model together.
         foreground (`bool`, defaults to `False`): Whether only the part counts where it can be told from its ground,
             see [`AnomalyInspector.find_foreground`].
+        align (`bool`, defaults to `False`): Whether pictures are brought into the pose of the good ones where these
+            can be brought into one.
     """
 
     shots = (0, "some", "all")
@@ -76,9 +79,11 @@ class AnomalyGPTDetector:
         answers: bool = True,
         batch_size: int = 8,
         foreground: bool = False,
+        align: bool = False,
     ):
-        self.inspector, self.published, self.answers, self.foreground = inspector, published, answers, foreground
-        self.name = "anomalygpt_foreground" if foreground else "anomalygpt"
+        self.inspector, self.published, self.answers = inspector, published, answers
+        self.foreground, self.align = foreground, align
+        self.name = "anomalygpt" + "_foreground" * foreground + "_aligned" * align
         if published:
             inspector.model.config.decision = {"match_exposure": False}
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
@@ -88,7 +93,11 @@ class AnomalyGPTDetector:
         references = list(references)
         if references:
             roi = self.inspector.encoder.find_foreground(references) if self.foreground else None
-            self.inspector.set_references(references, category=category, description=description, roi=roi)
+            known: dict[str, Any] = {"category": category, "description": description, "roi": roi}
+            try:
+                self.inspector.set_references(references, align=self.align, **known)
+            except PoseError:  # no rigid part: they are compared as they lie
+                self.inspector.set_references(references, **known)
         else:
             self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
         self.options |= {"category": category, "description": description}

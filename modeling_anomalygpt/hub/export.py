@@ -279,6 +279,10 @@ def map_path(inspector: Any, bank_as_input: bool = False) -> tuple[MapPath, Memo
                 inputs["state_prompt_ids"].to(model.device), inputs["state_prompt_labels"].to(model.device)
             ).cpu()
     references, inside = inspector.references, None
+    if references is not None and references.views is not None:
+        raise ValueError(
+            "`references` must be learned without `align` for an export, which follows no pose. Learn them again."
+        )
     if references is not None and references.roi is not None:
         inside = inspector.encoder.inside([references.roi.shape], references.roi).cpu()
     path = MapPath(model, bank, bank_as_input, text_embeds, inside)

@@ -28,12 +28,14 @@ from ..errors import describe_error, did_you_mean
 from ..files import write_atomically
 from ..images import PictureError, load_picture
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
+from ..pose import find_pose
 from ..references import ImageTraits, References
 from ..results import InspectionResult, Loaded, ResultsFile, inspect_in_batches
 
 _VARIABLE = "ANOMALYGPT_PARTS"
 AUTO = "auto"
-_FORMATS, _SUFFIX = (1, 2), ".safetensors"  # 2: with a region of interest, which earlier versions would pass over
+# 2: with a region of interest, 3: aligned; earlier versions would pass over these.
+_FORMATS, _SUFFIX = (1, 2, 3), ".safetensors"
 _KEPT_VERSIONS = 20
 _MAX_BYTES = 2**31
 _NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))(?:\w[\w .+-]{0,78}\w|\w)")
@@ -208,7 +210,8 @@ class PartStore:
 
     def _add(self, name: str, references: References, facts: PartFacts) -> Part:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        facts = replace(facts, format=_FORMATS[references.roi is not None], made=now)
+        number = 2 if references.views is not None else references.roi is not None
+        facts = replace(facts, format=_FORMATS[number], made=now)
         content = _with_facts(references, facts)
         if len(content) > _MAX_BYTES:
             raise PartError(f"A part must have at most {_MAX_BYTES >> 30} GiB, got more. Use fewer good pictures.")
@@ -400,15 +403,15 @@ class PartChooser:
     @torch.inference_mode()
     def choose(self, image: Image.Image) -> Part | None:
         """The part whose references the picture is most like, in their light; `None` where it is like none."""
-        pixels = self.inspector.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
-        pixels = pixels.to(self.inspector.model.device)
         encode, plain, best = self.inspector.model.model.get_patch_features, None, (1.0, None)
+        size, as_it_lies = (image.height, image.width), self._pixels(image)
         for part in self.parts:
-            gate, roi = part.references.domain_gate, part.references.roi
-            size = (image.height, image.width)
+            gate, roi, views = part.references.domain_gate, part.references.roi, part.references.views
+            pose = None if views is None else find_pose(image, views)[0]
+            pixels = as_it_lies if pose is None else self._pixels(pose.aligned(image))
             inside = None if roi is None else self.inspector.encoder.inside([size], roi)
             seen = gate.match_exposure(pixels, self._black, inside)
-            if torch.equal(seen, pixels):
+            if torch.equal(seen, as_it_lies):
                 plain = layer = plain or encode(pixels)[-1]
             else:
                 layer = encode(seen)[-1]
@@ -417,6 +420,10 @@ class PartChooser:
             if distance <= gate.max_distance and distance / gate.max_distance <= best[0]:
                 best = distance / gate.max_distance, part
         return best[1]
+
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        pixels = self.inspector.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        return pixels.to(self.inspector.model.device)
 
     def inspect(self, image: Any, options: InspectionOptions | None = None) -> InspectionResult:
         """As [`AnomalyInspector.inspect`], as the part that the picture shows."""

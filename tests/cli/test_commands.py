@@ -43,7 +43,7 @@ class StandIn:
         found[5:15, 6:24] = True
         return found
 
-    def set_references(self, images, category, description, bits, roi):
+    def set_references(self, images, category, description, bits, roi, **poses):
         options = {"category": category, "description": description}
         self.roi = roi
         self.references = [load_picture(image).size for image in images], options
