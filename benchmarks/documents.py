@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks import drift, kinds, peers
+from benchmarks import drift, kinds, peers, pose
 from benchmarks.measuring import RESULTS, ROOT
 from benchmarks.targets import targets_table
 from modeling_anomalygpt.evaluation.tables import Summary, read_rows, summarize
@@ -80,6 +80,7 @@ def sections() -> dict[str, str]:
         "soak": soak_table(),
         "kinds": kinds.table(json.loads((RESULTS / "kinds.json").read_text())),
         "drift": drift.table(json.loads((RESULTS / "drift.json").read_text())),
+        "pose": pose.table(json.loads((RESULTS / "pose.json").read_text())),
         "foreground": foreground_table(rows),
     }
 

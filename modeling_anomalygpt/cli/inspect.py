@@ -190,15 +190,18 @@ def check_writable(folder: pathlib.Path) -> None:
 
 def _put_aside(folder: pathlib.Path) -> None:
     """Moves what an earlier run left into `previous/`, which holds the run before; nothing old stands beside new."""
-    if not (folder / _RESULTS).exists():
+    previous, leaving = folder / "previous", folder / "previous.partial"  # the latter: a run was killed in between
+    if not ((folder / _RESULTS).exists() or leaving.exists()):
         return
-    previous = folder / "previous"
-    previous.mkdir(exist_ok=True)
-    for name in reversed(_FILES):  # the results last: a run killed in between puts the rest aside the next time
+    leaving.mkdir(exist_ok=True)
+    for name in reversed(_FILES):  # the results last
         if (folder / name).exists():
-            if (previous / name).is_dir():
-                shutil.rmtree(previous / name)
-            os.replace(folder / name, previous / name)
+            os.replace(folder / name, leaving / name)
+    for path in previous.iterdir() if previous.exists() else ():
+        if path.name not in _FILES:  # the user's own
+            os.replace(path, leaving / path.name)
+    shutil.rmtree(previous, ignore_errors=True)
+    os.replace(leaving, previous)
 
 
 def calibrate(inspector: Any, normals: list[str], max_false_alarm: float) -> None:

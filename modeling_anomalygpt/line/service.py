@@ -153,6 +153,10 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
     async def inspect(request: Request, language: str | None = None, question: str | None = None) -> dict[str, Any]:
         """Judges the picture whose file is the body of the request."""
         check(request)
+        if request.headers.get("Content-Type", "").startswith("multipart/"):
+            raise HTTPException(
+                415, "The body must be the file of a picture, got a form. Try curl --data-binary @FILE."
+            )
         _check_language(language)
         if question is not None:
             _check_text("question", question)

@@ -5,11 +5,13 @@ copy of the model. Pictures and rows go between them, never maps.
 """
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -138,12 +140,18 @@ class Workers:
 
 
 _judge: Judge | None = None
+_IDLE = 3.0  # seconds without work after which a process that was asked to end does so
+_last_work = [0.0]  # when work last began or ended; infinity while there is some
 
 
 def _begin(load: Callable[[], Judge], threads: int) -> None:
-    """Makes the judge of this process, which ends with the service, however that ends, and not by Ctrl-C."""
+    """Makes the judge of this process, which ends with the service, however that ends, and not by Ctrl-C.
+
+    A service manager sends SIGTERM to all processes at once: what the service has accepted is still judged.
+    """
     global _judge
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end_when_idle, daemon=True).start())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
@@ -160,8 +168,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _end_when_idle() -> None:
+    _last_work[0] = max(_last_work[0], time.monotonic())
+    while time.monotonic() - _last_work[0] < _IDLE:
+        time.sleep(0.1)
+    os._exit(1)
+
+
 def _do(name: str, arguments: tuple[Any, ...]) -> Any:
-    return getattr(_judge, name)(*arguments)
+    _last_work[0] = math.inf
+    try:
+        return getattr(_judge, name)(*arguments)
+    finally:
+        _last_work[0] = time.monotonic()
 
 
 __all__ = ["Judge", "Workers"]

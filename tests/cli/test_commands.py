@@ -199,6 +199,26 @@ def test_results_of_an_earlier_run_are_put_aside_whole_and_nothing_old_stands_be
     assert not pathlib.Path("out/previous/overlays/good.png").exists()
 
 
+def test_what_was_said_of_an_earlier_run_does_not_stand_beside_another_one_put_aside_later(photos, inspector):
+    out = pathlib.Path("out")
+    for number, query in enumerate(("line", "line/bad.png", "line/good.png")):
+        assert run("inspect", query, "--output", "out") == 0
+        if number == 0:
+            (out / "feedback.jsonl").write_text('{"of": "line"}\n')
+        if number == 1:
+            assert (out / "previous" / "feedback.jsonl").exists()
+            (out / "previous" / "notes.txt").write_text("mine")
+    assert not (out / "previous" / "feedback.jsonl").exists()
+    assert (out / "previous" / "notes.txt").read_text() == "mine"
+    # A run that was killed while it put the one before aside.
+    (out / "previous.partial").mkdir()
+    (out / "results.jsonl").rename(out / "previous.partial" / "results.jsonl")
+    assert run("inspect", "line/bad.png", "--output", "out") == 0
+    assert [row["image"] for row in rows_of("out/previous")] == ["line/good.png"]
+    assert (out / "previous" / "report.html").exists()
+    assert not (out / "previous.partial").exists()
+
+
 def test_results_among_the_pictures_are_neither_inspected_nor_compared_with(photos, inspector):
     for _ in range(2):
         assert run("inspect", "line", "--output", "line/out") == 0
@@ -342,6 +362,13 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
         (["inspect", "line", "--roi", "line/bad.png"], "`--roi` must be given with pictures as --references"),
         (["inspect", "line", "--foreground", "auto"], "`--foreground` must be given with pictures as --references"),
+        (["inspect", "line", "--align"], "`--align` must be given with pictures as --references"),
+        (["inspect", "line", "--rotations"], "`--rotations` must be given with pictures as --references"),
+        (["inspect", "line", "--references", "reference", "--rotations", "--align"], "not allowed with argument"),
+        (
+            ["inspect", "line", "--references", "reference", "--rotations", "--foreground", "auto"],
+            "`--foreground` must stand without --rotations, whose copies have no fixed region. Try --align.",
+        ),
         (["inspect", "line", "--references", "reference", "--roi", "gone.png"], "gone.png"),
         (
             ["inspect", "line", "--references", "reference", "--roi", "small.png"],

@@ -232,3 +232,18 @@ def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_it
     (row, _) = evaluate(plan, [detector], made_set(4), None, EvaluationRows(tmp_path / "rows.csv"))
     assert 0 <= float(row["image_auroc"]) <= 1
     assert (row["balanced_accuracy"], row["accuracy_paper"]) == ("", "")
+
+
+def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_them_as_they_lie():
+    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
+    from modeling_anomalygpt.inspector import AnomalyInspector
+    from tests.tiny import tiny_pair
+
+    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, align=True)
+    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
+    assert detector.name == "anomalygpt_aligned"
+    detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
+    assert detector.inspector.references.views is not None
+    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
+    assert detector.inspector.references.views is None
+    assert detector.inspector.num_references == 2

@@ -104,6 +104,13 @@ def test_a_region_of_interest_is_a_part_of_the_export(taught, tmp_path):
     assert scores == pytest.approx(maps[:, :14].max())
 
 
+def test_references_whose_pose_is_followed_are_not_exported(taught, tmp_path):
+    taught.references = replace(taught.references, views=np.zeros((1, 160, 160), np.uint8))
+    with pytest.raises(ValueError, match="`references` must be learned without `align` for an export"):
+        export_map_path(taught, tmp_path / "all.pt2")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("ending", "bank_as_input"),
     [

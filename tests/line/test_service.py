@@ -114,6 +114,8 @@ def test_what_is_wrong_is_one_line_with_its_code(inspector):
     ):
         answer = web.post("/inspect", content=content, params=params)
         assert (answer.status_code, answer.json()["detail"]) == (code, line)
+    form = web.post("/inspect", files={"image": picture(5)})
+    assert (form.status_code, "got a form. Try curl --data-binary @FILE." in form.json()["detail"]) == (415, True)
     assert service.waiting == 0, "who is refused gives the place back"
 
 
