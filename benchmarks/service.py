@@ -275,7 +275,8 @@ def main() -> int:
         f"{row['slope_kilobytes_per_thousand']:.0f} KB in a thousand requests."
     )
     rows = json.loads(FILE.read_text()) if FILE.exists() else {}
-    write_atomically(FILE, json.dumps(rows | {f"workers_{options.workers}": row}, indent=1) + "\n")
+    name = f"workers_{options.workers}" + f"_for_{options.seconds:.0f}_seconds" * (options.seconds >= 600)
+    write_atomically(FILE, json.dumps(rows | {name: row}, indent=1) + "\n")
     return 0 if kept(row) else 1
 
 

@@ -4,7 +4,7 @@ Knows one model, its processor and the references of the call. Knows no verdict 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import paste, place
 from .localization import defect_features
 from .memory_bank import MemoryBank, PatchFeatures, best_matches, unit_length
-from .pose import LEAST_CORRELATION, MOST_VIEWS, Pose, find_pose, view
+from .pose import LEAST_CORRELATION, MOST_VIEWS, Pose, find_pose, has_pose, view
 from .references import (
     DomainGate,
     ImageTraits,
@@ -30,6 +30,7 @@ from .region_of_interest import fitted, foreground, load_roi, patches_inside
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
+_LEAST_COMPARED = 0.5  # part of what counts that an image in another pose must show
 # References from which scores are estimated; more would cost time and change little.
 _MOST_STUDIED = 24
 _ANGLES = (0, 90, 180, 270)
@@ -149,7 +150,26 @@ class EncodedImage:
 
 
 class PoseError(ValueError):
-    """Good pictures that cannot be brought into one pose."""
+    """Good images that cannot be brought into one pose.
+
+    Args:
+        number (`int`): Which of them has none, or not that of the first.
+        message (`str`): Says so.
+    """
+
+    def __init__(self, number: int, message: str = ""):
+        super().__init__(message)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """An image as it is compared: in the references' pose, what counts of it `(height, width)` (`None`: all of it)."""
+
+    image: Image.Image
+    counts: np.ndarray | None = None
+    pose: Pose | None = None
+    comparable: bool = True
 
 
 class ImageEncoder:
@@ -189,6 +209,24 @@ class ImageEncoder:
             `torch.BoolTensor` of shape `(batch_size, canvas_height, canvas_width)`
         """
         return torch.stack([self._on_canvas(fitted(roi, size)) for size in sizes])
+
+    def as_compared(self, image: Image.Image, references: References) -> tuple[Image.Image, torch.Tensor | None]:
+        """An image in the pose of references.
+
+        Returns:
+            `tuple[PIL.Image.Image, torch.Tensor | None]`: And what counts of it on the model's canvas, boolean
+            `(1, canvas_height, canvas_width)`; `None`: all of it.
+        """
+        posed = self._posed(image, references)
+        return posed.image, None if posed.counts is None else self._on_canvas(posed.counts)[None]
+
+    @staticmethod
+    def _posed(image: Image.Image, references: References | None) -> _Posed:
+        if references is None or references.views is None:
+            roi = None if references is None else references.roi
+            return _Posed(image, None if roi is None else fitted(roi, (image.height, image.width)))
+        pose, correlation = find_pose(image, references.views, references.frame)
+        return _in_pose(image, pose, references.roi, correlation >= LEAST_CORRELATION)
 
     def _on_canvas(self, mask: np.ndarray) -> torch.Tensor:
         images = self.processor.image_processor
@@ -268,16 +306,18 @@ class ImageEncoder:
         step = -(-count // _MOST_STUDIED)
         bank, studied, sizes, thumbnails, views, tiled, moved = None, [], [], [], [], False, False
         for number, image in enumerate(images):
-            if number == 0 and roi is not None:
-                roi = load_roi(roi, (image.height, image.width))
+            if number == 0:
+                frame = (image.height, image.width)
+                roi = None if roi is None else load_roi(roi, frame)
             thumbnails.append(thumbnail(image))
+            counts = roi
             if align:
-                pose = self._pose_of_reference(image, views, number)
-                image, moved = pose.aligned(image) if pose else image, moved or pose is not None
-                views.append(view(image) if not views else _resized(view(image), views[0].shape))
+                posed = self._posed_reference(image, views, frame, roi, number)
+                image, counts, moved = posed.image, posed.counts, moved or posed.pose is not None
+                views.append(view(image))
             copies = [image.rotate(angle, expand=True) for angle in angles]
             tiled |= any(len(self.boxes(copy)) > 1 for copy in copies)
-            tiles = [self._pieces(copy, roi) for copy in copies]
+            tiles = [self._pieces(copy, counts) for copy in copies]
             pieces = [piece for one in tiles for piece in one]
             for start in range(0, len(pieces), _TILES_AT_A_TIME):
                 pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
@@ -296,7 +336,7 @@ class ImageEncoder:
             for layers in zip(*(one[1] for one in studied), strict=True)
         )
         pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
-        inside = None if roi is None else torch.cat([one[3] for one in studied])
+        inside = None if studied[0][3] is None else torch.cat([one[3] for one in studied])
         upright = [stands for one in studied for stands in one[4]]
         scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright)
         bank = bank if max_patches is None else bank.reduce(max_patches)
@@ -312,18 +352,19 @@ class ImageEncoder:
             bits=bits,
             roi=roi,
             views=np.stack(views[:: -(-len(views) // MOST_VIEWS)]) if views else None,
+            frame=frame if views else (1, 1),
         )
 
     @staticmethod
-    def _pose_of_reference(image: Image.Image, views: Sequence[np.ndarray], number: int) -> Pose | None:
-        """How a good image is brought into the pose of the first; `None` for that and for one that lies so."""
-        pose, correlation = find_pose(image, views[:1]) if views else (None, 1.0)
-        if correlation < LEAST_CORRELATION:
-            raise PoseError(
-                f"`align` must be given with good pictures of one rigid part, got one (number {number + 1}) that "
-                "cannot be brought into the pose of the first. Leave it out, or do without `align`."
-            )
-        return pose
+    def _posed_reference(
+        image: Image.Image, views: Sequence[np.ndarray], frame: tuple[int, int], roi: np.ndarray | None, number: int
+    ) -> _Posed:
+        """A good image in the pose of the first."""
+        pose, correlation = find_pose(image, views[:1], frame) if views else (None, float(has_pose(image)))
+        posed = _in_pose(image, pose, roi, correlation >= LEAST_CORRELATION)
+        if not posed.comparable:
+            raise PoseError(number)
+        return posed
 
     @torch.inference_mode()
     def encode_as_query(self, image: Image.Image, references: References, margin: int = 0) -> MemoryBank:
@@ -331,9 +372,14 @@ class ImageEncoder:
 
         Where there is a region of interest: its patches, and so many around it.
         """
-        image = self._in_their_pose([image], references)[0][0]
+        posed = self._posed(image, references)
+        if not posed.comparable:
+            raise ValueError(
+                "`image` must show the part of the good pictures, got one that cannot be brought into its pose."
+            )
+        image = posed.image
         gate = references.domain_gate if len(self.boxes(image)) == 1 else None
-        pieces, bank = self._pieces(image, references.roi), None
+        pieces, bank = self._pieces(image, posed.counts), None
         for start in range(0, len(pieces), _TILES_AT_A_TIME):
             pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
             pixel_values, _ = self._match_exposure(pixel_values, gate, references, inside)
@@ -360,12 +406,13 @@ class ImageEncoder:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
-        given = images
-        images, poses, strange = self._in_their_pose(images, references)
-        gate, roi = (None, None) if references is None else (references.domain_gate, references.roi)
+        given, known = images, references if localization != "text" else _with_region_alone(references)
+        posed = [self._posed(image, known) for image in images]
+        images, gate = [one.image for one in posed], None if references is None else references.domain_gate
         pixel_values = self._inputs(images)["pixel_values"]
         sizes = [(image.height, image.width) for image in images]
-        inside = None if roi is None else self.inside(sizes, roi)
+        masks = [one.counts for one in posed if one.counts is not None]
+        inside = torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
         brightness = mean_brightness(pixel_values, inside)
         matched = torch.zeros(len(images), dtype=torch.bool)
         if gate is not None and localization != "text":
@@ -375,12 +422,11 @@ class ImageEncoder:
         image_tokens = features.pooler_output
         tiled = [index for index, image in enumerate(images) if len(self.boxes(image)) > 1]
         for index in tiled:
-            maps[index] = self._tiled_map(images[index], references, category, localization)
-        if roi is not None:
-            maps = [one * fitted(roi, size) for one, size in zip(maps, sizes, strict=True)]
-        maps = [one if pose is None else pose.restored(one) for one, pose in zip(maps, poses, strict=True)]
-        moved = [index for index, pose in enumerate(poses) if pose is not None]
-        if changed := {*tiled, *moved} if roi is None else range(len(images)):
+            maps[index] = self._tiled_map(posed[index], references, category, localization)
+        if masks:
+            maps = [one * mask for one, mask in zip(maps, masks, strict=True)]
+        maps = [one if at.pose is None else at.pose.restored(one) for one, at in zip(maps, posed, strict=True)]
+        if changed := range(len(images)) if masks else tiled:
             image_tokens = self._tokens_of_changed_maps(features, maps, changed)
         reasons: list[list[str]] = [[] for _ in images]
         compared: list[dict[str, float]] = [{} for _ in images]
@@ -395,30 +441,16 @@ class ImageEncoder:
             EncodedImage(
                 anomaly_map=maps[index],
                 image_tokens=image_tokens[index : index + 1],
-                out_of_domain_reasons=_without_repeats(strange[index], [] if index in tiled else reasons[index]),
+                out_of_domain_reasons=["unlike"] if not one.comparable else [] if index in tiled else reasons[index],
                 patches=()
                 if index in tiled
                 else tuple(PatchFeatures(layer.vectors[index].cpu(), layer.grid) for layer in layers),
-                remarks=self._remarks(image, references, bool(matched[index]) and index not in tiled),
+                remarks=self._remarks(given[index], references, bool(matched[index]) and index not in tiled),
                 traits={} if index in tiled else compared[index],
-                pose=poses[index],
+                pose=one.pose,
             )
-            for index, image in enumerate(given)
+            for index, one in enumerate(posed)
         ]
-
-    @staticmethod
-    def _in_their_pose(
-        images: Sequence[Image.Image], references: References | None
-    ) -> tuple[list[Image.Image], list[Pose | None], list[list[str]]]:
-        """Images in the references' pose, how they were brought there, and why that could not be."""
-        if references is None or references.views is None:
-            return list(images), [None] * len(images), [[] for _ in images]
-        found = [find_pose(image, references.views) for image in images]
-        aligned = [
-            image if pose is None else pose.aligned(image) for image, (pose, _) in zip(images, found, strict=True)
-        ]
-        strange = [["unlike"] if correlation < LEAST_CORRELATION else [] for _, correlation in found]
-        return aligned, [pose for pose, _ in found], strange
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
@@ -492,12 +524,11 @@ class ImageEncoder:
             return None
         return defect_features(patches, [layer.cpu() for layer in references.bank.features], weights)
 
-    def _tiled_map(
-        self, image: Image.Image, references: References | None, category: str, localization: str
-    ) -> np.ndarray:
+    def _tiled_map(self, posed: _Posed, references: References | None, category: str, localization: str) -> np.ndarray:
+        image = posed.image
         boxes = self.boxes(image)
         maps = {(x0, y0, x1, y1): np.zeros((y1 - y0, x1 - x0), np.float32) for x0, y0, x1, y1 in boxes}
-        pieces = self._pieces(image, None if references is None else references.roi)
+        pieces = self._pieces(image, posed.counts)
         for start in range(0, len(pieces), _TILES_AT_A_TIME):
             some = pieces[start : start + _TILES_AT_A_TIME]
             pixel_values, _ = self._pixels(some)
@@ -580,12 +611,21 @@ class ImageEncoder:
         return self.processor(images=images, return_tensors="pt", **texts).to(self.model.device)
 
 
-def _resized(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BOX))
+def _in_pose(image: Image.Image, pose: Pose | None, roi: np.ndarray | None, comparable: bool) -> _Posed:
+    """The image in a pose, and what counts of it: the region of interest, as far as the image shows it."""
+    image = image if pose is None else pose.aligned(image)
+    size = (image.height, image.width)
+    counts = np.ones(size, bool) if roi is None else fitted(roi, size)
+    if pose is not None:
+        shown = counts & pose.compared()
+        comparable = comparable and shown.sum() >= _LEAST_COMPARED * counts.sum()
+        counts = shown
+    return _Posed(image, counts, pose, comparable)
 
 
-def _without_repeats(*reasons: list[str]) -> list[str]:
-    return list(dict.fromkeys(reason for some in reasons for reason in some))
+def _with_region_alone(references: References | None) -> References | None:
+    """The references without the pose, which counts only where images are compared with them."""
+    return None if references is None else replace(references, views=None)
 
 
 __all__ = ["Box", "EncodedImage", "ImageEncoder", "PoseError", "merge_tile_maps", "tile_boxes"]

@@ -21,10 +21,11 @@ from tqdm.auto import tqdm
 
 from .checkpoints import load_checkpoint
 from .dialogue import Dialogue, first_turn, language_of
-from .encoder import EncodedImage, ImageEncoder
+from .encoder import EncodedImage, ImageEncoder, PoseError
 from .files import append_json_line
 from .images import bit_depth, load_picture
 from .memory_bank import MemoryBank, best_matches, unit_length, weights_fingerprint
+from .pose import Pose
 from .prompts import check_language, default_question, describe, is_known
 from .references import Calibration, References, nearest_rotation, same_picture, thumbnail
 from .regions import DEFECT_KINDS, Region, core
@@ -42,6 +43,7 @@ from .scoring import (
 from .wording import MeasuredFacts, reason_in_words
 
 MAX_NEW_TOKENS = 128
+_ROTATED = 3  # degrees from which on a part is said to be rotated
 _MOST_CHANGES = 50  # that can be undone; each keeps the bank before it
 # A threshold below this would call pictures anomalous that look quite normal, on the word of a few good ones.
 _LOWEST_DECISION_THRESHOLD = -2.0
@@ -318,9 +320,18 @@ class AnomalyInspector:
         # `disable=None` shows the bar on a terminal alone.
         bar = tqdm(images, desc="references", disable=True if len(images) < 9 else None, leave=False)
         distinct = _distinct(bar, copies, bits)
-        references = self.encoder.encode_references(
-            distinct, len(images), rotations, max_patches, category, description, bits, roi, align
-        )
+        try:
+            references = self.encoder.encode_references(
+                distinct, len(images), rotations, max_patches, category, description, bits, roi, align
+            )
+        except PoseError as error:
+            name = _name([one for number, one in enumerate(images) if number not in copies][error.number])
+            raise PoseError(
+                error.number,
+                f"`align` must be given with good pictures of one rigid part, got {name}, "
+                f"{'which shows none' if error.number == 0 else 'whose pose cannot be found beside the first'}. "
+                "Leave that picture out, or do without.",
+            ) from None
         if copies:
             given = tuple(number for number in range(len(images)) if number not in copies)
             references = replace(references, given=given)
@@ -652,7 +663,7 @@ class AnomalyInspector:
         score = scorer.score(seen.anomaly_map, log_odds, seen.out_of_domain_reasons, seen.remarks)
         score = self._unless_rotated(score, image, seen, references, options)
         if seen.pose is not None:
-            score = replace(score, reasons=[*score.reasons, ("aligned", {"degrees": seen.pose.degrees})])
+            score = _with_pose(score, seen.pose)
         regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
         if scorer.calibrated:
             regions = [self._looked_at_again(region, seen, references, image) for region in regions]
@@ -687,7 +698,7 @@ class AnomalyInspector:
         """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
         if score.verdict != "anomalous" or references is None or references.copies > 1 or not seen.patches:
             return score
-        if references.roi is not None or references.views is not None:  # one does not rotate, the other has looked
+        if references.roi is not None or seen.pose is not None:  # the one does not rotate, the other has looked
             return score
         scorer = Scorer(references, options.localization, self.model.config.decision)
         angle = nearest_rotation(thumbnail(image), references.thumbnails) if scorer.calibrated else 0
@@ -705,8 +716,10 @@ class AnomalyInspector:
     ) -> Region:
         """The region with the good patch most like it, and the kind of defect it looks like."""
         x, y = (round(value) for value in region.centroid)
-        x, y = (x, y) if seen.pose is None else seen.pose.aligned_point(x, y)
-        nearest = self.encoder.nearest_good(seen.patches, references, (image.height, image.width), x, y)
+        size = (image.height, image.width)
+        if seen.pose is not None:
+            (x, y), size = seen.pose.aligned_point(x, y), seen.pose.aligned_size
+        nearest = self.encoder.nearest_good(seen.patches, references, size, x, y)
         probabilities = self.kind_probabilities(seen, references, core(region, seen.anomaly_map))
         kind = None
         if probabilities is not None and float(probabilities.max()) >= self.model.config.decision["kind_confidence"]:
@@ -732,6 +745,14 @@ class AnomalyInspector:
         head = self.model.model.kind_head
         features = None if head is None else self.encoder.defect_features(seen.patches, references, region)
         return None if features is None else head(features.to(head.hidden.weight)[None])[0].float().softmax(0).cpu()
+
+
+def _with_pose(score: Score, pose: Pose) -> Score:
+    """The score with how the part lies, and how much of the picture was compared in the pose of the good ones."""
+    numbers = {"degrees": pose.degrees, "compared": round(pose.compared_share(), 4)}
+    kind = "aligned" if min(pose.degrees, 360 - pose.degrees) >= _ROTATED else "shifted"
+    reasons = [*score.reasons, (kind, numbers)]
+    return replace(score, reasons=reasons, evidence=score.evidence | {"pose": numbers})
 
 
 def _facts(

@@ -287,8 +287,9 @@ class References:
             are opened with it.
         roi (`np.ndarray` of shape `(height, width)`, *optional*): Boolean: the region of interest in the pixels of the
             first reference, in pictures of other sizes in proportion. Outside it nothing counts.
-        views (`np.ndarray` of shape `(count, height, width)`, *optional*): Grey copies, uint8, into whose pose each
-            picture is brought, see [`find_pose`]; `None`: pictures are compared as they lie.
+        views (`np.ndarray` of shape `(count, 160, 160)`, *optional*): Grey copies, uint8, into whose pose each picture
+            is brought, see [`find_pose`]; `None`: pictures are compared as they lie.
+        frame (`tuple[int, int]`): `(height, width)` of the first reference, where there are views.
     """
 
     bank: MemoryBank
@@ -304,6 +305,7 @@ class References:
     bits: int | None = None
     roi: np.ndarray | None = None
     views: np.ndarray | None = None
+    frame: tuple[int, int] = (1, 1)
 
     @property
     def num_compared(self) -> int:
@@ -350,8 +352,8 @@ class References:
             facts = json.loads(metadata["references"]) if "references" in metadata else _facts_of_notes(metadata)
             features = facts.pop("domain_features", None) or tensors.get("domain_features")
             roi = _checked_roi(facts.pop("roi_size", None), tensors.get("roi"))
-            views = _checked_views(tensors.get("views"))
-            return cls(bank, roi=roi, views=views, **_checked_facts(facts, features, bank))
+            views, frame = _checked_views(tensors.get("views"), facts.pop("frame", (1, 1)))
+            return cls(bank, roi=roi, views=views, frame=frame, **_checked_facts(facts, features, bank))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             reason = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
             raise ValueError(
@@ -373,6 +375,7 @@ class References:
             "bits": self.bits,
             **({} if self.roi is None else {"roi_size": self.roi.shape}),
             **({"given": self.given} if self.given else {}),
+            **({} if self.views is None else {"frame": self.frame}),
         }
 
 
@@ -468,14 +471,15 @@ def _checked_roi(size: Any, bits: torch.Tensor | None) -> np.ndarray | None:
     return roi
 
 
-def _checked_views(views: torch.Tensor | None) -> np.ndarray | None:
+def _checked_views(views: torch.Tensor | None, frame: Sequence[int]) -> tuple[np.ndarray | None, tuple[int, int]]:
+    height, width = frame
+    if any(type(side) is not int or not 1 <= side <= 2**16 for side in frame):
+        raise ValueError(f"the good pictures have the size {frame!r:.40}")
     if views is None:
-        return None
-    if views.dtype != torch.uint8 or views.dim() != 3 or not 1 <= len(views) <= MOST_VIEWS:
+        return None, (height, width)
+    if views.dtype != torch.uint8 or views.shape[1:] != (VIEW_SIZE, VIEW_SIZE) or not 1 <= len(views) <= MOST_VIEWS:
         raise ValueError(f"the views have the shape {tuple(views.shape)}")
-    if max(views.shape[1:]) != VIEW_SIZE or min(views.shape[1:]) < 8:
-        raise ValueError(f"a view has the size {tuple(views.shape[1:])}")
-    return views.numpy()
+    return views.numpy(), (height, width)
 
 
 def _number(value: Any) -> float:

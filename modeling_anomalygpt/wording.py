@@ -31,7 +31,9 @@ _REASONS = {
         "close": "It is too close to call: look at the marked place.",
         "unlike": "The picture is unlike all good pictures: another part, camera or distance?",
         "rotated": "The part lies rotated by {degrees} degrees compared with the good pictures.",
-        "aligned": "The part lies rotated by {degrees} degrees; it was compared in the pose of the good pictures.",
+        "aligned": "The part lies rotated by {degrees} degrees; {compared:.0%} of the picture were compared, in the "
+        "good ones' pose.",
+        "shifted": "The part lies elsewhere than in the good pictures; {compared:.0%} of the picture were compared.",
         "exposure": "The picture is much darker or brighter than the good pictures.",
         "exposure_matched": "The picture is darker or brighter than the good ones; it was compared in their light.",
         "is_reference": "This picture is one of the good pictures itself: the comparison says nothing about it.",
@@ -50,7 +52,8 @@ _REASONS = {
         "close": "过于接近界限，无法判定：请查看标出的位置。",
         "unlike": "图片与所有良品图片都不相似：是否换了零件、相机或距离？",
         "rotated": "与良品图片相比，零件旋转了 {degrees} 度。",
-        "aligned": "零件旋转了 {degrees} 度，已转到良品图片的姿态进行比较。",
+        "aligned": "零件旋转了 {degrees} 度，已转到良品图片的姿态，图片的 {compared:.0%} 参与了比较。",
+        "shifted": "零件的位置与良品图片不同，图片的 {compared:.0%} 参与了比较。",
         "exposure": "图片比良品图片明显更暗或更亮。",
         "exposure_matched": "图片比良品图片更暗或更亮，已换成良品图片的亮度进行比较。",
         "is_reference": "这张图片本身就是良品图片之一：比较不能说明它的好坏。",
@@ -102,7 +105,7 @@ _WORDS = {
         "size_mm": "{size} ({millimetres})",
         "millimetres": "{width} x {height} mm",
         "at": "{value} at the {place}",
-        "found": {True: "an anomaly {place}", False: "nothing wrong {place}"},
+        "found": {True: "an anomaly {place}", False: "nothing wrong {place}", None: "nothing I can decide {place}"},
         "cell": "at the {place}",
         "side": "in the {place} third",
         "ratio": "{} times",
@@ -123,7 +126,7 @@ _WORDS = {
         "size_mm": "{size}（{millimetres}）",
         "millimetres": "{width} x {height} 毫米",
         "at": "{place} {value}",
-        "found": {True: "{place}有异常", False: "{place}没有异常"},
+        "found": {True: "{place}有异常", False: "{place}没有异常", None: "{place}无法判定"},
         "cell": "{place}",
         "side": "{place}三分之一处",
         "ratio": "{} 倍",
@@ -221,7 +224,8 @@ class MeasuredFacts:
     @property
     def condition(self) -> str:
         """What makes the picture hard to compare: `"unlike"`, `"rotated"`, `"exposure"`, `"blur"`, else `"fine"`."""
-        return next((kind for kind in _CONDITIONS if kind in self.reasons), "fine")
+        conditions = {"rotated" if kind == "aligned" else kind for kind in self.reasons}
+        return next((kind for kind in _CONDITIONS if kind in conditions), "fine")
 
     @property
     def clear(self) -> bool:
@@ -309,7 +313,7 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         one, several = words["references"]
         return one if facts.num_references == 1 else several.format(facts.num_references)
     if name == "reason":
-        kind = "close" if facts.condition == "fine" else facts.condition
+        kind = facts.condition if facts.condition in facts.reasons else "close"
         return reason_in_words(kind, language, **facts.reasons.get(kind, {}))
     if name == "name":
         return category_name(facts.category, language)
@@ -319,6 +323,8 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         return words["unknown"]["again"]
     if name in _PLACES:
         there = any(lies_at(region, _PLACES[name]) for region in regions)
+        if not there and facts.verdict in ("uncertain", "unknown"):
+            there = None  # nobody has said that nothing is there
         return words["found"][there].format(place=_place_asked_about(*_PLACES[name], language))
     if name in FIELDS and not regions:
         return words["unknown"]["region"]

@@ -195,6 +195,8 @@ def part_note(part: Part, language: str) -> str:
         )
     if references.roi is not None:
         text += words["part_region"].format(percent=f"{100 * references.roi.mean():.0f}")
+    if references.views is not None:
+        text += words["part_aligned"]
     return note(text + ("。" if language == "zh" else "."))
 
 

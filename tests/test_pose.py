@@ -45,7 +45,7 @@ def where(point: tuple[float, float], degrees: float, shift: tuple[int, int] = (
     ("degrees", "shift"), [(33, (0, 0)), (90, (12, -8)), (171, (0, 0)), (247, (-10, 9)), (352, (6, 0)), (0, (15, -12))]
 )
 def test_a_moved_part_is_brought_back_to_within_a_pixel_or_two_in_any_light(degrees, shift, light):
-    pose, correlation = find_pose(moved(part(light), degrees, shift), [view(part())])
+    pose, correlation = find_pose(moved(part(light), degrees, shift), [view(part())], SIZE[::-1])
     assert correlation > 0.95
     assert abs((pose.degrees - degrees + 180) % 360 - 180) <= 1
     for point in [(85, 72), (147, 117), (170, 60)]:
@@ -56,21 +56,21 @@ def test_a_moved_part_is_brought_back_to_within_a_pixel_or_two_in_any_light(degr
 
 
 def test_a_part_that_lies_as_the_good_ones_stays_as_it_is():
-    pose, correlation = find_pose(part(), [view(part())])
+    pose, correlation = find_pose(part(), [view(part())], SIZE[::-1])
     assert pose is None
     assert correlation > 0.99
 
 
 def test_the_nearest_of_several_good_views_gives_the_pose():
     other = part().transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # no rotation makes it the same
-    pose, correlation = find_pose(moved(other, 40), [view(part()), view(other)])
+    pose, correlation = find_pose(moved(other, 40), [view(part()), view(other)], SIZE[::-1])
     assert correlation > 0.95
     assert pose.degrees in (39, 40, 41)
 
 
 def test_noise_has_no_pose():
     noise = [np.random.default_rng(seed).integers(0, 256, (200, 240, 3), dtype=np.uint8) for seed in (0, 1)]
-    pose, correlation = find_pose(Image.fromarray(noise[0]), [view(Image.fromarray(noise[1]))])
+    pose, correlation = find_pose(Image.fromarray(noise[0]), [view(Image.fromarray(noise[1]))], SIZE[::-1])
     assert pose is None
     assert correlation < LEAST_CORRELATION
 
@@ -78,10 +78,10 @@ def test_noise_has_no_pose():
 def test_a_map_comes_back_to_where_the_part_lies_and_is_zero_where_nothing_was_compared():
     angle = np.deg2rad(30)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    pose = Pose(np.column_stack([turn, MIDDLE - turn @ MIDDLE]), SIZE[::-1])
+    pose = Pose(np.column_stack([turn, MIDDLE - turn @ MIDDLE]), SIZE[::-1], SIZE[::-1])
     aligned = np.full(SIZE[::-1], 0.25, np.float32)
     aligned[70:75, 80:85] = 1.0
-    restored = pose.restored(aligned)
+    restored = pose.restored(aligned * pose.compared())
     y, x = np.unravel_index(restored.argmax(), restored.shape)
     assert np.hypot(*(np.array(pose.aligned_point(x, y)) - (82, 72))) < 4
     assert restored.max() == pytest.approx(1.0, abs=0.05)
@@ -164,7 +164,7 @@ def test_references_keep_the_pose_when_saved_and_change_their_fingerprint(aligne
     assert np.array_equal(again.inspect(query).anomaly_map, aligned.inspect(query).anomaly_map)
 
 
-@pytest.mark.parametrize("shape", [(5, 160, 100), (1, 300, 160), (0, 160, 100), (1, 160, 4)])
+@pytest.mark.parametrize("shape", [(5, 160, 160), (1, 300, 160), (0, 160, 160), (1, 160, 4)])
 def test_views_that_cannot_be_are_refused(aligned, tmp_path, shape):
     replace(aligned.references, views=np.zeros(shape, np.uint8)).save(tmp_path / "plate.safetensors")
     with pytest.raises(ValueError, match="must hold references that an inspector wrote"):
@@ -175,7 +175,9 @@ def test_what_is_no_rigid_part_is_refused_and_a_strange_picture_is_uncertain(ins
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (200, 240, 3), dtype=np.uint8))
     assert "unlike" in {one["kind"] for one in aligned.inspect(noise).evidence["reasons"]}
     before = inspector.references
-    with pytest.raises(PoseError, match=r"`align` must be given with good pictures of one rigid part, got one \(num"):
+    with pytest.raises(
+        PoseError, match="got a picture of 240 x 200 pixels, whose pose|`align` must be given with good"
+    ):
         inspector.set_references([part(), noise], align=True)
     with pytest.raises(ValueError, match="`align` must be False with `rotations`"):
         inspector.set_references([part()], align=True, rotations=True)
@@ -190,3 +192,42 @@ def test_a_good_part_told_by_feedback_joins_in_the_pose_of_the_others(aligned):
     assert aligned.references.bank.num_references == before + 1
     assert aligned.inspect(moved(part(), 74)).pred_score < 1.5 * aligned.inspect(moved(part(), 140)).pred_score
     aligned.undo_feedback()
+
+
+def test_a_picture_turned_with_its_frame_is_followed():
+    lying = part().transpose(Image.Transpose.ROTATE_90)
+    pose, correlation = find_pose(lying, [view(part())], SIZE[::-1])
+    assert correlation > 0.95
+    assert (pose.degrees, pose.size, pose.aligned_size) == (90, SIZE, SIZE[::-1])
+    assert np.abs(np.float32(pose.aligned(lying)) - np.float32(part()))[50:150, 60:180].mean() < 8
+    assert pose.compared_share() > 0.9
+
+
+@pytest.mark.parametrize("size", [(4000, 150), (150, 4000), (3, 200)])
+def test_a_picture_too_narrow_to_have_a_pose_has_none(inspector, size):
+    narrow = part().resize(size)
+    assert find_pose(narrow, [view(part())], SIZE[::-1]) == (None, 0.0)
+    with pytest.raises(PoseError, match="got a picture of .* which shows none|got the Image, which shows none"):
+        inspector.set_references([narrow], align=True)
+
+
+def test_what_a_moved_picture_does_not_show_is_not_compared_and_the_result_says_how_much_is(inspector):
+    inspector.set_references([part(), moved(part(), 45)], align=True)
+    result = inspector.inspect(moved(part(), 45))
+    pose = result.evidence["pose"]
+    assert pose["degrees"] in (44, 45, 46)
+    assert 0.5 < pose["compared"] < 0.95
+    assert result.anomaly_map[0, 0] == 0
+
+
+def test_a_shift_alone_is_not_called_a_rotation_and_a_rotation_is_told_to_the_language_model(aligned):
+    shifted = aligned.inspect(moved(part(), 0, (15, -12)))
+    assert [one["kind"] for one in shifted.evidence["reasons"] if "pose" in one["kind"] or one["kind"] == "shifted"]
+    assert shifted.facts.condition == "fine"
+    rotated = aligned.inspect(moved(part(), 73))
+    assert rotated.facts.condition == "rotated"
+
+
+def test_by_words_alone_no_pose_is_followed(aligned):
+    result = aligned.inspect(moved(part(), 73), localization="text")
+    assert not {"aligned", "shifted", "unlike"} & {one["kind"] for one in result.evidence["reasons"]}

@@ -137,7 +137,8 @@ def learn_references(
     """Gives an inspector its good pictures, with the region of interest of `--roi` or `--foreground`."""
     roi = args.roi
     if args.foreground:
-        roi = inspector.find_foreground(good, args.bits)
+        # With --align the region is that of the first picture, in whose pose the others are brought.
+        roi = inspector.find_foreground(good[:1] if args.align else good, args.bits)
         mask, shown = _write_region(roi, good[0], args.bits, pathlib.Path(folder))
         print(
             f"anomalygpt {args.command}: {roi.mean():.0%} of the picture count, shown in {shown}. "

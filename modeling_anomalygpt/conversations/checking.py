@@ -30,7 +30,7 @@ _ONE_PLACE = {
     "en": re.compile(
         r"^there is (?P<found>an anomaly|nothing wrong) (?:at|in) the (?P<place>[a-z ]+?)(?P<side> third)?:"
     ),
-    "zh": re.compile(r"^(?P<place>\w{2,3}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常)："),
+    "zh": re.compile(r"^(?P<place>[上下左右中][\w]{1,2}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常)："),
 }
 _SIZE = re.compile(r"(\d+) x (\d+) (?:pixels|像素)")
 _TIMES = re.compile(r"([\d.]+) ?(?:times|倍)")
@@ -75,7 +75,10 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
 
 def _holds(said: re.Match, facts: MeasuredFacts) -> bool:
     """Whether what an answer says of one place is so."""
-    (name,) = parse_positions(said["place"]) or {""}
+    names = parse_positions(said["place"])
+    if len(names) != 1:
+        return False
+    (name,) = names
     words = set(name.split()) if said["side"] else {name}
     cells = {region.position for region in facts.regions}
     there = any(words <= set(cell.split()) for cell in cells) if said["side"] else name in cells

@@ -253,6 +253,8 @@ def draw_facts(
     if verdict == "uncertain" and rng.random() < 0.7:
         kind = str(rng.choice(("unlike", "rotated", "exposure", "blur")))
         reasons[kind] = {"degrees": int(rng.choice((90, 180, 270)))} if kind == "rotated" else {}
+    if not reasons and verdict in ("normal", "anomalous") and rng.random() < 0.06:
+        reasons["aligned"] = {"degrees": int(rng.integers(3, 358)), "compared": 1.0}
     scale = float(rng.choice((0.02, 0.05, 0.1, 0.125, 0.25, 0.5))) if rng.random() < 0.4 else None
     if scale is not None:
         regions = tuple(

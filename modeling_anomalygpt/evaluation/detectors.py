@@ -3,6 +3,7 @@
 [`AnomalyGPTDetector`] is the inspector behind that; the methods it is compared with are in `baselines`.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -96,7 +97,8 @@ class AnomalyGPTDetector:
             known: dict[str, Any] = {"category": category, "description": description, "roi": roi}
             try:
                 self.inspector.set_references(references, align=self.align, **known)
-            except PoseError:  # no rigid part: they are compared as they lie
+            except PoseError as error:  # no rigid part
+                warnings.warn(f"{category}: compared as the parts lie, not aligned. {error}", stacklevel=2)
                 self.inspector.set_references(references, **known)
         else:
             self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)

@@ -28,7 +28,6 @@ from ..errors import describe_error, did_you_mean
 from ..files import write_atomically
 from ..images import PictureError, load_picture
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
-from ..pose import find_pose
 from ..references import ImageTraits, References
 from ..results import InspectionResult, Loaded, ResultsFile, inspect_in_batches
 
@@ -404,12 +403,13 @@ class PartChooser:
     def choose(self, image: Image.Image) -> Part | None:
         """The part whose references the picture is most like, in their light; `None` where it is like none."""
         encode, plain, best = self.inspector.model.model.get_patch_features, None, (1.0, None)
-        size, as_it_lies = (image.height, image.width), self._pixels(image)
+        as_it_lies = self._pixels(image)
         for part in self.parts:
-            gate, roi, views = part.references.domain_gate, part.references.roi, part.references.views
-            pose = None if views is None else find_pose(image, views)[0]
-            pixels = as_it_lies if pose is None else self._pixels(pose.aligned(image))
-            inside = None if roi is None else self.inspector.encoder.inside([size], roi)
+            gate = part.references.domain_gate
+            lying, inside = self.inspector.encoder.as_compared(image, part.references)
+            if inside is not None and not inside.any():
+                continue
+            pixels = as_it_lies if lying is image else self._pixels(lying)
             seen = gate.match_exposure(pixels, self._black, inside)
             if torch.equal(seen, as_it_lies):
                 plain = layer = plain or encode(pixels)[-1]

@@ -68,7 +68,7 @@ def test_no_question_that_measures_freely_is_one_of_the_training(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_over_hundreds_of_pictures_no_answer_of_any_topic_contradicts_the_facts(language):
     rng, seen = np.random.default_rng(3), set()
-    for facts in some_facts(200):
+    for facts in some_facts(300):
         for topic in load_questions(language):
             question = draw_question(rng, topic, facts, language)
             answer = grounded_answer(question, facts, language)
