@@ -69,7 +69,8 @@ class VisA(AnomalyBuilder):
         for name in dict.fromkeys(row["object"] for row in rows):
             annotations = data_dir / name / "image_anno.csv"
             if annotations.is_file():
-                kinds.update((row["image"], row["label"]) for _, row in read_table(annotations, ("image", "label")))
+                table = [row for _, row in read_table(annotations, ("image", "label"))]
+                kinds.update((row["image"], row["label"]) for row in table if {"image", "label"} <= row.keys())
         return [self._record(data_dir, row, kinds, split_file) for row in rows]
 
     def _record(self, data_dir: Path, row: dict[str, str], kinds: dict[str, str], split_file: Path) -> AnomalyRecord:

@@ -141,7 +141,9 @@ def _load_small(
             f"{why} The model `small` needs {SMALL_BASE}: from the Hub, or set {SMALL_BASE_VARIABLE} to its folder."
         ) from error
     kept = _dtype(dtype, device)
-    return model.to(device, *([] if kept == "auto" else [kept])).eval(), processor
+    model.to(device, *([] if kept == "auto" else [kept]))
+    model.model.localizer.float()  # maps are float32 in any case
+    return model.eval(), processor
 
 
 @contextlib.contextmanager

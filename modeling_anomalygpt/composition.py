@@ -54,8 +54,8 @@ def with_language_model(
 ) -> PreTrainedModel:
     """The eyes of a checkpoint with another language model.
 
-    Vision model, maps and decision stay as they are. Prompt learner and projector, which lead to the language model,
-    start from random values.
+    Vision model, maps, decision and kinds of defects stay as they are. Prompt learner and projector, which lead to
+    the language model, start from random values.
 
     Args:
         eyes ([`AnomalyGPTForConditionalGeneration`]): Whose eyes; taken over, so do not use it further.
@@ -77,7 +77,7 @@ def with_language_model(
     config = type(eyes.config)(**fields)
     with torch.device("meta"):
         model = type(eyes)(config)
-    kept = ("vision_tower", "visual_projection", "text_tower", "text_projection", "localizer")
+    kept = ("vision_tower", "visual_projection", "text_tower", "text_projection", "localizer", "kind_head")
     parts = {name: getattr(eyes.model, name) for name in kept if getattr(eyes.model, name) is not None}
     _install(model, parts, language_model)
     model.processor = AnomalyGPTProcessor(

@@ -358,6 +358,11 @@ class AnomalyGPTConfig(PreTrainedConfig):
         wrong = set(self.loss_weights) - {"lm", "focal", "dice"}
         if wrong:
             raise ValueError(f"`loss_weights` must have keys lm, focal, dice, got {sorted(wrong)}.")
+        for name, weight in self.loss_weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"`loss_weights[{name!r}]` must be finite and at least 0, got {weight}. 0 leaves this loss out."
+                )
 
     @property
     def prompt_side(self) -> int:

@@ -338,8 +338,10 @@ class ImageEncoder:
         pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
         inside = None if studied[0][3] is None else torch.cat([one[3] for one in studied])
         upright = [stands for one in studied for stands in one[4]]
-        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright)
-        bank = bank if max_patches is None else bank.reduce(max_patches)
+        few = None
+        if max_patches is not None:  # of those that are studied the same share
+            bank, few = bank.reduce(max_patches), max(1, max_patches * len(set(groups)) // len(sizes))
+        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright, few)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
             normal_scores=scores,

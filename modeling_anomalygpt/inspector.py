@@ -285,7 +285,7 @@ class AnomalyInspector:
             rotations (`bool`, defaults to `False`): Whether copies rotated by 90, 180 and 270 degrees are added, for
                 parts that lie in any direction.
             max_patches (`int`, *optional*): Keep at most so many patches a layer (greedy k-centre), to bound time and
-                memory. The threshold is that of all patches: with fewer than half of them good parts come near it.
+                memory.
             bits (`int`, *optional*): Depth of pictures of more than 8 bits (12 of a camera that writes 16-bit files);
                 found in the references by default, and kept with them.
             roi (path, `PIL.Image.Image` or `np.ndarray`, *optional*): The region of interest, a mask drawn on the

@@ -16,6 +16,7 @@ from .onednn import product
 LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
 # A patch that is found again in its own picture is rarely a defect; nearer than this factor it counts for less.
 _SELF_FACTOR = 1.25
+_LEAST_SLOPED = 1e-6
 
 
 def patch_scores(layer: PatchFeatures, bank: torch.Tensor, self_similarity: float = 0.0) -> torch.Tensor:
@@ -53,6 +54,8 @@ def discounted(scores: torch.Tensor, layer: PatchFeatures, self_similarity: floa
         return scores
     scores = scores.clamp(min=0)
     common = torch.minimum(scores, _SELF_FACTOR * self_distances(layer))
+    if common.requires_grad:  # roots are infinitely steep at 0, as on a flat ground
+        scores, common = scores.clamp(min=_LEAST_SLOPED), common.clamp(min=_LEAST_SLOPED)
     return scores ** (1 - self_similarity) * common**self_similarity
 
 

@@ -336,6 +336,8 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
         """As in transformers, and also for adapters of prompt tuning: their vectors become part of the model."""
         load_config = kwargs.get("load_config")
         download = dict(getattr(load_config, "download_kwargs", None) or {}) | (kwargs.get("adapter_kwargs") or {})
+        if kwargs.get("local_files_only"):
+            download["local_files_only"] = True
         if not load_prompt_adapter(self, peft_model_id, **download):
             return super().load_adapter(peft_model_id, *args, **kwargs)
         return LoadStateDictInfo(**{field.name: set() for field in dataclasses.fields(LoadStateDictInfo)})

@@ -125,11 +125,11 @@ class AnomalyDetectionPipeline(Pipeline):
         known = ([_identity(one) for one in pictures], learning | {"roi": region is not None and _identity(region)})
         if known == self._known:
             return
-        self.inspector = AnomalyInspector(self.model, self.processor)
+        inspector = AnomalyInspector(self.model, self.processor)
         if pictures:
             fetch = self.processor.image_processor.fetch_images
-            self.inspector.set_references([fetch(one) for one in pictures], **learning)
-        self._known = known
+            inspector.set_references([fetch(one) for one in pictures], **learning)
+        self.inspector, self._known = inspector, known  # together: a picture that is refused changes neither
 
     def _open(self, picture: Any) -> Image.Image:
         return load_picture(self.processor.image_processor.fetch_images(picture), self.inspector.bits)

@@ -545,16 +545,19 @@ class _Encoded:
 
     layers: tuple[PatchFeatures, ...]
     inside: torch.Tensor | None = None
+    max_patches: int | None = None
 
     def __getitem__(self, images: torch.Tensor | list[int]) -> "_Encoded":
         chosen = torch.as_tensor(images, device=self.layers[0].vectors.device)
         return _Encoded(
             tuple(PatchFeatures(layer.vectors[chosen], layer.grid) for layer in self.layers),
             None if self.inside is None else self.inside[chosen],
+            self.max_patches,
         )
 
     def bank(self) -> tuple[torch.Tensor, ...]:
-        return MemoryBank.build(self.layers, inside=self.inside).features
+        bank = MemoryBank.build(self.layers, inside=self.inside)
+        return (bank if self.max_patches is None else bank.reduce(self.max_patches)).features
 
     def maps(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Each image's map against a bank, `(num_images, height, width)`; 0 outside the region."""
@@ -574,6 +577,7 @@ def study_references(
     groups: Sequence[int] | None = None,
     inside: torch.Tensor | None = None,
     upright: Sequence[bool] | None = None,
+    max_patches: int | None = None,
 ) -> tuple[NormalScores, DomainGate]:
     """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
 
@@ -587,6 +591,7 @@ def study_references(
             outside which nothing counts; it stays where it is while the views move.
         upright (`list[bool]`, *optional*): Whether each image is a tile of an upright reference, whose score is the
             highest of its tiles; by default the first image of each reference is all of it, the others are copies.
+        max_patches (`int`, *optional*): Every bank is reduced to so many patches a layer, as that of the queries is.
 
     Returns:
         `tuple(NormalScores, DomainGate)`
@@ -607,9 +612,12 @@ def study_references(
         merged = _grouped_by_photograph(model, encoded, numbers, compared, _SAME_PHOTOGRAPH * usual)
         pairs = list(zip(merged[compared].tolist(), numbers[compared].tolist(), strict=True))
         first = set(dict(reversed(pairs)).values())  # of each photograph one reference
-        leave_one_out = _leave_one_out(
-            model, encoded, merged, [index for index in compared if int(numbers[index]) in first]
-        )
+        compared, numbers = [index for index in compared if int(numbers[index]) in first], merged
+        leave_one_out = _leave_one_out(model, encoded, numbers, compared)
+    if max_patches is not None:  # whole banks tell what one photograph is
+        encoded = replace(encoded, max_patches=max_patches)
+        augmented = seen.maxima(model, encoded.bank())
+        leave_one_out = _leave_one_out(model, encoded, numbers, compared)
     good = ImageTraits.of(pixel_values, features[-1], inside=inside)
     view_traits = ImageTraits.of(views, seen.layers[-1], inside=around)
     gate = _domain_gate(good, view_traits, originals[:_MOST_GATED], model.config.decision)

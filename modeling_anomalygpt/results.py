@@ -27,6 +27,9 @@ from .images import PictureError, load_picture, split_page
 from .regions import Region
 from .wording import MeasuredFacts
 
+VERDICTS = ("normal", "anomalous", "uncertain", "unknown", "error")
+"""All that a row may say."""
+
 
 @dataclass
 class InspectionResult:
@@ -167,7 +170,7 @@ class ResultsFile:
             ) from error
         try:
             if log and self.path.exists():
-                _cut_half_line(self.path)
+                _end_last_line(self.path)
                 for row in each_result(self.path):
                     self._refuse_another_setup(row, log)
                 return
@@ -246,14 +249,14 @@ def each_result(path: str | os.PathLike) -> Iterator[InspectionResult]:
 def result_of_line(line: bytes) -> InspectionResult | None:
     """The result of one line of a results file; `None` where it is cut off or damaged."""
     try:
-        result = InspectionResult.from_dict(json.loads(line.decode("utf-8", "replace")))
+        result = InspectionResult.from_dict(json.loads(line.decode("utf-8-sig", "replace")))  # Notepad's mark
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return result if _is_sound(result) else None
 
 
-def _cut_half_line(path: pathlib.Path) -> None:
-    """Takes away what a kill has left of a last line, so that it does not swallow the next one."""
+def _end_last_line(path: pathlib.Path) -> None:
+    """Ends a last row that was saved without a line end, takes away half a row: neither must swallow the next one."""
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         kept = end
@@ -264,20 +267,52 @@ def _cut_half_line(path: pathlib.Path) -> None:
             kept = start + found + 1 if found >= 0 else start
             if found >= 0:
                 break
-        if kept < end:
+        file.seek(kept)
+        if kept < end and result_of_line(file.read()) is None:  # left by a kill
             file.truncate(kept)
+        elif kept < end:
+            file.write(b"\n")
 
 
 def _is_sound(result: InspectionResult) -> bool:
     """Whether every value is of the kind that a report and a table can show."""
     texts = (result.verdict, result.answer, result.question, result.category, result.language)
-    numbers = (result.pred_score, result.log_odds, result.seconds)
+    numbers = (result.pred_score, result.log_odds)
     return (
         all(isinstance(text, str) for text in texts)
+        and result.verdict in VERDICTS
         and all(text is None or isinstance(text, str) for text in (result.image, result.error, result.time))
         and all(value is None or isinstance(value, int | float) for value in numbers)
+        and isinstance(result.seconds, int | float)
         and isinstance(result.evidence, dict)
+        and _are_reasons(result.evidence.get("reasons", []))
+        and all(map(_is_sound_region, result.regions))
         and isinstance(result.setup, dict)
+        and (result.source is None or _is_source(result.source))
+    )
+
+
+def _are_reasons(reasons: Any) -> bool:
+    return isinstance(reasons, list) and all(
+        isinstance(one, dict) and isinstance(one.get("text"), str) for one in reasons
+    )
+
+
+def _is_source(source: Any) -> bool:
+    return isinstance(source, dict) and all(isinstance(value, int) for value in source.values())
+
+
+def _is_sound_region(region: Region) -> bool:
+    numbers = [*region.box, *region.centroid, region.area_pixels, region.peak_score, region.mean_score]
+    numbers += [value for point in region.outline for value in point]
+    sizes, nearest = (region.width_mm, region.height_mm, region.area_mm2), region.nearest_good
+    return (
+        all(isinstance(value, int | float) for value in numbers)
+        and all(value is None or isinstance(value, int | float) for value in sizes)
+        and (len(region.box), len(region.centroid)) == (4, 2)
+        and all(len(point) == 2 for point in region.outline)
+        and all(type(place) is int and 0 <= place <= 2 for place in (region.row, region.column))
+        and (nearest is None or (isinstance(nearest, dict) and isinstance(nearest.get("reference"), int)))
     )
 
 

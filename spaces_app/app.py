@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -36,6 +37,8 @@ SETTINGS = (
 GOOD = ("references", "region_editor")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+# A row clicked while another one loads would be dropped by "once", and "always_last" would show the first again.
+EACH_IN_ORDER = QUIET | {"trigger_mode": "multiple", "concurrency_limit": 1}
 
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei"]
 # What lies outside the page's own container is out of reach of `css=`.
@@ -557,10 +560,11 @@ def _region_shown(session: Session | None, language: str, event: gr.SelectData) 
         return [gr.update(visible=False), "", None, None]
     region = session.result.regions[index]
     crop = good = None
+    opened = partial(work.picture_to_show, language=language, bits=session.inspector.bits)
     try:
-        crop = views.region_crop(work.open_picture(session.picture), region)
+        crop = views.region_crop(opened(session.picture), region)
         if region.nearest_good and 0 <= (number := region.nearest_good["reference"]) < len(session.references):
-            good = views.nearest_good_crop(region, session.size, work.open_picture(session.references[number]))
+            good = views.nearest_good_crop(region, session.size, opened(session.references[number]))
     except RefusedError:
         pass  # the upload is no longer kept; its numbers are
     card = views.region_card(region, index + 1, language)
@@ -569,7 +573,7 @@ def _region_shown(session: Session | None, language: str, event: gr.SelectData) 
 
 def _connect_scale(page: Page, engine: Engine) -> None:
     def opened(picture: str, language: str) -> tuple[Any, float]:
-        return views.reduced(work.open_picture(picture, language), views.LONGEST_SIDE_SCALE)
+        return views.reduced(work.picture_to_show(picture, language), views.LONGEST_SIDE_SCALE)
 
     def show(session: Session | None, picture: str | None, language: str) -> list[Any]:
         session = visit(session, engine, None)
@@ -740,7 +744,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
     page["batch_stop"].click(
         stopped, [page["session"], page["language"]], stop_shows, cancels=[running], api_visibility="private"
     )
-    page["batch_table"].select(row_shown, page["session"], page["batch_picture"], **QUIET)
+    page["batch_table"].select(row_shown, page["session"], page["batch_picture"], **EACH_IN_ORDER)
 
 
 def _connect_shift(page: Page, engine: Engine) -> None:
@@ -759,14 +763,16 @@ def _connect_shift(page: Page, engine: Engine) -> None:
         if session.row not in session.rows:
             return [session, None, "", ""]
         result = session.rows[session.row][2]
+        which = views.note(f"{session.row} · {work.shown_name(result.image or '-')}")  # the buttons are about this one
         if result.error:
-            return [session, None, views.error_card(result.error, language, "verdict_error"), ""]
+            return [session, None, which + views.error_card(result.error, language, "verdict_error"), ""]
         picture, note = None, words_of(language)["row_gone"]
         try:
             picture = shift.row_picture(engine.results, result)
         except (ValueError, OSError) as error:
             note = reason_in_words(error, language)
-        return [session, picture, views.verdict_card(result, language), "" if picture else views.note(note)]
+        card = which + views.verdict_card(result, language)
+        return [session, picture, card, "" if picture else views.note(note)]
 
     def say_verdict(said: str, request: gr.Request, session: Session | None, *shown_by: str) -> Iterator[list[Any]]:
         session, language = visit(session, engine, request), shown_by[-1]
@@ -803,7 +809,7 @@ def _connect_shift(page: Page, engine: Engine) -> None:
     starts = [page["tab_shift"].select, page["shift_refresh"].click, page["shift_since"].submit]
     gr.on([*starts, page["shift_verdict"].input], show_shift, inputs, shown, **QUIET)
     row = [page[name] for name in ("session", "shift_picture", "shift_card", "shift_note")]
-    page["shift_table"].select(show_row, [page["session"], page["language"]], row, **QUIET)
+    page["shift_table"].select(show_row, [page["session"], page["language"]], row, **EACH_IN_ORDER)
     said = [*shown, page["shift_note"]]
     page["say_normal"].click(say_normal, inputs, said, **MODEL_QUEUE, **QUIET)
     page["say_anomalous"].click(say_anomalous, inputs, said, **MODEL_QUEUE, **QUIET)

@@ -125,7 +125,7 @@ class Engine:
         self.model, self.processor, self.name = inspector.model, inspector.processor, name
         self.parts: PartStore | None = None
         self.results: pathlib.Path | None = None
-        self._part: Part | None = None  # the one read last
+        self._part: tuple[Any, Part | None] = (None, None)  # the one read last, after what names its file
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="model")
         self._changed = threading.Condition()
@@ -154,10 +154,17 @@ class Engine:
 
     def part(self, name: str) -> Part:
         """The newest version of a stored part; `PartError` where it cannot be used."""
-        part = self._part  # another visitor's request may put another one there meanwhile
-        if part is None or (part.name, part.version) != (name, max(self.parts.versions(name), default=0)):
-            part = self._part = self.parts.read(name)
-        return part
+        return self.part_and_file(name)[1]
+
+    def part_and_file(self, name: str) -> tuple[tuple[Any, ...], Part]:
+        """As [`Engine.part`], after what names its file: the number of a version that was taken back is used again."""
+        path = self.parts.path(name)
+        status = path.stat()
+        file, (known, part) = (str(path), status.st_mtime_ns, status.st_ino), self._part  # others may change it
+        if file != known:
+            part = self.parts.read(name)
+            self._part = file, part
+        return file, part
 
     @contextlib.contextmanager
     def turn(self, visitor: str = "") -> Iterator["_Turn"]:
@@ -360,6 +367,11 @@ def open_picture(path: str, language: str = "en", bits: int | None = None) -> Im
         return load_picture(path, bits, MAX_PIXELS)
 
 
+def picture_to_show(path: str, language: str = "en", bits: int | None = None) -> Image.Image:
+    """As [`open_picture`]; where `bits` are unknown, as deep as the picture itself shows, so that it is not black."""
+    return open_picture(path, language, bits or depth_of(path, language))
+
+
 def depth_of(path: str, language: str = "en") -> int | None:
     """How many bits an uploaded picture shows to have, see [`bit_depth`]; or refuses it by its name."""
     with _named(path, language):
@@ -517,13 +529,12 @@ def _learn(
     engine: Engine, session: Session, references: Sequence[str], settings: Settings, picture: str | None
 ) -> InspectionResult | None:
     """Makes the session's inspector know exactly these references or a part; inspects the picture if there is one."""
-    part = engine.part(settings.part) if settings.part else None
+    file, part = engine.part_and_file(settings.part) if settings.part else (None, None)
     options, tile = settings.options(), settings.tile or None
     digests = tuple(digest_of(path, settings.language) for path in references)
     learn = {"category": options.category, "description": options.description, "rotations": bool(settings.rotations)}
     region = None if settings.roi is None else (settings.roi.shape, settings.roi.tobytes())
-    wanted = (digests, tile, region, *learn.values()) if references else (tile,)
-    wanted = (part.name, part.version) if part else wanted
+    wanted = file or ((digests, tile, region, *learn.values()) if references else (tile,))
     session.used, is_known = time.monotonic(), wanted == session.learned
     if not is_known:
         session.inspector, session.learned = engine.inspector(tile), None
@@ -557,7 +568,7 @@ def new_canvas(session: Session, references: Sequence[str], language: str) -> tu
     if digest == session.drawn_on:
         return False, None
     session.drawn_on = None
-    canvas = reduced(open_picture(references[0], language), drawing.SIDE)[0] if references else None
+    canvas = reduced(picture_to_show(references[0], language), drawing.SIDE)[0] if references else None
     session.drawn_on = digest
     return True, canvas
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_anomalygpt.images import load_picture
+from modeling_anomalygpt.images import bit_depth, load_picture
 from modeling_anomalygpt.inspector import AnomalyInspector
 from modeling_anomalygpt.line.corrections import is_as_judged, say, undo
 from modeling_anomalygpt.line.database import VERDICTS, ResultsDatabase, Wanted, moment
@@ -46,7 +46,7 @@ def read_shift(folder: pathlib.Path, since: str, verdict: str, language: str) ->
     database = ResultsDatabase(folder)
     try:
         wanted = Wanted(moment(since.strip(), database.last_time()) if since.strip() else None, None, verdict or None)
-        counts, said = database.counts(wanted), database.said()
+        counts, said = database.counts(wanted), database.said(wanted)
         return _counts(counts, said, language), database.worst(wanted, LISTED)
     finally:
         database.close()
@@ -99,7 +99,7 @@ def row_picture(folder: pathlib.Path, result: InspectionResult) -> Image.Image |
             return reduced(load_picture(path))[0]
     if not is_as_judged(result):
         return None
-    picture = load_picture(result.image)
+    picture = load_picture(result.image, bit_depth([result.image]))
     nothing = np.zeros((picture.height, picture.width), np.float32)
     return draw_overlay(picture, nothing, result.regions, 0.5, legend=False, max_side=LONGEST_SIDE)
 

@@ -128,6 +128,19 @@ def test_an_adapter_of_a_smaller_model_is_refused(folder, tmp_path):
         other.load_adapter(str(folder / "prompt"))
 
 
+def test_an_adapter_is_looked_for_on_this_machine_alone_where_that_is_asked_for(folder, monkeypatch):
+    trained(folder, "prompt")
+    asked = []
+
+    def local(source, name, local_files_only=False, **options):
+        asked.append(local_files_only)
+        return str(folder / "prompt" / name)
+
+    monkeypatch.setattr("modeling_anomalygpt.modeling_anomalygpt.cached_file", local)
+    lively_model().load_adapter("me/prompt", local_files_only=True)
+    assert asked == [True, True]
+
+
 def test_an_adapter_without_its_checkpoint_is_refused_and_the_embedded_one_is_found_anywhere(folder, tmp_path):
     trained(folder, "paper")
     settings = json.loads((folder / "paper" / "adapter_config.json").read_text())

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,11 +26,12 @@ from modeling_anomalygpt.checkpoints import (
     CheckpointError,
     load_checkpoint,
 )
+from modeling_anomalygpt.composition import with_language_model
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.fuzzing import bounded_memory
-from tests.tiny import TEXT_CONFIG, tiny_config, tiny_tokenizer
-from tests.tiny_processor import picture
+from tests.tiny import TEXT_CONFIG, tiny_config, tiny_inputs, tiny_tokenizer
+from tests.tiny_processor import byte_tokenizer, picture
 
 
 @pytest.fixture
@@ -208,6 +210,26 @@ def test_another_language_model_than_the_adapters_is_refused(monkeypatch, tmp_pa
     tiny_tokenizer().save_pretrained(tmp_path)
     monkeypatch.setenv(SMALL_BASE_VARIABLE, str(tmp_path))
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in refusal("small")
+
+
+def test_the_small_model_in_half_precision_keeps_its_maps_in_full(tiny_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr("modeling_anomalygpt.checkpoints.EMBEDDED_CHECKPOINT", tiny_folder)
+    config = {name: value for name, value in TEXT_CONFIG.items() if name != "model_type"}
+    tokenizer = byte_tokenizer()
+    model = LlamaForCausalLM(LlamaConfig(**config | {"vocab_size": len(tokenizer)}))
+    model.save_pretrained(tmp_path / "language")
+    tokenizer.save_pretrained(tmp_path / "language")
+    eyes, processor = load_checkpoint(device="cpu")
+    small = with_language_model(eyes, processor, str(tmp_path / "language"), torch.float32)
+    settings = peft.LoraConfig(r=1, target_modules=r".*language_model.*q_proj", task_type="CAUSAL_LM")
+    peft.get_peft_model(small, settings).save_pretrained(tmp_path / "adapter")
+    monkeypatch.setenv(SMALL_BASE_VARIABLE, str(tmp_path / "language"))
+    monkeypatch.setattr("modeling_anomalygpt.checkpoints.SMALL_ADAPTER", tmp_path / "adapter")
+    model, _ = load_checkpoint("small", device="cpu", dtype="bfloat16")
+    with torch.no_grad():
+        outputs = model(**tiny_inputs(model.config))  # without references
+    assert outputs.anomaly_map.isfinite().all()
+    assert (outputs.anomaly_map.dtype, outputs.logits.dtype) == (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.skipif(SMALL_BASE_VARIABLE not in os.environ, reason="needs a folder with SmolLM2-135M-Instruct")

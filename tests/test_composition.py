@@ -256,6 +256,14 @@ def test_the_eyes_of_one_model_see_the_same_with_the_words_of_another(parts, tmp
     check_files(model, tmp_path)
 
 
+def test_kinds_of_defects_are_named_as_before_with_other_words(parts):
+    eyes, processor = tiny_pair(kind_width=8)
+    features = torch.randn(3, eyes.model.kind_head.hidden.in_features)
+    expected = eyes.model.kind_head(features)
+    model = with_language_model(eyes, processor, str(parts / "llama"), torch.float32)
+    assert torch.equal(model.model.kind_head(features), expected)
+
+
 def test_without_eyes_the_command_takes_the_embedded_ones(parts, tmp_path):
     assert main(["compose", "--language", str(parts / "llama"), "--output", str(tmp_path / "out")]) == 0
     model, _ = load_checkpoint(tmp_path / "out", device="cpu")

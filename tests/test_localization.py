@@ -55,6 +55,20 @@ def test_what_is_found_again_in_the_same_picture_counts_for_less():
     assert (expected <= r + 1e-6).all()
 
 
+def test_gradients_are_finite_on_a_flat_ground():
+    vectors = torch.randn(1, 20, 7)
+    vectors[:, :15] = vectors[:, :1]  # each of these is found again in its picture and in the bank
+    bank = unit_length(torch.cat([vectors[0, :1], torch.randn(3, 7)]))
+    with torch.no_grad():
+        expected = patch_scores(PatchFeatures(vectors, (4, 5)), bank, self_similarity=0.3)
+    vectors.requires_grad_()
+    scores = patch_scores(PatchFeatures(vectors, (4, 5)), bank, self_similarity=0.3)
+    scores.sum().backward()
+    assert vectors.grad.isfinite().all()
+    assert vectors.grad.any()
+    torch.testing.assert_close(scores.detach(), expected, atol=2e-6, rtol=1e-5)
+
+
 def test_a_grid_without_anything_beyond_the_neighbours_is_scored_by_the_references():
     layer, bank = random_layer(grid=(2, 2)), unit_length(torch.randn(9, 7))
     assert (self_distances(layer) == 0).all()

@@ -121,6 +121,14 @@ def test_references_may_be_mixed_and_are_looked_at_again_when_they_changed(pipe,
         assert tower.calls > before + 1
 
 
+def test_after_refused_references_the_ones_before_them_are_still_compared_with(pipe, folder):
+    expected = pipe(QUERY, references=[GOOD], answer=False)
+    with pytest.raises(PictureError, match="none that Pillow can read"):
+        pipe(QUERY, references=[str(folder / "config.json")], answer=False)
+    assert plain(pipe(QUERY, references=[GOOD], answer=False)) == plain(expected)
+    assert plain(pipe(QUERY, answer=False)) == plain(expected)
+
+
 def test_a_16_bit_picture_is_the_same_by_whatever_way_it_comes(pipe, tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (30, 50), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")

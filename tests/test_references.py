@@ -74,6 +74,18 @@ def test_each_reference_is_scored_against_the_others_alone():
         assert scores.leave_one_out_scores[number] == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_references_are_studied_against_as_few_patches_as_queries_are_compared_with():
+    good = pixels(0, 3)
+    scores, _ = study_references(MODEL, good, encode(good), max_patches=4)
+    for number in range(3):
+        others = [index for index in range(3) if index != number]
+        bank = MemoryBank.build(encode(good[others])).reduce(4).features
+        expected = few_shot_anomaly_map(encode(good[number : number + 1]), bank, 16).max()
+        assert scores.leave_one_out_scores[number] == pytest.approx(float(expected), abs=1e-6)
+    assert scores.threshold(DECISION) > study(good)[0].threshold(DECISION)
+    assert study_references(MODEL, good, encode(good), max_patches=999)[0] == study(good)[0]
+
+
 def test_views_are_scored_against_all_references():
     good = pixels(0, 2)
     views = augmented_views(good)

@@ -1,5 +1,6 @@
 """Batches, reading ahead, results files: order is kept, no failure takes others along, rows are of what was done."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from modeling_anomalygpt.results import (
     InspectionResult,
     ResultsFile,
     ResultsFileError,
+    each_result,
     inspect_in_batches,
     read_ahead,
     read_results,
@@ -215,3 +217,47 @@ def test_every_file_name_survives_the_results_file(tmp_path, name):
         rows = ResultsFile(tmp_path / "r.jsonl", resume=True)
         assert rows.finished(name).answer == "没有"
         rows.close()
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b'\n{"image": "c.p'])
+def test_a_log_saved_by_hand_without_a_line_end_loses_no_row(tmp_path, end):
+    path = tmp_path / "r.jsonl"
+    rows = [json.dumps(InspectionResult(name, "normal").to_dict()).encode() for name in ("a.png", "b.png")]
+    path.write_bytes(b"\n".join(rows) + end)
+    log = ResultsFile(path, resume=True, log=True)
+    log.append(InspectionResult("d.png", "normal"))
+    log.close()
+    assert [row.image for row in each_result(path)] == ["a.png", "b.png", "d.png"]
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_a_byte_order_mark_hides_no_row(tmp_path):
+    row = json.dumps(InspectionResult("a.png", "normal").to_dict())
+    (tmp_path / "r.jsonl").write_text(row + "\n", encoding="utf-8-sig")
+    assert [row.image for row in read_results(tmp_path / "r.jsonl")] == ["a.png"]
+
+
+REGION = {"box": [0, 0, 9, 9], "centroid": [4.0, 4.0], "area_pixels": 81, "position": "center", "row": 1, "column": 1}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "ok"},
+        {"seconds": None},
+        {"evidence": {"reasons": ["text"]}},
+        {"evidence": {"reasons": [{"kind": "odd"}]}},
+        {"evidence": {"reasons": None}},
+        {"source": "here"},
+        {"source": {"bytes": "9"}},
+        *({"regions": [REGION | {"outline": []} | odd]} for odd in (
+            {"area_pixels": "300"}, {"box": [0, 0, 9]}, {"outline": [[1]]}, {"row": 3}, {"width_mm": "1"},
+            {"peak_score": None}, {"nearest_good": {}},
+        )),
+    ],
+)  # fmt: skip
+def test_a_row_that_no_report_could_show_is_left_out(tmp_path, change):
+    sound = InspectionResult("a.png", "normal", evidence={"reasons": [{"text": "It is."}]}).to_dict()
+    sound |= {"regions": [REGION | {"outline": [[0, 0], [9, 0], [9, 9]]}], "source": {"bytes": 9, "modified": 9}}
+    (tmp_path / "r.jsonl").write_text(f"{json.dumps(sound | change)}\n{json.dumps(sound)}\n")
+    assert len(list(each_result(tmp_path / "r.jsonl"))) == 1

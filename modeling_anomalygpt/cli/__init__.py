@@ -95,14 +95,15 @@ def main(argv: list[str] | None = None) -> int:
 def _lasting(stream: TextIO | None) -> TextIO:
     """The stream, such that nothing written to it ends the work or changes its exit code.
 
-    Where it is closed (`>&-`) or its reader has had enough (head, less), what is written goes nowhere; letters that
-    it cannot show are written as their numbers.
+    Where it is closed (`>&-`), its reader has had enough (head, less) or its disk is full, what is written goes
+    nowhere; letters that it cannot show are written as their numbers.
     """
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     if not hasattr(stream, "reconfigure") or "write" in vars(stream):
         return stream
     stream.reconfigure(errors="backslashreplace")
+    said = []
 
     def lasting(method: Callable) -> Callable:
         @functools.wraps(method)
@@ -111,6 +112,13 @@ def _lasting(stream: TextIO | None) -> TextIO:
                 return method(*args)
             except BrokenPipeError:  # what is still buffered goes there as well
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except OSError as error:  # a full disk, which may have room again
+                if stream is not sys.stderr and not said:
+                    said.append(error)
+                    print(f"anomalygpt: what is printed is lost: {error.strerror}.", file=sys.stderr)
+            except ValueError:
+                if not stream.closed:
+                    raise
 
         return call
 

@@ -121,6 +121,7 @@ def _inspect(
     try:
         for name, result in zip(distinct_names(queries), results, strict=True):
             report.add(result, name)
+        page = report.write()
     except KeyboardInterrupt:
         print(f"\nanomalygpt inspect: interrupted. {_how_to_resume(report, queries, folder)}", file=sys.stderr)
         return 130
@@ -130,7 +131,6 @@ def _inspect(
         raise RuntimeError(
             f"{describe_error(error).rstrip('.')}. {_how_to_resume(report, queries, folder)}"
         ) from error
-    page = report.write()
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
     if queries.passed_over:

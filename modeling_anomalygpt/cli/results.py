@@ -61,22 +61,20 @@ def _show(args: argparse.Namespace, database: Any) -> int:
     since = args.since and moment(args.since, last)
     wanted = Wanted(since, args.until and moment(args.until, last, since), args.verdict)
     counts = database.counts(wanted)
-    if not counts:
-        print("No picture fits.")
-        return 0
     kinds = [kind for kind in VERDICTS if any(kind in row for row in counts.values())]
     rows = [[hour, *(str(row.get(kind, 0)) for kind in kinds)] for hour, row in counts.items()]
     total = {kind: sum(row.get(kind, 0) for row in counts.values()) for kind in kinds}
     rows.append(["all", *(str(total[kind]) for kind in kinds)])
-    print("\n".join(format_table(["hour", *kinds], rows, numbers=range(1, len(kinds) + 1))))
+    if counts:
+        print("\n".join(format_table(["hour", *kinds], rows, numbers=range(1, len(kinds) + 1))))
     shown = [row for row in database.worst(wanted, LISTED) if args.verdict or row[2].verdict != "normal" or row[1]]
     if shown:
         print(f"\n{chr(10).join(_lines(shown))}")
-    confirmed, corrected = database.said()
+    confirmed, corrected = database.said(wanted)
     number = sum(total.values())
     said = f"; {confirmed} confirmed, {corrected} corrected" if confirmed + corrected else ""
-    print(f"\n{number} {'picture' if number == 1 else 'pictures'}{said}")
-    if args.csv:
+    print(f"\n{number} {'picture' if number == 1 else 'pictures'}{said}" if number else "No picture fits.")
+    if args.csv:  # empty rather than that of yesterday, which would be taken for this one
         from ..report.report import write_csv
 
         rows = database.worst(wanted)
@@ -95,7 +93,7 @@ def _write_report(rows: list[tuple[int, str | None, Any]], file: str) -> None:
     from ..report.page import report_words
     from ..report.report import InspectionReport
 
-    language = rows[0][2].language
+    language = rows[0][2].language if rows else "en"
     parts = ", ".join(sorted({part_of(result) for _, _, result in rows} - {None}))
     setup = {report_words(language)["part"]: parts} if parts else {}
     with tempfile.TemporaryDirectory() as place:
@@ -156,7 +154,7 @@ def _say(args: argparse.Namespace, database: Any) -> int:
     store = PartStore(args.parts_dir)
     if args.undo:
         line = undo(args.shift, store)
-        learned = f"; the part {line['part']!r} is as before" if "version" in line else ""
+        learned = f"; the part {line['part']!r} is as before" if line["restored"] else ""
         print(f"Taken back: {printable(str(line.get('image')))} was said to be {line['said']}{learned}.")
         return 0
     number, result = database.find(args.confirm or args.correct[0])

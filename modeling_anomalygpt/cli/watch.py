@@ -9,13 +9,14 @@ import importlib.util
 import math
 import os
 import pathlib
-import shlex
+import re
 import shutil
 import signal
 import sqlite3
 import sys
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,13 +93,14 @@ def _watch(args: argparse.Namespace, inspector: Any, stop: threading.Event) -> i
         closing.callback(_close, outboxes)
         incoming = Incoming(args.incoming, [args.output, *(args.move_to or ())], shift.is_done, _say)
         closing.callback(incoming.close)
-        if args.camera is not None:
-            closing.enter_context(_camera(args, stop))
+        camera = None if args.camera is None else closing.enter_context(_camera(args))
         print(f"Watching {incoming.folder}; results in {shift.path}. Ctrl-C ends it.", file=sys.stderr, flush=True)
         try:
             for result in watch(incoming, shift, stop, _say):
                 if result is None:
                     database.follow()
+                    if camera is not None and camera.ended.is_set() and not incoming.lag[0]:
+                        stop.set()
                     continue
                 for outbox in outboxes:
                     outbox.wake()
@@ -122,8 +124,10 @@ def _check(args: argparse.Namespace) -> None:
     if incoming in others:
         raise ValueError(f"`--output` and `--move-to` must be other folders than INCOMING, got {args.incoming!r}.")
     if args.exec is not None:
+        from ..line.outbox import command_words
+
         try:
-            program = shlex.split(args.exec)[0]
+            program = command_words(args.exec)[0]
         except (ValueError, IndexError):
             program = ""
         if shutil.which(program) is None:
@@ -161,7 +165,7 @@ def _close(outboxes: list[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _camera(args: argparse.Namespace, stop: threading.Event) -> Iterator[None]:
+def _camera(args: argparse.Namespace) -> Iterator[Any]:
     """Frames come in while this is open: so often, or when a line arrives on the standard input."""
     from ..line.camera import Camera
 
@@ -175,7 +179,7 @@ def _camera(args: argparse.Namespace, stop: threading.Event) -> Iterator[None]:
 
         threading.Thread(target=keys, name="keys", daemon=True).start()
     try:
-        yield
+        yield camera
     finally:
         camera.close()
 
@@ -220,6 +224,16 @@ def _say(line: str) -> None:
 
 
 def _address(text: str) -> str:
-    if not text.startswith(("http://", "https://")) or not text.partition("://")[2].strip("/"):
-        raise argparse.ArgumentTypeError(f"must be an address that begins with http:// or https://, got {text!r}")
-    return text
+    """The address with the letters of path and query quoted; refuses what can never be reached."""
+    got = "" if "@" in text else f", got {text!r}"  # a password stays where it is
+    try:
+        parts = urllib.parse.urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.port != 0 and (parts.hostname or "").encode("idna")
+    except ValueError:  # of the port, of brackets, of a part of the name
+        good = False
+    if not good or re.search(r"[\s\x00-\x20\x7f]", urllib.parse.unquote(parts.netloc)):
+        raise argparse.ArgumentTypeError(f"must be an address that begins with http:// or https://{got}")
+    if "@" in parts.netloc:
+        raise argparse.ArgumentTypeError("must be an address without a user name and a password in it")
+    path, query = (urllib.parse.quote(part, safe="%/:;=@&?!$'()*+,~[]|") for part in (parts.path, parts.query))
+    return parts._replace(path=path, query=query).geturl()

@@ -5,7 +5,7 @@ so they differ in method, not in features. Each is a [`Detector`]; none gives a 
 published ones: cosine instead of raw Euclidean distances, the checkpoint's vision model instead of a WideResNet-50.
 """
 
-import json
+import contextlib
 import math
 import os
 import pathlib
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 from transformers import AutoModel
+from transformers.image_processing_utils import BaseImageProcessor
 
 from ..errors import describe_error
 from ..image_processing_anomalygpt import AnomalyGPTImageProcessor
@@ -95,10 +96,9 @@ class Backbone:
             configured = getattr(tower.config, "image_size", None)
             size = configured if isinstance(configured, int) else _USUAL_SIZE
         options: dict[str, Any] = {"size": {"height": size, "width": size}}
-        file = pathlib.Path(source) / "preprocessor_config.json"
-        if file.is_file():
-            known = json.loads(file.read_text(encoding="utf-8"))
-            options |= {name: known[name] for name in ("image_mean", "image_std") if name in known}
+        with contextlib.suppress(OSError):  # of a bare model: the usual statistics
+            known, _ = BaseImageProcessor.get_image_processor_dict(source)
+            options |= {name: known[name] for name in ("image_mean", "image_std") if known.get(name)}
         if out_indices is None:
             out_indices = _usual_layers(tower, size)
         backbone = cls(pathlib.PurePath(source).name, tower, AnomalyGPTImageProcessor(**options), out_indices)

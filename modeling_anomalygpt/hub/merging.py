@@ -1,5 +1,6 @@
 """Merges an adapter into its checkpoint: a plain checkpoint comes out that needs neither adapter nor PEFT."""
 
+import json
 import os
 import pathlib
 
@@ -8,6 +9,7 @@ from safetensors import safe_open
 from transformers.utils import cached_file
 
 from ..checkpoints import ADAPTER_CONFIG, CheckpointError, adapter_base, load_checkpoint, new_folder
+from ..evaluation.seen_data import DATA_FILE, training_record
 from ..modeling_anomalygpt import load_prompt_adapter
 from ..processing_anomalygpt import AnomalyGPTProcessor
 
@@ -15,7 +17,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: str = "auto") -> None:
-    """Writes the checkpoint that an adapter and its base make together.
+    """Writes the checkpoint that an adapter and its base make together, and the data both were trained with.
 
     Virtual tokens stay as they are (`config.num_virtual_tokens`) and own parts replace those of the base, so these
     give the same numbers; low-rank changes are added to the weights, equal up to rounding.
@@ -47,6 +49,10 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
             parameter.data = parameter.data.to(stored.get(name, parameter.dtype))
         model.processor = AnomalyGPTProcessor.from_pretrained(source)
         model.save_pretrained(partial)
+        record = training_record(source)
+        if record is not None:
+            text = json.dumps({"datasets": record}, indent=2, sort_keys=True)
+            pathlib.Path(partial, DATA_FILE).write_text(text, encoding="utf-8")
 
 
 def _stored_dtypes(source: str | os.PathLike, beside: str) -> dict[str, torch.dtype]:

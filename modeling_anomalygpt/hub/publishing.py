@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..errors import HubError, hub_failure, needs_token
+from ..evaluation.seen_data import DATA_FILE
 from ..pipeline_anomalygpt import TASK
 from .card import ModelFacts, model_card, readdressed
 
@@ -37,11 +38,11 @@ _SENT = (
     "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "generation_config.json",
     "preprocessor_config.json", "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "class_tokenizer/*.json", "class_tokenizer/*.txt",
-    "class_tokenizer/*.model", "*references*.safetensors", "LICENSE*", "NOTICE*",
+    "class_tokenizer/*.model", "*references*.safetensors", DATA_FILE, "LICENSE*", "NOTICE*",
 )  # fmt: skip
 _ADAPTER_SENT = (
     "adapter_model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja", "class_tokenizer/*.json", "*references*.safetensors", "LICENSE*", "NOTICE*",
+    "chat_template.jinja", "class_tokenizer/*.json", "*references*.safetensors", DATA_FILE, "LICENSE*", "NOTICE*",
 )  # fmt: skip
 _NEVER_SENT = (".pyc", ".pt", ".pth", ".bin", ".pkl", ".ckpt")
 

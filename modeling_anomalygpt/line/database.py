@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import read_json_lines
-from ..results import InspectionResult, result_of_line
+from ..results import VERDICTS, InspectionResult, result_of_line
 
 DATABASE, ROWS, FEEDBACK = "results.db", "results.jsonl", "feedback.jsonl"
-VERDICTS = ("normal", "anomalous", "uncertain", "unknown", "error")
 _WORST_FIRST = """
     CASE COALESCE(said, verdict) WHEN 'anomalous' THEN 0 WHEN 'uncertain' THEN 1 WHEN 'unknown' THEN 2
     WHEN 'error' THEN 3 ELSE 4 END, pred_score DESC, number
@@ -34,7 +33,7 @@ _SCHEMA = """
     CREATE INDEX IF NOT EXISTS results_image ON results (image);
 """
 _INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 16)})"
-_FORMAT = 2
+_FORMAT = 3
 _TAIL = 512
 _AT_ONCE = 500
 _CLOCK = re.compile(r"\d\d:\d\d(:\d\d)?")
@@ -91,8 +90,11 @@ class ResultsDatabase:
                 raise
             self._open(":memory:")
         except sqlite3.DatabaseError:  # damaged
-            path.unlink()
-            self._open(str(path))
+            try:
+                path.unlink(missing_ok=True)
+                self._open(str(path))
+            except (OSError, sqlite3.Error):  # held by another one, who makes it anew
+                self._open(":memory:")
 
     def close(self) -> None:
         """Closes it."""
@@ -126,14 +128,16 @@ class ResultsDatabase:
             for number, said, text in rows:
                 yield number, said, InspectionResult.from_dict(json.loads(text))
 
-    def said(self) -> tuple[int, int]:
-        """How many verdicts were confirmed and how many corrected."""
+    def said(self, wanted: Wanted | None = None) -> tuple[int, int]:
+        """How many verdicts were confirmed and how many corrected, of all rows or the wanted ones."""
+        condition, values = (wanted or Wanted()).condition()
         query = "SELECT COALESCE(SUM(said = verdict), 0), COALESCE(SUM(said != verdict), 0) FROM results"
-        return self._connection.execute(query).fetchone()
+        return self._connection.execute(f"{query} WHERE {condition}", values).fetchone()
 
     def last_time(self) -> str | None:
-        """When the newest row was written."""
-        return self._connection.execute("SELECT MAX(substr(time, 1, 19)) FROM results").fetchone()[0]
+        """When the newest row was written: the last one, not the highest time, which a wrong clock may have given."""
+        query = "SELECT substr(time, 1, 19) FROM results WHERE time IS NOT NULL ORDER BY number DESC"
+        return next((time for (time,) in self._connection.execute(query) if _is_time(time)), None)
 
     def find(self, picture: str) -> tuple[int, InspectionResult]:
         """Number and result of the picture of this path or name, its own or the one that it came with.
@@ -143,10 +147,11 @@ class ResultsDatabase:
         Raises:
             ValueError: If there is none, **or** several pictures have this name.
         """
-        query, given = "SELECT number, image, json FROM results WHERE", [picture, os.path.abspath(picture)]
+        query = "SELECT number, image, json FROM results WHERE"
+        given = [_text(picture), _text(os.path.abspath(picture))]
         rows = self._connection.execute(f"{query} image IN (?, ?) ORDER BY number", given).fetchall()
         if not rows:
-            escaped = "".join(f"!{letter}" if letter in "!%_" else letter for letter in picture)
+            escaped = "".join(f"!{letter}" if letter in "!%_" else letter for letter in _text(picture))
             ends = [f"%/{escaped}", f"%\\{escaped}"]
             named = " OR ".join(f"{column} LIKE ? ESCAPE '!'" for column in ("image", "image", "incoming", "incoming"))
             query = f"{query} incoming IN (?, ?) OR {named} ORDER BY number"
@@ -176,18 +181,20 @@ class ResultsDatabase:
         for statement in _SCHEMA.split(";"):
             self._connection.execute(statement)
         with (self.folder / ROWS).open("rb") as file:
-            at, number = state.get("bytes", 0), state.get("lines", 0)
-            if (state.get("format"), state.get("tail")) != (_FORMAT, _tail(file, at)):
-                self._connection.execute("DELETE FROM results")
+            at, number, status = state.get("bytes", 0), state.get("lines", 0), os.fstat(file.fileno())
+            edited = state.get("size") == status.st_size and state.get("modified") != status.st_mtime_ns
+            if edited or (state.get("format"), state.get("tail")) != (_FORMAT, _tail(file, at)):
                 at = number = 0
+            self._connection.execute("DELETE FROM results WHERE number > ?", [number])
             file.seek(at)
             for line in file:
-                if not line.endswith(b"\n"):
-                    break  # it is being written
-                at, number = at + len(line), number + 1
                 if (result := result_of_line(line)) is not None:
-                    self._connection.execute(_INSERT, _row(number, result))
+                    self._connection.execute(_INSERT, _row(number + 1, result))
+                if not line.endswith(b"\n"):
+                    break  # it is being written, or was saved so by hand: it is read again the next time
+                at, number = at + len(line), number + 1
             state = {"format": _FORMAT, "bytes": at, "lines": number, "tail": _tail(file, at)}
+            state |= {"size": status.st_size, "modified": status.st_mtime_ns}
         self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
         self._connection.execute("UPDATE results SET said = NULL WHERE said IS NOT NULL")
         for line in standing_feedback(self.folder):
@@ -240,6 +247,13 @@ def moment(text: str, last: str | None, after: str | None = None) -> str:
         raise ValueError(
             f"a moment must be like 06:00 or 2026-03-29T06:00, got {text!r}. Quote it; leave an offset out."
         ) from None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return bool(datetime.datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 def _row(number: int, result: InspectionResult) -> list[Any]:

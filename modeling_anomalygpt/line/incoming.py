@@ -29,6 +29,9 @@ except (ImportError, AttributeError):
 
 # Seconds for which a file must stay as it is: where the system says that nobody writes it, and where it cannot say.
 _SETTLED, _SETTLED_UNKNOWN = 0.2, 2.0
+# The same where a lease is refused: somebody writes, or a network folder (NFS, SMB) has none to give for this file.
+# The second number holds once a lease was granted here.
+_SETTLED_REFUSED = (10.0, 60.0)
 # Seconds after which a picture that is still being written is named; between two looks at the whole folder while
 # there is nothing to do (shared folders of other machines tell no events); between two looks at what is waiting.
 _SLOW, _LOOK_AGAIN, _PAUSE = 60.0, 10.0, 0.05
@@ -47,7 +50,7 @@ class _Waiting:
 
 
 class Incoming(FileSystemEventHandler):
-    """What waits in a folder and in those below; hidden files and folders are left out.
+    """What waits in a folder and in those below; links and hidden files and folders are left out.
 
     What lies there at the beginning comes first, in order of its time of modification, then of its name; what comes
     later in the order in which it was finished. At most 1,000 paths are kept; the rest waits on the disk alone and
@@ -82,6 +85,9 @@ class Incoming(FileSystemEventHandler):
         self._overflown = False
         if _LEASE is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when a file is opened while it is asked for
+        # Other threads cannot ignore the signal, which would end the process.
+        self._may_ask = _LEASE is not None and signal.getsignal(signal.SIGIO) == signal.SIG_IGN
+        self._granted = self._gone = False
         self._observer = Observer()
         self._observer.schedule(self, self.folder, recursive=True)
         self._observer.start()  # before the first look: what comes in between is seen twice, not never
@@ -140,6 +146,8 @@ class Incoming(FileSystemEventHandler):
         state, now = source_of(path), time.monotonic()
         if state is None or not os.path.isfile(path) or self._is_done(path, state):
             return
+        if os.path.islink(path):  # moved, it would lead elsewhere
+            return
         if known is None and (self._overflown or len(self._waiting) >= _MOST_WAITING):
             self._overflown = True  # until the next look: what came earlier must not be overtaken
             return
@@ -158,10 +166,12 @@ class Incoming(FileSystemEventHandler):
                 if state is None:
                     self._drop(path, one)
                 continue
-            written = _is_being_written(path)
+            written = _is_being_written(path) if self._may_ask else None
+            self._granted |= written is False
             if written is False and not state["bytes"]:
                 written = None  # its writer may be about to open it again
-            if written is False or (written is None and now - one.since >= _SETTLED_UNKNOWN):
+            rest = {False: _SETTLED, None: _SETTLED_UNKNOWN, True: _SETTLED_REFUSED[self._granted]}[written]
+            if now - one.since >= rest:
                 self._drop(path, one)
                 return path
             if now - one.first > _SLOW and not one.named:
@@ -176,8 +186,10 @@ class Incoming(FileSystemEventHandler):
 
     def _look(self) -> None:
         """Looks through the folder; what is waiting already keeps its place."""
-        if not os.path.isdir(self.folder):
-            self._say(f"The folder {self.folder!r} is gone; it is looked for again every {_LOOK_AGAIN:.0f} seconds.")
+        if self._gone == os.path.isdir(self.folder):
+            self._gone = not self._gone
+            what = f"gone; it is looked for again every {_LOOK_AGAIN:.0f} seconds" if self._gone else "there again"
+            self._say(f"The folder {self.folder!r} is {what}.")
         with self._lock:
             found = []
             for parent, folders, names in os.walk(self.folder):
@@ -205,7 +217,7 @@ def _with_separator(folder: str | os.PathLike) -> str:
 
 
 def _is_being_written(path: str) -> bool | None:
-    """Whether anybody has the file open for writing; `None` where the system does not say."""
+    """Whether anybody has the file open for writing, or may have; `None` where the system does not say."""
     if _LEASE is None:
         return None
     lease, read, unlock = _LEASE

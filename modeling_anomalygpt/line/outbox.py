@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import threading
 import urllib.error
@@ -158,30 +159,53 @@ def post_to(address: str) -> Callable[[Row], None]:
     return deliver
 
 
+def command_words(command: str) -> list[str]:
+    """The words of a command; on Windows a backslash is a part of a path.
+
+    Raises:
+        ValueError: If a quote is not closed.
+    """
+    if os.name != "nt":
+        return shlex.split(command)
+    return [word.strip("\"'") for word in shlex.split(command, posix=False)]
+
+
 def run_command(command: str) -> Callable[[Row], None]:
     """Runs a command with the row on its standard input and in `ANOMALYGPT_IMAGE`, `_VERDICT` and `_SCORE`.
 
     A command that fails is not run again for this row.
     """
-    words = shlex.split(command)
+    words = command_words(command)
 
     def deliver(row: Row) -> None:
         facts = {"IMAGE": row.get("image"), "VERDICT": row.get("verdict"), "SCORE": row.get("pred_score")}
         said = {f"ANOMALYGPT_{name}": str("" if value is None else value) for name, value in facts.items()}
         try:
-            subprocess.run(
-                words,
-                input=json.dumps(row).encode() + b"\n",
-                env=os.environ | said,
-                stdout=subprocess.DEVNULL,  # the lines of the watching stand there
-                timeout=_COMMAND_TIMEOUT,
-                start_new_session=True,  # Ctrl-C is for the watching alone
-                check=True,
-            )
+            _run(words, json.dumps(row).encode() + b"\n", os.environ | said)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise RefusedError(f"{words[0]!r} failed for {row.get('image')!r}: {error}") from error
 
     return deliver
 
 
-__all__ = ["Outbox", "RefusedError", "post_to", "run_command"]
+def _run(words: list[str], content: bytes, environment: dict[str, str]) -> None:
+    """Runs a command; one that hangs is ended with all that it has started."""
+    with subprocess.Popen(
+        words,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # the lines of the watching stand there
+        start_new_session=True,  # Ctrl-C is for the watching alone
+    ) as process:
+        try:
+            process.communicate(content, timeout=_COMMAND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+
+
+__all__ = ["Outbox", "RefusedError", "command_words", "post_to", "run_command"]

@@ -55,6 +55,8 @@ class PartFacts:
         mm_per_pixel (`float`, *optional*): Scale.
         made (`str`): When this version was made, by this machine's clock.
         format (`int`): Of the file.
+        learned (`bool`, *optional*): Whether this version was learned from the one before, not made of good pictures
+            anew; `None` in files of earlier releases.
     """
 
     model: str
@@ -62,6 +64,7 @@ class PartFacts:
     mm_per_pixel: float | None = None
     made: str = ""
     format: int = 1
+    learned: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class PartStore:
         """
         check_name(name)
         with self._locked():
-            return self._add(name, references, facts)
+            return self._add(name, references, replace(facts, learned=False))
 
     def learn(self, name: str, change: Callable[[Part], References]) -> Part:
         """Adds a version that `change` makes of the newest one; nobody else changes the part meanwhile.
@@ -166,7 +169,18 @@ class PartStore:
         """
         with self._locked():
             part = self.read(name)
-            return self._add(name, change(part), part.facts)
+            return self._add(name, change(part), replace(part.facts, learned=True))
+
+    def knows(self, name: str, version: int, fingerprint: str | None = None) -> bool:
+        """Whether the newest version of a part is this one, with these references, or was learned from it."""
+        versions, place = self.versions(name), self.folder / name
+        later = [one for one in versions if one > version]
+        if any(_was_learned(place / f"{one}{_SUFFIX}") is False for one in later):
+            return False
+        if version not in versions:
+            return bool(later)  # only the last ones are kept
+        found = None if fingerprint is None else read_part(place / f"{version}{_SUFFIX}")[1].fingerprint()
+        return found == fingerprint
 
     def remove(self, name: str) -> None:
         """Removes a part with all its versions."""
@@ -296,6 +310,15 @@ def _checked_facts(text: str | None, fingerprint: str) -> PartFacts:
     return facts
 
 
+def _was_learned(path: pathlib.Path) -> bool | None:
+    """What a file says of itself, without its patches; `None` also where it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["part"])["learned"]
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def _with_facts(references: References, facts: PartFacts) -> bytes:
     """The file of a part: what [`References.save`] writes, with the facts and a checksum."""
     with tempfile.TemporaryDirectory() as place:
@@ -341,9 +364,11 @@ class PartFollower:
     def renew(self) -> str | None:
         """Takes over the newest version where it is another; a line about it, `None` where nothing changed."""
         newest = self._newest()
-        if newest in (None, self._looked_at):
+        if newest == self._looked_at:
             return None
         self._looked_at = newest
+        if newest is None:
+            return f"The part {self._part.name!r} is gone; version {self._part.version} stays in use."
         try:
             part = self._store.read(self._part.name)
             part.check(self._inspector, self._model)

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hmac
 import json
+import os
 import pathlib
 import threading
 import time
@@ -146,7 +147,8 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
 
     def check(request: Request) -> None:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
+        sent = (given.encode("latin-1"), given.encode())  # Starlette reads UTF-8, as curl sends it, as Latin-1
+        if api_key is not None and not any(hmac.compare_digest(one, os.fsencode(api_key)) for one in sent):
             raise HTTPException(401, "Send the key as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
 
     @app.post("/inspect", openapi_extra=_body_is("image/*", {"type": "string"}))
@@ -248,6 +250,8 @@ def _check_text(name: str, text: Any) -> None:
     if not isinstance(text, str) or not text.strip() or len(text) > _MOST_LETTERS:
         got = len(text) if isinstance(text, str) else type(text).__name__
         raise HTTPException(422, f"`{name}` must have 1 to {_MOST_LETTERS} letters, got {got}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # JSON can hold it, no tokenizer takes it
+        raise HTTPException(422, f"`{name}` must be whole letters, got half of a pair (\\ud800 to \\udfff).")
 
 
 def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict[str, str]]]:

@@ -13,6 +13,7 @@ import io
 import math
 import os
 import pathlib
+import re
 import shutil
 import threading
 import time
@@ -36,6 +37,8 @@ _TRY_AGAIN, _LAG_REMARK = (0.5, 10.0), (30.0, 600.0)
 _WORTH_A_REMARK = 10
 # Names have at most 255 bytes on most file systems; a number and the suffix come behind.
 _STEM_BYTES = 200
+# What a disk answers that cannot have a name, however long one waits: too long, `:` on exFAT or SMB, other letters.
+_NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 class StoppedError(RuntimeError):
@@ -125,8 +128,8 @@ class Shift:
             return None
         target = None
         if self._move_to is not None and source_of(path) == result.source:  # else it is another picture by now
-            wanted = self._folder(result.verdict) / os.path.relpath(path, incoming)
-            target = self._until_done(lambda: _keep_name(path, wanted), f"move {path!r}")
+            folder, name = self._folder(result.verdict), os.path.relpath(path, incoming)
+            target = self._until_done(lambda: _keep_name(path, folder, name), f"move {path!r}")
             result.evidence = result.evidence | {"incoming": path}
             result.image = str(target)
         self._until_done(lambda: self._rows.append(result), f"write the result of {path!r}")
@@ -276,7 +279,19 @@ def _key(path: str, state: Mapping[str, int] | None) -> tuple[str, int, int, int
     return path, state.get("bytes", -1), state.get("modified", -1), state.get("changed", -1)
 
 
-def _keep_name(path: str, wanted: pathlib.Path) -> pathlib.Path:
+def _keep_name(path: str, folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Keeps a name in the folder for a picture; a plain one where the disk of the folder cannot have this one."""
+    try:
+        return _keep_numbered(path, folder / name)
+    except OSError as error:
+        if error.errno not in _NO_NAME:
+            raise
+    wanted, digest = pathlib.Path(name), hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    stem = re.sub(r"[^\w-]", "_", wanted.stem, flags=re.ASCII)[:40]
+    return _keep_numbered(path, folder / f"{stem}_{digest}{wanted.suffix}")
+
+
+def _keep_numbered(path: str, wanted: pathlib.Path) -> pathlib.Path:
     """Keeps the wanted name for a picture, or the first numbered one that is free: cameras use names again."""
     free, number = wanted, 1
     stem = os.fsencode(wanted.stem)[:_STEM_BYTES].decode(errors="ignore")

@@ -12,7 +12,9 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..errors import describe_error
 from ..files import append_json_line, json_line, read_json_lines, write_atomically
 from ..images import PictureError, load_picture
 from ..prompts import check_language
@@ -131,7 +134,8 @@ class InspectionReport:
         digest = _digest(result)
         entry: dict[str, Any] = dict.fromkeys(("file", "picture", "map", "size"))
         entry |= {"threshold": result.evidence.get("region_threshold", self.region_threshold)}
-        entry |= {"lines": [], "pairs": []}
+        # Regions are listed whether or not there is a picture to draw them on.
+        entry |= {"lines": [""] * len(result.regions[:MAX_LISTED_REGIONS]), "pairs": []}
         earlier, resumed = self._earlier.get(result.image or "", {}), bool(result.evidence.get("resumed"))
         is_kept = earlier.get("row") == digest and entry.keys() <= earlier.keys()
         if resumed and not is_kept:  # the earlier run ended between the result and what is shown of it
@@ -140,9 +144,13 @@ class InspectionReport:
         if resumed and is_kept:
             entry = {key: earlier[key] for key in entry}
         elif picture is not None and result.error is None:
-            entry |= self._shown(result, name, picture)
-            if result.image:
-                append_json_line(self._shown_file, {"image": result.image, "row": digest} | entry)
+            try:
+                entry |= self._shown(result, name, picture)
+            except (ValueError, ArithmeticError, cv2.error) as error:  # one odd picture must not end the run
+                warnings.warn(f"{result.image!r} is not shown in the report: {describe_error(error)}", stacklevel=2)
+            else:
+                if result.image:
+                    append_json_line(self._shown_file, {"image": result.image, "row": digest} | entry)
         self._entries.append(entry)
         # A copy without the map and the tensors: thousands of results must fit into memory.
         self.results.append(InspectionResult.from_dict(result.to_dict()))
@@ -215,8 +223,8 @@ def write_csv(
     """Writes results as a table that spreadsheets open: one row a picture, positions in words of the language.
 
     UTF-8 with a byte-order mark, without which Excel reads Chinese as garbage; Python reads it as `"utf-8-sig"`. Texts
-    that a spreadsheet would take for a formula get an apostrophe before them. What a person said of each result, where
-    it is given, is the last column.
+    that a spreadsheet would take for a formula get an apostrophe before them, also after a `;`, where a German or
+    French one begins a new cell. What a person said of each result, where it is given, is the last column.
     """
     columns = CSV_COLUMNS if said is None else (*CSV_COLUMNS, "said")
     buffer = io.StringIO(newline="")
@@ -251,8 +259,7 @@ def regions_in_words(regions: Sequence[Region], language: str = "en", limit: int
 def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    text = " ".join(value.split())
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return re.sub(r'(^|;)(?=[\s"]*[=+@-])', r"\1'", " ".join(value.split()))
 
 
 def _digest(result: InspectionResult) -> str:
@@ -288,7 +295,7 @@ def _line(region: Region, longest_side: int) -> str:
 
 def _detail(picture: Image.Image, x: float, y: float, side: float) -> Image.Image:
     """The square around a point, moved inside the picture."""
-    side = max(8, min(side, *picture.size))
+    side = min(max(8, side), *picture.size)
     left, top = (min(max(0, at - side / 2), end - side) for at, end in zip((x, y), picture.size, strict=True))
     box = (left, top, left + side, top + side)
     return picture.resize((_PAIR_SIDE, _PAIR_SIDE), Image.Resampling.BICUBIC, box=box)

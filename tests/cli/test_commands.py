@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -284,6 +285,18 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(photos, inspector, capsys
     rows = {row["image"]: row["verdict"] for row in rows_of("out")}
     assert rows == {"line/bad.png": "normal", "line/good.png": "normal"}
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
+
+
+def test_a_disk_that_is_full_at_the_end_loses_nothing_and_says_how_to_go_on(photos, inspector, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        full = Mock(side_effect=OSError(28, "No space left on device"))
+        patch.setattr("modeling_anomalygpt.report.report.InspectionReport.write", full)
+        assert run("inspect", "line", "--output", "out") == 2
+    err = capsys.readouterr().err
+    assert ". 2 of 2 pictures are finished" in err
+    assert "--resume" in err
+    assert run("inspect", "line", "--output", "out", "--resume") == 0
+    assert pathlib.Path("out/report.html").exists()
 
 
 def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_the_picture(photos, inspector):
@@ -590,6 +603,30 @@ def test_work_goes_on_when_the_reader_of_its_lines_has_gone(tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
     assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
+@pytest.mark.parametrize(("ending", "said"), [("> /dev/full 2>&1", ""), ("> /dev/full", "is lost: No space left")])
+def test_work_goes_on_when_the_disk_of_its_log_is_full(tmp_path, ending, said):
+    code = (
+        "import pathlib, sys; from modeling_anomalygpt.cli import main, inspect\n"
+        "def run(args):\n"
+        "    for number in range(9999):\n"
+        "        print(number, flush=True)\n"
+        "        print(number, file=sys.stderr) if sys.argv[1] else None\n"
+        "    sys.stdout.close()\n"
+        "    print('after the end')\n"
+        "    pathlib.Path('done').touch()\n"
+        "    return 0\n"
+        "inspect.run = run; sys.exit(main(['inspect', 'x']))"
+    )
+    command = f'{sys.executable} -c "$CODE" "{"" if said else 1}" {ending}'
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CODE": code}
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+    assert len(done.stderr.splitlines()) == bool(said)
+    assert said in done.stderr
 
 
 def test_pictures_that_are_references_themselves_are_named(photos, inspector, capsys):

@@ -86,6 +86,14 @@ def test_visa_masks_of_small_values_become_0_and_255_and_kinds_come_from_the_ann
     assert set(rows["defect_type"]) == {"good", "anomaly"}
 
 
+@pytest.mark.parametrize("row", ["candle/Data/Images/Anomaly/000.JPG,,", ",spot,"])
+def test_visa_annotations_with_an_empty_cell_name_no_kind(tmp_path, row):
+    root = draw_visa(tmp_path / "visa")
+    (root / "candle" / "image_anno.csv").write_text(f"image,label,mask\n{row}\n")
+    rows = load_anomaly_dataset("visa", root, category="candle", split="test")
+    assert set(rows["defect_type"]) == {"good", "anomaly"}
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_loco_merges_the_masks_of_a_picture_and_keeps_its_regions(tmp_path, streaming):
     root = draw_loco(tmp_path / "loco")

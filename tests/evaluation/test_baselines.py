@@ -171,6 +171,19 @@ def test_a_backbone_is_loaded_with_its_own_mean_size_and_layers_in_the_middle(tm
     assert (loaded.image_processor.size["height"], loaded.out_indices) == (28, [2, 3])
 
 
+def test_a_backbone_of_the_hub_keeps_its_own_mean(tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = tmp_path / "models--me--eyes"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0")
+    backbone.tower.save_pretrained(place / "snapshots" / "0")
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (place / "snapshots" / "0" / "preprocessor_config.json").write_text(json.dumps(settings))
+    images = Backbone.load("me/eyes").image_processor
+    assert {"image_mean": list(images.image_mean), "image_std": list(images.image_std)} == settings
+
+
 def test_what_is_no_vision_model_no_method_or_has_no_text_tower_is_refused(tmp_path, backbone):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=re.escape("`--backbone` must be a vision model, got")):

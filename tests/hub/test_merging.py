@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_anomalygpt.checkpoints import load_checkpoint
+from modeling_anomalygpt.evaluation.seen_data import training_record
 from modeling_anomalygpt.hub.merging import merge_adapter
 from tests.tiny import tiny_pair
 
@@ -71,6 +72,16 @@ def test_dtypes_are_read_through_the_links_of_the_cache(adapter, tmp_path, monke
     merged, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "of_folders"))
     assert {name: one.dtype for name, one in merged.items()} == {name: one.dtype for name, one in expected.items()}
     assert all(torch.equal(one, expected[name]) for name, one in merged.items())
+
+
+def test_the_data_of_base_and_adapter_are_both_told_of_the_merged_checkpoint(adapter, tmp_path):
+    for name in ("base", "adapter"):
+        shutil.copytree(adapter.parent / name, tmp_path / name)
+        (tmp_path / name / "training_data.json").write_text(json.dumps({"datasets": [{"name": name}]}))
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}))
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    assert {one["name"] for one in training_record(tmp_path / "merged")} == {"base", "adapter"}
 
 
 def test_a_dtype_that_is_asked_for_holds_for_all(adapter, tmp_path):

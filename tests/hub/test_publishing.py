@@ -221,6 +221,16 @@ def test_no_pickle_and_no_training_state_is_sent(tiny_folder, tmp_path):
     assert model_repository(tmp_path / "run", "me/x").keys() == model_repository(tiny_folder, "me/x").keys()
 
 
+def test_what_a_checkpoint_was_trained_with_is_sent_with_it(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "whole")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base"}')
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    for name in ("whole", "adapter"):
+        (tmp_path / name / "training_data.json").write_text('{"datasets": []}')
+        assert "training_data.json" in model_repository(tmp_path / name, "me/x"), name
+
+
 def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(tiny_folder):
     card = ModelCard(model_repository(tiny_folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
     assert card.data.library_name == "transformers"

@@ -1,13 +1,16 @@
 """Rows are told to others in order, at least once, and never in the way of the judging."""
 
+import argparse
 import http.server
 import json
 import os
+import pathlib
 import threading
 import time
 
 import pytest
 
+from modeling_anomalygpt.cli import watch
 from modeling_anomalygpt.files import append_json_line
 from modeling_anomalygpt.line import outbox as outbox_module
 from modeling_anomalygpt.line.outbox import Outbox, RefusedError, post_to, run_command
@@ -27,6 +30,7 @@ def receiver():
             row = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             code = server.answers.pop(0) if server.answers else 204
             if code == 204:
+                server.paths.append(self.path)
                 server.got.append((row["image"], self.headers["Idempotency-Key"]))
             self.send_response(code)
             self.send_header("Location", "/elsewhere")
@@ -36,7 +40,7 @@ def receiver():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.answers, server.got = [], []
+    server.answers, server.got, server.paths = [], [], []
     server.address = f"http://127.0.0.1:{server.server_address[1]}/"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -109,6 +113,15 @@ def test_a_row_that_the_receiver_will_never_take_is_put_aside_and_the_next_one_g
     assert json.loads((tmp_path / "webhook_refused.jsonl").read_text()) == row(0)
 
 
+def test_an_address_with_letters_that_an_address_cannot_have_is_reached(receiver):
+    parser = argparse.ArgumentParser()
+    watch.add_arguments(parser)
+    address = f"{receiver.address}stück 3%20a?line=ü&key=a+b"
+    args = parser.parse_args(["in", "--output", "out", "--webhook", address])
+    post_to(args.webhook)(row(0))
+    assert receiver.paths == ["/st%C3%BCck%203%20a?line=%C3%BC&key=a+b"]
+
+
 def test_a_row_that_goes_twice_has_the_same_key(receiver):
     deliver = post_to(receiver.address)
     deliver(row(0) | {"source": {"changed": 5}})
@@ -156,3 +169,31 @@ def test_a_command_gets_the_row_and_its_failures_are_named(tmp_path, monkeypatch
     monkeypatch.setattr(outbox_module, "_COMMAND_TIMEOUT", 0.1)
     with pytest.raises(RefusedError, match="timed out"):
         run_command("sleep 5")(row(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no groups of processes")
+def test_a_command_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(outbox_module, "_COMMAND_TIMEOUT", 0.5)
+    with pytest.raises(RefusedError, match="timed out"):
+        run_command("sh -c 'sleep 5 & echo $! > child; wait'")(row(0))
+    child = int((tmp_path / "child").read_text())
+
+    def is_over():
+        stat = pathlib.Path(f"/proc/{child}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+    end = time.monotonic() + 2
+    while not is_over() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert is_over()
+
+
+@pytest.mark.parametrize("path", [r"C:\tools\notify.exe", r'"C:\my tools\notify.exe"'])
+def test_paths_of_windows_keep_their_backslashes(monkeypatch, path):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        deliver = run_command(f"{path} --slow")
+    with pytest.raises(RefusedError) as failure:
+        deliver(row(0))
+    assert repr(path.strip('"')) in str(failure.value)

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -16,10 +17,11 @@ from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector, cli
 from modeling_anomalygpt.inspector import InspectionOptions
+from modeling_anomalygpt.line import corrections
 from modeling_anomalygpt.line import database as database_module
 from modeling_anomalygpt.line import parts as parts_module
-from modeling_anomalygpt.line.corrections import say
-from modeling_anomalygpt.line.database import ResultsDatabase, Wanted, moment
+from modeling_anomalygpt.line.corrections import is_as_judged, say, undo
+from modeling_anomalygpt.line.database import ResultsDatabase, Wanted, moment, standing_feedback
 from modeling_anomalygpt.line.parts import PartFollower, PartStore
 from modeling_anomalygpt.line.watch import Shift
 from modeling_anomalygpt.line.workers import Judge
@@ -87,8 +89,7 @@ def test_only_the_pictures_that_are_wanted(shift, capsys, words, numbers):
     code, out, _ = call(capsys, shift, *words, "--csv", shift / "x.csv")
     assert code == 0
     if not numbers:
-        assert out == "No picture fits.\n"
-        return
+        assert out == f"No picture fits.\n{shift / 'x.csv'}: 0 rows\n"
     table = (shift / "x.csv").read_text(encoding="utf-8-sig").splitlines()[1:]
     assert "".join(line[6] for line in table) == numbers
 
@@ -132,7 +133,7 @@ def test_the_database_takes_over_only_what_was_added(shift, monkeypatch):
     real = database_module.result_of_line
     monkeypatch.setattr(database_module, "result_of_line", lambda line: read.append(line) or real(line))
     assert opened(shift)[0] == "5"
-    assert len(read) == 2
+    assert len(read) == 3
     assert sqlite3.connect(shift / "results.db").execute("SELECT COUNT(*) FROM results").fetchone() == (6,)
 
 
@@ -145,7 +146,7 @@ def test_the_database_is_made_anew_where_it_does_not_fit(shift, change, monkeypa
     elif change == "damaged":
         path.write_bytes(b"SQLite format 3\0" + b"junk" * 3000)
     elif change == "older":
-        monkeypatch.setattr(database_module, "_FORMAT", 3)
+        monkeypatch.setattr(database_module, "_FORMAT", 99)
     elif change == "rewritten":
         every = list(each_result(shift / "results.jsonl"))
         every[0].verdict = "anomalous"
@@ -303,6 +304,101 @@ def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(
     assert not (shift / "overlays").exists()
 
 
+def test_a_last_row_without_a_line_end_counts_and_is_the_same_row_once_it_is_ended(shift):
+    path = shift / "results.jsonl"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert opened(shift) == list("21340")
+    assert opened(shift) == list("21340")
+    with path.open("ab") as file:
+        file.write(b"\n")
+    lines(shift, result(5, "normal", 0.1))
+    assert opened(shift) == list("213405")
+    database = ResultsDatabase(shift)
+    assert database.find("5.png")[0] == 6
+    database.close()
+
+
+def test_an_edit_by_hand_that_keeps_the_length_is_seen(shift):
+    assert opened(shift) == list("21340")
+    path = shift / "results.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"pred_score": 3.0', b'"pred_score": 1.0'))
+    os.utime(path, ns=(0, 0))
+    assert opened(shift) == list("12340")
+
+
+def test_an_hour_is_of_the_last_row_whatever_a_wrong_clock_or_a_hand_has_written(shift):
+    rows = list(each_result(shift / "results.jsonl"))
+    rows[0].time, rows[1].time = "2030-01-01T06:00:00+02:00", "yesterday"
+    lines(shift, *rows, replace(rows[2], time="soon"), mode="wb")
+    database = ResultsDatabase(shift)
+    assert database.last_time() == "2026-03-29T14:00:00"
+    database.close()
+
+
+def test_a_picture_whose_name_is_not_utf_8_is_found(shift):
+    lines(shift, InspectionResult("/line/teil\udcff.png", "normal", 0.1))
+    database = ResultsDatabase(shift)
+    for name in ("teil\udcff.png", "/line/teil\udcff.png"):
+        assert database.find(name)[1].image == "/line/teil\udcff.png"
+    database.close()
+
+
+def test_what_was_said_is_counted_of_the_wanted_rows_alone(shift, capsys):
+    call(capsys, shift, "--confirm", "1.png")
+    call(capsys, shift, "--confirm", "0.png")
+    call(capsys, shift, "--correct", "3.png", "normal")
+    assert "2 pictures; 1 confirmed, 0 corrected" in call(capsys, shift, "--verdict", "anomalous")[1]
+    assert "5 pictures; 2 confirmed, 1 corrected" in call(capsys, shift)[1]
+
+
+def test_where_no_picture_fits_no_file_of_yesterday_is_left(shift, capsys):
+    files = shift / "x.csv", shift / "page.html"
+    for words in ((), ("--since", "2026-03-30")):
+        assert call(capsys, shift, *words, "--csv", files[0], "--report", files[1])[0] == 0
+    assert len(files[0].read_text(encoding="utf-8-sig").splitlines()) == 1
+    assert rows_of_page(files[1]) == []
+
+
+def test_the_same_said_twice_is_taken_back_at_once(shift, capsys):
+    for words in (["--confirm", "1.png"], ["--correct", "3.png", "normal"]):
+        for _ in range(2):
+            assert call(capsys, shift, *words)[0] == 0
+        assert len((shift / "feedback.jsonl").read_text().splitlines()) == 1
+        assert call(capsys, shift, "--undo")[0] == 0
+        assert "confirmed" not in call(capsys, shift)[1]
+        (shift / "feedback.jsonl").unlink()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_damaged_database_that_another_one_removes_or_holds_does_not_matter(shift, monkeypatch, error):
+    (shift / "results.db").write_bytes(b"SQLite format 3\0" + b"junk" * 3000)
+    real = pathlib.Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if error is PermissionError:
+            raise PermissionError(errno.EACCES, "held")
+        real(path)
+        real(path, missing_ok)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", unlink)
+    assert opened(shift) == list("21340")
+
+
+@pytest.mark.parametrize(
+    ("unit", "same"), [(100, True), (10**7, True), (10**9, True), (2 * 10**9, True), (10**12, False)]
+)
+def test_a_picture_is_the_judged_one_also_on_a_disk_that_cuts_times(tmp_path, unit, same):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"picture")
+    time = 1_774_760_399_987_654_321
+    os.utime(picture, ns=(time, time))
+    row = InspectionResult(str(picture), "normal", source=source_of(picture))
+    os.utime(picture, ns=(time, time - time % unit))
+    assert is_as_judged(row) == same
+    os.utime(picture, ns=(time, time + 1_012_345_678))  # another one of this size, a second later
+    assert not is_as_judged(row)
+
+
 # With a stored part
 
 
@@ -393,13 +489,50 @@ def test_a_correction_that_could_not_be_stored_can_be_said_again(learned, capsys
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr(parts_module, "write_atomically", lambda *_: (_ for _ in ()).throw(full))
         assert "No space left on device" in call(capsys, *words)[2]
+    assert "corrected" not in call(capsys, "out")[1]
     assert "(version 2)" in call(capsys, *words)[1]
 
 
-@pytest.mark.parametrize("change", ["replaced", "dropped", "of an earlier release"])
+def test_a_correction_whose_line_could_not_be_written_is_not_learned(learned, capsys, monkeypatch):
+    words = "out", "--correct", "2.png", other(next(each_result("out/results.jsonl")).verdict), "--model", "model"
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(corrections.FeedbackHistory, "note", lambda *_: (_ for _ in ()).throw(full))
+        assert "No space left on device" in call(capsys, *words)[2]
+    assert PartStore().versions("bolt") == [1]
+    assert "corrected" not in call(capsys, "out")[1]
+
+
+def test_a_correction_is_no_longer_learned_once_the_part_is_made_anew(corrected, capsys):
+    assert cli.main(["parts", "add", "bolt", "0.png", "1.png", "--model", "model"]) == 0
+    capsys.readouterr()
+    said = other(next(each_result("out/results.jsonl")).verdict)
+    assert "(version 4)" in call(capsys, "out", "--correct", "2.png", said, "--model", "model")[1]
+    assert "; the part 'bolt' is as before." in call(capsys, "out", "--undo")[1]
+    assert "as before" not in call(capsys, "out", "--undo")[1]
+    assert corrected.versions("bolt") == [1, 2, 3]
+
+
+def test_what_is_said_while_something_is_taken_back_is_not_taken_back_with_it(corrected):
+    row = list(each_result("out/results.jsonl"))[1]
+    row.verdict = "normal"
+    saying = threading.Thread(target=say, args=("out", 2, row, "normal", corrected, None))
+
+    class Meanwhile(PartStore):
+        def take_back(self, *words):
+            saying.start()
+            saying.join(0.3)
+            super().take_back(*words)
+
+    assert undo("out", Meanwhile())["restored"]
+    saying.join()
+    assert [line["row"] for line in standing_feedback(pathlib.Path("out"))] == [2]
+
+
+@pytest.mark.parametrize("change", ["made anew", "dropped", "of an earlier release"])
 def test_only_the_version_that_a_correction_made_is_taken_back(corrected, capsys, change, monkeypatch):
     part = corrected.read("bolt")
-    if change == "replaced":
+    if change == "made anew":
         corrected.remove("bolt")
         corrected.write("bolt", part.references, part.facts)
         fresh = AnomalyInspector.from_pretrained("model")
@@ -408,17 +541,18 @@ def test_only_the_version_that_a_correction_made_is_taken_back(corrected, capsys
     elif change == "dropped":
         monkeypatch.setattr(parts_module, "_KEPT_VERSIONS", 2)
         for _ in range(2):
-            corrected.write("bolt", part.references, part.facts)
+            corrected.learn("bolt", lambda newest: newest.references)
     else:
         line = json.loads(pathlib.Path("out/feedback.jsonl").read_text())
         del line["fingerprint"]
         pathlib.Path("out/feedback.jsonl").write_text(json.dumps(line) + "\n")
     before = corrected.versions("bolt")
-    code, _, err = call(capsys, "out", "--undo")
-    assert code == (0 if change == "of an earlier release" else 2)
-    assert corrected.versions("bolt") == ([1] if code == 0 else before)
-    got = {"replaced": "another 2", "dropped": "4"}.get(change)
-    assert got is None or f"The newest version of the part 'bolt' must be 2, got {got}. It was changed since" in err
+    code, out, err = call(capsys, "out", "--undo")
+    assert code == (2 if change == "dropped" else 0)
+    assert corrected.versions("bolt") == ([1] if change == "of an earlier release" else before)
+    assert ("is as before" in out) == (change == "of an earlier release")
+    said = "The newest version of the part 'bolt' must be 2, got 4. It was changed since"
+    assert (said in err) == (change == "dropped")
 
 
 def test_a_running_watch_leaves_a_version_that_was_taken_back_though_its_number_is_used_again(corrected, capsys):
@@ -470,7 +604,7 @@ def test_a_correction_is_refused_where_the_picture_or_the_part_is_another_by_now
     assert not pathlib.Path("out/feedback.jsonl").exists()
     assert call(capsys, "out", "--correct", "3.png", said["3.png"], "--model", "model")[0] == 0
     store = PartStore()
-    store.write("bolt", store.read("bolt").references, store.read("bolt").facts)
+    store.learn("bolt", lambda newest: newest.references)
     assert "The newest version of the part 'bolt' must be 2, got 3." in call(capsys, "out", "--undo")[2]
     assert "confirmed" not in call(capsys, "out", "--correct", "3.png", said["3.png"])[1]
 
@@ -489,4 +623,5 @@ def test_a_running_watch_takes_over_what_the_part_has_learned(learned, capsys):
     (learned / "parts/bolt/3.safetensors").write_bytes(b"junk")
     assert follower.renew().endswith("Version 2 stays in use.")
     store.remove("bolt")
+    assert follower.renew() == "The part 'bolt' is gone; version 2 stays in use."
     assert follower.renew() is None

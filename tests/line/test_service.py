@@ -102,6 +102,13 @@ def test_without_the_key_only_the_health_is_told(inspector):
     assert web.post("/inspect", content=picture(5), headers={"Authorization": "Bearer s3cret"}).status_code == 200
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+def test_a_key_may_have_an_umlaut(inspector, coding):
+    web, _ = client(inspector, key="schlüssel")
+    for key, code in (("schlüssel", 200), ("schlössel", 401)):
+        assert web.get("/metrics", headers={"Authorization": f"Bearer {key}".encode(coding)}).status_code == code
+
+
 def test_what_is_wrong_is_one_line_with_its_code(inspector):
     web, service = client(inspector, max_bytes=2**20)
     for content, params, code, line in (
@@ -238,6 +245,8 @@ def test_what_is_wrong_with_a_question_is_one_line_with_its_code(inspector):
         (asked(picture(5), " "), 422, "`content` must have 1 to 600 letters, got 1."),
         (asked(picture(5), "a") | {"messages": [{"role": "user", "content": 3}]}, 422,
          "`content` must have 1 to 600 letters, got int."),
+        (asked(picture(5), "a\ud800"), 422,
+         r"`content` must be whole letters, got half of a pair (\ud800 to \udfff)."),
         (asked(b"x", "a"), 422, "`picture` must be a picture, the picture of 1 bytes is none that Pillow can read."),
         (asked(bytes(2**20 + 1), "a"), 413, "A picture must have at most 1 MiB. Cut or shrink it before."),
     ):  # fmt: skip

@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector, cli
+from modeling_anomalygpt.cli import watch as cli_watch
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import load_picture
 from modeling_anomalygpt.inspector import InspectionOptions, failed_result
+from modeling_anomalygpt.line import camera as camera_module
 from modeling_anomalygpt.line import incoming as incoming_module
 from modeling_anomalygpt.line import watch as watch_module
 from modeling_anomalygpt.line.camera import Camera
@@ -206,6 +208,79 @@ def test_an_empty_file_that_is_still_open_is_waited_for(place, monkeypatch):
             file.write(content)
         path = incoming.next(5, line.stop)
         assert shift.judge(path, incoming.folder).pred_score == 4
+
+
+def no_lease(*_):
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+def test_where_every_lease_is_refused_a_picture_that_rests_is_taken_after_a_while(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_SETTLED_REFUSED", (0.5, 60.0))
+    monkeypatch.setattr(incoming_module.fcntl, "fcntl", no_lease)
+    line = Line(place)
+    with line.open() as (incoming, _):
+        start = time.monotonic()
+        draw(place / "in" / "a.png", 0)
+        assert (incoming.next(2, line.stop) or "").endswith("a.png")
+        assert time.monotonic() - start > 0.5
+
+
+def test_where_leases_are_granted_a_writer_that_stalls_is_waited_for_longer(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_SETTLED_REFUSED", (0.0, 60.0))
+    line = Line(place)
+    with line.open() as (incoming, _):
+        draw(place / "in" / "a.png", 0)
+        assert incoming.next(2, line.stop).endswith("a.png")
+        with (place / "in" / "b.png").open("wb") as file:
+            file.write(b"half")
+            file.flush()
+            assert incoming.next(0.6, line.stop) is None
+
+
+def test_no_lease_is_taken_where_its_end_would_end_the_process(place, monkeypatch):
+    before, asked = signal.signal(signal.SIGIO, signal.SIG_DFL), []
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.3)
+    monkeypatch.setattr(incoming_module.fcntl, "fcntl", lambda *words: asked.append(words))
+    draw(place / "in" / "a.png", 0)
+    seen = []
+
+    def take():
+        incoming = Incoming(place / "in", [], lambda *_: False, print)
+        seen.append(incoming.next(2, threading.Event()))
+        incoming.close()
+
+    try:
+        thread = threading.Thread(target=take)
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGIO, before)
+    assert seen == [str(place / "in" / "a.png")]
+    assert asked == []
+
+
+def test_a_folder_that_goes_and_comes_back_is_named_once_each(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_LOOK_AGAIN", 0.1)
+    line = Line(place)
+    incoming = Incoming(place / "in", [], lambda *_: False, line.said.append)
+    try:
+        os.rename(place / "in", place / "away")
+        assert incoming.next(0.5, line.stop) is None
+        os.rename(place / "away", place / "in")
+        assert incoming.next(0.5, line.stop) is None
+    finally:
+        incoming.close()
+    gone, back = line.said
+    assert gone.endswith("/in' is gone; it is looked for again every 0 seconds.")
+    assert back.endswith("/in' is there again.")
+
+
+def test_links_are_left_out(place):
+    draw(place / "real" / "a.png", 0)
+    os.symlink("../real/a.png", place / "in" / "a.png")
+    draw(place / "in" / "b.png", 0)
+    assert names(Line(place).run()) == ["b.png"]
+    assert os.readlink(place / "in" / "a.png") == "../real/a.png"
 
 
 def test_where_the_system_does_not_say_who_writes_a_file_it_must_rest_for_a_while(place, monkeypatch):
@@ -436,6 +511,32 @@ def test_a_name_as_long_as_names_can_be_is_moved_also_when_it_comes_again(place,
     rows = line.rows()
     assert [load_picture(row.image).getpixel((0, 0))[0] for row in rows] == [3, 6]
     assert pathlib.Path(rows[1].image).name == "é" * 100 + "_2.png"
+
+
+@pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ])
+def test_a_name_that_the_other_disk_cannot_have_becomes_a_plain_one(place, monkeypatch, code):
+    def strict(real):
+        def call(*words, **options):
+            if any(":" in str(word) and "/in/" not in str(word) for word in words):
+                raise OSError(code, "no such name here")
+            return real(*words, **options)
+
+        return call
+
+    for owner, name in ((os, "symlink"), (pathlib.Path, "open"), (pathlib.Path, "mkdir")):
+        monkeypatch.setattr(owner, name, strict(getattr(owner, name)))
+    for number, name in enumerate(("10:00 ü.png", "line:3/a.png", "line:4/a.png")):
+        os.utime(draw(place / "in" / name, 0), (number, number))
+    line = Line(place)
+    end = threading.Timer(5, line.stop.set)
+    end.start()
+    assert len(line.run(idle=1)) == 3
+    end.cancel()
+    moved = [pathlib.Path(row.image) for row in line.rows()]
+    assert [path.parent for path in moved] == [place / "ok"] * 3
+    assert [path.name[:-12] for path in moved] == ["10_00___", "a_", "a_"]
+    assert len(set(moved)) == 3
+    assert all(path.is_file() for path in moved)
 
 
 def test_a_full_disk_stops_the_judging_until_there_is_room(place):
@@ -707,6 +808,9 @@ def test_wrong_usage_is_one_line(station, capsys, monkeypatch):
         (["in", "--output", "x"], "`--part` or `--references` must say what is good"),
         (["in", "--part", "bolt", "--output", "in"], "must be other folders than INCOMING, got 'in'"),
         (["in", "--part", "bolt", "--output", "x", "--webhook", "ftp://x"], "begins with http:// or https://"),
+        (["in", "--part", "bolt", "--output", "x", "--webhook", "http://a b/"], "begins with http:// or https://"),
+        (["in", "--part", "bolt", "--output", "x", "--webhook", "http://h:99999/"], "begins with http:// or https://"),
+        (["in", "--part", "bolt", "--output", "x", "--webhook", "http://u:hush@h/"], "without a user name and a pass"),
         (["in", "--part", "bolt", "--output", "x", "--exec", "nothing_here"], "`--exec` must be a command that can"),
         (
             ["in", "--part", "bolt", "--output", "x", "--exec", "sh 'open"],
@@ -719,6 +823,7 @@ def test_wrong_usage_is_one_line(station, capsys, monkeypatch):
         assert cli.main(["watch", *words]) == 2, words
         err = capsys.readouterr().err
         assert message in err
+        assert "hush" not in err
         assert len([line for line in err.splitlines() if "error" in line]) == 1
         assert "Traceback" not in err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -756,6 +861,16 @@ def test_frames_of_a_camera_come_at_the_interval_or_at_the_trigger(place, video)
     time.sleep(0.2)
     assert len(list((place / "in").glob("*.png"))) == 2
     camera.close()
+
+
+def test_the_end_of_a_video_ends_the_watching_when_its_frames_are_judged(place, video, monkeypatch, capsys):
+    monkeypatch.setattr(cli_watch, "load_inspector", lambda *_: Judge())
+    monkeypatch.setattr(cli_watch, "find_references", lambda args: None)
+    monkeypatch.setattr(cli_watch, "check_model", lambda *_: None)
+    monkeypatch.chdir(place)
+    words = ["in", "--model", "m", "--output", "shift", "--camera", video, "--interval", "0.05"]
+    assert cli.main(["watch", *words]) == 0
+    assert "Stopped after 4 pictures" in capsys.readouterr().err
 
 
 class Stream:
@@ -798,6 +913,48 @@ def test_of_a_camera_the_newest_frame_is_taken_also_while_frames_are_written_slo
     camera.close()
     levels = shades(place / "in")
     assert levels[3] - levels[1] >= 40
+
+
+def test_a_stream_that_breaks_off_is_opened_again_and_that_is_said(place, monkeypatch):
+    opened, said = [], []
+
+    class Breaking(Stream):
+        def __init__(self, source):
+            super().__init__(source)
+            opened.append(source)
+
+        def isOpened(self):
+            return len(opened) != 2
+
+        def grab(self):
+            return super().grab() and (self.taken < 20 or len(opened) > 2)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Breaking)
+    monkeypatch.setattr(camera_module, "_OPEN_AGAIN", 0.1)
+    camera = Camera("rtsp://line", place / "in", 0.05, said.append)
+    until(lambda: len(said) == 2, 5)
+    before = len(shades(place / "in"))
+    until(lambda: len(shades(place / "in")) > before + 1, 5)
+    camera.close()
+    assert opened == ["rtsp://line"] * 3
+    assert said[0].startswith("The camera gives no frame; it is opened again every")
+    assert said[1] == "The camera gives frames again."
+
+
+def test_grey_frames_are_written_and_frames_that_are_none_are_named(place, monkeypatch):
+    shapes, said = [(8, 8), (8, 8, 1), (8, 8, 7)], []
+
+    class Grey(Stream):
+        def retrieve(self):
+            return True, np.full(shapes.pop(0) if shapes else (8, 8), 77, np.uint8)
+
+    monkeypatch.setattr(cv2, "VideoCapture", Grey)
+    camera = Camera("0", place / "in", 0.01, said.append)
+    until(lambda: len(list((place / "in").glob("*.png"))) >= 3, 5)
+    camera.close()
+    assert set(shades(place / "in")) == {77}
+    assert len(said) == 1
+    assert said[0].startswith("A frame is left out: ")
 
 
 def test_a_trigger_takes_the_newest_frame_of_a_camera(place, monkeypatch):

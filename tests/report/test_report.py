@@ -312,6 +312,32 @@ def test_a_region_is_shown_beside_the_good_patch_most_like_it(tmp_path):
     assert green[1] > 200 > 60 > green[2]
 
 
+@pytest.mark.parametrize("size", [(2, 2), (7, 30), (30, 3)])
+def test_a_region_of_a_tiny_picture_is_shown_beside_the_good_patch_too(tmp_path, size):
+    Image.new("RGB", size, (0, 255, 0)).save(tmp_path / "good.png")
+    anomaly_map = np.full(size[::-1], 0.8, dtype=np.float32)
+    (region,) = find_regions(anomaly_map, THRESHOLD)
+    regions = [replace(region, nearest_good={"reference": 0, "box": [0, 0, 1, 1]})]
+    result = result_of("/in/tiny.png", size, anomaly_map=anomaly_map, regions=regions)
+    (row,) = page_of(tmp_path, result, references=[str(tmp_path / "good.png")]).rows
+    assert len(row["pairs"][0]["details"]) == 2
+    assert (row["picture"] is None, row["map"] is None) == (False, False)
+
+
+def test_a_picture_that_cannot_be_shown_has_its_numbers_and_the_others_are_shown(tmp_path):
+    odd = result_of("/in/odd.png", anomaly_map=np.zeros((3, 3), np.float32))
+    with pytest.warns(UserWarning, match="'/in/odd.png' is not shown in the report: .*must have the picture's size"):
+        first, second = page_of(tmp_path, odd, result_of("/in/next.png")).rows
+    assert (first["picture"], first["score"], first["regions"][0]["place"]) == (None, 0.8, "top right")
+    assert second["picture"].startswith("data:image/jpeg")
+
+
+def test_of_a_picture_that_is_gone_the_regions_are_still_listed(tmp_path):
+    (row,) = page_of(tmp_path, result_of("/in/gone.png", judged_image=None, anomaly_map=None)).rows
+    assert (row["picture"], row["more"]) == (None, 0)
+    assert [(region["place"], region["box"]) for region in row["regions"]] == [("top right", [60, 10, 75, 20])]
+
+
 def test_deep_references_are_shown_as_they_were_compared(tmp_path):
     Image.fromarray(np.full((40, 40), 4095, np.uint16)).save(tmp_path / "good.png")
     result = result_of("/in/part.png")
@@ -356,6 +382,17 @@ def test_the_csv_reads_back_without_formulas_and_line_breaks_from_outside(made):
     assert (rows[2]["verdict"], rows[2]["pred_score"], rows[2]["error"]) == ("error", "", "cannot be read")
     assert (rows[3]["image"], rows[3]["error"]) == ("'=cmd|'/c calc'!A1", "'-1 +2")
     assert (rows[4]["answer"], rows[4]["log_odds"]) == ("'+1", "-3.0"), "numbers stay numbers"
+
+
+@pytest.mark.parametrize("name", ["a;=1+1;.png", 'b;"=1+1', 'c"; +1', 'd;";@x'])
+def test_no_cell_is_a_formula_where_a_semicolon_begins_one(tmp_path, name):
+    write_csv([result_of(name, answer=name)], tmp_path / "x.csv")
+    with (tmp_path / "x.csv").open(encoding="utf-8-sig", newline="") as file:
+        cells = [cell.strip() for row in csv.reader(file, delimiter=";") for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    with (tmp_path / "x.csv").open(encoding="utf-8-sig", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["image"].replace("'", "") == name
 
 
 def test_places_are_named_once_with_their_number():

@@ -484,3 +484,16 @@ def test_a_region_is_shown_beside_its_own_good_picture_after_a_batch_with_others
     list(inspect_batch(engine, session, [files["query"]], [str(tmp_path / "black.png")], Settings()))
     after = app_module._region_shown(session, "en", SimpleNamespace(index=0))[-1]["value"]
     assert np.array_equal(before, after)
+
+
+def test_deep_pictures_are_shown_as_bright_as_they_are(engine, session, tmp_path):
+    """12 bits of a camera in a file of 16: the region, the good place, what is measured and painted on."""
+    path = str(tmp_path / "deep.png")
+    Image.fromarray(np.full((40, 60), 4000, np.uint16)).save(path)
+    result = inspect(engine, session, path, [path], use_language=False)
+    (region,) = find_regions(np.pad(np.ones((10, 10), np.float32), ((10, 20), (20, 30))), 0.5)
+    result.regions = [replace(region, nearest_good={"reference": 0, "box": [0.25, 0.25, 0.75, 0.75]})]
+    _, _, crop, nearest = app_module._region_shown(session, "en", SimpleNamespace(index=0))
+    scale = {one.name: one.fn for one in app_module.build_app(engine).fns.values()}["show"](session, path, "en")[1]
+    shown = [crop, nearest["value"], scale, engine_module.new_canvas(session, [path], "en")[1]]
+    assert min(np.asarray(picture)[5:-5, 5:-5].mean() for picture in shown) > 200

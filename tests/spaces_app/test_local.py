@@ -92,6 +92,16 @@ def test_a_new_version_of_a_part_is_used_from_then_on(engine, files):
     assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 3
 
 
+def test_a_version_whose_number_was_used_before_is_told_from_it(engine, files):
+    session = Session(engine)
+    add_part(engine, files[1:])
+    assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 3
+    engine.parts.take_back("bolt", 2)
+    add_part(engine, files[1:2])
+    assert engine.parts.versions("bolt") == [1, 2]
+    assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 1
+
+
 def test_visitors_who_choose_parts_at_the_same_moment_get_their_own(engine, files, monkeypatch):
     engine.parts.write("nut", engine.parts.read("bolt").references, PartFacts(EMBEDDED))
     engine.part("bolt")
@@ -243,6 +253,21 @@ def test_a_row_shows_its_picture_with_the_regions_or_says_that_it_is_gone(shift_
     assert "no longer where it was" in note
     Image.new("RGB", (9, 9)).save(files[0])
     assert names["show_row"](session, "en", selected(4))[1] is None, "another picture of that name is not shown"
+
+
+def test_a_row_says_which_one_it_is_and_the_one_clicked_last_is_shown(shift_engine):
+    names = controls(shift_engine)
+    session, *_ = names["show_shift"](None, "", "", "en")
+    for number, name in ((2, "2.png"), (5, "3.png")):
+        assert f"{number} · {name}" in names["show_row"](session, "en", selected(number))[2]
+    (clicked,) = (one for one in app_module.build_app(shift_engine).fns.values() if one.name == "show_row")
+    assert (clicked.trigger_mode, clicked.concurrency_limit) == ("multiple", 1), "none is dropped, none overtakes"
+
+
+def test_a_row_of_a_camera_of_12_bits_is_not_black(shift_engine, tmp_path):
+    Image.fromarray(np.full((40, 60), 4000, np.uint16)).save(tmp_path / "deep.png")
+    result = InspectionResult.from_dict(json.loads(line(1, "normal", 0.2, "05:59:59", str(tmp_path / "deep.png"))))
+    assert np.asarray(shift.row_picture(shift_engine.results, result)).min() > 200
 
 
 def test_a_kept_overlay_is_shown_but_no_file_beside_the_results(shift_engine, tmp_path):
