@@ -298,6 +298,9 @@ def pixel_losses(layer_maps: torch.Tensor | None, mask_labels: torch.Tensor) -> 
     }
 
 
+_UPLOADING = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
+
+
 class AnomalyGPTPreTrainedModel(PreTrainedModel):
     """What both models share: configuration class, initialisation, what transformers may do with them."""
 
@@ -344,6 +347,8 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Saves as usual, with the code that loads it anywhere and, of a composed model, the processor."""
+        upload = kwargs.pop("push_to_hub", False)  # only when all of that is there
+        where = {name: kwargs.pop(name) for name in _UPLOADING if name in kwargs}
         here = pathlib.Path(__file__).parent
         self.config.auto_map = {
             "AutoModel": "modeling_anomalygpt.AnomalyGPTModel",
@@ -362,6 +367,8 @@ class AnomalyGPTPreTrainedModel(PreTrainedModel):
             path.chmod(folder.stat().st_mode & 0o666)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
+        if upload:
+            self.push_to_hub(where.pop("repo_id", folder.name), **where)
 
 
 class AnomalyGPTModel(AnomalyGPTPreTrainedModel):

@@ -191,3 +191,16 @@ def test_the_vocabulary_can_grow(tmp_path):
     model.save_pretrained(tmp_path)
     assert torch.equal(outputs_of(load(tmp_path)).logits, outputs_of(model).logits)
     assert json.loads((tmp_path / "config.json").read_text())["image_token_index"] == IMAGE_TOKEN
+
+
+def test_saved_and_uploaded_at_once_everything_is_there_before_the_upload(tmp_path, monkeypatch):
+    model, sent = lively_model(), []
+
+    def push_to_hub(self, repo_id, **kwargs):
+        sent.append((repo_id, kwargs, (tmp_path / "bolts" / "modeling_anomalygpt.py").exists()))
+
+    monkeypatch.setattr(type(model), "push_to_hub", push_to_hub)
+    model.save_pretrained(tmp_path / "bolts", push_to_hub=True, repo_id="me/bolts", commit_message="First")
+    model.save_pretrained(tmp_path / "bolts", push_to_hub=True)
+    model.save_pretrained(tmp_path / "bolts")
+    assert sent == [("me/bolts", {"commit_message": "First"}, True), ("bolts", {}, True)]

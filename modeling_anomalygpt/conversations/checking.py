@@ -5,6 +5,7 @@ For training data, tests and benchmarks; nothing is checked when the model answe
 
 import re
 
+from ..prompts import category_name
 from ..wording import MeasuredFacts
 from .word_metrics import parse_positions
 
@@ -54,6 +55,8 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
 
     ```
     """
+    for language in ("en", "zh") if facts.named else ():  # "right bracket" is a name, no place
+        answer = answer.replace(category_name(facts.category, language), "it")
     found, text = [], answer.casefold()
     one_place = _ONE_PLACE["en"].search(text) or _ONE_PLACE["zh"].search(text)
     others = text[one_place.end() :] if one_place else text

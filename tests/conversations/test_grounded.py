@@ -159,3 +159,9 @@ def test_by_hand_two_places_of_a_scaled_part():
 def test_what_is_said_of_one_place_is_compared_with_what_was_found_there(answer, wrong):
     assert contradictions(answer, MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0)) == wrong
     assert "verdict" in contradictions(answer, MeasuredFacts("normal", ratio=0.5))
+
+
+def test_a_part_whose_name_holds_a_place_is_no_contradiction():
+    facts = MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0, category="bottom right bracket")
+    assert contradictions("It is called bottom right bracket here; I have that from you.", facts) == []
+    assert contradictions("The bottom right bracket differs at the top.", facts) == ["place"]
