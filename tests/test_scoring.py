@@ -231,7 +231,7 @@ def test_a_rate_is_promised_only_by_a_calibration():
 def test_every_reason_has_words_in_both_languages():
     from modeling_anomalygpt import wording
 
-    numbers = {"ratio": 2.0, "probability": 0.4, "count": 1, "degrees": 90}
+    numbers = {"ratio": 2.0, "probability": 0.4, "count": 1, "degrees": 90, "compared": 0.9}
     assert set(wording._REASONS["en"]) == set(wording._REASONS["zh"])
     for kind in wording._REASONS["en"]:
         assert reason_in_words(kind, "en", **numbers).isascii()

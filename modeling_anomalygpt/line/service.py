@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -145,20 +146,13 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
     # FastAPI's own pages would load code from elsewhere, which a station without a network cannot.
     app = FastAPI(title="AnomalyGPT", docs_url=None, redoc_url=None)
 
-    def check(request: Request) -> None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        sent = (given.encode("latin-1"), given.encode())  # Starlette reads UTF-8, as curl sends it, as Latin-1
-        if api_key is not None and not any(hmac.compare_digest(one, os.fsencode(api_key)) for one in sent):
-            raise HTTPException(401, "Send the key as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
+    check = partial(_check_key, api_key)
 
     @app.post("/inspect", openapi_extra=_body_is("image/*", {"type": "string"}))
     async def inspect(request: Request, language: str | None = None, question: str | None = None) -> dict[str, Any]:
         """Judges the picture whose file is the body of the request."""
         check(request)
-        if request.headers.get("Content-Type", "").startswith("multipart/"):
-            raise HTTPException(
-                415, "The body must be the file of a picture, got a form. Try curl --data-binary @FILE."
-            )
+        _check_no_form(request)
         _check_language(language)
         if question is not None:
             _check_text("question", question)
@@ -274,6 +268,18 @@ def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict
     for one in messages:
         _check_text("content", one["content"])
     return content, messages
+
+
+def _check_key(api_key: str | None, request: Request) -> None:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    sent = (given.encode("latin-1"), given.encode())  # Starlette reads UTF-8, as curl sends it, as Latin-1
+    if api_key is not None and not any(hmac.compare_digest(one, os.fsencode(api_key)) for one in sent):
+        raise HTTPException(401, "Send the key as `Authorization: Bearer KEY`.", {"WWW-Authenticate": "Bearer"})
+
+
+def _check_no_form(request: Request) -> None:
+    if request.headers.get("Content-Type", "").startswith("multipart/"):
+        raise HTTPException(415, "The body must be the file of a picture, got a form. Try curl --data-binary @FILE.")
 
 
 async def _body(request: Request, limits: Limits, most: int) -> bytes:
