@@ -29,7 +29,7 @@ demo: install ## Inspect the example pictures with the embedded checkpoint
 space: install ## Assemble a complete Space in build/space (MODEL=user/name: with a model from the Hub)
 	$(BIN)/anomalygpt push-space anomalygpt --output build/space $(if $(MODEL),--model $(MODEL))
 
-test: install ## Run the tests (under ten minutes on two cores)
+test: install ## Run the tests (about a quarter of an hour)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 
 test-slow: install ## Run the slow tests as well
