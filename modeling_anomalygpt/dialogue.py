@@ -7,10 +7,20 @@ of a conversation is as good as the second.
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.streamers import BaseStreamer
 
 from .modeling_anomalygpt import AnomalyGPTImageFeatures
 from .processing_anomalygpt import AnomalyGPTProcessor
@@ -125,6 +135,7 @@ class Dialogue:
     def __init__(self, model: PreTrainedModel, processor: AnomalyGPTProcessor):
         self.model = model
         self.processor = processor
+        self.drafts = Drafts()
 
     @torch.inference_mode()
     def answer(
@@ -154,9 +165,11 @@ class Dialogue:
             pairs = zip(conversations, facts, strict=True)
             conversations, shared = [with_facts(messages, known, language) for messages, known in pairs], []
         inputs = self._inputs(conversations, image_tokens, max_new_tokens, shared)
+        drafted = {"custom_generate": self.drafts.generate} if facts is not None and len(facts) == 1 else {}
         generated = self.model.generate(
             **inputs,
             **self._options(max_new_tokens),
+            **drafted,
             stopping_criteria=self.processor.stopping_criteria(),
             return_dict_in_generate=True,
             output_logits=True,
@@ -198,6 +211,8 @@ class Dialogue:
             language = language_of(conversation[-1]["content"], facts.category)
             conversation = with_facts(conversation, facts, language)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        # `generate` hands a streamer to none but its own loops.
+        drafted = {} if facts is None else {"custom_generate": partial(self.drafts.generate, streamer=streamer)}
         failures: list[BaseException] = []
         given_up = _GivenUp()
 
@@ -207,6 +222,7 @@ class Dialogue:
                     self.model.generate(
                         **self._inputs([conversation], image_tokens, max_new_tokens),
                         **self._options(max_new_tokens),
+                        **drafted,
                         stopping_criteria=StoppingCriteriaList([*self.processor.stopping_criteria(), given_up]),
                         streamer=streamer,
                     )
@@ -277,6 +293,69 @@ class Dialogue:
             if not num_earlier or longest is None or len(ids) + max_new_tokens <= longest:
                 return ids
             num_earlier -= 1
+
+
+class Drafts:
+    """Greedy decoding of one row in fewer passes: earlier answers are tried as drafts, as far as the model agrees.
+
+    Answers with fields instead of numbers come again and again; one that is guessed right takes one pass, not one a
+    token. What is said is what greedy decoding says without drafts (speculative decoding, arXiv 2211.17192).
+
+    Args:
+        most (`int`, *optional*, defaults to 64): Answers that are remembered, the last one first.
+    """
+
+    def __init__(self, most: int = 64):
+        self.most = most
+        self.answers: tuple[tuple[int, ...], ...] = ()
+
+    def generate(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        streamer: BaseStreamer | None = None,
+        **model_kwargs: Any,
+    ) -> GenerateDecoderOnlyOutput:
+        """For `model.generate(custom_generate=...)`, with an unpadded prompt of shape `(1, length)`.
+
+        Returns:
+            `GenerateDecoderOnlyOutput`: `sequences` of shape `(1, length + answer)`, and `logits` of the first token.
+        """
+        # Caches that forget, or that are sums, cannot give back the tokens of a draft.
+        cache: Cache = model_kwargs["past_key_values"]
+        can_draft = all(type(layer) is DynamicLayer for layer in cache.layers)
+        said, start, past = input_ids, input_ids.shape[1], 0
+        first, seen = None, model_kwargs["mm_encoder_outputs"]
+        while True:
+            answer = tuple(said[0, start:].tolist())
+            fitting = (one[len(answer) :] for one in self.answers if one[: len(answer)] == answer)
+            draft = next(fitting, ()) if can_draft else ()
+            ids = torch.cat([said[:, past:], said.new_tensor([draft])], 1) if draft else said[:, past:]
+            positions = torch.arange(past, past + ids.shape[1], device=said.device)[None]
+            cached = {"past_key_values": cache, "use_cache": True, "logits_to_keep": len(draft) + 1}
+            logits = model(input_ids=ids, position_ids=positions, mm_encoder_outputs=seen, **cached).logits.float()
+            first, seen = logits[:, 0] if first is None else first, None
+            for agreed, expected in enumerate((*draft, None)):
+                scores = logits_processor(said, logits[:, agreed])
+                token = scores.argmax(-1, keepdim=True)
+                said = torch.cat([said, token], 1)
+                if streamer is not None:
+                    streamer.put(token[0].cpu())
+                if stopping_criteria(said, scores).all():
+                    self._remember(tuple(said[0, start:].tolist()))
+                    if streamer is not None:
+                        streamer.end()
+                    return GenerateDecoderOnlyOutput(sequences=said, logits=(first,))
+                if int(token) != expected:
+                    break
+            past = said.shape[1] - 1
+            if agreed < len(draft):
+                cache.crop(agreed - len(draft))
+
+    def _remember(self, answer: tuple[int, ...]) -> None:
+        self.answers = (answer, *(one for one in self.answers if one != answer))[: self.most]
 
 
 class _GivenUp(StoppingCriteria):

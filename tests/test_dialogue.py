@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_anomalygpt.dialogue import Dialogue, language_of, recent
+from modeling_anomalygpt.dialogue import Dialogue, language_of, recent, with_facts
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in
 from tests.conversations.drawn_facts import region
-from tests.tiny import tiny_pair
+from tests.tiny import enlivened, tiny_pair
 
 
 def conversation(num_questions: int, words: str = "Where is it?") -> list[dict[str, str]]:
@@ -149,3 +149,51 @@ def test_asked_to_say_it_again_at_the_beginning_it_says_that_it_has_said_nothing
         dialogue.answer([asked], seen, "en", 20, [FACTS])[0][0],
     ):
         assert said == "I have said nothing yet: ask me what I found in the picture."
+
+
+def plain_words(dialogue: Dialogue, question: str, length: int) -> str:
+    """What `generate` says by itself, a token at a time."""
+    messages = with_facts([{"role": "user", "content": question}], FACTS, "en")
+    inputs = dialogue._inputs([messages], torch.zeros(1, 8, 32), length)
+    ids = dialogue.model.generate(
+        **inputs, max_new_tokens=length, do_sample=False, stopping_criteria=dialogue.processor.stopping_criteria()
+    )[0]
+    return fill_in(dialogue.processor.strip_answer(ids[inputs["input_ids"].shape[1] :]), FACTS, "en")
+
+
+@pytest.mark.parametrize("num_virtual_tokens", [0, 3])
+def test_answers_that_came_before_make_later_ones_faster_and_never_other(num_virtual_tokens):
+    model, processor = tiny_pair(answering="grounded", num_virtual_tokens=num_virtual_tokens)
+    enlivened(model)
+    dialogue, seen, passes = Dialogue(model, processor), torch.zeros(1, 8, 32), []
+    model.model.language_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    questions = ["Where?", "How large?", "Where?", "What kind?", "Where is it?", "How large?"]
+    counts = []
+    for question, length in [*((one, 12) for one in questions), ("Where?", 5), ("Where?", 20)]:
+        expected = plain_words(dialogue, question, length)
+        asked = [{"role": "user", "content": question}]
+        passes.clear()
+        assert dialogue.answer([asked], seen, "en", length, [FACTS])[0] == [expected]
+        counts.append(len(passes))
+        assert "".join(dialogue.stream(asked, seen, length, FACTS)) == expected
+    assert counts[0] == 12
+    assert counts[2] <= 2
+    assert sum(counts) < 60
+
+
+def test_an_answer_is_weighed_alike_with_and_without_earlier_ones():
+    model, processor = tiny_pair(answering="grounded")
+    dialogue, seen = Dialogue(enlivened(model), processor), torch.zeros(1, 8, 32)
+    asked = [[{"role": "user", "content": "Is there any anomaly?"}]]
+    first, again = (dialogue.answer(asked, seen, "en", 12, [FACTS])[1][0] for _ in range(2))
+    assert first == pytest.approx(again, abs=1e-4)
+
+
+def test_a_model_whose_cache_forgets_answers_without_drafts():
+    model, processor = tiny_pair(answering="grounded")
+    dialogue, seen = Dialogue(enlivened(model), processor), torch.zeros(1, 8, 32)
+    model.config.text_config.layer_types = ["sliding_attention"] * model.config.text_config.num_hidden_layers
+    model.config.text_config.sliding_window = 16
+    asked = [[{"role": "user", "content": "Where?"}]]
+    first, again = (dialogue.answer(asked, seen, "en", 12, [FACTS])[0][0] for _ in range(2))
+    assert first == again == plain_words(dialogue, "Where?", 12)
