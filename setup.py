@@ -54,8 +54,6 @@ setup(
         "jinja2>=3.1",
         # Poisson blending (anomaly synthesis), contours of regions, fast resizing: 35 MB that replace much code.
         "opencv-python-headless>=4.10",
-        # Connected components with labels, gamma draws' distributions, MATLAB ground truth (CrackForest).
-        "scipy>=1.13",
     ],
     extras_require={
         "train": ["tensorboard>=2.18", "pyyaml>=6"],
@@ -66,7 +64,8 @@ setup(
         "line": ["watchdog>=6", "fastapi>=0.115", "uvicorn>=0.30"],
         "quantization": ["bitsandbytes>=0.48"],
         # Only to render the set `cad_parts` again (recipes/cad_parts): path tracer, its denoiser, solids, outlines.
-        "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1"],
+        "cad": ["mitsuba>=3.9,<3.10", "pyoidn>=2.5", "manifold3d>=3.5", "shapely>=2.1", "scipy>=1.13"],
+        "crackforest": ["scipy>=1.13"],  # its ground truth lies in MATLAB files
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
         # With "export": the file goes by way of ONNX.
         "openvino": ["openvino>=2025.0"],
@@ -74,6 +73,7 @@ setup(
             "pytest>=8",
             "hypothesis>=6",
             "scikit-learn>=1.5",
+            "scipy>=1.13",
             "ruff>=0.14",
             "build>=1.2",
             "gradio>=6.20,<7",

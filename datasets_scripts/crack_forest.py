@@ -24,7 +24,9 @@ def read_segmentation(path: str | os.PathLike) -> np.ndarray:
     try:
         import scipy.io
     except ImportError as error:
-        raise ImportError("Reading CrackForest's .mat files needs SciPy. Install it: pip install scipy") from error
+        raise ImportError(
+            "Reading CrackForest's .mat files needs SciPy. Install it: pip install 'anomalygpt[crackforest]'"
+        ) from error
     try:
         contents = scipy.io.loadmat(path)
         segmentation = np.asarray(contents["groundTruth"]["Segmentation"][0, 0])

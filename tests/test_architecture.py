@@ -26,7 +26,6 @@ MAY_TRAVEL = {
     "safetensors",
     "huggingface_hub",
     "cv2",
-    "scipy",
     "peft",
     "tqdm",
     "filelock",

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import chi2
 
 from ..report.drift_chart import Chart
 from ..report.page import report_words
@@ -31,7 +30,7 @@ _BINS = 5
 _MAJOR = 0.25
 # A change of the mean by less of its unit moves no verdict, however sure it is.
 _LEAST = 0.05
-_CHANCE = 0.001
+_ONE_IN_A_THOUSAND = 18.467  # chi-square with four degrees of freedom, one less than bins, exceeds it so often
 
 
 def traits_of(result: InspectionResult, verdict: str) -> dict[str, float]:
@@ -88,7 +87,7 @@ def stability_limit(num_first: int, num_last: int) -> float:
     Of such samples the index over `1/n + 1/m` is distributed as chi-square with one degree of freedom less than bins
     (Yurdakul 2018, https://scholarworks.wmich.edu/dissertations/3208).
     """
-    return max(_MAJOR, (1 / num_first + 1 / num_last) * float(chi2.ppf(1 - _CHANCE, _BINS - 1)))
+    return max(_MAJOR, (1 / num_first + 1 / num_last) * _ONE_IN_A_THOUSAND)
 
 
 @dataclass(frozen=True)

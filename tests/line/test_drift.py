@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from modeling_anomalygpt import cli
 from modeling_anomalygpt.line.drift import (
@@ -67,6 +68,7 @@ def test_chance_passes_the_limit_about_once_in_a_thousand_times():
     above = sum(population_stability(*pair) > stability_limit(100, 100) for pair in zip(first, last, strict=True))
     assert above <= 14, "more than the 99.9 % quantile of a binomial with 4 expected"
     assert stability_limit(10_000, 10_000) == 0.25
+    assert stability_limit(40, 60) == pytest.approx((1 / 40 + 1 / 60) * stats.chi2.ppf(0.999, 4), rel=1e-4)
 
 
 def test_light_counts_for_every_comparable_picture_but_scores_for_good_ones_alone():
