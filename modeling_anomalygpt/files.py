@@ -64,5 +64,5 @@ def read_json_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     rows = []
     for line in pathlib.Path(path).read_bytes().split(b"\n"):  # U+2028 and the like end no line here
         with contextlib.suppress(ValueError, RecursionError):
-            rows.append(json.loads(line.decode("utf-8", "replace")))
+            rows.append(json.loads(line.decode("utf-8-sig", "replace")))  # Notepad's mark
     return [row for row in rows if isinstance(row, dict)]

@@ -32,7 +32,7 @@ _UNREAD_SUFFIXES = (
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw",
     ".rw2", ".svg", ".xcf",
 )  # fmt: skip
-_ANIMATED_SUFFIXES = (".apng", ".gif", ".png", ".webp")
+_ANIMATED_SUFFIXES = (".apng", ".avif", ".gif", ".png", ".webp")
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _PAGE = re.compile(r"(?s)(.+)#page=(\d{1,6})\Z")
 _MAX_PAGES = 1000
@@ -291,6 +291,9 @@ MIN_SIDE = 2
 
 GROUND = (128, 128, 128)
 """Colour on which cut-outs are shown, those whose transparency varies."""
+
+MASK_THRESHOLD = 0.3
+"""A pixel whose mask is above this is anomalous, as in the published training; matters for soft masks only."""
 
 BIT_DEPTHS = (1, 8, 10, 12, 14, 16)
 """Depths that `bit_depth` tells apart; 1 stands for fractions from 0 to 1."""

@@ -31,8 +31,8 @@ from spaces_app.views import words_of
 SOURCES = ["upload", "webcam", "clipboard"]
 LOCALIZATIONS = ("auto", "reference", "text", "mean")
 SETTINGS = (
-    "category", "description", "question", "language", "localization", "use_language", "rotations", "tile",
-    "mm_per_pixel", "part",
+    "category", "description", "question", "language", "localization", "use_language", "rotations", "align",
+    "tile", "mm_per_pixel", "part",
 )  # fmt: skip
 GOOD = ("references", "region_editor")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
@@ -188,8 +188,8 @@ def _theme() -> gr.themes.Base:
 
 LABELLED = (
     "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
-    "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "tile", "question", "overlay", "slider",
-    "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
+    "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "align", "tile", "question", "overlay",
+    "slider", "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
     "tab_shift", "shift_since", "shift_picture", "shift_drift",
 )  # fmt: skip
 BUTTONS = (
@@ -328,6 +328,7 @@ def _inputs(page: Page) -> None:
         page.add("localization", gr.Radio, value="auto")
         page.add("use_language", gr.Checkbox, value=True)
         page.add("rotations", gr.Checkbox, value=False)
+        page.add("align", gr.Checkbox, value=False)
         page.add("tile", gr.Number, value=0, minimum=0, maximum=4096, precision=0)
         page.add("question", gr.Textbox, max_length=work.MAX_QUESTION)
     if page.examples:
@@ -640,9 +641,10 @@ def _connect_region(page: Page, engine: Engine) -> None:
         return open_editor(session, references, language)
 
     def find_part(
-        request: gr.Request, session: Session | None, references: list | None, language: str
+        request: gr.Request, session: Session | None, references: list | None, language: str, align: bool
     ) -> Iterator[list[Any]]:
-        session, good = visit(session, engine, request), gallery_files(references)
+        # Where pictures are aligned, the part lies elsewhere in the others.
+        session, good = visit(session, engine, request), gallery_files(references)[: 1 if align else None]
         try:
             yield [session, gr.skip(), views.note(words_of(language)["region_searching"])]
             for found in work.find_region(engine, session, good, language):
@@ -661,7 +663,7 @@ def _connect_region(page: Page, engine: Engine) -> None:
     page["region_fold"].expand(open_editor, inputs, shown, **QUIET)
     page["references"].change(follow_references, inputs, shown, **QUIET)
     page["region_clear"].click(clear_paint, inputs, shown, **QUIET)
-    page["region_find"].click(find_part, inputs, shown, **MODEL_QUEUE, **QUIET)
+    page["region_find"].click(find_part, [*inputs, page["align"]], shown, **MODEL_QUEUE, **QUIET)
 
 
 def _on_canvas(picture: Image.Image | None, layer: Image.Image | None = None) -> dict[str, Any] | None:
@@ -857,7 +859,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
             _check("language", language, ("en", "zh"), "en")
             _check("localization", localization, LOCALIZATIONS, language)
             _check("rotations", rotations or False, (True, False), language)
-            fields = (category, description, question, language, localization or "auto", True, rotations)
+            fields = (category, description, question, language, localization or "auto", True, rotations, False)
             settings = _settings([*fields, int(tile or 0), mm_per_pixel, ""])
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                 yield session, gr.skip(), gr.skip()

@@ -37,6 +37,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from modeling_anomalygpt import __version__
+from modeling_anomalygpt.encoder import PoseError
 from modeling_anomalygpt.errors import describe_error
 from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import (
@@ -55,7 +56,7 @@ from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
 from modeling_anomalygpt.results import InspectionResult
 
 from . import drawing
-from .views import LONGEST_SIDE, comparison, reduced, words_of
+from .views import LONGEST_SIDE, UNSEEN_FRAMES, comparison, reduced, words_of
 
 MAX_FILE_SIZE = "25mb"  # larger uploads are refused while they arrive
 MAX_PIXELS = 50_000_000  # of a picture after decoding, against decompression bombs
@@ -425,6 +426,7 @@ class Settings:
     localization: str = "auto"
     use_language: bool = True
     rotations: bool = False
+    align: bool = False
     tile: int | None = None
     mm_per_pixel: float | None = None
     part: str = ""
@@ -469,6 +471,8 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
         refuse("needs_references")
     if settings.roi is not None and settings.rotations:
         refuse("region_and_rotations")
+    if settings.align and settings.rotations:
+        refuse("align_and_rotations")
     if len(references) > MAX_REFERENCES:
         refuse("too_many_references", limit=MAX_REFERENCES, count=len(references))
     copies = 4 if settings.rotations else 1
@@ -510,6 +514,7 @@ def inspect_picture(
 
     def work() -> None:
         result = _learn(engine, session, references, settings, picture)
+        _name_unseen_frames(picture, result, settings.language)
         session.show(picture, references, result.judged_image, result)
 
     yield from engine.run(session.visitor, work)
@@ -521,7 +526,7 @@ def with_part(engine: Engine, references: Sequence[str], settings: Settings) -> 
     if engine.parts is None or not settings.part:
         return references, replace(settings, part="")
     facts = engine.part(settings.part).facts
-    own = {"category": "", "description": "", "rotations": False, "roi": None, "tile": facts.tile}
+    own = {"category": "", "description": "", "rotations": False, "align": False, "roi": None, "tile": facts.tile}
     return [], replace(settings, **own, mm_per_pixel=settings.mm_per_pixel or facts.mm_per_pixel)
 
 
@@ -532,7 +537,8 @@ def _learn(
     file, part = engine.part_and_file(settings.part) if settings.part else (None, None)
     options, tile = settings.options(), settings.tile or None
     digests = tuple(digest_of(path, settings.language) for path in references)
-    learn = {"category": options.category, "description": options.description, "rotations": bool(settings.rotations)}
+    learn = {"category": options.category, "description": options.description}
+    learn |= {"rotations": bool(settings.rotations), "align": bool(settings.align)}
     region = None if settings.roi is None else (settings.roi.shape, settings.roi.tobytes())
     wanted = file or ((digests, tile, region, *learn.values()) if references else (tile,))
     session.used, is_known = time.monotonic(), wanted == session.learned
@@ -548,9 +554,20 @@ def _learn(
         images = [open_picture(path, settings.language, bits) for path in references]
         to_learn = learn | {"images": images, "bits": bits, "roi": _full_size(settings, images[0])}
     image = None if picture is None else open_picture(picture, settings.language, bits)
-    session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
+    try:
+        session.inspector, result = learn_and_inspect(session.inspector, to_learn, image, options)
+    except PoseError as error:
+        raise RefusedError(words_of(settings.language)["no_pose"]) from error
     session.learned = wanted
     return result
+
+
+def _name_unseen_frames(path: str, result: InspectionResult, language: str) -> None:
+    """Adds a reason where a file holds more than what was inspected of it: further pages, frames."""
+    frames: dict[str, str] = {}
+    if len(picture_pages(path, frames)) > 1 or frames:
+        reason = {"kind": UNSEEN_FRAMES, "text": words_of(language)["unseen_frames"]}
+        result.evidence = result.evidence | {"reasons": [*result.evidence.get("reasons", []), reason]}
 
 
 # Region of interest
@@ -743,6 +760,7 @@ def inspect_batch(
         image = open_picture(path, settings.language, inspector.bits)
         _, result = learn_and_inspect(inspector, None, image, options)
         result.image = shown_name(path)
+        _name_unseen_frames(path, result, settings.language)
         report.add(result, name, image)
 
     for path, name in zip(files, session.batch.names, strict=True):

@@ -34,6 +34,9 @@ LONGEST_SIDE_SCALE = 1600
 """The same of the picture in which a known length is clicked."""
 
 MAX_LISTED_REGIONS = 12
+UNSEEN_FRAMES = "unseen_frames"
+"""The kind of reason of a result whose file holds more than what was inspected of it."""
+
 _CROP_SIDE = 420
 _PALETTE = (
     "#e5322d", "#f08c00", "#2f7ee6", "#12a187", "#9c4dd8", "#d6336c", "#74a60a", "#0b95b8", "#8c6d46", "#5b6ee1",
@@ -180,6 +183,8 @@ def batch_summary(results: Sequence[InspectionResult], language: str) -> str:
     text = words["batch_done"].format(total=len(results), **counts)
     for kind in ("uncertain", "unknown", "error"):
         text += words[f"batch_{kind}"].format(count=counts[kind]) if counts[kind] else ""
+    if count := sum(reason["kind"] == UNSEEN_FRAMES for one in results for reason in one.evidence.get("reasons", [])):
+        text += words["batch_unseen_frames"].format(count=count)
     return text + ("。" if language == "zh" else ".")
 
 

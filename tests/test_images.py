@@ -123,7 +123,7 @@ def test_what_cannot_be_taken_is_named_and_counted(tree):
     refused(load_picture, tree / "a" / "pipe.png", match="must be a regular file, .*pipe.png' is a pipe")
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.avif"])
 def test_frames_that_nobody_sees_are_named(tmp_path, name):
     frames = [Image.fromarray(np.full((8, 8), 90 * i, np.uint8)) for i in range(3)]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])

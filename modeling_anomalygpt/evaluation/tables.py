@@ -138,11 +138,13 @@ def _key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 def read_rows(path: str | os.PathLike) -> list[dict[str, str]]:
     """The rows of such a file, values as text; a `ValueError` where it is another kind of table."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # Excel's mark
             table = csv.DictReader(file)
             rows = list(table)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"`--output` must be a table of results, got {os.fspath(path)!r}: {error}.") from error
+        raise ValueError(
+            f"`--output` must be a table of results, got {os.fspath(path)!r} ({error}). Choose another file."
+        ) from error
     if tuple(table.fieldnames or ()) != FIELDS:
         raise ValueError(
             f"`--output` must be a table that this version of `anomalygpt evaluate` wrote, got {os.fspath(path)!r} "

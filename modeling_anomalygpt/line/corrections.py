@@ -11,7 +11,7 @@ from filelock import FileLock
 from ..inspector import AnomalyInspector, FeedbackHistory
 from ..references import References
 from ..results import InspectionResult, source_of
-from .database import FEEDBACK, standing_feedback
+from .database import FEEDBACK, is_about, standing_feedback
 from .parts import AUTO, Part, PartStore
 
 # Nanoseconds to which disks and programs cut times: not at all, Windows and SMB, two for programs, exFAT, HFS+, FAT.
@@ -173,7 +173,7 @@ def _said_of(folder: str | os.PathLike, number: int, result: InspectionResult, s
     """What was said of a row last; `ValueError` where a part has learned it."""
     said = None
     for line in standing_feedback(pathlib.Path(folder)):
-        if (line["row"], line.get("image")) == (number, result.image):
+        if is_about(line, number, result):
             said = line["said"]
             if _has_learned(store, line):
                 raise ValueError(
@@ -189,8 +189,8 @@ def _has_learned(store: PartStore, line: dict[str, Any]) -> bool:
 
 
 def _note(folder: str | os.PathLike, number: int, result: InspectionResult, said: str, **facts: Any) -> None:
-    row = {"image": result.image, "verdict": result.verdict, "is_normal": said == "normal", **facts}
-    FeedbackHistory(pathlib.Path(folder) / FEEDBACK, row=number, said=said).note(row)
+    row = {"image": result.image, "source": result.source, "verdict": result.verdict, "is_normal": said == "normal"}
+    FeedbackHistory(pathlib.Path(folder) / FEEDBACK, row=number, said=said).note(row | facts)
 
 
 __all__ = ["confirm", "correct", "is_as_judged", "part_of", "say", "undo"]

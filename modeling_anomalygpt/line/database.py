@@ -27,13 +27,13 @@ _SCHEMA = """
     CREATE TABLE IF NOT EXISTS results (
         number INTEGER PRIMARY KEY, time TEXT, hour TEXT, image TEXT, verdict TEXT, said TEXT, pred_score REAL,
         log_odds REAL, part TEXT, category TEXT, regions INTEGER, answer TEXT, seconds REAL, error TEXT, json TEXT,
-        incoming TEXT
+        incoming TEXT, source TEXT
     );
     CREATE INDEX IF NOT EXISTS results_time ON results (time);
     CREATE INDEX IF NOT EXISTS results_image ON results (image);
 """
-_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 16)})"
-_FORMAT = 3
+_INSERT = f"INSERT INTO results VALUES ({', '.join('?' * 17)})"
+_FORMAT = 4
 _TAIL = 512
 _AT_ONCE = 500
 _CLOCK = re.compile(r"\d\d:\d\d(:\d\d)?")
@@ -198,8 +198,9 @@ class ResultsDatabase:
         self._connection.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", state.items())
         self._connection.execute("UPDATE results SET said = NULL WHERE said IS NOT NULL")
         for line in standing_feedback(self.folder):
-            values = [line["said"], line["row"], _text(line.get("image"))]  # rows may have been numbered anew since
-            self._connection.execute("UPDATE results SET said = ? WHERE number = ? AND image IS ?", values)
+            which, value = ("source", _source(line["source"])) if line.get("source") else ("number", line["row"])
+            values = [line["said"], _text(line.get("image")), value]
+            self._connection.execute(f"UPDATE results SET said = ? WHERE image IS ? AND {which} = ?", values)
 
 
 def standing_feedback(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -211,6 +212,12 @@ def standing_feedback(folder: pathlib.Path) -> list[dict[str, Any]]:
         elif type(line.get("row")) is int and line.get("said") in ("normal", "anomalous"):
             standing.append(line)
     return standing
+
+
+def is_about(line: dict[str, Any], number: int, result: InspectionResult) -> bool:
+    """Whether a line of the audit file is about a row: by its file, for a resumed run numbers rows anew."""
+    same = line["source"] == result.source if line.get("source") else line["row"] == number
+    return same and line.get("image") == result.image
 
 
 def moment(text: str, last: str | None, after: str | None = None) -> str:
@@ -263,7 +270,13 @@ def _row(number: int, result: InspectionResult) -> list[Any]:
         None, result.pred_score, result.log_odds, _text(result.evidence.get("part") or result.setup.get("part")),
         _text(result.category), len(result.regions), _text(result.answer), result.seconds, _text(result.error),
         json.dumps(result.to_dict()), _text(result.evidence.get("incoming")),
+        _source(result.source) if result.source else None,
     ]  # fmt: skip
+
+
+def _source(source: Any) -> str:
+    """Names the file that a row or a line of the audit file is about."""
+    return json.dumps(source, sort_keys=True)
 
 
 def _text(value: Any) -> str | None:
@@ -279,4 +292,4 @@ def _tail(file: Any, at: int) -> str:
     return hashlib.sha256(content).hexdigest()[:16] if len(content) == at - start else ""
 
 
-__all__ = ["FEEDBACK", "VERDICTS", "ResultsDatabase", "Wanted", "moment", "standing_feedback"]
+__all__ = ["FEEDBACK", "VERDICTS", "ResultsDatabase", "Wanted", "is_about", "moment", "standing_feedback"]

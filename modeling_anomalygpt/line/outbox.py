@@ -56,7 +56,7 @@ class Outbox(threading.Thread):
         size = self._rows.stat().st_size if self._rows.exists() else 0
         self._at = size
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            self._at = min(size, int(json.loads(self._note.read_text(encoding="utf-8"))["delivered_bytes"]))
+            self._at = min(size, int(json.loads(self._note.read_text(encoding="utf-8-sig"))["delivered_bytes"]))
         if not self._note.exists():
             self._write_note()  # where it cannot be written, a kill would lose the rows that come
         self.start()
@@ -105,7 +105,7 @@ class Outbox(threading.Thread):
 
     def _offer(self, line: bytes) -> None:
         try:
-            row = json.loads(line.decode("utf-8", "replace"))
+            row = json.loads(line.decode("utf-8-sig", "replace"))  # Notepad's mark
         except ValueError:
             row = None  # a damaged line is of nobody's interest
         if isinstance(row, dict):

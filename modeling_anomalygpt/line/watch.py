@@ -146,9 +146,11 @@ class Shift:
         return self._inspector.setup(references, self._options.completed(references))
 
     def _inspect(self, path: str, state: State) -> InspectionResult | None:
-        pages = len(picture_pages(path))
-        if pages > 1:
-            line = f"`picture` must be one picture, {path!r} has {pages} pages. Split it; use `anomalygpt inspect`."
+        frames: dict[str, str] = {}
+        pages = len(picture_pages(path, frames))
+        if pages > 1 or frames:
+            found = f"{pages} pages" if pages > 1 else "several frames"
+            line = f"`picture` must be one picture, {path!r} has {found}. Split it; use `anomalygpt inspect`."
             options = self._options.completed(getattr(self._inspector, "references", None))
             result = failed_result(path, line, options)
         else:

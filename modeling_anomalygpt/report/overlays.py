@@ -159,15 +159,18 @@ def _draw_numbers(drawn: Image.Image, regions: Sequence[Region], factor: float) 
 
 
 def _with_legend(drawn: Image.Image, region_threshold: float) -> Image.Image:
-    """The picture on top of a strip with the colour scale, over white, and its three numbers."""
+    """The picture on top of a strip with the colour scale, over white, and its three numbers.
+
+    Beside a picture that is narrower than they are, there is white too.
+    """
     text = max(11, round(max(drawn.size) / 55))
-    margin, bar = text, max(8, round(0.9 * text))
-    strip = np.full((round(3.4 * text) + bar, drawn.width, 3), _LEGEND_COLOURS["paper"], dtype=np.uint8)
-    left, right = margin, max(margin + 2, min(drawn.width - margin, margin + 26 * text))
+    margin, bar, width = text, max(8, round(0.9 * text)), max(drawn.width, 11 * text)
+    strip = np.full((round(3.4 * text) + bar, width, 3), _LEGEND_COLOURS["paper"], dtype=np.uint8)
+    left, right = margin, min(width - margin, margin + 26 * text)
     top = round(1.7 * text)
     ramp = np.linspace(0, 255, right - left).round().astype(np.uint8)
     strip[top : top + bar, left:right] = blend(strip[top : top + bar, left:right], np.repeat(ramp[None], bar, axis=0))
-    sheet = Image.new("RGB", (drawn.width, drawn.height + strip.shape[0]))
+    sheet = Image.new("RGB", (width, drawn.height + strip.shape[0]), _LEGEND_COLOURS["paper"])
     sheet.paste(drawn)
     sheet.paste(Image.fromarray(strip), (0, drawn.height))
     pen = ImageDraw.Draw(sheet)
@@ -179,7 +182,7 @@ def _with_legend(drawn: Image.Image, region_threshold: float) -> Image.Image:
     for (x, anchor), label in zip(places, scale_labels(region_threshold), strict=True):
         pen.text((x, below + text // 3), label, fill=_LEGEND_COLOURS["ink"], font=font, anchor=anchor)
     title = "anomaly score (regions from the middle mark on)"
-    if pen.textlength(title, font=font) > drawn.width - 2 * margin:
+    if pen.textlength(title, font=font) > width - 2 * margin:
         title = "anomaly score"
     pen.text((left, drawn.height + text // 3), title, fill=_LEGEND_COLOURS["ink"], font=font, anchor="la")
     return sheet

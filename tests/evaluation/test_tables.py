@@ -50,6 +50,13 @@ def test_a_row_that_another_process_has_replaced_stays_replaced(tmp_path):
     assert two.find(key | {"references_hash": "old"}) is None
 
 
+def test_a_table_that_excel_has_saved_is_read(tmp_path):
+    path = tmp_path / "t.csv"
+    EvaluationRows(path).add(dict.fromkeys(KEY) | row(category="a", seed=0))
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert [known["category"] for known in read_rows(path)] == ["a"]
+
+
 def test_another_table_is_refused_and_left_alone(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=re.escape("`--output` must be a table that this version")):

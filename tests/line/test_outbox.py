@@ -99,6 +99,16 @@ def test_what_was_not_delivered_is_delivered_by_the_next_run(tmp_path, receiver)
     assert images(receiver.got) == ["1.png", "2.png"], "half a row is none yet"
 
 
+def test_a_byte_order_mark_keeps_no_row_from_its_receiver(tmp_path, receiver):
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps(row(1)) + "\n", encoding="utf-8-sig")
+    (tmp_path / "webhook.json").write_text('{"delivered_bytes": 0}\n', encoding="utf-8-sig")
+    outbox = Outbox(path, "webhook", post_to(receiver.address), print)
+    until(lambda: receiver.got)
+    outbox.close()
+    assert images(receiver.got) == ["1.png"]
+
+
 def test_a_row_that_the_receiver_will_never_take_is_put_aside_and_the_next_one_goes(tmp_path, receiver):
     said, path = [], tmp_path / "results.jsonl"
     receiver.answers = [422]

@@ -25,7 +25,7 @@ from modeling_anomalygpt.line.database import ResultsDatabase, Wanted, moment, s
 from modeling_anomalygpt.line.parts import PartFollower, PartStore
 from modeling_anomalygpt.line.watch import Shift
 from modeling_anomalygpt.line.workers import Judge
-from modeling_anomalygpt.results import InspectionResult, each_result, source_of
+from modeling_anomalygpt.results import InspectionResult, ResultsFile, each_result, source_of
 from tests.tiny import tiny_pair
 
 HOURS = ("05:59:59", "06:00:00", "06:30:00", "13:00:00", "14:00:00")
@@ -219,6 +219,44 @@ def test_what_was_said_stays_with_its_picture_where_rows_are_numbered_anew(shift
     assert "1 confirmed" in call(capsys, shift)[1]
     lines(shift, *list(each_result(shift / "results.jsonl"))[1:], mode="wb")
     assert "confirmed" not in call(capsys, shift)[1]
+
+
+def test_what_was_said_goes_with_its_picture_through_resumed_runs_and_to_no_other(tmp_path, capsys):
+    pictures = [tmp_path / f"{name}.png" for name in "abc"]
+
+    def run(written, *verdicts):
+        for picture in written:
+            picture.write_bytes(os.urandom(20))
+        rows = ResultsFile(tmp_path / "results.jsonl", resume=True)
+        todo = [picture for picture in pictures if rows.finished(picture) is None]
+        for picture, verdict in zip(todo, verdicts, strict=True):
+            error = "damaged" if verdict == "error" else None
+            rows.append(InspectionResult(str(picture), verdict, source=source_of(picture), error=error))
+        rows.close()
+
+    def said():
+        database = ResultsDatabase(tmp_path)
+        rows = {row.image[-5]: (number, said) for number, said, row in database.worst(Wanted())}
+        database.close()
+        return rows
+
+    run(pictures, "error", "normal", "anomalous")
+    for words in (["--confirm", "b.png"], ["--correct", "c.png", "normal"]):
+        assert call(capsys, tmp_path, *words)[0] == 0
+    run([], "normal")
+    assert said() == {"b": (1, "normal"), "c": (2, "normal"), "a": (3, None)}
+    for words in (["--confirm", "b.png"], ["--correct", "a.png", "anomalous"]):
+        assert call(capsys, tmp_path, *words)[0] == 0
+    assert len((tmp_path / "feedback.jsonl").read_text().splitlines()) == 3, "a second click says nothing new"
+    run(pictures[:1], "normal")
+    assert said() == {"b": (1, "normal"), "c": (2, "normal"), "a": (3, None)}, "another picture of this name"
+
+
+def test_a_byte_order_mark_hides_nothing_that_was_said(shift, capsys):
+    assert call(capsys, shift, "--confirm", "1.png")[0] == 0
+    path = shift / "feedback.jsonl"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert "1 confirmed" in call(capsys, shift)[1]
 
 
 def test_what_is_said_after_half_a_line_of_an_earlier_one_is_kept(shift, capsys):

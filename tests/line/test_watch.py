@@ -417,12 +417,14 @@ def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place):
     (place / "in" / "1.png").write_bytes(b"")
     pages = [Image.new("L", (8, 8), level) for level in (0, 9)]
     pages[0].save(place / "in" / "2.tif", save_all=True, append_images=pages[1:])
-    os.mkfifo(place / "in" / "3.png")
-    draw(place / "in" / "4.png", 0)
+    pages[0].save(place / "in" / "3.gif", save_all=True, append_images=pages[1:])
+    os.mkfifo(place / "in" / "4.png")
+    draw(place / "in" / "5.png", 0)
     line = Line(place)
     results = sorted(line.run(idle=6), key=lambda row: row.evidence["incoming"])
-    assert [row.verdict for row in results] == ["error", "error", "error", "normal"]
+    assert [row.verdict for row in results] == ["error", "error", "error", "error", "normal"]
     assert "has 2 pages. Split it" in results[2].error
+    assert "has several frames. Split it" in results[3].error
     assert all(pathlib.Path(row.image).exists() for row in line.rows())
 
 

@@ -79,6 +79,23 @@ def test_very_small_pictures_are_enlarged_and_very_large_ones_reduced(size, long
     assert overlay.width / overlay.height == pytest.approx(size[1] / size[0], rel=0.05)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2000, 2), (2, 2000), (1, 9000), (400, 1), (500, 20), (90, 320)])
+def test_a_picture_of_any_form_lies_on_a_legend_that_is_whole(size):
+    anomaly_map = np.zeros(size, dtype=np.float32)
+    anomaly_map[0, 0] = 1.0
+    regions = find_regions(anomaly_map, min_area=1)
+    plain = np.asarray(draw_overlay(grey(*size), anomaly_map, regions, 0.3, legend=False))
+    full = np.asarray(draw_overlay(grey(*size), anomaly_map, regions, 0.3))
+    height, width = plain.shape[:2]
+    np.testing.assert_array_equal(full[:height, :width], plain)
+    assert (full[:height, width:] == 255).all(), "white beside the picture"
+    legend = full[height:]
+    assert len(legend) > 40
+    assert legend.shape[1] > 120
+    assert (legend[:, :2] == 255).all()
+    assert (legend[:, -2:] == 255).all(), "no number is cut off"
+
+
 def test_a_map_layer_is_small_and_holds_colours_with_their_opacity():
     layer = map_layer(spot(), 0.3, max_side=120)
     assert layer.size == (120, 80)

@@ -221,7 +221,7 @@ def test_what_is_found_is_shown_on_the_picture_with_its_share(controls, files, m
     monkeypatch.setattr(AnomalyInspector, "find_foreground", lambda self, images, bits: left_half())
     request = gr.Request(headers={}, client=None, session_hash="x")
     request.headers = {}
-    *_, (session, canvas, note) = controls["find_part"](request, None, [(files[1], None)], "en")
+    *_, (session, canvas, note) = controls["find_part"](request, None, [(files[1], None)], "en", False)
     assert np.array_equal(np.asarray(canvas["layers"][0])[..., 3] > 0, left_half())
     assert "50 % of the picture would count" in note
     assert with_region(Settings(), session, files[1:2], left_half()).roi is not None

@@ -49,7 +49,8 @@ from spaces_app.engine import (
     shown_name,
     write_downloads,
 )
-from spaces_app.views import words_of
+from spaces_app.views import batch_summary, verdict_card, words_of
+from tests.test_pose import moved, part, spoiled, where
 
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -279,6 +280,59 @@ def test_what_is_missing_is_said_in_the_visitors_language(engine, session, langu
         inspect(engine, session, None, language=language)
 
 
+def test_parts_that_lie_turned_are_aligned_where_that_is_asked_for(tmp_path):
+    """With the embedded checkpoint, which finds the defect; beside a moved good picture lies no most similar place."""
+    engine = Engine.load()
+    session, names = Session(engine), ("1.png", "2.png", "query.png")
+    first, second, query = (str(tmp_path / name) for name in names)
+    part().save(first)
+    moved(part(0.97), 140).save(second)
+    spoiled(moved(part(), 73), tuple(np.int64(where((120, 70), 73)))).save(query)
+    assert "pose" not in inspect(engine, session, query, [first], use_language=False).evidence
+    for good, has_similar in (([first], True), ([first, second], False)):
+        result = inspect(engine, session, query, good, use_language=False, align=True, language="zh")
+        assert result.evidence["pose"]["degrees"] == 73
+        assert "零件旋转了 73 度" in verdict_card(result, "zh")
+        _, _, crop, similar = app_module._region_shown(session, "zh", SimpleNamespace(index=0))
+        assert crop is not None
+        assert similar["visible"] == has_similar
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "cannot be brought into one pose"),
+        ({"language": "zh"}, "无法将良品图片转到同一姿态"),
+        ({"rotations": True}, "needs no turned copies"),
+    ],
+)
+def test_good_pictures_that_cannot_be_aligned_are_refused_in_words(engine, session, tmp_path, settings, message):
+    good = [str(tmp_path / name) for name in ("1.png", "2.png")]
+    part().save(good[0])
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8)).save(good[1])
+    with pytest.raises(RefusedError, match=message):
+        inspect(engine, session, good[0], good, align=True, **settings)
+
+
+@pytest.mark.parametrize("name", ["scan.tif", "moving.gif"])
+def test_a_file_of_several_pictures_says_that_the_first_alone_was_inspected(engine, session, files, tmp_path, name):
+    frames = [Image.open(files[one]).convert("RGB") for one in ("query", "good_2")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    result = inspect(engine, session, str(tmp_path / name), [files["good_1"]], use_language=False)
+    assert words_of("en")["unseen_frames"] in verdict_card(result, "en")
+    assert "only the first" not in verdict_card(inspect(engine, session, files["query"], [files["good_1"]]), "en")
+    list(inspect_batch(engine, session, [str(tmp_path / name), files["query"]], [files["good_1"]], Settings()))
+    counted = "1 with frames that were not inspected" in batch_summary(session.batch.report.results, "en")
+    assert counted == (name == "moving.gif"), "of a TIFF all pages are"
+
+
+def test_a_picture_narrower_than_its_legend_is_inspected(engine, session, files, tmp_path):
+    Image.new("RGB", (2, 700), (90, 90, 90)).save(tmp_path / "narrow.png")
+    assert inspect(engine, session, str(tmp_path / "narrow.png"), [files["good_1"]], use_language=False).error is None
+    list(inspect_batch(engine, session, [str(tmp_path / "narrow.png")], [files["good_1"]], Settings()))
+    assert session.batch.report.results[0].error is None
+
+
 def test_deep_pictures_are_opened_as_deep_as_the_good_ones(engine, session, tmp_path):
     """12 bits of a camera in files of 16, alone and in a batch: as in 8 bits."""
     paths = {8: [], 12: []}
@@ -320,8 +374,8 @@ def arrays_in(thing, seen):
     parts = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else ()
     if not parts and type(thing).__module__.startswith(("spaces_app", "modeling_anomalygpt")):
         parts = vars(thing).values() if hasattr(thing, "__dict__") else ()
-    for part in parts:
-        yield from arrays_in(part, seen)
+    for one in parts:
+        yield from arrays_in(one, seen)
 
 
 def test_a_session_keeps_no_decoded_picture_and_no_map(engine, session, files, large):
