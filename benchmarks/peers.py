@@ -2,7 +2,8 @@
 
     python -m benchmarks.peers [--pictures 1000] [--threads 1] [--rounds 5] [--environment build/peers_venv]
 
-anomalib is installed into an environment of its own, once (6 GB). Each method runs in processes of its own
+anomalib is installed into an environment of its own, once (6 GB), and ours as users install it into another beside it
+(`plain_venv`): what only tests need costs time at the start. Each method runs in processes of its own
 (benchmarks/peers_worker.py), all with so many threads and pinned to as many cores, and takes its turn in every round.
 The table tells processor time, which other work on the machine hardly lengthens; the clock's is in the file as well.
 The peers' networks have random weights, which take the time of trained ones; nothing is said of how well they judge.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -66,7 +67,16 @@ def prepare(environment: pathlib.Path) -> pathlib.Path:
     if python.exists() and installed(python) == INSTALLED:
         return python
     print(f"Installing anomalib {INSTALLED['anomalib']} into {environment}: 6 GB, minutes.", file=sys.stderr)
-    wanted = [f"{name}=={version}" for name, version in INSTALLED.items()]
+    return made(environment, [f"{name}=={version}" for name, version in INSTALLED.items()])
+
+
+def made(environment: pathlib.Path, wanted: Sequence[str]) -> pathlib.Path:
+    """The Python of a new environment with these packages.
+
+    Raises:
+        SystemExit: If it cannot be made.
+    """
+    python = environment / "bin" / "python"
     for command in (
         [sys.executable, "-m", "venv", "--clear", str(environment)],
         [str(python), "-m", "pip", "install", "--quiet", *wanted],
@@ -274,13 +284,14 @@ def main() -> None:
     parser.add_argument("--environment", type=pathlib.Path, default=ROOT / "build" / "peers_venv")
     options = parser.parse_args()
     theirs = prepare(options.environment.resolve())
+    plain_install = ["--constraint", str(ROOT / "constraints.txt"), "--editable", str(ROOT)]
+    own = made(options.environment.resolve().with_name("plain_venv"), plain_install)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         good, queries = pictures(folder, options.pictures)
 
         def start(method: str, ours: bool = False) -> Worker:
-            python = pathlib.Path(sys.executable) if ours or method == OURS else theirs
-            return Worker(method, python, folder, options.threads)
+            return Worker(method, own if ours or method == OURS else theirs, folder, options.threads)
 
         facts = {name: getattr(options, name) for name in ("pictures", "threads", "rounds")}
         facts |= {

@@ -2,6 +2,7 @@
 
     python -m recipes.tiny.assemble start --vision DIR --tokenizer DIR --output DIR
     python -m recipes.tiny.assemble start --earlier DIR --tokenizer DIR --output DIR
+    python -m recipes.tiny.assemble grow --checkpoint DIR --layers 9 --output DIR
     python -m recipes.tiny.assemble finish --checkpoint DIR --output DIR
 
 `finish` sets what ends an answer and stores half-precision weights. Nothing is left to choose on data: maps are
@@ -9,6 +10,7 @@ relative to what is normal on a part, so a region is where a map reaches 0.5.
 """
 
 import argparse
+import copy
 import pathlib
 from collections.abc import Sequence
 
@@ -45,6 +47,35 @@ def start(
     processor.save_pretrained(output)
 
 
+def grow(checkpoint: pathlib.Path, layers: int, output: pathlib.Path) -> None:
+    """More layers in the language model, which says the same as before until it is trained.
+
+    Copies stand evenly behind the layers that they were made of, with outputs of zero (arXiv 2401.02415).
+
+    Raises:
+        ValueError: If there are not more layers than before, and at most twice as many.
+    """
+    model = AnomalyGPTForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    language, config = model.model.language_model, model.config.text_config
+    before = config.num_hidden_layers
+    if not before < layers <= 2 * before:
+        raise ValueError(f"`layers` must be more than {before} and at most {2 * before}, got {layers}. Grow in steps.")
+    copied = {(index + 1) * before // (layers - before) - 1 for index in range(layers - before)}
+    grown = []
+    for index, layer in enumerate(language.layers):
+        grown.append(layer)
+        if index in copied:
+            grown.append(copy.deepcopy(layer))
+            torch.nn.init.zeros_(grown[-1].self_attn.o_proj.weight)
+            torch.nn.init.zeros_(grown[-1].mlp.down_proj.weight)
+    language.layers = torch.nn.ModuleList(grown)
+    for number, layer in enumerate(grown):
+        layer.self_attn.layer_idx = number
+    config.num_hidden_layers = layers
+    model.save_pretrained(output)
+    AnomalyGPTProcessor.from_pretrained(checkpoint).save_pretrained(output)
+
+
 def finish(checkpoint: pathlib.Path, output: pathlib.Path) -> None:
     """Stop tokens and half-precision weights."""
     model = AnomalyGPTForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
@@ -71,11 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     eyes.add_argument("--earlier", type=pathlib.Path, help="checkpoint of which all but the language model is kept")
     first.add_argument("--tokenizer", type=pathlib.Path, required=True)
     first.add_argument("--output", type=pathlib.Path, required=True)
+    more = stages.add_parser("grow", help="more layers in the language model, which says the same until it is trained")
+    more.add_argument("--checkpoint", type=pathlib.Path, required=True)
+    more.add_argument("--layers", type=int, required=True)
+    more.add_argument("--output", type=pathlib.Path, required=True)
     last = stages.add_parser("finish", help="stop tokens and half precision")
     last.add_argument("--checkpoint", type=pathlib.Path, required=True)
     last.add_argument("--output", type=pathlib.Path, required=True)
     options = vars(parser.parse_args(arguments))
-    {"start": start, "finish": finish}[options.pop("stage")](**options)
+    {"start": start, "grow": grow, "finish": finish}[options.pop("stage")](**options)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ OTHER = {"en": "zh", "zh": "en"}
 BEFORE = 0.7  # part of the questions that follow another one, of which one in ten is in the other language
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 MORE_OFTEN = (  # what people ask most, then what is hardest to learn
-    "presence", "good", "where", "count", "size", "kind", "object", "advice",
+    "presence", "good", "where", "where", "count", "size", "kind", "object", "object", "advice", "advice",
     "place_check", "place_check", "place_check", "number_check", "sure", "again", "again", "again",
-    "unknowable", "absent",
+    "unknowable", "absent", "method", "smalltalk", "cause", "agree", "kind_check",
 )  # fmt: skip
+# So many of an answer tell what was understood; three in four samples stop there, in two thirds of the time.
+FIRST_TOKENS = 8
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 # Without instructions for it bfloat16 is computed number by number: thirty times slower than float32.
@@ -156,7 +158,10 @@ class Questions(torch.utils.data.Dataset):
         texts[-1] = roughened(texts[-1], rng, language, self.others, whole=exact)
         asked = [{"role": "user", "content": text} for text in texts]
         answer = {"role": "assistant", "content": marked_answer(question, facts, language)}
-        return self.processor.encode_conversation([*with_picture(with_facts(asked, facts, language)), answer])
+        encoded = self.processor.encode_conversation([*with_picture(with_facts(asked, facts, language)), answer])
+        answered = next(i for i, label in enumerate(encoded["labels"]) if label != -100)
+        length = None if rng.random() < 0.25 else answered + FIRST_TOKENS
+        return {name: encoded[name][:length] for name in ("input_ids", "labels")}
 
 
 def packed(conversations: Sequence[dict[str, list[int]]]) -> dict[str, list]:

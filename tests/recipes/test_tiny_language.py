@@ -1,12 +1,16 @@
 """The questions with which the language models practise, and how several about one picture share its facts."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
+from modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.conversations.grounded import load_answers, load_questions
 from modeling_anomalygpt.wording import FIELDS
-from recipes.tiny.language import Questions, collate, packed
+from recipes.tiny.assemble import grow
+from recipes.tiny.language import FIRST_TOKENS, Questions, collate, packed
 from recipes.tiny.rough_questions import roughened
 from tests.tiny import tiny_pair
 
@@ -83,10 +87,16 @@ def test_batches_are_the_same_in_every_run_and_all_answers_are_known_ones(pair, 
         for answer in cases.values()
         for place in FIELDS
     }
-    labels = data[5]["labels"]
-    for row in labels:
-        text = processor.tokenizer.decode(row[row != -100])
-        assert {one.strip() for one in text.split("###") if one.strip()} <= known
+    whole = begun = 0
+    for row in data[5]["labels"].tolist():
+        answers = [[*group] for trained, group in itertools.groupby(row, lambda label: label != -100) if trained]
+        for ids in answers:
+            text = processor.tokenizer.decode(ids).strip()
+            whole += text.endswith("###") and text.removesuffix("###").strip() in known
+            begun += len(ids) == FIRST_TOKENS and any(answer.startswith(text.rstrip("#\n")) for answer in known)
+        assert len(answers) == 4
+    assert whole + begun == 8
+    assert min(whole, begun) > 0
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -118,3 +128,31 @@ def test_a_question_whose_places_and_numbers_decide_keeps_all_of_its_words():
         rough = roughened(text, rng, "en", {"three": ("four",), "lower": ("upper",), "left": ("right",)}, whole=True)
         assert len(rough.split()) >= len(text.split())
         assert not {"four", "upper", "right"} & set(rough.split())
+
+
+@pytest.mark.parametrize("more", [1, 2])
+def test_a_language_model_with_more_layers_says_the_same_and_can_learn_with_all_of_them(pair, tmp_path, more):
+    model, processor = pair
+    for one in pair:
+        one.save_pretrained(tmp_path / "before")
+    layers = model.config.text_config.num_hidden_layers + more
+    grow(tmp_path / "before", layers, tmp_path / "after")
+    grown = AnomalyGPTForConditionalGeneration.from_pretrained(tmp_path / "after")
+    assert len(grown.model.language_model.layers) == layers
+    ids = torch.arange(10, 30)[None]
+    logits = grown(input_ids=ids).logits
+    torch.testing.assert_close(logits, model(input_ids=ids).logits)
+    logits.square().mean().backward()
+    for layer in grown.model.language_model.layers:
+        assert layer.self_attn.o_proj.weight.grad.abs().max() > 0
+    said = grown.generate(input_ids=ids, max_new_tokens=5, do_sample=False)
+    assert said.equal(model.generate(input_ids=ids, max_new_tokens=5, do_sample=False)), "the cache knows all layers"
+
+
+@pytest.mark.parametrize("more", [0, 20])
+def test_a_language_model_grows_to_at_most_twice_its_layers_at_once(pair, tmp_path, more):
+    for one in pair:
+        one.save_pretrained(tmp_path)
+    layers = pair[0].config.text_config.num_hidden_layers + more
+    with pytest.raises(ValueError, match=rf"`layers` must be more than .* got {layers}\. Grow"):
+        grow(tmp_path, layers, tmp_path / "after")
