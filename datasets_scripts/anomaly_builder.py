@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+import modeling_anomalygpt.images
 from modeling_anomalygpt.images import bit_depth, load_mask, load_picture, opens_plainly, picture_size
 
 from .anomaly_files import (
@@ -143,7 +144,7 @@ class FolderBuilder(datasets.GeneratorBasedBuilder):
         if data_dir is not None:
             data_dir = os.path.abspath(check_data_dir(data_dir, self.LAYOUT))
             code = [path for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in (".py", ".yaml")]
-            hash = (hash or "") + files_fingerprint(data_dir, code)
+            hash = (hash or "") + files_fingerprint(data_dir, [*code, modeling_anomalygpt.images.__file__])
         if self.BUILDER_CONFIGS:
             check_category(kwargs.get("config_name"), list(self.builder_configs))
         super().__init__(cache_dir=cache_dir, data_dir=data_dir, hash=hash, **kwargs)

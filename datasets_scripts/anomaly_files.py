@@ -17,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_anomalygpt.images import PICTURE_SUFFIXES, load_mask, picture_pages, picture_size, split_page
+from modeling_anomalygpt.images import (
+    MASK_THRESHOLD,
+    PICTURE_SUFFIXES,
+    load_mask,
+    picture_pages,
+    picture_size,
+    split_page,
+)
 
 _LISTED_SUFFIXES = (*PICTURE_SUFFIXES, ".mat", ".csv", ".json", ".jsonl")
 _SHOWN = 8  # files named in one message
@@ -123,9 +130,9 @@ def read_mask(paths: Sequence[str | os.PathLike]) -> np.ndarray:
     """
     if not paths:
         raise ValueError("`paths` must name at least one mask file, got none. Leave the mask out instead.")
-    merged = load_mask(paths[0]) >= 0.5
+    merged = load_mask(paths[0]) > MASK_THRESHOLD
     for path in paths[1:]:
-        mask = load_mask(path) >= 0.5
+        mask = load_mask(path) > MASK_THRESHOLD
         if merged.shape != mask.shape:
             raise ValueError(
                 f"Masks of one picture must have one size, got {merged.shape} and {mask.shape} ({str(path)!r}). "

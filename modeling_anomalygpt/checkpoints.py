@@ -154,7 +154,9 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
         CheckpointError: If `output` holds files already.
     """
     if os.path.isdir(output) and os.listdir(output):
-        raise CheckpointError(f"`output` must be a new folder, got {str(output)!r}, which holds files.")
+        raise CheckpointError(
+            f"`output` must be a new folder, got {str(output)!r}, which holds files. Choose another one."
+        )
     partial = f"{os.fspath(output).rstrip(os.sep)}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -190,7 +192,7 @@ def adapter_base(source: str | os.PathLike) -> str | None:
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{found!r} is not readable JSON: {error}. Save the adapter again.") from error
     if not isinstance(rank, int) or rank > 4096:
-        raise ValueError(f"`r` in {found!r} must be a rank up to 4096, got {rank!r}.")
+        raise ValueError(f"`r` in {found!r} must be a rank up to 4096, got {rank!r}. Save the adapter again.")
     if not base:
         raise ValueError(
             f"The adapter {str(source)!r} must name its checkpoint as `base_model_name_or_path`, got {base!r}. "
@@ -213,7 +215,9 @@ def _check_folder(source: str | pathlib.Path) -> None:
     looks_local = path.is_absolute() or str(source).startswith((".", "~")) or len(path.parts) > 2
     if not path.exists():
         if looks_local:
-            raise CheckpointError(f"`model` must be a folder or a Hub id, got {str(source)!r}, which does not exist.")
+            raise CheckpointError(
+                f"`model` must be a folder or a Hub id, got {str(source)!r}, which does not exist. Check the path."
+            )
         return
     config_file = path / "config.json"
     if (path / "adapter_config.json").is_file() and not config_file.is_file():
@@ -226,7 +230,9 @@ def _check_folder(source: str | pathlib.Path) -> None:
     try:
         model_type = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise CheckpointError(f"{str(config_file)!r} is not readable JSON: {describe_error(error)}") from error
+        raise CheckpointError(
+            f"{str(config_file)!r} is not readable JSON ({describe_error(error)}). Download or convert it again."
+        ) from error
     if model_type != "anomalygpt":
         raise CheckpointError(
             f"`model` must be an AnomalyGPT checkpoint, got one of {model_type!r} in {str(source)!r}. "
@@ -297,7 +303,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"`device` must be usable here, got {str(device)!r}: {describe_error(error)}") from error
+        raise CheckpointError(
+            f"`device` must be usable here, got {str(device)!r} ({describe_error(error)}). Try 'cpu'."
+        ) from error
     return device
 
 
@@ -308,5 +316,5 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> str | torch
         return dtype
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in named:
-        raise CheckpointError(f"`dtype` must be one of {', '.join(named)}, auto, got {dtype!r}.")
+        raise CheckpointError(f"`dtype` must be one of {', '.join(named)}, auto, got {dtype!r}. Choose one of them.")
     return named[dtype]

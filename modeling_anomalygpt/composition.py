@@ -21,7 +21,7 @@ def compose(
     **fields: Any,
 ) -> PreTrainedModel:
     """See [`AnomalyGPTForConditionalGeneration.from_vision_language_pretrained`], whose class is `model_class`."""
-    language_model = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    language_model = _language_model(language, dtype)
     whole_vision = AutoModel.from_pretrained(vision, dtype=dtype)
     whole_text = AutoModel.from_pretrained(text_tower, dtype=dtype) if text_tower is not None else None
     parts = {  # of a dual encoder (CLIP, SigLIP) the half that is asked for
@@ -67,9 +67,9 @@ def with_language_model(
         [`AnomalyGPTForConditionalGeneration`]: Its `save_pretrained` writes a complete folder, with the processor.
 
     Raises:
-        ValueError: If `language` has no tokenizer.
+        ValueError: If `language` has no tokenizer, **or** does not speak inside this model as it does alone.
     """
-    language_model = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    language_model = _language_model(language, dtype)
     tokenizer, image_token = _tokenizer(language, None)
     fields = {name: value for name, value in eyes.config.to_dict().items() if name in eyes.config._field_names()}
     fields |= {"text_config": language_model.config.get_text_config(), "num_virtual_tokens": 0}
@@ -120,10 +120,14 @@ def _install(model: PreTrainedModel, parts: dict[str, nn.Module], language_model
     if image_token_id >= language_model.get_input_embeddings().num_embeddings:
         language_model.resize_token_embeddings(image_token_id + 1)
         model.config.text_config.vocab_size = image_token_id + 1
+    base = getattr(language_model, language_model.base_model_prefix, None)
+    head = language_model.get_output_embeddings()
+    head_fits = getattr(head, "in_features", None) == model.lm_head.in_features
+    if type(base) is not type(model.model.language_model) or not head_fits:
+        raise _refusal(language_model)
     for name, part in parts.items():
         setattr(model.model, name, part)
-    model.model.language_model = getattr(language_model, language_model.base_model_prefix)
-    model.lm_head = language_model.get_output_embeddings()
+    model.model.language_model, model.lm_head = base, head
     model.tie_weights()
     for part in model.model.children():
         if any(parameter.is_meta for parameter in part.parameters()):
@@ -138,6 +142,35 @@ def _install(model: PreTrainedModel, parts: dict[str, nn.Module], language_model
     for name, neighbour in neighbours.items():
         if getattr(model.model, name) is not None:
             getattr(model.model, name).to(neighbour.dtype)
+    if not _speaks_as_alone(model, language_model):
+        raise _refusal(language_model)
+
+
+def _language_model(language: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """The causal language model; its configuration says whether the head has a bias, as only some do by themselves."""
+    model = AutoModelForCausalLM.from_pretrained(language, dtype=dtype)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        model.config.get_text_config().lm_head_bias = True
+    return model
+
+
+@torch.no_grad()
+def _speaks_as_alone(model: PreTrainedModel, language_model: PreTrainedModel) -> bool:
+    ids = torch.arange(4, device=language_model.device)[None]
+    expected = language_model(input_ids=ids).logits
+    try:
+        logits = model(input_ids=ids).logits
+    except (AttributeError, TypeError):  # no decoder with keys and values of the past
+        return False
+    return torch.allclose(logits, expected, rtol=0, atol=1e-2 * expected.abs().max().item(), equal_nan=True)
+
+
+def _refusal(language_model: PreTrainedModel) -> ValueError:
+    return ValueError(
+        "`language` must be a decoder whose scores are those of a linear head on a last hidden state as wide as its "
+        "embeddings (Llama, Qwen, Mistral, Gemma, Granite, Cohere, Phi, GPT-2 and others), got one of the kind "
+        f"{language_model.config.model_type!r} that differs. Take another one."
+    )
 
 
 def _tokenizer(language: str, image_token_id: int | None) -> tuple[Any, str]:

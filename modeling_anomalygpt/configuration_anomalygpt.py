@@ -138,7 +138,9 @@ class AnomalyGPTVisionConfig(PreTrainedConfig):
         self.stages, self.read_blocks = [list(stage) for stage in self.stages], list(self.read_blocks)
         count = sum(stage[4] for stage in self.stages)
         if not self.read_blocks or not 0 <= min(self.read_blocks) <= max(self.read_blocks) < min(count, _MOST_PARTS):
-            raise ValueError(f"`read_blocks` must be indices of the {count} blocks, got {self.read_blocks}.")
+            raise ValueError(
+                f"`read_blocks` must be indices of the {count} blocks, got {self.read_blocks}. Count from 0."
+            )
         super().__post_init__(**kwargs)
 
 
@@ -306,7 +308,7 @@ class AnomalyGPTConfig(PreTrainedConfig):
             super().__post_init__(**kwargs)
         except AttributeError as error:  # transformers reads its own fields (`id2label`, `dtype`) unchecked
             raise ValueError(
-                f"`AnomalyGPTConfig` fields must be of their kinds, got one that is not: {error}."
+                f"`AnomalyGPTConfig` fields must be of their kinds, got one that is not ({error}). Correct it."
             ) from error
         self._check_ranges()
 
@@ -317,7 +319,10 @@ class AnomalyGPTConfig(PreTrainedConfig):
     def _check_ranges(self) -> None:
         for name, (lowest, highest) in _COUNTS.items():
             if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"`{name}` must be between {lowest} and {highest}, got {getattr(self, name)}.")
+                raise ValueError(
+                    f"`{name}` must be between {lowest} and {highest}, got {getattr(self, name)}. The default is "
+                    f"{getattr(type(self), name)}."
+                )
         if self.max_history is not None and self.max_history < 0:
             raise ValueError(f"`max_history` must not be negative, got {self.max_history}. None is no limit.")
         for name in ("vision_config", "text_tower_config", "text_config"):
@@ -334,11 +339,13 @@ class AnomalyGPTConfig(PreTrainedConfig):
                 f"`reference_pooling` must be odd, one window or several, got {self.reference_pooling}. Use 1, 3 or 5."
             )
         if not 0 <= self.self_similarity <= 1:
-            raise ValueError(f"`self_similarity` must be between 0 and 1, got {self.self_similarity}.")
+            raise ValueError(f"`self_similarity` must be between 0 and 1, got {self.self_similarity}. Published: 0.")
         if not self.map_temperature > 0:
             raise ValueError(f"`map_temperature` must be above 0, got {self.map_temperature}. Published: 0.01.")
         if not self.out_indices or min(self.out_indices) < 0:
-            raise ValueError(f"`out_indices` must be one or more indices from 0 up, got {self.out_indices}.")
+            raise ValueError(
+                f"`out_indices` must be one or more indices from 0 up, got {self.out_indices}. 0 is the embeddings."
+            )
         depth = getattr(self.vision_config, "num_hidden_layers", None)
         if isinstance(depth, int) and max(self.out_indices) > depth:
             raise ValueError(
@@ -346,7 +353,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
                 f"The published choice is the quarters of the depth."
             )
         if not self.prompt_channels or min(self.prompt_channels) < 1:
-            raise ValueError(f"`prompt_channels` must be one or more positive numbers, got {self.prompt_channels}.")
+            raise ValueError(
+                f"`prompt_channels` must be one or more positive numbers, got {self.prompt_channels}. Each is a width."
+            )
         if self.prompt_side**2 != self.num_map_prompts:
             raise ValueError(f"`num_map_prompts` must be a square number, got {self.num_map_prompts}. Use 4, 9 or 16.")
         if self.map_size >> len(self.prompt_channels) < self.prompt_side:
@@ -357,7 +366,9 @@ class AnomalyGPTConfig(PreTrainedConfig):
             )
         wrong = set(self.loss_weights) - {"lm", "focal", "dice"}
         if wrong:
-            raise ValueError(f"`loss_weights` must have keys lm, focal, dice, got {sorted(wrong)}.")
+            raise ValueError(
+                f"`loss_weights` must have keys lm, focal, dice, got {sorted(wrong)}. Correct the spelling."
+            )
         for name, weight in self.loss_weights.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(
@@ -379,15 +390,22 @@ def _checked_decision(entries: dict[str, Any]) -> dict[str, bool | float]:
     """All entries of `decision`, those that are not given with their defaults."""
     for name, value in entries.items():
         if name not in _DECISION:
-            raise ValueError(f"`decision` entries must be among {sorted(_DECISION)}, got {name!r}.")
+            raise ValueError(
+                f"`decision` entries must be among {sorted(_DECISION)}, got {name!r}. Correct the spelling."
+            )
         default, lowest, highest = _DECISION[name]
         if isinstance(default, bool):
             if not isinstance(value, bool):
-                raise ValueError(f"`decision[{name!r}]` must be true or false, got {value!r}.")
+                raise ValueError(
+                    f"`decision[{name!r}]` must be true or false, got {value!r}. The default is {default}."
+                )
         elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"`decision[{name!r}]` must be a number, got {value!r}.")
+            raise ValueError(f"`decision[{name!r}]` must be a number, got {value!r}. The default is {default:g}.")
         elif not lowest <= value <= highest:
-            raise ValueError(f"`decision[{name!r}]` must be between {lowest:g} and {highest:g}, got {value}.")
+            raise ValueError(
+                f"`decision[{name!r}]` must be between {lowest:g} and {highest:g}, got {value}. The default is "
+                f"{default:g}."
+            )
     return {name: entries.get(name, default) for name, (default, _, _) in _DECISION.items()}
 
 
@@ -398,11 +416,11 @@ def _check_parts(name: str, value: Any) -> None:
             _check_parts(f"{name}.{key}", entry)
     elif isinstance(value, list | tuple):
         if len(value) > _MOST_PARTS:
-            raise ValueError(f"`{name}` must have at most {_MOST_PARTS} entries, got {len(value)}.")
+            raise ValueError(f"`{name}` must have at most {_MOST_PARTS} entries, got {len(value)}. Shorten it.")
         for entry in value:
             _check_parts(name, entry)
     elif isinstance(value, int) and not 0 <= value <= _MOST_PARTS and _PARTS_IN_PARTS.search(name):
-        raise ValueError(f"`{name}` must be between 0 and {_MOST_PARTS}, got {value}.")
+        raise ValueError(f"`{name}` must be between 0 and {_MOST_PARTS}, got {value}. Correct it.")
 
 
 def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:
@@ -411,7 +429,9 @@ def _sub_config(value: dict | PreTrainedConfig, key: str) -> PreTrainedConfig:
         return value
     model_type = value.get("model_type")
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"`{key}` must name a `model_type` that transformers knows, got {model_type!r}.")
+        raise ValueError(
+            f"`{key}` must name a `model_type` that transformers knows, got {model_type!r}. Correct or update it."
+        )
     return CONFIG_MAPPING[model_type](**{name: entry for name, entry in value.items() if name != "model_type"})
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .checkpoints import CheckpointError
 from .image_processing_anomalygpt import paste, place
@@ -34,6 +35,20 @@ _LEAST_COMPARED = 0.5  # part of what counts that an image in another pose must 
 # References from which scores are estimated; more would cost time and change little.
 _MOST_STUDIED = 24
 _ANGLES = (0, 90, 180, 270)
+_CATEGORIES_KEPT = 256  # whose state vectors are remembered, of a few kilobytes each
+# A fingerprint names these settings where they differ from those of the embedded checkpoint, whose banks were saved
+# before it named any.
+_UNNAMED = {
+    "map_size": 56,
+    "self_similarity": 0.3,
+    "map_smoothing": 2,
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": tuple(OPENAI_CLIP_MEAN),
+    "image_std": tuple(OPENAI_CLIP_STD),
+}
 
 
 def tile_boxes(height: int, width: int, tile: int, overlap: int | None = None) -> list[Box]:
@@ -93,7 +108,9 @@ def merge_tile_maps(maps: Sequence[np.ndarray], boxes: Sequence[Box], size: Sequ
         ValueError: If maps and boxes do not fit each other, or the boxes leave a pixel uncovered.
     """
     if len(maps) != len(boxes):
-        raise ValueError(f"`maps` must hold one map for each of the {len(boxes)} boxes, got {len(maps)}.")
+        raise ValueError(
+            f"`maps` must hold one map for each of the {len(boxes)} boxes, got {len(maps)}. Leave no tile out."
+        )
     total = np.zeros(tuple(size), dtype=np.float32)
     weights = np.zeros_like(total)
     for tile_map, (x0, y0, x1, y1) in zip(maps, boxes, strict=True):
@@ -106,7 +123,7 @@ def merge_tile_maps(maps: Sequence[np.ndarray], boxes: Sequence[Box], size: Sequ
         total[y0:y1, x0:x1] += np.asarray(tile_map, dtype=np.float32) * window
         weights[y0:y1, x0:x1] += window
     if not weights.all():
-        raise ValueError(f"`boxes` must cover the whole image of {tuple(size)}. Take those of `tile_boxes`.")
+        raise ValueError(f"`boxes` must cover the whole image of {tuple(size)}, got gaps. Take those of `tile_boxes`.")
     return total / weights
 
 
@@ -191,10 +208,15 @@ class ImageEncoder:
         self._text_embeds: dict[str, torch.Tensor] = {}
 
     def fingerprint(self) -> str:
-        """Names everything on which a memory bank depends: encoder, settings and geometry."""
-        images = self.processor.image_processor
+        """Names everything on which a memory bank and the scores against it depend: encoder, settings and geometry."""
+        images, localizer = self.processor.image_processor, self.model.model.localizer
         size = f"{images.size['height']}x{images.size['width']}"
-        return f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
+        name = f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
+        for setting, unnamed in _UNNAMED.items():
+            value = getattr(localizer if hasattr(localizer, setting) else images, setting)
+            value = tuple(value) if isinstance(value, list) else value
+            name += "" if value == unnamed else f"-{setting}={value}"
+        return name
 
     def boxes(self, image: Image.Image) -> list[Box]:
         """The tiles of an image as `(left, top, right, bottom)`; the whole image where it is not split."""
@@ -302,9 +324,9 @@ class ImageEncoder:
             ValueError: If the region cannot be used.
             PoseError: If images cannot be brought into one pose.
         """
-        angles = _ANGLES if rotations else _ANGLES[:1]
+        fingerprint, angles = self.fingerprint(), _ANGLES if rotations else _ANGLES[:1]
         step = -(-count // _MOST_STUDIED)
-        bank, studied, sizes, thumbnails, views, tiled, moved = None, [], [], [], [], False, False
+        parts, studied, sizes, thumbnails, views, tiled, moved = [], [], [], [], [], False, False
         for number, image in enumerate(images):
             if number == 0:
                 frame = (image.height, image.width)
@@ -324,13 +346,12 @@ class ImageEncoder:
                 if inside is not None and not inside.flatten(1).any(1).all():
                     raise ValueError("`roi` must lie where the model looks, got a place that is cut off. Crop before.")
                 layers = self.model.model.get_patch_features(pixel_values)
-                part = MemoryBank.build(layers, self.fingerprint(), inside)
-                bank = part if bank is None else bank.extend(part)
+                parts.append(MemoryBank.build(layers, fingerprint, inside))
                 if number % step == 0:
                     upright = [index < len(tiles[0]) for index in range(start, start + len(pixel_values))]
                     studied.append((pixel_values, layers, [number] * len(pixel_values), inside, upright))
             sizes.append((image.height, image.width))
-        config = self.model.config
+        bank, config = parts[0].extend(*parts[1:]), self.model.config
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
             for layers in zip(*(one[1] for one in studied), strict=True)
@@ -377,18 +398,18 @@ class ImageEncoder:
         posed = self._posed(image, references)
         if not posed.comparable:
             raise ValueError(
-                "`image` must show the part of the good pictures, got one that cannot be brought into its pose."
+                "`image` must show the part of the good pictures, got one that cannot be brought into its pose. Take "
+                "it again, as they were taken."
             )
         image = posed.image
         gate = references.domain_gate if len(self.boxes(image)) == 1 else None
-        pieces, bank = self._pieces(image, posed.counts), None
+        pieces, parts, fingerprint = self._pieces(image, posed.counts), [], self.fingerprint()
         for start in range(0, len(pieces), _TILES_AT_A_TIME):
             pixel_values, inside = self._pixels(pieces[start : start + _TILES_AT_A_TIME])
             pixel_values, _ = self._match_exposure(pixel_values, gate, references, inside)
             layers = self.model.model.get_patch_features(pixel_values)
-            part = MemoryBank.build(layers, self.fingerprint(), inside, margin)
-            bank = part if bank is None else bank.extend(part)
-        return bank
+            parts.append(MemoryBank.build(layers, fingerprint, inside, margin))
+        return parts[0].extend(*parts[1:])
 
     @torch.inference_mode()
     def encode(
@@ -598,16 +619,17 @@ class ImageEncoder:
         return features
 
     def _state_embeds(self, category: str) -> torch.Tensor | None:
-        """State vectors of a category, computed once; `None` for a model without a text tower."""
+        """State vectors of a category, remembered; `None` for a model without a text tower."""
         if self.model.model.text_tower is None:
             return None
-        if category not in self._text_embeds:
-            blank = Image.new("RGB", (32, 32))
-            inputs = self._inputs([blank], category=category)
-            self._text_embeds[category] = self.model.model.get_text_embeds(
-                inputs["state_prompt_ids"], inputs["state_prompt_labels"]
-            )
-        return self._text_embeds[category]
+        embeds = self._text_embeds.get(category)
+        if embeds is None:
+            inputs = self._inputs([Image.new("RGB", (32, 32))], category=category)
+            embeds = self.model.model.get_text_embeds(inputs["state_prompt_ids"], inputs["state_prompt_labels"])
+            if len(self._text_embeds) >= _CATEGORIES_KEPT:  # a service may be asked about any number
+                self._text_embeds.clear()
+            self._text_embeds[category] = embeds
+        return embeds
 
     def _inputs(self, images: list[Image.Image], **texts: str) -> Any:
         return self.processor(images=images, return_tensors="pt", **texts).to(self.model.device)

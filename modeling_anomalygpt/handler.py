@@ -73,28 +73,39 @@ class EndpointHandler:
 def _pictures(image: Any, references: Any, roi: Any) -> list[bytes]:
     """The files of picture, good ones and region of interest, decoded only when all together are within the limits."""
     if not isinstance(references, list) or len(references) > MAX_REFERENCES:
-        raise ValueError(f"`references` must be a list of at most {MAX_REFERENCES} pictures as base64 text.")
+        got = len(references) if isinstance(references, list) else type(references).__name__
+        raise ValueError(
+            f"`references` must be a list of at most {MAX_REFERENCES} pictures as base64 text, got {got}. Send such."
+        )
     named = [("image", image), *((f"references[{index}]", one) for index, one in enumerate(references))]
     named += [] if roi is None else [("roi", roi)]
-    if sum(len(text) for _, text in named if isinstance(text, str)) > MAX_BYTES * 4 // 3:
-        raise ValueError(f"All pictures of a request must have at most {MAX_BYTES} bytes. Shrink them before.")
+    size = sum(len(text) for _, text in named if isinstance(text, str)) * 3 // 4
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"All pictures of a request must have at most {MAX_BYTES} bytes, got {size}. Shrink them before."
+        )
     files = [_file(text, name) for name, text in named]
-    if sum(pixels for _, pixels in files) > MAX_PIXELS:
-        raise ValueError(f"All pictures of a request must have at most {MAX_PIXELS} pixels. Shrink them before.")
+    total = sum(pixels for _, pixels in files)
+    if total > MAX_PIXELS:
+        raise ValueError(
+            f"All pictures of a request must have at most {MAX_PIXELS} pixels, got {total}. Shrink them before."
+        )
     return [file for file, _ in files]
 
 
 def _file(text: Any, name: str) -> tuple[bytes, int]:
     """A picture's file and, from its header, the number of its pixels."""
     if not isinstance(text, str) or not text:
-        raise ValueError(f"`{name}` must be a picture as base64 text, got {type(text).__name__}.")
+        raise ValueError(f"`{name}` must be a picture as base64 text, got {type(text).__name__}. Encode the file.")
     encoded = text.split(",", 1)[1] if text.startswith("data:image/") and "," in text else text
     try:  # some programs wrap their lines
         file = base64.b64decode("".join(encoded.split()), validate=True)
         with Image.open(io.BytesIO(file)) as image:
             return file, image.width * image.height
     except (ValueError, UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"`{name}` must be a picture as base64 text, but it cannot be decoded.") from error
+        raise ValueError(
+            f"`{name}` must be a picture as base64 text, got one that cannot be decoded. Encode the whole file."
+        ) from error
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -103,9 +114,11 @@ def _check_options(options: dict[str, Any]) -> None:
         if name in ("batch_size", "num_workers", "images", "self") or not isinstance(name, str):
             raise ValueError(f"`{name}` must be left out: a request has one picture.")
         if not isinstance(value, str | int | float | None):
-            raise ValueError(f"`{name}` must be a text, a number, true or false, got {type(value).__name__}.")
+            raise ValueError(
+                f"`{name}` must be a text, a number, true or false, got {type(value).__name__}. Leave it out."
+            )
         if isinstance(value, str) and len(value) > MAX_LETTERS:
-            raise ValueError(f"`{name}` must have at most {MAX_LETTERS} letters, got {len(value)}.")
+            raise ValueError(f"`{name}` must have at most {MAX_LETTERS} letters, got {len(value)}. Shorten it.")
 
 
 def _png(image: Image.Image) -> str:

@@ -5,7 +5,7 @@ Knows PIL, NumPy and geometry; knows no weights and no device.
 
 import base64
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.processing_utils import ImagesKwargs
 
 from .errors import describe_error
-from .images import MAX_PIXELS, PictureError, flatten_pictures, load_mask, load_picture
+from .images import MASK_THRESHOLD, MAX_PIXELS, PictureError, flatten_pictures, load_mask, load_picture
 from .onednn import product
 
 GEOMETRIES = ("square", "center_crop", "letterbox")
@@ -25,6 +25,22 @@ GEOMETRIES = ("square", "center_crop", "letterbox")
 
 MAX_SIDE = 4096
 """Largest side of that canvas; 200 MB a picture."""
+
+# Options of transformers that can have no other value here.
+_ALWAYS = {
+    "do_convert_rgb": True,
+    "do_center_crop": False,
+    "crop_size": None,
+    "do_pad": False,
+    "pad_size": None,
+    "data_format": "channels_first",
+    "device": "cpu",
+    "image_seq_length": None,
+}
+_ADVICE = (
+    "Leave it out: `size` and `geometry` ('center_crop' cuts, 'letterbox' pads) place pictures; `resample`, "
+    "`do_resize`, `do_rescale`, `rescale_factor`, `do_normalize`, `image_mean` and `image_std` may be changed as well."
+)
 
 
 class AnomalyGPTImageProcessorKwargs(ImagesKwargs, total=False):
@@ -135,7 +151,7 @@ class AnomalyGPTImageProcessor(PilBackend):
     _auto_class = "AutoImageProcessor"
     model_input_names = ["pixel_values"]
     geometry = "square"
-    mask_threshold = 0.3
+    mask_threshold = MASK_THRESHOLD
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
@@ -230,6 +246,7 @@ class AnomalyGPTImageProcessor(PilBackend):
         return image_url_or_urls
 
     def _standardize_kwargs(self, size: Any = None, **kwargs: Any) -> dict[str, Any]:
+        refuse_changes(kwargs, _ALWAYS, _ADVICE)
         kwargs = super()._standardize_kwargs(size=size, **kwargs)
         geometry, size, threshold = kwargs.get("geometry"), kwargs["size"], kwargs.get("mask_threshold")
         if geometry not in GEOMETRIES:
@@ -241,6 +258,11 @@ class AnomalyGPTImageProcessor(PilBackend):
             raise ValueError(f"`size` must have a 'height' and 'width' from 1 to {MAX_SIDE}, got {size}. Give both.")
         if threshold is None or not 0 <= threshold < 1:
             raise ValueError(f"`mask_threshold` must be between 0 and 1, got {threshold}. The published value is 0.3.")
+        if (form := kwargs.get("input_data_format")) not in (None, "channels_first", "channels_last"):
+            raise ValueError(
+                f"`input_data_format` must be channels_first or channels_last, got {form!r}. Leave it out where the "
+                "shape tells."
+            )
         return kwargs
 
     def _preprocess_image_like_inputs(
@@ -325,6 +347,22 @@ class AnomalyGPTImageProcessor(PilBackend):
         return canvas
 
 
+def refuse_changes(given: Mapping[str, Any], always: Mapping[str, Any], advice: str) -> None:
+    """Refuses options that would be ignored.
+
+    Args:
+        given (`dict`): What the caller gave; `None` counts as not given.
+        always (`dict`): The only value of each of these options.
+        advice (`str`): What to do instead.
+
+    Raises:
+        ValueError: If one of them has another value.
+    """
+    for name, only in always.items():
+        if (value := given.get(name)) is not None and (only is None or only not in (value, str(value))):
+            raise ValueError(f"`{name}` must be {only}, got {str(value)[:60]}. {advice}")
+
+
 def _fetched(address: str) -> bytes:
     try:
         if address.startswith("data:"):
@@ -333,8 +371,9 @@ def _fetched(address: str) -> bytes:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read()
     except Exception as error:  # of the connection, of base64
-        line = f"`picture` must be a picture, none is at {address[:80]!r}: {describe_error(error)}"
-        raise PictureError(line) from error
+        raise PictureError(
+            f"`picture` must be a picture, none is at {address[:80]!r} ({describe_error(error)}). Check the address."
+        ) from error
 
 
 def _channels_last(picture: Any, input_data_format: Any) -> Any:
@@ -380,4 +419,13 @@ def _interpolation(pixels: int, resized: int, corner: int, canvas: int, cells: i
     return weights
 
 
-__all__ = ["GEOMETRIES", "AnomalyGPTImageProcessor", "Placement", "load_mask", "load_picture", "paste", "place"]
+__all__ = [
+    "GEOMETRIES",
+    "AnomalyGPTImageProcessor",
+    "Placement",
+    "load_mask",
+    "load_picture",
+    "paste",
+    "place",
+    "refuse_changes",
+]

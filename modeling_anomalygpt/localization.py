@@ -173,7 +173,9 @@ def text_guided_layer_maps(
 def maps_needed(localization: str, has_reference: bool, use_reference: torch.Tensor | None) -> tuple[bool, bool]:
     """Whether the few-shot map and whether the text-guided map must be computed; refuses what cannot be."""
     if localization not in LOCALIZATION_MODES:
-        raise ValueError(f"`localization` must be one of {', '.join(LOCALIZATION_MODES)}, got {localization!r}.")
+        raise ValueError(
+            f"`localization` must be one of {', '.join(LOCALIZATION_MODES)}, got {localization!r}. Choose one of them."
+        )
     if localization in ("reference", "mean") and not has_reference:
         raise ValueError(
             f"`memory_bank` must be given for localization={localization!r}, got None. "

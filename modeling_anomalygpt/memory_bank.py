@@ -96,24 +96,26 @@ class MemoryBank:
             fingerprint=fingerprint,
         )
 
-    def extend(self, other: "MemoryBank") -> "MemoryBank":
-        """This bank followed by another one of the same encoder."""
-        self.check(other.fingerprint, other.grids)
-        offsets = [self.num_references * height * width for height, width in self.grids]
+    def extend(self, *others: "MemoryBank") -> "MemoryBank":
+        """This bank followed by others of the same encoder; many at once, since each call copies everything."""
+        sources, num_references = [self.sources], self.num_references
+        for other in others:
+            self.check(other.fingerprint, other.grids)
+            offsets = [num_references * height * width for height, width in self.grids]
+            sources.append(tuple(layer + offset for layer, offset in zip(other.sources, offsets, strict=True)))
+            num_references += other.num_references
+        features = [bank.features for bank in (self, *others)]
         return replace(
             self,
-            features=tuple(torch.cat(pair) for pair in zip(self.features, other.features, strict=True)),
-            sources=tuple(
-                torch.cat([mine, theirs + offset])
-                for mine, theirs, offset in zip(self.sources, other.sources, offsets, strict=True)
-            ),
-            num_references=self.num_references + other.num_references,
+            features=tuple(torch.cat(layers) for layers in zip(*features, strict=True)),
+            sources=tuple(torch.cat(layers) for layers in zip(*sources, strict=True)),
+            num_references=num_references,
         )
 
     def reduce(self, num_patches: int) -> "MemoryBank":
         """Keeps at most `num_patches` a layer, chosen by greedy k-centre (https://arxiv.org/abs/2106.08265)."""
         if num_patches < 1:
-            raise ValueError(f"`num_patches` must be at least 1, got {num_patches}.")
+            raise ValueError(f"`num_patches` must be at least 1, got {num_patches}. Keep some.")
         kept = [k_centre_indices(layer, num_patches) for layer in self.features]
         return replace(
             self,
@@ -133,8 +135,8 @@ class MemoryBank:
         """Refuses a bank that another encoder made, or that was made at another picture size."""
         if self.fingerprint != fingerprint:
             raise ValueError(
-                f"`memory_bank` must come from this encoder ({fingerprint!r}), got one of {self.fingerprint!r}. "
-                "Build it again from the reference pictures."
+                f"`memory_bank` must come from this encoder and its settings ({fingerprint!r}), got one of "
+                f"{self.fingerprint!r}. Build it again from the reference pictures."
             )
         if grids is not None and self.grids != grids:
             raise ValueError(
@@ -185,7 +187,9 @@ class MemoryBank:
                 threshold=json.loads(metadata.get("threshold", metadata.get("limit", "null"))),  # formerly `limit`
             )
         except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-            raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}).") from error
+            raise ValueError(
+                f"`path` must be a memory bank, got {os.fspath(path)!r} ({error}). Make it again."
+            ) from error
         if wrong := _what_is_wrong(bank):
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({wrong}). Make it again.")
         if fingerprint is not None:
@@ -287,7 +291,10 @@ def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor, c
     """
     if isinstance(threshold, torch.Tensor):
         threshold = threshold.to(anomaly_map).view(-1, *[1] * (anomaly_map.dim() - 1))
-    q = (anomaly_map / threshold) ** contrast
+    ratio = anomaly_map / threshold
+    if ratio.requires_grad:  # a contrast below 1 is infinitely steep at 0
+        ratio = torch.where(ratio > 0, ratio, ratio.detach())
+    q = (ratio**contrast).clamp(max=torch.finfo(ratio.dtype).max)
     return q / (1 + q)
 
 

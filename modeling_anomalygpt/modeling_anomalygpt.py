@@ -657,6 +657,20 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         )  # fmt: skip
 
 
+def scaled_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
+    """Scores `(batch_size, sequence_length, vocab_size)` as the language model has them after its head.
+
+    Those of Cohere are multiplied, those of Granite divided, those of Gemma 2 kept within a bound.
+    """
+    if (factor := getattr(text_config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (divisor := getattr(text_config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (bound := getattr(text_config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / bound) * bound
+    return logits
+
+
 def new_text_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """`AutoModel` knows CLIP's text half; those of SigLIP and others are classes named like their configurations."""
     if type(config) in AutoModel._model_mapping:
@@ -677,7 +691,6 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
         config ([`AnomalyGPTConfig`]): The configuration.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     # The pixel losses are means over samples: they must not be rescaled by the number of answer tokens.
     accepts_loss_kwargs = False
     _auto_class = "AutoModelForImageTextToText"
@@ -685,7 +698,11 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
     def __init__(self, config: AnomalyGPTConfig):
         super().__init__(config)
         self.model = AnomalyGPTModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        text_config, embeddings = config.text_config, self.get_input_embeddings()
+        has_bias = getattr(text_config, "lm_head_bias", False)
+        self.lm_head = nn.Linear(text_config.hidden_size, text_config.vocab_size, bias=has_bias)
+        name = next(name for name, module in self.named_modules() if module is embeddings)  # differs by language model
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
         if self.generation_config is not None:
             # A generated placeholder would be taken for a picture at the next step.
@@ -710,7 +727,8 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             [`AnomalyGPTForConditionalGeneration`]: Its `save_pretrained` writes a complete folder, with the processor.
 
         Raises:
-            ValueError: If `language` has no tokenizer, **or** a field does not fit the parts.
+            ValueError: If `language` has no tokenizer, **or** is of a kind that does not speak inside this model as it
+                does alone, **or** a field does not fit the parts.
         """
         return compose(cls, vision, language, text_tower, dtype, **kwargs)
 
@@ -777,7 +795,7 @@ class AnomalyGPTForConditionalGeneration(AnomalyGPTPreTrainedModel, GenerationMi
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        logits = scaled_logits(self.lm_head(outputs.last_hidden_state[:, kept]), self.config.text_config)
 
         losses = {}
         if labels is not None:

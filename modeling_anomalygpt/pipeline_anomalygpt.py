@@ -84,7 +84,9 @@ class AnomalyDetectionPipeline(Pipeline):
         known = ("references", *_REFERENCE_OPTIONS, *_INSPECTION_OPTIONS)
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise ValueError(f"Options must be among {', '.join(known)}, got {', '.join(unknown)}.")
+            raise ValueError(
+                f"Options must be among {', '.join(known)}, got {', '.join(unknown)}. Correct the spelling."
+            )
         taught = {name: value for name, value in options.items() if name in ("references", *_REFERENCE_OPTIONS)}
         return taught, options, {}
 

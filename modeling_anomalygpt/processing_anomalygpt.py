@@ -13,6 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import cached_file
 
+from .image_processing_anomalygpt import refuse_changes
 from .images import flatten_pictures
 from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompts
 
@@ -20,6 +21,30 @@ from .prompts import NO_WORDS, YES_WORDS, check_language, describe, state_prompt
 STOP_MARK = "###"
 # Categories whose state prompts are kept encoded.
 _MAX_CACHED = 64
+# Options of transformers that can have no other value here. Whatever a text says, it holds no control token.
+_ALWAYS = {
+    "videos": None,
+    "audio": None,
+    "text_pair": None,
+    "text_target": None,
+    "text_pair_target": None,
+    "truncation": False,
+    "stride": None,
+    "is_split_into_words": False,
+    "return_attention_mask": True,
+    "return_token_type_ids": False,
+    "return_mm_token_type_ids": False,
+    "return_overflowing_tokens": False,
+    "return_special_tokens_mask": False,
+    "return_offsets_mapping": False,
+    "return_text_replacement_offsets": False,
+    "return_length": False,
+    "sanitize_control_tokens": False,
+}
+_ADVICE = (
+    "Leave it out: beside pictures and texts there are `return_tensors`, `padding`, `padding_side`, `max_length` (a "
+    "prompt is never cut), `pad_to_multiple_of`, `add_special_tokens` and the options of the image processor."
+)
 # U+001E stands before every piece of a rendered conversation; is split at and never tokenized.
 SEPARATOR = "\x1e"
 # The piece that stands for a run of placeholder tokens, whatever the tokenizer calls them.
@@ -99,7 +124,10 @@ def _with_image(messages: Sequence[dict[str, Any]], image: bool) -> list[dict[st
 def _check_messages(messages: Any) -> None:
     """Refuses what the format cannot express: no message, roles that do not alternate, a picture out of its place."""
     if not messages or any(not {"role", "content"} <= set(message) for message in messages):
-        raise ValueError("`conversation` must hold messages with 'role' and 'content'. Begin with a user's question.")
+        raise ValueError(
+            f"`conversation` must hold messages with 'role' and 'content', got {str(messages)[:60]}. Begin with a "
+            "user's question."
+        )
     leading = 0
     while leading < len(messages) and messages[leading]["role"] == "system":
         leading += 1
@@ -217,7 +245,6 @@ class AnomalyGPTProcessor(ProcessorMixin):
         num_image_tokens: int = 1,
         num_prompt_tokens: int = 18,
         state_prompt_length: int | None = None,
-        **kwargs: Any,
     ) -> None:
         counts = (num_image_tokens, num_prompt_tokens, state_prompt_length or 0)
         if num_image_tokens < 1 or min(counts) < 0 or max(counts) > 8192:
@@ -233,7 +260,7 @@ class AnomalyGPTProcessor(ProcessorMixin):
         token_id = tokenizer.convert_tokens_to_ids(image_token) if tokenizer is not None else None
         if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != image_token:
             raise ValueError(
-                f"`tokenizer` must know the image token {image_token!r} as one token. Add it with "
+                f"`tokenizer` must know the image token {image_token!r} as one token, got one without it. Add it with "
                 f"`tokenizer.add_special_tokens({{'image_token': {image_token!r}}})` and resize the model's "
                 "embeddings."
             )
@@ -283,8 +310,9 @@ class AnomalyGPTProcessor(ProcessorMixin):
             masks (mask or list, *optional*): One mask for each picture, `None` where there is none.
             references (list of pictures, *optional*): Good pictures, the same for every query; or one list for each
                 query, all of the same length.
-            **kwargs: `return_tensors`, `padding`, `max_length`, `padding_side` (left by default), and any argument of
-                the image processor.
+            **kwargs: `return_tensors`, `padding` (by default where there are several texts), `max_length`,
+                `padding_side` (left by default), `pad_to_multiple_of`, `add_special_tokens` (whether the start token
+                comes first, as by default), and any argument of the image processor.
 
         Returns:
             `BatchFeature`: `input_ids`, `attention_mask` `(B, T)`; `pixel_values` `(N, 3, H, W)`; with a class
@@ -292,9 +320,11 @@ class AnomalyGPTProcessor(ProcessorMixin):
             `mask_labels` and `reference_pixel_values` `(N, K, 3, H, W)` where asked for.
 
         Raises:
-            ValueError: If pictures, texts and categories do not fit each other, or a picture is unusable.
+            ValueError: If pictures, texts and categories do not fit each other, a picture is unusable, or an option of
+                transformers has no effect here.
         """
         check_language(language)
+        refuse_changes(kwargs | (kwargs.get("text_kwargs") or {}), _ALWAYS, _ADVICE)
         if images is None and text is None:
             raise ValueError("`images` or `text` must be given, got neither. Pass a picture, a question or both.")
         side = kwargs.get("padding_side") or kwargs.get("text_kwargs", {}).get("padding_side") or "left"
@@ -312,7 +342,8 @@ class AnomalyGPTProcessor(ProcessorMixin):
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
             texts = self._conversations(texts, len(pictures), description, language)
-            start = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+            begun = self.tokenizer.bos_token_id is not None and text_kwargs.get("add_special_tokens") is not False
+            start = [self.tokenizer.bos_token_id] if begun else []
             ids = [sum(self._encode_pieces(_pieces_of(one)), start) for one in texts]
             data.update(self._pad(ids, side, text_kwargs))
         return BatchFeature(data, tensor_type=return_tensors)
@@ -339,7 +370,9 @@ class AnomalyGPTProcessor(ProcessorMixin):
         if not conversation:
             raise ValueError("`conversation` must hold at least one message, got none. Ask a question.")
         if kwargs.get("return_assistant_tokens_mask"):
-            raise ValueError("`return_assistant_tokens_mask` must be False. `encode_conversation` gives the targets.")
+            raise ValueError(
+                "`return_assistant_tokens_mask` must be False, got True. `encode_conversation` gives the targets."
+            )
         batched = isinstance(conversation[0], (list, tuple))
         for messages in conversation if batched else [conversation]:
             _check_messages(messages)
@@ -569,7 +602,10 @@ class AnomalyGPTProcessor(ProcessorMixin):
         own = isinstance(references, (list, tuple)) and any(isinstance(one, (list, tuple)) for one in references)
         groups = [flatten_pictures(one) for one in references] if own else [flatten_pictures(references)]
         if not groups or not groups[0] or len({len(group) for group in groups}) != 1:
-            raise ValueError("`references` must hold the same positive number of pictures for each query.")
+            raise ValueError(
+                "`references` must hold the same positive number of pictures for each query, got "
+                f"{[len(group) for group in groups]}. Give each as many."
+            )
         if own and len(groups) != num_pictures:
             raise ValueError(
                 f"`references` must hold one list for each of the {num_pictures} pictures, got {len(groups)}. "
@@ -597,9 +633,10 @@ class AnomalyGPTProcessor(ProcessorMixin):
                 f"`max_length` must hold the whole prompt of {max(map(len, ids))} tokens, got {max_length}. "
                 "Shorten the question or raise it; a prompt is never cut."
             )
+        padding = text_kwargs.get("padding")
         padded = self.tokenizer.pad(
             {"input_ids": ids},
-            padding=text_kwargs.get("padding") or len(ids) > 1,
+            padding=len(ids) > 1 if padding is None else padding,
             max_length=max_length,
             padding_side=side,
             pad_to_multiple_of=text_kwargs.get("pad_to_multiple_of"),
@@ -612,9 +649,11 @@ def _one_each(name: str, value: Any, count: int) -> list[Any]:
     """A list of `count` values from one value or a list of them."""
     values = [value] * count if value is None or isinstance(value, str) else list(value)
     if len(values) != count:
-        raise ValueError(f"`{name}` must be one text or one for each of the {count} inputs, got {len(values)}.")
+        raise ValueError(
+            f"`{name}` must be one text or one for each of the {count} inputs, got {len(values)}. Give one for all."
+        )
     if not all(one is None or isinstance(one, str) for one in values):
-        raise ValueError(f"`{name}` must hold texts, got {values!r}.")
+        raise ValueError(f"`{name}` must hold texts, got {values!r}. Give strings.")
     return values
 
 

@@ -116,14 +116,14 @@ def foreground(vectors: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor | N
     # One more than counted: a patch at the edge finds itself.
     nearest = torch.stack([(one @ ground.T).topk(min(_NEAREST + 1, len(ground))).values for one in vectors])
     distances = 1 - nearest[..., 1:].mean(-1)
-    ordered = distances.flatten().double().sort().values
-    below = torch.arange(1, len(ordered), device=vectors.device)
-    low, total = ordered.cumsum(0)[:-1], ordered.sum()
+    ordered = np.sort(distances.flatten().float().cpu().numpy().astype(np.float64))  # not every GPU has float64
+    below = np.arange(1, len(ordered))
+    low, total = ordered.cumsum()[:-1], ordered.sum()
     means = (total - low) / (len(ordered) - below) - low / below
     explained = below * (len(ordered) - below) / len(ordered) ** 2 * means**2  # Otsu 1979
     best = int(explained.argmax())
-    found = (distances > ordered[best]).unflatten(1, grid)
-    sharp = explained[best] >= _LEAST_EXPLAINED * ordered.var(correction=0).clamp(min=1e-12)
+    found = (distances > float(ordered[best])).unflatten(1, grid)
+    sharp = explained[best] >= _LEAST_EXPLAINED * max(ordered.var(), 1e-12)
     return found if sharp and found[:, edge].float().mean() <= _MOST_OF_EDGE else None
 
 

@@ -47,7 +47,7 @@ def read_vision_tower(
     if max(out_indices) >= len(hidden_states):
         raise ValueError(
             f"`out_indices` must be below {len(hidden_states)}, the number of hidden states of "
-            f"{type(tower).__name__}, got {out_indices}."
+            f"{type(tower).__name__}, got {out_indices}. Count from 0."
         )
     pooled = getattr(outputs, "pooler_output", None)
     if pooled is None:
@@ -116,7 +116,7 @@ def _patch_features(hidden_state: torch.Tensor, grid: tuple[int, int] | None, nu
         height, width = height // 2, width // 2  # hierarchical models halve the grid from stage to stage
     raise ValueError(
         f"`out_indices` must select layers whose tokens form a grid, got {hidden_state.shape[1]} tokens for a grid of "
-        f"{grid} patches."
+        f"{grid} patches. Choose others."
     )
 
 

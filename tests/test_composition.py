@@ -9,12 +9,20 @@ from tokenizers import Tokenizer, models
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    BertConfig,
     CLIPConfig,
     CLIPModel,
+    CohereConfig,
     Dinov2Config,
     Dinov2Model,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    OPTConfig,
+    PhiConfig,
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
@@ -150,6 +158,56 @@ def test_the_language_model_speaks_as_before(parts, tmp_path, language):
     torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
     assert model.generation_config.suppress_tokens == [IMAGE_TOKEN]
     check_files(model, tmp_path)
+
+
+TOKENS = {"vocab_size": WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+ALIKE = without_type(TEXT_CONFIG) | TOKENS | {"initializer_range": 0.3}
+OPT = TOKENS | {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SPOKEN = {
+    "embeddings elsewhere": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **TOKENS),
+    "embeddings in a decoder": OPTConfig(word_embed_proj_dim=32, **OPT),
+    "a bias": PhiConfig(**ALIKE),
+    "divided": GraniteConfig(logits_scaling=8.0, **ALIKE),
+    "multiplied": CohereConfig(logit_scale=0.0625, **ALIKE),
+    "bounded": Gemma2Config(final_logit_softcapping=0.5, head_dim=8, **ALIKE),
+}
+REFUSED = {
+    "no keys and values": MambaConfig(hidden_size=32, num_hidden_layers=2, **TOKENS),
+    "layers in the head": BertConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, is_decoder=True, **TOKENS
+    ),
+    "another width": OPTConfig(word_embed_proj_dim=16, **OPT),
+}
+
+
+def language_folder(config, folder):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        torch.nn.init.normal_(model.get_output_embeddings().bias)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", SPOKEN)
+def test_scores_of_other_language_models_are_those_that_they_have_alone(parts, tmp_path, kind):
+    alone = language_folder(SPOKEN[kind], tmp_path / "words")
+    model, ids = compose(parts, "dinov2", tmp_path / "words"), torch.randint(3, 90, (2, 7))
+    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    check_files(model, tmp_path / "composed")
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_language_model_that_would_speak_otherwise_is_refused(parts, tmp_path, capsys, kind):
+    language_folder(REFUSED[kind], tmp_path / "words")
+    command = ["compose", "--vision", str(parts / "dinov2"), "--language", str(tmp_path / "words")]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "Phi, GPT-2 and others), got one of the kind" in said
+    assert f"{REFUSED[kind].model_type!r} that differs" in said
+    assert not (tmp_path / "out").exists()
 
 
 def words_without_image(folder, vocabulary: int, known: int) -> None:

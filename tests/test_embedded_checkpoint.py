@@ -43,6 +43,11 @@ def test_the_folder_is_at_most_40_mb_and_its_language_model_has_at_most_10_milli
     assert sum(weight.numel() for weight in inspector.model.model.language_model.parameters()) <= 10e6
 
 
+def test_references_that_earlier_versions_saved_with_it_are_still_its_own(inspector):
+    former = f"{inspector.model.model.encoder_fingerprint()}-square-256x256-tile0"
+    assert inspector.encoder.fingerprint() == former
+
+
 def test_anomalous_parts_score_higher_than_good_ones(inspected):
     good = [result.pred_score for label, result in inspected if not label]
     bad = [result.pred_score for label, result in inspected if label]

@@ -1,5 +1,6 @@
 """Tiles cover an image and merge without steps; a patch of a reference is its own nearest good one."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.encoder import merge_tile_maps, tile_boxes
 from modeling_anomalygpt.regions import DEFECT_KINDS
-from tests.tiny import tiny_pair
+from tests.tiny import TEXT_TOWER_CONFIG, tiny_pair
+from tests.tiny_processor import byte_tokenizer
 
 sides = st.integers(1, 60)
 
@@ -138,3 +140,31 @@ def test_references_and_queries_go_through_the_vision_model_once(monkeypatch):
     seen.clear()
     inspector.inspect(noise(1), answer=False)
     assert seen == [1]
+
+
+def test_state_vectors_are_remembered_but_not_of_any_number_of_categories(monkeypatch):
+    monkeypatch.setattr("modeling_anomalygpt.encoder._CATEGORIES_KEPT", 3)
+    words = byte_tokenizer()
+    text = TEXT_TOWER_CONFIG | {"vocab_size": len(words), "max_position_embeddings": 128}
+    model, processor = tiny_pair(text_tower_config=text)
+    processor.class_tokenizer = words
+    made, embed = [], model.model.get_text_embeds
+
+    def embedded(*prompts):
+        embeds = embed(*prompts)
+        made.append(weakref.ref(embeds))
+        return embeds
+
+    monkeypatch.setattr(model.model, "get_text_embeds", embedded)
+    inspector = AnomalyInspector(model, processor)
+
+    def highest(number):
+        return inspector.inspect(noise(0), category=f"part {number}", answer=False).anomaly_map.max()
+
+    scores = [highest(number) for number in (0, 0, 1, 2)]
+    assert scores[0] == scores[1] != scores[2]
+    assert len(made) == 3
+    for number in range(3, 8):
+        highest(number)
+    assert sum(embeds() is not None for embeds in made) <= 3
+    assert highest(0) == scores[0]

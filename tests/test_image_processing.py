@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from transformers.image_utils import ChannelDimension
 
 from modeling_anomalygpt.image_processing_anomalygpt import GEOMETRIES, AnomalyGPTImageProcessor, place
 
@@ -151,6 +152,50 @@ def test_sizes_and_maps_of_different_number_are_refused():
 def test_wrong_settings_are_refused_when_the_processor_is_made(arguments, message):
     with pytest.raises(ValueError, match=message):
         AnomalyGPTImageProcessor(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("do_convert_rgb", False), ("do_center_crop", True), ("crop_size", 8), ("do_pad", True), ("pad_size", 32),
+        ("data_format", "channels_last"), ("device", "cuda"), ("image_seq_length", 5),
+    ],
+)  # fmt: skip
+def test_an_option_of_transformers_that_would_be_ignored_is_refused_with_those_that_are_not(option, value):
+    message = rf"`{option}` must be .+, got .+ Leave it out: `size` and `geometry`"
+    with pytest.raises(ValueError, match=message):
+        AnomalyGPTImageProcessor(**{option: value})
+    with pytest.raises(ValueError, match=message):
+        AnomalyGPTImageProcessor()(gradient(6, 5), **{option: value})
+
+
+def test_options_of_transformers_may_say_what_is_always_done():
+    processor = AnomalyGPTImageProcessor(do_convert_rgb=True, do_center_crop=False, size=8)
+    said = {"data_format": ChannelDimension.FIRST, "device": torch.device("cpu"), "do_pad": False, "crop_size": None}
+    torch.testing.assert_close(
+        processor(gradient(6, 5), return_tensors="pt", **said), processor(gradient(6, 5), return_tensors="pt")
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("resample", 0), ("do_rescale", False), ("rescale_factor", 1 / 100), ("do_normalize", False),
+        ("image_mean", [0.5] * 3), ("image_std", 0.5), ("size", 12), ("geometry", "center_crop"),
+    ],
+)  # fmt: skip
+def test_every_other_option_changes_the_pixels(option, value):
+    picture = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    usual, changed = (
+        AnomalyGPTImageProcessor(**({"size": 16, "geometry": "letterbox"} | options))(picture, return_tensors="np")
+        for options in ({}, {option: value})
+    )
+    assert not np.array_equal(usual["pixel_values"], changed["pixel_values"])
+
+
+def test_an_order_of_channels_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="`input_data_format` must be channels_first or channels_last, got 'first'"):
+        AnomalyGPTImageProcessor()(gradient(6, 5), input_data_format="first")
 
 
 def test_masks_that_do_not_fit_their_pictures_are_refused():

@@ -152,6 +152,28 @@ def test_saved_references_give_the_same_maps(inspector, pair, tmp_path):
         tiled.load_references(tmp_path / "bank.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("self_similarity", 0.3), ("map_smoothing", 2), ("map_size", 56), ("image_mean", (0.5, 0.4, 0.3)),
+     ("image_std", (0.5, 0.5, 0.5)), ("resample", 2), ("do_normalize", False)],
+)  # fmt: skip
+def test_saved_references_are_refused_where_a_setting_that_changes_scores_is_another(
+    inspector, tmp_path, setting, value
+):
+    inspector.set_references([picture(0), picture(1)])
+    inspector.save_references(tmp_path / "bank.safetensors")
+    changes = {setting: value} if hasattr(inspector.model.config, setting) else {}
+    model, processor = tiny_pair(out_indices=[1, 2], **changes)
+    if not changes:
+        setattr(processor.image_processor, setting, value)
+    other = AnomalyInspector(model, processor)
+    with pytest.raises(ValueError, match=rf"(?s)this encoder and its settings .+{setting}.+Build it again"):
+        other.load_references(tmp_path / "bank.safetensors")
+    other.set_references([picture(0), picture(1)])
+    other.save_references(tmp_path / "other.safetensors")
+    other.load_references(tmp_path / "other.safetensors")
+
+
 def test_rotated_references_know_the_rotated_part(inspector):
     square = picture(0, size=(28, 28))
     inspector.set_references([square], rotations=True)

@@ -5,7 +5,14 @@ import torch
 from safetensors.torch import save_file
 
 from modeling_anomalygpt import memory_bank
-from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures, best_matches, k_centre_indices, unit_length
+from modeling_anomalygpt.memory_bank import (
+    MemoryBank,
+    PatchFeatures,
+    best_matches,
+    k_centre_indices,
+    normalised_map,
+    unit_length,
+)
 
 
 def bank_of(num_references=2, fingerprint="encoder", seed=0) -> MemoryBank:
@@ -36,11 +43,14 @@ def test_sources_name_reference_and_patch():
 def test_a_bank_extended_by_another_equals_one_built_of_all():
     layers = (PatchFeatures(torch.randn(3, 4, 5), (2, 2)),)
     whole = MemoryBank.build(layers, "e")
-    first, last = (PatchFeatures(vectors, (2, 2)) for vectors in layers[0].vectors.split(2))
-    parts = MemoryBank.build((first,), "e").extend(MemoryBank.build((last,), "e"))
-    torch.testing.assert_close(parts.features[0], whole.features[0])
-    assert parts.sources[0].tolist() == whole.sources[0].tolist()
-    assert parts.num_references == 3
+    for size in (2, 1):
+        first, *others = (
+            MemoryBank.build((PatchFeatures(vectors, (2, 2)),), "e") for vectors in layers[0].vectors.split(size)
+        )
+        parts = first.extend(*others)
+        torch.testing.assert_close(parts.features[0], whole.features[0])
+        assert parts.sources[0].tolist() == whole.sources[0].tolist()
+        assert parts.num_references == 3
 
 
 def naive_k_centre(rows: torch.Tensor, count: int) -> list[int]:
@@ -72,6 +82,18 @@ def test_reduction_keeps_features_and_sources_together():
         bank.reduce(0)
 
 
+def test_a_normalised_map_learns_at_zero_and_stays_a_number_far_above_the_threshold():
+    anomaly_map = torch.tensor([0.0, 0.1, 0.4], requires_grad=True)
+    for contrast in (0.1, 0.5, 1.0, 3.0):
+        found = normalised_map(anomaly_map, threshold=0.1, contrast=contrast)
+        assert found[:2].tolist() == [0.0, 0.5]
+        (slope,) = torch.autograd.grad(found.sum(), anomaly_map)
+        assert slope.isfinite().all()
+        assert slope[2] > 0
+        torch.testing.assert_close(found.detach(), normalised_map(anomaly_map.detach(), 0.1, contrast))
+    assert normalised_map(torch.tensor([1.0]), threshold=1e-6, contrast=10.0).item() == 1.0
+
+
 def test_a_saved_bank_is_loaded_bit_exact(tmp_path):
     bank = bank_of()
     bank.save(tmp_path / "bank.safetensors")
@@ -85,7 +107,7 @@ def test_a_saved_bank_is_loaded_bit_exact(tmp_path):
 
 def test_a_bank_of_another_encoder_is_refused(tmp_path):
     bank_of(fingerprint="theirs").save(tmp_path / "bank.safetensors")
-    with pytest.raises(ValueError, match=r"`memory_bank` must come from this encoder \('ours'\), got one of 'theirs'"):
+    with pytest.raises(ValueError, match=r"this encoder and its settings \('ours'\), got one of 'theirs'"):
         MemoryBank.load(tmp_path / "bank.safetensors", "ours")
 
 

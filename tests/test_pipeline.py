@@ -229,9 +229,9 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
     [
         (None, "`image` must be a picture as base64 text, got NoneType"),
         ({"references": []}, "`image` must be a picture as base64 text, got NoneType"),
-        ("/etc/passwd", "`image` must be a picture as base64 text, but it cannot be decoded"),
-        ("https://example.com/a.png", "`image` must be a picture as base64 text, but it cannot be decoded"),
-        (base64.b64encode(b"no picture").decode(), "but it cannot be decoded"),
+        ("/etc/passwd", "`image` must be a picture as base64 text, got one that cannot be decoded"),
+        ("https://example.com/a.png", "`image` must be a picture as base64 text, got one that cannot be decoded"),
+        (base64.b64encode(b"no picture").decode(), "got one that cannot be decoded. Encode the whole file"),
         ({"image": encoded(QUERY), "references": "x"}, "`references` must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": [encoded(GOOD)] * 65}, "must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": ["eA=="]}, r"`references\[0\]` must be a picture"),

@@ -110,6 +110,38 @@ def test_questions_of_different_length_are_padded_on_the_left(processor):
     assert fixed["input_ids"].shape == (1, 99)
 
 
+def test_questions_stay_unpadded_and_without_a_start_token_where_that_is_asked_for(processor):
+    texts = ["What is rust?", "Hi"]
+    rows = processor(text=texts, padding=False)["input_ids"]
+    assert [len(row) for row in rows] == [len(processor(text=text)["input_ids"][0]) for text in texts]
+    without = processor(text=texts, padding=False, add_special_tokens=False)["input_ids"]
+    assert without == [row[1:] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("videos", [picture()]), ("audio", np.zeros(9)), ("text_pair", "a"), ("text_target", "a"),
+        ("text_pair_target", "a"), ("truncation", True), ("stride", 2), ("is_split_into_words", True),
+        ("return_attention_mask", False), ("return_token_type_ids", True), ("return_mm_token_type_ids", True),
+        ("return_overflowing_tokens", True), ("return_special_tokens_mask", True), ("return_offsets_mapping", True),
+        ("return_text_replacement_offsets", True), ("return_length", True), ("sanitize_control_tokens", True),
+    ],
+)  # fmt: skip
+def test_an_option_of_transformers_that_would_be_ignored_is_refused(processor, option, value):
+    message = rf"(?s)`{option}` must be .+, got .+ Leave it out: beside pictures and texts"
+    for options in ({option: value}, {"text_kwargs": {option: value}}):
+        with pytest.raises(ValueError, match=message):
+            processor(images=picture(), text="Good?", **options)
+    with pytest.raises(ValueError, match="`crop_size` must be None, got 8"):
+        processor(images=picture(), text="Good?", crop_size=8)
+
+
+def test_a_misspelt_argument_of_the_processor_is_refused(processor):
+    with pytest.raises(TypeError, match="num_prompt_token"):
+        AnomalyGPTProcessor(processor.image_processor, processor.tokenizer, num_prompt_token=9)
+
+
 def test_texts_without_a_picture_have_no_placeholders(processor):
     inputs = processor(text=["What is rust?", "Hi"], return_tensors="pt")
     assert words_of(processor, inputs["input_ids"][0]) == "<s>### Human: What is rust?\n### Assistant:"

@@ -2,6 +2,8 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedTokenizerFast
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
@@ -152,6 +154,19 @@ def one_row(inputs: dict[str, torch.Tensor], row: int, missing: int = 0) -> dict
     for name in ("input_ids", "attention_mask"):
         single[name] = single[name][:, : single[name].shape[1] - missing]
     return single
+
+
+class DtypeRecorder(TorchDispatchMode):
+    """Collects, inside a `with` block, the dtypes of all tensors that are computed (backwards as well)."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        self.dtypes |= {result.dtype for result in tree_leaves(results) if isinstance(result, torch.Tensor)}
+        return results
 
 
 class CallCounter:

@@ -176,7 +176,9 @@ def load_splits(
         parts = [(split, rows) for splits in loaded for split, rows in splits.items()]
         found = {category for _, rows in parts for category in rows.unique("category")}
         if found & known:
-            raise EvaluationError(f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two.")
+            raise EvaluationError(
+                f"`--data-dir` must hold {min(found & known)!r} in one folder only, got it in two. Leave one out."
+            )
         known |= found
         names = [name for _, rows in parts for name in rows["image_id"]] if len(choices) > 1 else []
         if len(set(names)) < len(names):
@@ -188,7 +190,9 @@ def load_splits(
             joined.setdefault(split, []).append(rows)
     unknown = set(categories or ()) - known
     if unknown and len(folders) > 1:
-        raise EvaluationError(f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}.")
+        raise EvaluationError(
+            f"`--category` must be among {', '.join(sorted(known))}, got {min(unknown)!r}. Choose among them."
+        )
     splits = {split: datasets.concatenate_datasets(parts) for split, parts in joined.items()}
     if not unknown and set(categories or known) == known:
         return splits

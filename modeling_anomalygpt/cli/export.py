@@ -61,9 +61,11 @@ def _output(args: argparse.Namespace) -> str:
         if not known:
             return output + ending
         if not output.endswith(ending):
-            raise ValueError(f"`--output` must end in {ending} with --runtime {args.runtime}, got {output!r}.")
+            raise ValueError(
+                f"`--output` must end in {ending} with --runtime {args.runtime}, got {output!r}. Change one of them."
+            )
     if not known:
-        raise ValueError(f"`--output` must end in .onnx, .xml or .pt2, got {output!r}.")
+        raise ValueError(f"`--output` must end in .onnx, .xml or .pt2, got {output!r}. Name it map.onnx.")
     return output
 
 

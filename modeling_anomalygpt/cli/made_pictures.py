@@ -173,7 +173,9 @@ def parse_methods(words: Sequence[str]) -> dict[str, float]:
         name, equals, number = word.partition("=")
         if name not in ALL_METHODS or name in weights:
             problem = "each once, got" if name in weights else "got"
-            raise ValueError(f"`--methods` must be among {', '.join(ALL_METHODS)}, {problem} {name!r}.")
+            raise ValueError(
+                f"`--methods` must be among {', '.join(ALL_METHODS)}, {problem} {name!r}. Choose some of them."
+            )
         try:
             weight = float(number) if equals else 1.0
         except ValueError:

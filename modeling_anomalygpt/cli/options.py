@@ -226,7 +226,9 @@ def check_model(name: str | None, option: str = "--model") -> None:
     if name in (None, "small") or os.path.exists(name):
         return
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(f"`{option}` must be a folder or a Hub id (user/name), got {name!r}, which does not exist.")
+        raise ValueError(
+            f"`{option}` must be a folder or a Hub id (user/name), got {name!r}, which does not exist. Check the path."
+        )
     from ..errors import HubError, needs_connection
 
     try:

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     from ..line.database import ResultsDatabase
 
     if args.correct and args.correct[1] not in ("normal", "anomalous"):
-        raise ValueError(f"`--correct` must be given normal or anomalous, got {args.correct[1]!r}.")
+        raise ValueError(
+            f"`--correct` must be given normal or anomalous, got {args.correct[1]!r}. Choose one of them."
+        )
     database = ResultsDatabase(args.shift)
     try:
         if args.confirm or args.correct or args.undo:

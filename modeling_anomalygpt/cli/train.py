@@ -125,7 +125,7 @@ def parse_settings(recipe: str | None, given: dict[str, Any]) -> tuple[Any, Any,
             try:
                 settings[name] = _read_words(parser, [f"--{name}={value}"])[name]
             except ValueError as error:
-                raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}.") from error
+                raise ValueError(f"The recipe's `{name}` cannot be {value!r}: {error}. Correct the recipe.") from error
     settings = _with_usual(settings | given)
     found = []
     for cls in classes:

@@ -51,7 +51,8 @@ class NamedDataset:
 
         if self.folder is not None and not pathlib.Path(self.folder).is_dir():
             raise TrainingError(
-                f"`{option}` {self.name} must name a folder, got {self.folder!r}, which does not exist."
+                f"`{option}` {self.name} must name a folder, got {self.folder!r}, which does not exist. Check the "
+                "path."
             )
         options = self.options | ({} if category is None else {"category": category})
         builder = load_builder(self.name, self.folder, **options)
@@ -89,9 +90,13 @@ def parse_dataset(text: str) -> NamedDataset:
             else:
                 found.options[key] = _value(value)
     except ValueError as error:
-        raise TrainingError(f"The options of {text!r} must read key=value&key=value: {error}.") from error
+        raise TrainingError(
+            f"The options of {text!r} must read key=value&key=value, got others ({error}). Correct them."
+        ) from error
     if found.labels not in ("synthetic", "real"):
-        raise TrainingError(f"`labels` of {text!r} must be synthetic or real, got {found.labels!r}.")
+        raise TrainingError(
+            f"`labels` of {text!r} must be synthetic or real, got {found.labels!r}. Choose one of them."
+        )
     return found
 
 
@@ -120,7 +125,9 @@ def training_sources(arguments: DataArguments) -> list[Any]:
     if arguments.conversations:
         path = pathlib.Path(arguments.conversations)
         if not path.is_file():
-            raise TrainingError(f"`--conversations` must be a JSON file, got {str(path)!r}, which does not exist.")
+            raise TrainingError(
+                f"`--conversations` must be a JSON file, got {str(path)!r}, which does not exist. Check the path."
+            )
         named = NamedDataset("conversations", str(path.parent), options={"json_file": path.name})
         sources.append(PlainConversations(named.load("train"), weight=arguments.conversation_weight))
     return sources
@@ -180,10 +187,12 @@ def good_pictures(folder: str, category: str) -> Any:
 
     root = pathlib.Path(folder)
     if not root.is_dir():
-        raise TrainingError(f"`--good` must be a folder of good photographs, got {folder!r}, which does not exist.")
+        raise TrainingError(
+            f"`--good` must be a folder of good photographs, got {folder!r}, which does not exist. Check the path."
+        )
     files = find_pictures([str(root)])
     if not files:
-        raise TrainingError(f"`--good` must hold good photographs, got none in {folder!r}.")
+        raise TrainingError(f"`--good` must hold good photographs, got none in {folder!r}. Put some there.")
     if files.remark:
         warnings.warn(files.remark, UserWarning, stacklevel=2)
     rows = {

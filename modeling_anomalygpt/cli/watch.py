@@ -122,7 +122,9 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"`INCOMING` must be a folder, got {args.incoming!r}. Make it, or check the path.")
     incoming, *others = map(os.path.realpath, [args.incoming, args.output, *(args.move_to or ())])
     if incoming in others:
-        raise ValueError(f"`--output` and `--move-to` must be other folders than INCOMING, got {args.incoming!r}.")
+        raise ValueError(
+            f"`--output` and `--move-to` must be other folders than INCOMING, got {args.incoming!r}. Choose others."
+        )
     if args.exec is not None:
         from ..line.outbox import command_words
 

@@ -99,10 +99,10 @@ def convert(
     from .tokenizers import clip_tokenizer
 
     if dtype not in DTYPES:
-        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+        raise ValueError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}. Choose one of them.")
     output, shard_bytes = Path(output), streams.parse_size(max_shard_size)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"`output` must be a new or empty folder, got '{output}', which has contents.")
+        raise FileExistsError(f"`output` must be a new or empty folder, got '{output}'. Choose another one.")
 
     paths, files = {"imagebind": str(imagebind), "pandagpt": str(pandagpt), "anomalygpt": str(anomalygpt)}, {}
     for name, path in paths.items():

@@ -88,13 +88,13 @@ def published_config(
 
     def shape(file: str, key: str) -> tuple[int, ...]:
         if key not in published[file]:
-            raise ValueError(f"`{file}` must hold the key '{key}', which tells the model's size. It is missing.")
+            raise ValueError(f"`{file}` must hold the key '{key}', got none. Is it the right file?")
         return published[file][key]
 
     def depth(file: str, prefix: str) -> int:
         indices = [int(key[len(prefix) :].split(".")[0]) for key in published[file] if key.startswith(prefix)]
         if not indices:
-            raise ValueError(f"`{file}` must hold keys '{prefix}*', got none.")
+            raise ValueError(f"`{file}` must hold keys '{prefix}*', got none. Is it the right file?")
         return max(indices) + 1
 
     base_prompts, kernels = shape("anomalygpt", "prompt_learner.base_prompts"), _prompt_kernels(shape, published)
@@ -103,13 +103,14 @@ def published_config(
     num_patches = shape("imagebind", "modality_preprocessors.vision.pos_embedding_helper.pos_embed")[1] - 1
     side = round(num_patches**0.5)
     if side**2 != num_patches:
-        raise ValueError(f"`imagebind` must have a square number of patches, got {num_patches}.")
+        raise ValueError(f"`imagebind` must have a square number of patches, got {num_patches}. Check the file.")
     vocabulary, text_width = shape("imagebind", "modality_preprocessors.text.token_embedding.weight")
     towers = {}
     for part, width in (("vision", patch_width), ("text", text_width)):
         if width % num_attention_heads:
             raise ValueError(
-                f"`num_attention_heads` must divide the {part} tower's width {width}, got {num_attention_heads}."
+                f"`num_attention_heads` must divide the {part} tower's width {width}, got {num_attention_heads}. "
+                "ImageBind-Huge has 16."
             )
         towers[part] = {
             "model_type": f"clip_{part}_model",
@@ -165,7 +166,7 @@ def _read_out_blocks(depth: int, num_layer_maps: int, out_indices: list[int] | N
     if len(out_indices) != num_layer_maps:
         raise ValueError(
             f"`anomalygpt` must have one image_decoder layer for each of the read-out blocks {out_indices}, got "
-            f"{num_layer_maps}."
+            f"{num_layer_maps}. Name as many in `out_indices`."
         )
     return out_indices
 

@@ -234,7 +234,9 @@ def _load_pickle(path: Path) -> dict:
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(_damaged(path, error)) from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"'{path}' must be a dictionary of tensors, got {type(loaded).__name__}.")
+        raise ValueError(
+            f"'{path}' must be a dictionary of tensors, got {type(loaded).__name__}. Pass the weights alone."
+        )
     return loaded
 
 
@@ -367,9 +369,13 @@ def _folder_or_hub(path_or_id: str | Path, option: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise ValueError(f"`--{option}` must be a folder with config.json and weights, got the file '{path}'.")
+        raise ValueError(
+            f"`--{option}` must be a folder with config.json and weights, got the file '{path}'. Give its folder."
+        )
     if not _HUB_ID.fullmatch(str(path_or_id)):
-        raise FileNotFoundError(f"No folder at '{path}' for `--{option}`, and it is no Hub id (owner/name).")
+        raise FileNotFoundError(
+            f"No folder at '{path}' for `--{option}`, and it is no Hub id (owner/name). Check the path."
+        )
     return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.model", "*.bin", "*.safetensors"]))
 
 

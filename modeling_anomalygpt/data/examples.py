@@ -13,6 +13,7 @@ from ..conversations.grounded import Question, draw_question, load_questions, ma
 from ..conversations.instructions import conversation, fixed_turn
 from ..dialogue import with_facts
 from ..image_processing_anomalygpt import place
+from ..images import MASK_THRESHOLD
 from ..processing_anomalygpt import AnomalyGPTProcessor
 from ..prompts import check_language, default_question, opening_question
 from ..regions import regions_of_mask
@@ -208,14 +209,14 @@ class ExampleEncoder:
         return np.ascontiguousarray(np.rot90(values, quarter_turns, axes=(2, 3)))
 
     def _target(self, example: Example, on_canvas: np.ndarray) -> np.ndarray | None:
-        """The pixel target: where the defects cover more of a pixel than the published threshold of 0.3."""
+        """The pixel target: where the defects cover more of a pixel than the published threshold."""
         if example.mask is None or (example.anomalous and not on_canvas.any()):
             return None  # a picture that is called anomalous must not be trained with an empty target
         size = (self.map_size, self.map_size)
         if on_canvas.shape == size:
             return on_canvas
         covered = np.asarray(Image.fromarray(on_canvas.astype(np.float32)).resize(size, Image.Resampling.BOX))
-        target = covered > 0.3
+        target = covered > MASK_THRESHOLD
         if on_canvas.any() and not target.any():
             target = covered >= covered.max()  # a defect smaller than a pixel of the map
         return target.astype(np.int64)

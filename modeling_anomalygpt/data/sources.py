@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from datasets.fingerprint import Hasher
 from PIL import Image
 
 from ..errors import describe_error
-from ..images import PictureError, load_mask, load_picture
+from ..images import MASK_THRESHOLD, PictureError, load_mask, load_picture
 from ..synthesis.anomaly import shrunk
 from ..synthesis.dataset import ANOMALOUS, NORMAL, NormalPictures, RecentPictures
 from ..synthesis.synthesizer import Mixture, nsa
+from .fingerprint import split_fingerprint
 
 Pool = NormalPictures | RecentPictures
 
@@ -200,6 +202,11 @@ class TrainingSource:
         """
         return labelled_example(row, image_id, self.name)
 
+    def settings(self) -> dict[str, Any]:
+        """What decides its samples beside its rows, JSON-ready; not of a stream."""
+        own = self.reference_rows is self.rows
+        return {"references": None if own else split_fingerprint(self.reference_rows.dataset)}
+
 
 class SyntheticPairs(TrainingSource):
     """Good photographs, each once as it is and once with a synthetic defect (paper section 3.3).
@@ -256,6 +263,10 @@ class SyntheticPairs(TrainingSource):
             example.anomalous, example.defect_types = anomaly.is_anomalous, (anomaly.defect_type,)
             example.image_id = f"{image_id} (synthetic)"
         return example
+
+    def settings(self) -> dict[str, Any]:
+        """Methods, their weights and options, and the short side as well; see [`TrainingSource.settings`]."""
+        return super().settings() | {"mixture": Hasher.hash(self.mixture), "short_side": self.short_side}
 
 
 class LabelledPictures(TrainingSource):
@@ -356,7 +367,7 @@ def labelled_example(row: dict[str, Any], image_id: str, name: str) -> Example:
     """
     try:
         picture = load_picture(row["image"])
-        mask = None if row.get("mask") is None else load_mask(row["mask"]) > 0
+        mask = None if row.get("mask") is None else load_mask(row["mask"]) > MASK_THRESHOLD
     except (ValueError, FileNotFoundError) as error:
         raise unreadable(image_id, name, error) from error
     anomalous, size = row["label"] == ANOMALOUS, (picture.height, picture.width)

@@ -90,7 +90,9 @@ class Backbone:
             whole = AutoModel.from_pretrained(source, dtype=torch.float32)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = describe_error(error)
-            raise ValueError(f"`--backbone` must be a vision model, got {os.fspath(source)!r}: {reason}") from error
+            raise ValueError(
+                f"`--backbone` must be a vision model, got {os.fspath(source)!r} ({reason}). Choose another one."
+            ) from error
         tower = getattr(whole, "vision_model", whole).eval().to(device)
         if size is None:
             configured = getattr(tower.config, "image_size", None)
@@ -217,10 +219,8 @@ class PatchCore(PatchMethod):
 
     def learn(self, references: Iterable[Image.Image], category: str, description: str) -> None:
         """See [`Detector`]; the words are not used."""
-        bank = None
-        for _, _, layer in self.features(references):
-            part = MemoryBank.build((layer,))
-            bank = part if bank is None else bank.extend(part)
+        parts = [MemoryBank.build((layer,)) for _, _, layer in self.features(references)]
+        bank = parts[0].extend(*parts[1:])
         if self.coreset:
             bank = bank.reduce(min(_CORESET_MOST, math.ceil(_CORESET_SHARE * len(bank.features[0]))))
         self.bank = bank.features[0]
@@ -453,5 +453,7 @@ def make_baselines(methods: Sequence[str], backbone: Backbone, inspector: Any, b
     }
     for method in methods:
         if method not in makers:
-            raise ValueError(f"`--methods` must be among anomalygpt, {', '.join(METHODS)}, got {method!r}.")
+            raise ValueError(
+                f"`--methods` must be among anomalygpt, {', '.join(METHODS)}, got {method!r}. Choose some of them."
+            )
     return [makers[method]() for method in methods]

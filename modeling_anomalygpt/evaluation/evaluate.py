@@ -67,16 +67,20 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         for k_shot in self.k_shots:
             if k_shot != ALL and not (isinstance(k_shot, int) and k_shot >= 0):
-                raise ValueError(f"`--k-shot` must be numbers of at least 0 or {ALL!r}, got {k_shot!r}.")
+                raise ValueError(
+                    f"`--k-shot` must be numbers of at least 0 or {ALL!r}, got {k_shot!r}. Usual are 1, 2 and 4."
+                )
         for seed in self.seeds:
             if seed < 0:
-                raise ValueError(f"`--seeds` must be at least 0, got {seed}.")
+                raise ValueError(f"`--seeds` must be at least 0, got {seed}. Count from 0.")
         if not self.k_shots or not self.seeds:
-            raise ValueError("`--k-shot` and `--seeds` must each hold a number, got none.")
+            raise ValueError("`--k-shot` and `--seeds` must each hold a number, got none. Name one or more.")
         if self.limit is not None and self.limit < 2:
-            raise ValueError(f"`--limit` must be at least 2, one picture of each kind, got {self.limit}.")
+            raise ValueError(f"`--limit` must be at least 2, one picture of each kind, got {self.limit}. Raise it.")
         if self.references_from not in ("train", "test"):
-            raise ValueError(f"`--references-from` must be train or test, got {self.references_from!r}.")
+            raise ValueError(
+                f"`--references-from` must be train or test, got {self.references_from!r}. Choose one of them."
+            )
 
     def cells(self, shots: Sequence[int | str]) -> list[tuple[int | str, int]]:
         """Numbers of references and seeds of a method that can take these; nothing is drawn for none and for all."""
@@ -178,7 +182,9 @@ class _Category:
         """Rows of the references in their split."""
         if k_shot == ALL:
             if not self.good:
-                raise EvaluationError(f"{self.name!r} must have good pictures for references, got none.")
+                raise EvaluationError(
+                    f"{self.name!r} must have good pictures for references, got none. Leave it out with --category."
+                )
             return self.good
         try:
             return [self.good[number] for number in plan.protocol.references(len(self.good), k_shot, seed)]

@@ -17,7 +17,7 @@ def _binary(values: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 1 or not np.isin(values, (0, 1)).all():
         wrong = f"the shape {values.shape}" if values.ndim != 1 else repr(values[~np.isin(values, (0, 1))][0].item())
-        raise ValueError(f"`{name}` must be a list of 0 (normal) and 1 (anomalous), got {wrong}.")
+        raise ValueError(f"`{name}` must be a list of 0 (normal) and 1 (anomalous), got {wrong}. Translate others.")
     return values.astype(bool)
 
 
@@ -33,7 +33,9 @@ def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
 def _same_length(labels: np.ndarray, values: Sequence, name: str) -> None:
     """An error where there are more or fewer values than labels."""
     if len(values) != len(labels):
-        raise ValueError(f"`{name}` must be as many as `labels`, got {len(values)} and {len(labels)}.")
+        raise ValueError(
+            f"`{name}` must be as many as `labels`, got {len(values)} and {len(labels)}. Give one for each picture."
+        )
 
 
 def _both_classes(metric: str, labels: np.ndarray) -> None:
@@ -606,7 +608,7 @@ def verdict_metrics(labels: Sequence[int] | np.ndarray, verdicts: Sequence[str])
     verdicts = np.asarray(verdicts, dtype=object)
     unknown = sorted({str(verdict) for verdict in verdicts} - set(VERDICTS))
     if unknown:
-        raise ValueError(f"`verdicts` must be among {', '.join(VERDICTS)}, got {unknown[0]!r}.")
+        raise ValueError(f"`verdicts` must be among {', '.join(VERDICTS)}, got {unknown[0]!r}. Translate others.")
     failed = verdicts == "error"
     labels, verdicts = labels[~failed], verdicts[~failed]
     _both_classes("The rate of false alarms or misses", labels)

@@ -128,7 +128,9 @@ def read_questions(
         MMADError: If the file is missing, or an entry lacks something.
     """
     if templates not in TEMPLATES:
-        raise ValueError(f"`--templates` must be one of {', '.join(TEMPLATES)}, got {templates!r}.")
+        raise ValueError(
+            f"`--templates` must be one of {', '.join(TEMPLATES)}, got {templates!r}. Choose one of them."
+        )
     try:
         entries = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -139,7 +141,9 @@ def read_questions(
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MMADError(f"{os.fspath(path)!r} must be JSON, got something else: {error}. Get it again.") from error
     if not isinstance(entries, dict) or not entries:
-        raise MMADError(f"{os.fspath(path)!r} must map pictures to conversations, got {type(entries).__name__}.")
+        raise MMADError(
+            f"{os.fspath(path)!r} must map pictures to conversations, got {type(entries).__name__}. Get it again."
+        )
     images = list(entries)
     if limit is not None and limit < len(images):
         images = [images[number * len(images) // limit] for number in range(limit)]
@@ -182,9 +186,9 @@ class MMADAnswerer:
 
     def __init__(self, inspector: AnomalyInspector, folder: str | os.PathLike, k_shot: int = 1, score: str = "text"):
         if score not in SCORES:
-            raise ValueError(f"`--score` must be one of {', '.join(SCORES)}, got {score!r}.")
+            raise ValueError(f"`--score` must be one of {', '.join(SCORES)}, got {score!r}. Choose one of them.")
         if k_shot < 0:
-            raise ValueError(f"`--k-shot` must be at least 0, got {k_shot}.")
+            raise ValueError(f"`--k-shot` must be at least 0, got {k_shot}. 0 is without references.")
         self.inspector, self.folder = inspector, pathlib.Path(folder)
         self.k_shot, self.score = k_shot, score
         self._references: list[str] | None = None

@@ -38,7 +38,7 @@ def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | Non
                 record = (record or []) + json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["datasets"]
             except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"{file!r} must hold the record of a training, got something else: {error}."
+                    f"{file!r} must hold the record of a training, got something else ({error}). Copy it again."
                 ) from error
         source = adapter_base(source)
     return record

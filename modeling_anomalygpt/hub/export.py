@@ -193,7 +193,7 @@ def export_map_path(
 
 def _check_int8(inspector: Any, runtime: str, bank_as_input: bool, pictures: Sequence[Any]) -> None:
     if runtime == "torch":
-        raise ValueError("`output` must end in .onnx or .xml for 8 bits, got .pt2.")
+        raise ValueError("`output` must end in .onnx or .xml for 8 bits, got .pt2. Name it map.onnx.")
     if inspector.references is None or bank_as_input:
         raise ValueError("`references` must be given and part of the file for 8 bits: verdicts are compared by them.")
     if len(pictures) < 2:

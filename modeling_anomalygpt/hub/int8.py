@@ -57,7 +57,9 @@ def quantize(
             node.op_type not in _TYPES or node.name in excluded or not constants & set(node.input)
             for node in graph.node
         ):
-            raise ValueError("The vision model must have transformer layers for 8 bits, got convolutions alone.")
+            raise ValueError(
+                "The vision model must have transformer layers for 8 bits, got convolutions alone. Export it whole."
+            )
         quantize_static(
             str(fused), str(output), _reader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=list(_TYPES),

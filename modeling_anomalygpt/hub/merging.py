@@ -35,6 +35,7 @@ def merge_adapter(source: str | os.PathLike, output: str | os.PathLike, dtype: s
     if base is None:
         raise CheckpointError(
             f"`adapter` must be an adapter, got {str(source)!r}, which has no adapter_config.json or is whole already."
+            " Give the folder that training wrote."
         )
     with new_folder(output) as partial:
         stored = {}

@@ -124,7 +124,8 @@ def checkpoint_files(folder: str | os.PathLike) -> Files:
     config = _read(folder / "config.json")
     if config.get("model_type") != "anomalygpt":
         raise ValueError(
-            f"`model` must be an AnomalyGPT checkpoint, got one of {config.get('model_type')!r} in {str(folder)!r}."
+            f"`model` must be an AnomalyGPT checkpoint, got one of {config.get('model_type')!r} in {str(folder)!r}. "
+            "Give the folder of one."
         )
     processor = _read(folder / "processor_config.json")
     files = _matching(folder, _SENT)
@@ -199,9 +200,9 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
             "Give a folder that `save_pretrained`, `anomalygpt convert` or training wrote."
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not readable JSON: {error}") from error
+        raise ValueError(f"{str(path)!r} is not readable JSON ({error}). Save the model again.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(value).__name__}.")
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(value).__name__}. Save the model again.")
     return value
 
 
@@ -223,7 +224,7 @@ def push_folder(
         if path.is_file() and path.suffix not in _NEVER_SENT and "__pycache__" not in path.parts
     }
     if not files:
-        raise ValueError(f"`folder` must hold files, got none in {str(folder)!r}.")
+        raise ValueError(f"`folder` must hold files, got none in {str(folder)!r}. Check the path.")
     return push_files(files, repo_id, repo_type, private, message)
 
 

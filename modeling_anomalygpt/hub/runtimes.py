@@ -49,7 +49,7 @@ def runtime_of(file: str | os.PathLike) -> str:
     """
     ending = pathlib.Path(file).suffix
     if ending not in RUNTIMES:
-        raise ValueError(f"`output` must end in .onnx, .xml or .pt2, got {str(file)!r}.")
+        raise ValueError(f"`output` must end in .onnx, .xml or .pt2, got {str(file)!r}. Name it map.onnx.")
     return RUNTIMES[ending]
 
 

@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Pixels whose label is above this count as anomalous; the original binarises its soft labels there.
-TARGET_THRESHOLD = 0.3
 # Patches are shares of the picture; below this side they are too small for the Poisson solver of OpenCV.
 MIN_SIDE = 32
 
@@ -30,7 +28,7 @@ class SyntheticAnomaly:
         mask (`np.ndarray` of shape `(height, width)`, `bool`): anomalous pixels, the target of training. Empty when no
             visible defect could be made; such a picture is to be treated as normal.
         intensity (`np.ndarray` of shape `(height, width)`, `float32`): soft label in [0, 1]; `mask` is where it is
-            above 0.3.
+            above `MASK_THRESHOLD`.
         regions (`list` of `np.ndarray` of shape `(height, width)`, `bool`): one mask a defect. Together they are
             `mask`, no two overlap, none is empty (except with `compat="original"`, see `nsa`).
         defect_type (`str`): the kind of defect, such as `"blended_patch"`; `"good"` when `mask` is empty.

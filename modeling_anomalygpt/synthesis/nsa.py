@@ -12,8 +12,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from ..images import MASK_THRESHOLD
 from .anomaly import (
-    TARGET_THRESHOLD,
     SyntheticAnomaly,
     channel_sum,
     check_inputs,
@@ -167,7 +167,7 @@ def nsa(
     if compat == "original":
         return _as_published(image, blend, coin, settings)
     steepness, middle = settings.logistic
-    least_change = middle + np.log(TARGET_THRESHOLD / (1 - TARGET_THRESHOLD)) / steepness
+    least_change = middle + np.log(MASK_THRESHOLD / (1 - MASK_THRESHOLD)) / steepness
     return _mended(image, partial(blend, least_change=least_change), coin, settings)
 
 
@@ -200,7 +200,7 @@ def _as_published(image: np.ndarray, blend: Blend, coin: Callable[[], int], sett
         regions.append(region)
     intensity = intensity_label(image, result, pasted, settings.logistic)
     result = image.copy() if result is image else result
-    return SyntheticAnomaly(result, intensity > TARGET_THRESHOLD, intensity, regions, "blended_patch")
+    return SyntheticAnomaly(result, intensity > MASK_THRESHOLD, intensity, regions, "blended_patch")
 
 
 def _mended(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: NSASettings) -> SyntheticAnomaly:
@@ -215,7 +215,7 @@ def _mended(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: 
             target = np.zeros_like(pasted)
             target[patch.box] = patch.mask
             label = intensity_label(result, patch.image, target, settings.logistic)
-            if np.count_nonzero(label > TARGET_THRESHOLD) >= _MIN_TARGET * label.size:
+            if np.count_nonzero(label > MASK_THRESHOLD) >= _MIN_TARGET * label.size:
                 result = patch.image
                 near |= bool(pasted[_grown(patch.box, 8)].any())
                 pasted |= target
@@ -224,7 +224,7 @@ def _mended(image: np.ndarray, blend: Blend, coin: Callable[[], int], settings: 
                 break
     if near:  # such patches see each other through the filters, otherwise their labels just add up
         intensity = intensity_label(image, result, pasted, settings.logistic)
-    mask = intensity > TARGET_THRESHOLD
+    mask = intensity > MASK_THRESHOLD
     if not mask.any():  # nothing can be seen, or patches undo each other
         return unchanged(image)
     return SyntheticAnomaly(result, mask, intensity, _region_of_each(boxes, mask), "blended_patch")

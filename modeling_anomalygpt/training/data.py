@@ -3,6 +3,7 @@
 Knows sources, words and the processor; knows no weights and no trainer.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -171,16 +172,17 @@ class TrainingExamples(TrainingMix, torch.utils.data.Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Names what decides the samples: contents of the sources, weights, seed and options; 16 digits."""
+        """Names what decides the samples: sources and their settings, weights, seed, options, processor; 16 digits."""
+        words = dataclasses.asdict(self.wording) | {"languages": list(self.wording.languages.items())}  # in order
         return fingerprint(
             {
                 "sources": self.training_data()["datasets"],
+                "settings": [source.settings() for source in self.sources],
                 "counts": self._counts,
                 "seed": self.seed,
                 "reference_share": self.reference_share,
-                "languages": dict(self.wording.languages),
-                "wording": [self.wording.max_turns, self.wording.varied, dict(self.wording.descriptions)],
-                "encoding": [self._encode.map_size, self._encode.max_length],
+                "wording": words,
+                "encoding": [self._encode.map_size, self._encode.max_length, self._encode.processor.to_dict()],
             }
         )
 
@@ -297,12 +299,8 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
         """A source's samples, pass after pass."""
         source = self.sources[number]
         for finished in itertools.count():
-            # A fresh object for each pass: its epoch is not shared with the other workers.
-            rows = split_dataset_by_node(source.stream, *self._node)
-            if hasattr(rows, "set_epoch"):
-                rows.set_epoch(epoch + finished)
             recent, empty = RecentPictures(), True
-            for position, row in enumerate(rows):
+            for position, row in enumerate(self._rows(source.stream, epoch + finished)):
                 if source.labels != "conversations" and row.get("label", NORMAL) not in source.takes:
                     continue
                 empty = False
@@ -314,5 +312,19 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
                 if example.good_picture is not None:
                     recent.add(example.category, example.good_picture)
             endless = self.repeat or source.labels == "conversations"
-            if empty or not endless:  # a worker without a shard has nothing to repeat
+            if empty or not endless:
                 return
+
+    def _rows(self, stream: Any, epoch: int) -> Iterator[dict[str, Any]]:
+        """The rows of this process and worker: whole shards, or every n-th row where a worker would have no shard."""
+        # A fresh object for each pass: its epoch is not shared with the other workers.
+        rows, worker = split_dataset_by_node(stream, *self._node), torch.utils.data.get_worker_info()
+        has_shards = worker is None or rows.num_shards >= worker.num_workers
+        if not has_shards:
+            rows = split_dataset_by_node(rows, worker.id, worker.num_workers)
+        rows.set_epoch(epoch)
+        if has_shards:
+            yield from rows
+        else:  # `iter(rows)` would divide the shards among the workers
+            for batch in rows.iter(batch_size=1):
+                yield {name: values[0] for name, values in batch.items()}

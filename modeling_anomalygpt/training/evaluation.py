@@ -87,10 +87,10 @@ def has_pixel_target(mask_labels: torch.Tensor) -> torch.Tensor:
 
 
 def count_targets(labels: torch.Tensor, mask_labels: torch.Tensor | None) -> torch.Tensor:
-    """How many samples have answer tokens, how many a pixel target: two numbers, float64."""
+    """How many samples have answer tokens, how many a pixel target: two numbers, float32."""
     answered = (labels[:, 1:] != -100).any(1).sum()
     masked = torch.zeros_like(answered) if mask_labels is None else has_pixel_target(mask_labels).sum()
-    return torch.stack([answered, masked.to(answered.device)]).double()
+    return torch.stack([answered, masked.to(answered.device)]).float()
 
 
 def mean_losses(sums: Sequence[float]) -> dict[str, float]:

@@ -219,7 +219,7 @@ class AnomalyTrainer(Trainer):
         self.yes_no = yes_no_ids(processing_class)
         self._trained = set(trainable_names(model))
         self._frozen_weights = _glance(model)
-        self._sums = torch.zeros(len(COLUMNS), dtype=torch.float64)
+        self._sums = torch.zeros(len(COLUMNS))
         self._staging: str | None = None
         self._facts: dict[str, dict[str, Any]] | None = None
 
@@ -231,7 +231,7 @@ class AnomalyTrainer(Trainer):
             return None
         self._forget_repeated(batch_samples[-1])
         counts = sum(count_targets(batch["labels"], batch.get("mask_labels")) for batch in batch_samples)
-        counts = counts.to(device, torch.float32)
+        counts = counts.to(device)
         return self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def _forget_repeated(self, batch: dict[str, Any]) -> None:
@@ -283,7 +283,7 @@ class AnomalyTrainer(Trainer):
         loss = total_loss(losses, weights, counts) * (self.args.world_size if in_step else 1)  # processes are averaged
         if model.training:
             self._check_finite(loss, image_ids)
-            self._sums = self._sums.to(loss.device) + losses.detach().double().sum(0)
+            self._sums = self._sums.to(loss.device) + losses.detach().sum(0)
         outputs["sample_losses"] = losses
         return (loss, outputs) if return_outputs else loss
 
@@ -303,7 +303,7 @@ class AnomalyTrainer(Trainer):
         if "loss" in logs:
             sums = self._sums.to(self.args.device)
             if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums.float(), "sum")
+                sums = self.accelerator.reduce(sums, "sum")
             logs |= mean_losses(sums.tolist())
             self._sums = torch.zeros_like(self._sums)
         super().log(logs, start_time)

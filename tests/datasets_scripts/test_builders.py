@@ -1,6 +1,7 @@
 """The builders of published data sets on drawn miniatures: rows, streams, nodes, cache, and what is refused."""
 
 import os
+import shutil
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from datasets_scripts.anomaly_folder import AnomalyFolder
 from datasets_scripts.loading import load_anomaly_dataset, load_builder
 from datasets_scripts.mvtec_ad import MVTEC_AD_CATEGORIES, MVTecAD
 from datasets_scripts.mvtec_loco import SaturationRule, read_saturation_rules
+from modeling_anomalygpt import images
 
 from ..dataset_checks import facts, make_private_cache, mask_of, refused  # noqa: F401 (fixtures)
 from ..drawn_trees import DRAWN, SIZE, blob, draw_loco, draw_mask, draw_mvtec, draw_picture, draw_visa
@@ -162,6 +164,15 @@ def test_new_and_changed_files_are_noticed_by_the_cache_and_others_are_not(mvtec
     os.utime(path, ns=(1, 1))
     changed = next(row for row in grid(mvtec) if row["image_id"] == "grid/test/bent/000.png")
     np.testing.assert_array_equal(mask_of(changed), blob(15, 15) * 255)
+
+
+def test_changed_code_that_opens_pictures_is_noticed_by_the_cache(mvtec, tmp_path, monkeypatch):
+    before = load_builder("mvtec_ad", mvtec).hash
+    code = shutil.copy(images.__file__, tmp_path / "images.py")
+    monkeypatch.setattr(images, "__file__", code)
+    assert load_builder("mvtec_ad", mvtec).hash == before
+    (tmp_path / "images.py").write_text("MASK_THRESHOLD = 0.5")
+    assert load_builder("mvtec_ad", mvtec).hash != before
 
 
 def test_a_cache_that_cannot_be_written_says_where_it_may_go(mvtec, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The training mix: what a sample is, where it comes from, and that seed, epoch and index alone decide it."""
 
+import functools
 import itertools
 import pickle
 import warnings
@@ -11,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets_scripts.anomaly_files import read_mask
 from modeling_anomalygpt.data.examples import Wording, seen_part
-from modeling_anomalygpt.data.sources import LabelledPictures, PlainConversations, SyntheticPairs
+from modeling_anomalygpt.data.sources import LabelledPictures, PlainConversations, SyntheticPairs, labelled_example
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
-from modeling_anomalygpt.images import PictureError
+from modeling_anomalygpt.images import MASK_THRESHOLD, PictureError
+from modeling_anomalygpt.synthesis.synthesizer import Mixture, nsa
 from modeling_anomalygpt.training.collator import InspectionCollator
 from modeling_anomalygpt.training.data import StreamedExamples, TrainingExamples
 from tests.inspection_rows import (
@@ -235,6 +238,19 @@ def test_the_pixel_target_has_the_size_of_the_map(processor):
     np.testing.assert_array_equal(small, (covered > 0.3).astype(int))
 
 
+def test_a_soft_mask_means_the_same_to_every_part_of_the_project(processor, tmp_path):
+    soft = np.zeros((40, 48), np.uint8)
+    soft[:, 4:44] = np.linspace(0, 255, 40).round()
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    expected = soft / 255 > MASK_THRESHOLD
+    rows = with_mask(Image.fromarray(soft))
+    np.testing.assert_array_equal(labelled_example(rows[0], "nut/0", "nuts").mask, expected)
+    np.testing.assert_array_equal(read_mask([tmp_path / "soft.png"]), expected)
+    image_processor = AnomalyGPTImageProcessor(size={"height": 40, "width": 48})
+    target = image_processor(grey_picture(9), masks=soft)["mask_labels"][0]
+    np.testing.assert_array_equal(target, expected)
+
+
 def test_a_defect_smaller_than_a_pixel_of_the_map_is_still_a_target(processor):
     rows = inspection_rows(0, 1).map(lambda row: {"mask": defect_mask((30, 30, 33, 33))})
     assert labelled(rows, processor, map_size=3)[0]["mask_labels"].sum() == 1
@@ -299,6 +315,38 @@ def test_the_fingerprint_names_data_and_options(processor):
     assert len({fingerprint, *(mixed(processor, **options).fingerprint for options in (
         {"seed": 4}, {"reference_share": 0.4}, {"map_size": 14}, {"wording": FIXED}, {"length": 30},
     ))}) == 6  # fmt: skip
+
+
+def test_the_fingerprint_names_the_settings_of_the_sources_the_words_and_the_processor(processor):
+    rows, good = inspection_rows(2, 2), inspection_rows(3)
+    light, heavy = Mixture([marking, nsa], [2, 1]), Mixture([marking, nsa], [1, 2])
+
+    def name(source, with_processor=processor, **wording):
+        return TrainingExamples([source], with_processor, wording=Wording(**wording)).fingerprint
+
+    def made(**options):
+        return SyntheticPairs(good, "nuts", **options)
+
+    letterbox = make_processor()
+    letterbox.image_processor = AnomalyGPTImageProcessor(size={"height": 28, "width": 28}, geometry="letterbox")
+    names = [
+        name(made(mixture=marking)),
+        name(made(mixture=marking), grounded=True),
+        name(made(mixture=marking), languages={"en": 1, "zh": 1}),
+        name(made(mixture=marking), languages={"zh": 1, "en": 1}),
+        name(made(mixture=marking), letterbox),
+        name(made(mixture=marking, short_side=32)),
+        name(made()),
+        name(made(mixture=functools.partial(nsa, blending="mixed"))),
+        name(made(mixture=light)),
+        name(made(mixture=heavy)),
+        name(LabelledPictures(rows, "nuts")),
+        name(LabelledPictures(rows, "nuts", references=good)),
+        name(LabelledPictures(rows, "nuts", references=good.select([0, 1]))),
+    ]
+    assert len(set(names)) == len(names)
+    assert name(made(mixture=Mixture([marking, nsa], [4, 2])), make_processor()) == names[8]
+    assert name(LabelledPictures(rows, "nuts", references=inspection_rows(3))) == names[11]
 
 
 def test_a_picture_without_company_is_its_own_reference_turned_and_said_so(processor):
@@ -457,6 +505,20 @@ def test_processes_and_workers_share_the_rows_without_repetition(processor):
         loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
         seen.update(sample["image_id"] for sample in loader)
     assert seen == BOTH
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_workers_without_a_shard_of_a_source_read_rows_of_it_and_mix_as_the_others(processor, shards, num_workers):
+    rows = inspection_rows(12).to_iterable_dataset(num_shards=12)
+    sources = [LabelledPictures(rows, "many shards"), nuts(12, shards)]
+    stream = StreamedExamples(sources, processor, repeat=False, reference_share=0)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=num_workers)
+    seen = {(sample["source"], sample["image_id"]) for sample in loader}
+    assert Counter(source for source, _ in seen) == {"many shards": 12, "nuts": 12}
+    alone = StreamedExamples([nuts(8, shards)], processor, repeat=False)
+    loader = torch.utils.data.DataLoader(alone, batch_size=None, num_workers=num_workers)
+    assert Counter(sample["image_id"] for sample in loader) == BOTH
 
 
 def test_labelled_streams_keep_their_masks(processor):

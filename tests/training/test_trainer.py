@@ -19,7 +19,7 @@ from modeling_anomalygpt.training.checkpoints import last_whole_checkpoint
 from modeling_anomalygpt.training.evaluation import COLUMNS, count_targets, sample_losses, total_loss
 from modeling_anomalygpt.training.trainer import AnomalyTrainer, TrainingError
 from modeling_anomalygpt.training.tuning import FrozenInEvaluationMode, load_for_training, trainable_names
-from tests.tiny import CallCounter, tiny_pair
+from tests.tiny import CallCounter, DtypeRecorder, tiny_pair
 from tests.training.squares import Squares, streamed, trainer, weights
 
 pytest.importorskip("peft")
@@ -76,6 +76,15 @@ def test_accumulated_steps_and_a_last_small_batch_give_the_gradients_of_one_larg
     assert any((after[name] - before[name]).abs().max() > 0 for name in before)
     for name, value in weights(small.model).items():
         torch.testing.assert_close(value - before[name], after[name] - before[name], rtol=1e-3, atol=1e-7)
+
+
+def test_nothing_of_a_step_is_in_float64_which_not_every_gpu_has(tmp_path):
+    run = trainer(tmp_path, max_steps=2, save_strategy="no", per_device_eval_batch_size=4)
+    with DtypeRecorder() as recorder:
+        run.train()
+        run.evaluate(run.train_dataset)
+    assert torch.float32 in recorder.dtypes
+    assert torch.float64 not in recorder.dtypes
 
 
 # What is trained
