@@ -211,12 +211,12 @@ class ImageEncoder:
         """Names everything on which a memory bank and the scores against it depend: encoder, settings and geometry."""
         images, localizer = self.processor.image_processor, self.model.model.localizer
         size = f"{images.size['height']}x{images.size['width']}"
-        name = f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}-tile{self.tile or 0}"
+        name = f"{self.model.model.encoder_fingerprint()}-{images.geometry}-{size}"
         for setting, unnamed in _UNNAMED.items():
             value = getattr(localizer if hasattr(localizer, setting) else images, setting)
             value = tuple(value) if isinstance(value, list) else value
             name += "" if value == unnamed else f"-{setting}={value}"
-        return name
+        return f"{name}-tile{self.tile or 0}"
 
     def boxes(self, image: Image.Image) -> list[Box]:
         """The tiles of an image as `(left, top, right, bottom)`; the whole image where it is not split."""

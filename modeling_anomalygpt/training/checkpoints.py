@@ -146,7 +146,7 @@ def check_facts(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
     path = pathlib.Path(folder) / FACTS_FILE
     written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     now = json.loads(json.dumps(facts, default=str))
-    for group in ("model", "data", "recipe"):
+    for group in ("model", "recipe", "data"):  # an option says more than the fingerprint that it changed
         before, after = written.get(group, {}), now.get(group, {})
         for name in dict.fromkeys([*after, *before]):
             if before.get(name) != after.get(name):

@@ -182,7 +182,7 @@ class TrainingExamples(TrainingMix, torch.utils.data.Dataset):
                 "seed": self.seed,
                 "reference_share": self.reference_share,
                 "wording": words,
-                "encoding": [self._encode.map_size, self._encode.max_length, self._encode.processor.to_dict()],
+                "encoding": [self._encode.map_size, self._encode.max_length, _settings(self._encode.processor)],
             }
         )
 
@@ -328,3 +328,12 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
         else:  # `iter(rows)` would divide the shards among the workers
             for batch in rows.iter(batch_size=1):
                 yield {name: values[0] for name, values in batch.items()}
+
+
+def _settings(processor: AnomalyGPTProcessor) -> dict[str, Any]:
+    """What a processor does; `auto_map` stands in it or not by where it was loaded from."""
+    settings = processor.to_dict()
+    settings["image_processor"] = {
+        key: value for key, value in settings["image_processor"].items() if key != "auto_map"
+    }
+    return {key: value for key, value in settings.items() if key != "auto_map"}

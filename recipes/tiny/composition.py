@@ -12,7 +12,7 @@ MAP_SIZE = 56
 
 
 def tiny_configuration(vision_config: dict, vocab_size: int) -> AnomalyGPTConfig:
-    """A Llama of six layers behind the given vision model."""
+    """A Llama of nine layers behind the given vision model."""
     return AnomalyGPTConfig(
         vision_config=vision_config,
         text_tower_config=None,
@@ -21,7 +21,7 @@ def tiny_configuration(vision_config: dict, vocab_size: int) -> AnomalyGPTConfig
             "vocab_size": vocab_size,
             "hidden_size": 192,
             "intermediate_size": 512,
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 9,
             "num_attention_heads": 6,
             "num_key_value_heads": 6,
             "max_position_embeddings": 1024,
