@@ -37,6 +37,7 @@ _CHINESE = re.compile("[\u3400-\u9fff]")
 _STAND_INS = {"en": "item", "zh": "物件"}
 _LONGEST_QUESTION = 500  # letters; nobody asks about a part in more
 _LONGEST_BEFORE = 200  # of the question before it, on which it may lean ("Pardon?")
+_ANSWERS_REMEMBERED = 64
 _AGAIN = "@again"  # what a grounded model says where the question before is to be answered again
 _TWO_TURNS = {"en": "Before: {} Now: {}", "zh": "之前：{} 现在：{}"}
 
@@ -300,14 +301,10 @@ class Drafts:
 
     Answers with fields instead of numbers come again and again; one that is guessed right takes one pass, not one a
     token. What is said is what greedy decoding says without drafts (speculative decoding, arXiv 2211.17192).
-
-    Args:
-        most (`int`, *optional*, defaults to 64): Answers that are remembered, the last one first.
     """
 
-    def __init__(self, most: int = 64):
-        self.most = most
-        self.answers: tuple[tuple[int, ...], ...] = ()
+    def __init__(self):
+        self.answers: tuple[tuple[int, ...], ...] = ()  # the last one first
 
     def generate(
         self,
@@ -331,7 +328,8 @@ class Drafts:
         while True:
             answer = tuple(said[0, start:].tolist())
             fitting = (one[len(answer) :] for one in self.answers if one[: len(answer)] == answer)
-            draft = next(fitting, ()) if can_draft else ()
+            room = stopping_criteria.max_length - said.shape[1] - 1  # the model may know no positions beyond
+            draft = next(fitting, ())[:room] if can_draft else ()
             ids = torch.cat([said[:, past:], said.new_tensor([draft])], 1) if draft else said[:, past:]
             positions = torch.arange(past, past + ids.shape[1], device=said.device)[None]
             cached = {"past_key_values": cache, "use_cache": True, "logits_to_keep": len(draft) + 1}
@@ -344,7 +342,9 @@ class Drafts:
                 if streamer is not None:
                     streamer.put(token[0].cpu())
                 if stopping_criteria(said, scores).all():
-                    self._remember(tuple(said[0, start:].tolist()))
+                    answer = tuple(said[0, start:].tolist())
+                    others = (one for one in self.answers if one != answer)
+                    self.answers = (answer, *others)[:_ANSWERS_REMEMBERED]
                     if streamer is not None:
                         streamer.end()
                     return GenerateDecoderOnlyOutput(sequences=said, logits=(first,))
@@ -353,9 +353,6 @@ class Drafts:
             past = said.shape[1] - 1
             if agreed < len(draft):
                 cache.crop(agreed - len(draft))
-
-    def _remember(self, answer: tuple[int, ...]) -> None:
-        self.answers = (answer, *(one for one in self.answers if one != answer))[: self.most]
 
 
 class _GivenUp(StoppingCriteria):

@@ -181,6 +181,19 @@ def test_answers_that_came_before_make_later_ones_faster_and_never_other(num_vir
     assert sum(counts) < 60
 
 
+def test_no_draft_reaches_beyond_the_longest_answer():
+    model, processor = tiny_pair(answering="grounded")
+    dialogue, seen, lengths = Dialogue(enlivened(model), processor), torch.zeros(1, 8, 32), []
+    asked = [[{"role": "user", "content": "Where?"}]]
+    dialogue.answer(asked, seen, "en", 12, [FACTS])
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, arguments, options: lengths.append(options["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    for longest in (3, 1):
+        dialogue.answer(asked, seen, "en", longest, [FACTS])
+    assert lengths == [lengths[1] + 2, lengths[1]]
+
+
 def test_an_answer_is_weighed_alike_with_and_without_earlier_ones():
     model, processor = tiny_pair(answering="grounded")
     dialogue, seen = Dialogue(enlivened(model), processor), torch.zeros(1, 8, 32)
