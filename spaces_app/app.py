@@ -835,6 +835,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
         tile: float = 0,
         mm_per_pixel: float = 0,
         question: str = "",
+        align: bool = False,
         request: gr.Request = None,
     ) -> Iterator[tuple[Session, dict, str | None]]:
         """Inspects a photograph of a part, compared with photographs of good ones.
@@ -850,6 +851,8 @@ def _inspect_endpoint(engine: Engine) -> Callable:
             tile: Side in pixels of the tiles of large pictures, at least 32; 0 for none.
             mm_per_pixel: Scale for sizes in millimetres; 0 when it is unknown.
             question: First question; empty for whether there is any anomaly.
+            align: Whether the photograph is first brought into the pose of the references, for rigid parts that lie in
+                any direction; not together with rotations.
 
         Returns:
             The result (verdict, pred_score, log_odds, answer, regions, evidence, ...) and the overlay.
@@ -858,9 +861,12 @@ def _inspect_endpoint(engine: Engine) -> Callable:
         try:
             _check("language", language, ("en", "zh"), "en")
             _check("localization", localization, LOCALIZATIONS, language)
-            _check("rotations", rotations or False, (True, False), language)
-            fields = (category, description, question, language, localization or "auto", True, rotations, False)
-            settings = _settings([*fields, int(tile or 0), mm_per_pixel, ""])
+            for name, chosen in (("rotations", rotations), ("align", align)):
+                _check(name, chosen or False, (True, False), language)
+            settings = Settings(
+                category, description, question, language, localization or "auto",
+                rotations=rotations or False, align=align or False, tile=int(tile or 0), mm_per_pixel=mm_per_pixel,
+            )  # fmt: skip
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                 yield session, gr.skip(), gr.skip()
             overlay = None if session.result.verdict == "unknown" else session.files["overlay"]
@@ -915,11 +921,12 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         image, references = gr.File(label="image"), gr.File(label="references", file_count="multiple")
         texts = {name: gr.Textbox("", label=name) for name in ("category", "description", "question")}
         language, localization = gr.Textbox("en", label="language"), gr.Textbox("auto", label="localization")
-        rotations, tile = gr.Checkbox(label="rotations"), gr.Number(0, label="tile")
+        rotations, align = gr.Checkbox(label="rotations"), gr.Checkbox(label="align")
+        tile = gr.Number(0, label="tile")
         mm_per_pixel, message = gr.Number(0, label="mm_per_pixel"), gr.Textbox(label="message")
         result, overlay, answer = gr.JSON(label="result"), gr.File(label="overlay"), gr.Textbox(label="answer")
         inspected = [state, image, references, texts["category"], texts["description"], language, localization]
-        inspected += [rotations, tile, mm_per_pixel, texts["question"]]
+        inspected += [rotations, tile, mm_per_pixel, texts["question"], align]
         gr.Button().click(
             _inspect_endpoint(engine), inspected, [state, result, overlay], api_name="inspect", **MODEL_QUEUE
         )

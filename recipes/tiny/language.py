@@ -5,14 +5,18 @@
 The vision tower does not take part: a picture is its global vector and its map, both drawn. A sample is one picture's
 facts and several questions; these see the picture and the facts but not one another, so that what they have in common
 is computed once. Answers name fields (`@size`) instead of numbers, see [`modeling_anomalygpt.wording.fill_in`].
+
+Nearly all mistakes are misunderstood questions. So most questions are practised without an answer: a linear layer that
+is thrown away afterwards reads their topic from the first layers, which takes a third of the time.
 """
 
 import argparse
+import copy
 import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +35,7 @@ from recipes.tiny.rough_questions import alike, roughened
 LANGUAGES = ("en", "zh")
 OTHER = {"en": "zh", "zh": "en"}
 BEFORE = 0.7  # part of the questions that follow another one, of which one in ten is in the other language
+BEFORE_UNANSWERED = 0.1
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 MORE_OFTEN = (  # what people ask most, then what is hardest to learn
     "presence", "good", "where", "where", "count", "size", "kind", "object", "object", "advice", "advice",
@@ -39,6 +44,9 @@ MORE_OFTEN = (  # what people ask most, then what is hardest to learn
 )  # fmt: skip
 # So many of an answer tell what was understood; three in four samples stop there, in two thirds of the time.
 FIRST_TOKENS = 8
+TOPIC_QUESTIONS = 16  # about one picture
+FIRST_LAYERS = 2 / 3  # the part of the layers that tells a question's topic; the others put it into words
+TOPIC_WEIGHT = 0.5
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 # Without instructions for it bfloat16 is computed number by number: thirty times slower than float32.
@@ -48,32 +56,72 @@ HALF_PRECISION = torch.cpu.get_capabilities().get("avx512_bf16", False)
 class FactsTrainer(Trainer):
     """Trains on questions that share their beginning."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.topic_losses = []
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean cross-entropy of the answers' tokens."""
+        """Mean cross-entropy of the answers' tokens, and of the topics of the questions that have no answer."""
         whole = getattr(model, "get_base_model", lambda: model)()
-        base = whole.model
-        seen = base.embed_evidence(inputs["image_embeds"], inputs["anomaly_map"])
-        embeddings = base.get_input_embeddings()
-        vectors = embeddings(inputs["input_ids"])
-        if model.training:
-            vectors = vectors + NOISE * vectors.detach().std() * torch.randn_like(vectors)
-        vectors = fill_placeholders(seen, inputs["input_ids"], vectors, base.config.image_token_id, embeddings)
-        answered = inputs["labels"] != -100
-        with torch.autocast("cpu", torch.bfloat16, enabled=HALF_PRECISION):
-            hidden = base.language_model(
-                attention_mask=inputs["attention_mask"].to(vectors.dtype),
-                position_ids=inputs["position_ids"],
-                inputs_embeds=vectors,
-                use_cache=False,
-            ).last_hidden_state
-            logits = whole.lm_head(hidden[answered])
-        loss = functional.cross_entropy(logits.float(), inputs["labels"][answered])
+        loss = cross_entropy(whole, whole.model.language_model, whole.lm_head, inputs)
+        if "topics" in inputs:
+            of_topics = cross_entropy(
+                whole, first_layers(whole.model.language_model), whole.topic_head, inputs["topics"]
+            )
+            self.topic_losses.append(of_topics.item())
+            loss = loss + TOPIC_WEIGHT * of_topics
         if "plain_ids" in inputs:
             loss = loss + drift_from_base(model, inputs["plain_ids"])
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        """With the mean loss of topics since the last time."""
+        if self.topic_losses:
+            logs["topic_loss"] = round(float(np.mean(self.topic_losses)), 4)
+            self.topic_losses.clear()
+        super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, *args, **kwargs):
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def cross_entropy(
+    whole: AnomalyGPTForConditionalGeneration,
+    layers: torch.nn.Module,
+    head: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+) -> torch.Tensor:
+    """Mean cross-entropy of a batch's labels, read by `head` from `layers` of the model."""
+    base = whole.model
+    seen = base.embed_evidence(batch["image_embeds"], batch["anomaly_map"])
+    embeddings = base.get_input_embeddings()
+    vectors = embeddings(batch["input_ids"])
+    if whole.training:
+        vectors = vectors + NOISE * vectors.detach().std() * torch.randn_like(vectors)
+    vectors = fill_placeholders(seen, batch["input_ids"], vectors, base.config.image_token_id, embeddings)
+    answered = batch["labels"] != -100
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF_PRECISION):
+        hidden = layers(
+            attention_mask=batch["attention_mask"].to(vectors.dtype),
+            position_ids=batch["position_ids"],
+            inputs_embeds=vectors,
+            use_cache=False,
+        ).last_hidden_state
+        logits = head(hidden[answered])
+    return functional.cross_entropy(logits.float(), batch["labels"][answered])
+
+
+def first_layers(language_model: torch.nn.Module) -> torch.nn.Module:
+    """The first layers of a language model as one of their own, with the same weights."""
+    first = copy.copy(language_model)
+    first.config = copy.copy(language_model.config)
+    first.config.num_hidden_layers = num_first_layers(language_model)
+    return first
+
+
+def num_first_layers(language_model: torch.nn.Module) -> int:
+    """How many layers tell a question's topic."""
+    return round(FIRST_LAYERS * language_model.config.num_hidden_layers)
 
 
 def drift_from_base(adapted: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -109,12 +157,14 @@ class Questions(torch.utils.data.Dataset):
         english: float = 0.5,
         others: Mapping[str, Sequence[str]] | None = None,
         plain: torch.Tensor | None = None,
+        unanswered: int = 0,
     ):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
-        self.others, self.plain = others or {}, plain
-        self.topics = [*load_questions("en"), *MORE_OFTEN]
-        self.made = -1, []
+        self.others, self.plain, self.unanswered = others or {}, plain, unanswered
+        self.all_topics = list(load_questions("en"))
+        self.topics = [*self.all_topics, *MORE_OFTEN]
+        self.made: tuple[int, list] = -1, []
 
     def __len__(self) -> int:
         return self.batches
@@ -123,23 +173,40 @@ class Questions(torch.utils.data.Dataset):
         group = index // BATCHES_AT_ONCE
         if self.made[0] != group:
             rng = np.random.default_rng([self.seed, group])
-            samples = [self.sample(rng) for _ in range(BATCHES_AT_ONCE * self.batch_size)]
-            samples.sort(key=lambda sample: len(sample["input_ids"]))
-            order = rng.permutation(BATCHES_AT_ONCE)
-            self.made = group, [samples[i * self.batch_size : (i + 1) * self.batch_size] for i in order]
-        batch = collate(self.made[1][index % BATCHES_AT_ONCE], self.processor.tokenizer.pad_token_id)
+            answered = self.drawn(rng, self.batch_size, self.sample)
+            self.made = group, list(zip(answered, self.drawn(rng, self.unanswered, self.topics_sample), strict=True))
+        answered, unanswered = self.made[1][index % BATCHES_AT_ONCE]
+        batch = collate(answered, self.processor.tokenizer.pad_token_id)
+        if unanswered:
+            batch["topics"] = collate(unanswered, self.processor.tokenizer.pad_token_id)
         if self.plain is not None:
             rng = np.random.default_rng([self.seed, index, 1])
             batch["plain_ids"] = self.plain[rng.permutation(len(self.plain))[: self.batch_size]]
         return batch
 
+    @staticmethod
+    def drawn(rng: np.random.Generator, batch_size: int, sample: Callable[[np.random.Generator], dict]) -> list[list]:
+        """Some batches, each of samples of about one length."""
+        samples = sorted(
+            (sample(rng) for _ in range(BATCHES_AT_ONCE * batch_size)), key=lambda one: len(one["input_ids"])
+        )
+        return [samples[i * batch_size : (i + 1) * batch_size] for i in rng.permutation(BATCHES_AT_ONCE)]
+
     def sample(self, rng: np.random.Generator) -> dict:
+        """One picture's facts and questions about them."""
+        return self.about_a_picture(rng, self.questions, self.conversation)
+
+    def topics_sample(self, rng: np.random.Generator) -> dict:
+        """One picture's facts and questions about them whose labels are the numbers of their topics."""
+        return self.about_a_picture(rng, TOPIC_QUESTIONS, self.unanswered_question)
+
+    def about_a_picture(self, rng: np.random.Generator, questions: int, ask: Callable[..., dict]) -> dict:
         """One picture's facts and questions about them."""
         anomaly_map, drawn = draw_evidence(rng, self.config.map_size)
         image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
         facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
         language = "en" if rng.random() < self.english else "zh"
-        conversations = [self.conversation(rng, facts, language) for _ in range(self.questions)]
+        conversations = [ask(rng, facts, language) for _ in range(questions)]
         return packed(conversations) | {
             "image_embeds": image_embeds / np.linalg.norm(image_embeds),
             "anomaly_map": anomaly_map,
@@ -148,20 +215,34 @@ class Questions(torch.utils.data.Dataset):
     def conversation(self, rng: np.random.Generator, facts: MeasuredFacts, language: str) -> dict[str, list[int]]:
         """One question, in words roughened as people type them, and its answer, as token ids and targets."""
         topic = self.topics[int(rng.integers(len(self.topics)))]
+        encoded, answered = self.encoded(rng, topic, facts, language, BEFORE)
+        length = None if rng.random() < 0.25 else answered + FIRST_TOKENS
+        return {name: encoded[name][:length] for name in ("input_ids", "labels")}
+
+    def unanswered_question(
+        self, rng: np.random.Generator, facts: MeasuredFacts, language: str
+    ) -> dict[str, list[int]]:
+        """One question, in words roughened as people type them, and the number of its topic as the target."""
+        number = int(rng.integers(len(self.all_topics)))
+        encoded, answered = self.encoded(rng, self.all_topics[number], facts, language, BEFORE_UNANSWERED)
+        return {"input_ids": encoded["input_ids"][: answered + 1], "labels": [-100] * answered + [number]}
+
+    def encoded(
+        self, rng: np.random.Generator, topic: str, facts: MeasuredFacts, language: str, before: float
+    ) -> tuple[dict[str, list[int]], int]:
+        """A question of a topic and its whole answer, and where the answer begins."""
         question = draw_question(rng, topic, facts, language)
-        if topic != "again" and rng.random() < BEFORE:
+        if topic != "again" and rng.random() < before:
             other = self.topics[int(rng.integers(len(self.topics)))]
-            before = draw_question(rng, other, facts, language if rng.random() < 0.9 else OTHER[language])
-            question = replace(question, before=before)
+            earlier = draw_question(rng, other, facts, language if rng.random() < 0.9 else OTHER[language])
+            question = replace(question, before=earlier)
         exact = question.place is not None or question.number is not None
         texts = [message["content"] for message in question.messages]
         texts[-1] = roughened(texts[-1], rng, language, self.others, whole=exact)
         asked = [{"role": "user", "content": text} for text in texts]
         answer = {"role": "assistant", "content": marked_answer(question, facts, language)}
         encoded = self.processor.encode_conversation([*with_picture(with_facts(asked, facts, language)), answer])
-        answered = next(i for i, label in enumerate(encoded["labels"]) if label != -100)
-        length = None if rng.random() < 0.25 else answered + FIRST_TOKENS
-        return {name: encoded[name][:length] for name in ("input_ids", "labels")}
+        return encoded, next(i for i, label in enumerate(encoded["labels"]) if label != -100)
 
 
 def packed(conversations: Sequence[dict[str, list[int]]]) -> dict[str, list]:
@@ -268,6 +349,17 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     words = parser()
     words.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
+    words.add_argument(
+        "--unanswered",
+        type=int,
+        default=24,
+        help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
+    )
+    words.add_argument(
+        "--last-layers",
+        action="store_true",
+        help="train only the layers that put into words what the first ones understood; half the time a question",
+    )
     options = words.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -275,10 +367,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     sizes = (options.steps, options.batch_size, options.seed, options.questions, options.english)
     model.requires_grad_(False)
-    for part in TRAINED_PARTS:
-        getattr(model.model, part).requires_grad_(True)
+    language_model = model.model.language_model
+    last = language_model.layers[num_first_layers(language_model) :] if options.last_layers else None
+    for part in [last, language_model.norm] if last else [getattr(model.model, name) for name in TRAINED_PARTS]:
+        part.requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
-    train(model, Questions(processor, model.config, *sizes, others), options)
+    data = Questions(processor, model.config, *sizes, others, unanswered=options.unanswered)
+    model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
+    train(model, data, options)
+    del model.topic_head
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
 

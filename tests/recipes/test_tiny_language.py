@@ -1,16 +1,18 @@
 """The questions with which the language models practise, and how several about one picture share its facts."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration
-from modeling_anomalygpt.conversations.grounded import load_answers, load_questions
+from modeling_anomalygpt.conversations.grounded import draw_question, load_answers, load_questions
 from modeling_anomalygpt.wording import FIELDS
 from recipes.tiny.assemble import grow
-from recipes.tiny.language import FIRST_TOKENS, Questions, collate, packed
+from recipes.tiny.language import FIRST_TOKENS, TOPIC_QUESTIONS, Questions, collate, first_layers, main, packed
 from recipes.tiny.rough_questions import roughened
 from tests.tiny import tiny_pair
 
@@ -99,16 +101,77 @@ def test_batches_are_the_same_in_every_run_and_all_answers_are_known_ones(pair, 
     assert min(whole, begun) > 0
 
 
+def test_of_an_unanswered_question_the_topic_is_asked_where_the_answer_would_begin(pair, monkeypatch):
+    model, processor = pair
+    topics = []
+
+    def drawn(rng, topic, *arguments):
+        topics.append(topic)
+        return draw_question(rng, topic, *arguments)
+
+    monkeypatch.setattr("recipes.tiny.language.draw_question", drawn)
+    monkeypatch.setattr("recipes.tiny.language.BEFORE_UNANSWERED", 0)
+    monkeypatch.setattr("recipes.tiny.language.roughened", lambda text, *_, **__: text)
+    data = Questions(processor, model.config, batches=8, batch_size=1, seed=2, questions=1, unanswered=1)
+    sample = data.topics_sample(np.random.default_rng(4))
+    numbers = [label for label in sample["labels"] if label != -100]
+    assert [data.all_topics[number] for number in numbers] == topics
+    assert len(topics) == TOPIC_QUESTIONS
+    ids = [token for token, label in zip(sample["input_ids"], sample["labels"], strict=True) if label != -100]
+    assert processor.tokenizer.decode(ids).strip() == "Assistant:" * len(ids) or set(ids) == {ids[0]}
+    assert data[3]["topics"]["labels"].shape[0] == 1
+
+
+def test_the_first_layers_alone_say_what_they_say_in_the_whole_model(pair):
+    language_model = pair[0].model.language_model
+    ids = torch.arange(10, 30)[None]
+    whole = language_model(input_ids=ids, output_hidden_states=True)
+    first = first_layers(language_model)
+    count = first.config.num_hidden_layers
+    assert 0 < count < language_model.config.num_hidden_layers == len(whole.hidden_states) - 1
+    torch.testing.assert_close(first(input_ids=ids)[0], language_model.norm(whole.hidden_states[count]))
+    torch.testing.assert_close(language_model(input_ids=ids)[0], whole[0])
+
+
+def practised(pair, folder, *options) -> dict[str, torch.Tensor]:
+    """The weights that some training begins and ends with: how far each moved."""
+    for one in pair:
+        one.save_pretrained(folder / "start")
+    sizes = ["--batch-size", "1", "--questions", "1", "--learning-rate", "1e-2", *options]
+    main(["--checkpoint", str(folder / "start"), "--output", str(folder / "end"), *sizes])
+    before, after = (load_file(folder / name / "model.safetensors") for name in ("start", "end"))
+    assert set(before) == set(after), "what reads the topics is not kept"
+    return {name: (before[name] - after[name]).abs().max() for name in before}
+
+
+def test_topics_are_learned(pair, tmp_path):
+    moved = practised(pair, tmp_path, "--steps", "40", "--unanswered", "1")
+    (state,) = tmp_path.glob("end/trainer/checkpoint-*/trainer_state.json")
+    losses = [row["topic_loss"] for row in json.loads(state.read_text())["log_history"] if "topic_loss" in row]
+    assert losses[-1] < losses[0]
+    assert moved["model.language_model.layers.0.mlp.up_proj.weight"] > 0
+
+
+def test_the_last_layers_learn_to_say_what_the_first_ones_understood(pair, tmp_path):
+    moved = practised(pair, tmp_path, "--steps", "2", "--unanswered", "0", "--last-layers")
+    changed = {name for name, distance in moved.items() if distance > 0}
+    last = len(pair[0].model.language_model.layers) - 1
+    assert f"model.language_model.layers.{last}.mlp.up_proj.weight" in changed
+    assert all(
+        name.startswith((f"model.language_model.layers.{last}.", "model.language_model.norm.")) for name in changed
+    )
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_no_held_back_question_is_practised(pair, language, monkeypatch):
     model, processor = pair
     asked = []
     monkeypatch.setattr("recipes.tiny.language.roughened", lambda text, *_, **__: asked.append(text) or text)
-    data = Questions(processor, model.config, batches=64, batch_size=4, seed=1, questions=10)
+    data = Questions(processor, model.config, batches=64, batch_size=4, seed=1, questions=10, unanswered=4)
     for index in range(0, 64, 8):
         data[index]
     kept = {text for texts in load_questions(language, held_back=True).values() for text in texts}
-    assert len(asked) > 2000
+    assert len(asked) > 6000
     assert not kept & set(asked)
 
 

@@ -20,6 +20,7 @@ from gradio_client.exceptions import AppError
 
 from spaces_app import app as app_module
 from spaces_app import engine as engine_module
+from tests.test_pose import moved, part
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,17 @@ def test_programs_inspect_and_chat(address, query, good):
     assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
 
 
+def test_programs_have_pictures_aligned(address, tmp_path):
+    part().save(tmp_path / "good.png")
+    moved(part(), 73).save(tmp_path / "query.png")
+    query, good = (handle_file(str(tmp_path / f"{name}.png")) for name in ("query", "good"))
+    client = Client(address, verbose=False)
+    result, _ = client.predict(query, [good], "plate", align=True, api_name="/inspect")
+    assert result["evidence"]["pose"]["degrees"] == 73
+    with pytest.raises(AppError, match="Switch one of the two settings off"):
+        client.predict(query, [good], "plate", rotations=True, align=True, api_name="/inspect")
+
+
 def test_a_question_waits_for_the_model_and_is_answered(address, engine, query, good):
     client = Client(address, verbose=False)
     client.predict(query, [good], api_name="/inspect")
@@ -106,6 +118,7 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
     for wrong, message in (
         ({"language": "fr"}, "language must be one of en, zh"),
         ({"rotations": "no"}, "rotations must be one of True, False"),
+        ({"align": "no"}, "align must be one of True, False"),
         ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
         ({"tile": 1, "references": [query] * 2}, "The side of tiles must be 0 or at least 32 px, got 1"),
     ):
