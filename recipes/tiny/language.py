@@ -7,7 +7,7 @@ facts and several questions; these see the picture and the facts but not one ano
 is computed once. Answers name fields (`@size`) instead of numbers, see [`modeling_anomalygpt.wording.fill_in`].
 
 Nearly all mistakes are misunderstood questions. So most questions are practised without an answer: a linear layer that
-is thrown away afterwards reads their topic from the first layers, which takes a third of the time.
+is thrown away afterwards reads their topic from the first layers, which takes less than half of the time.
 """
 
 import argparse
@@ -372,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part in [last, language_model.norm] if last else [getattr(model.model, name) for name in TRAINED_PARTS]:
         part.requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
-    data = Questions(processor, model.config, *sizes, others, unanswered=options.unanswered)
+    data = Questions(processor, model.config, *sizes, others, unanswered=0 if last else options.unanswered)
     model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
     train(model, data, options)
     del model.topic_head

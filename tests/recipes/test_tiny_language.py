@@ -118,7 +118,7 @@ def test_of_an_unanswered_question_the_topic_is_asked_where_the_answer_would_beg
     assert [data.all_topics[number] for number in numbers] == topics
     assert len(topics) == TOPIC_QUESTIONS
     ids = [token for token, label in zip(sample["input_ids"], sample["labels"], strict=True) if label != -100]
-    assert processor.tokenizer.decode(ids).strip() == "Assistant:" * len(ids) or set(ids) == {ids[0]}
+    assert len(set(ids)) == 1, "the end of what stands before every answer"
     assert data[3]["topics"]["labels"].shape[0] == 1
 
 
@@ -153,7 +153,7 @@ def test_topics_are_learned(pair, tmp_path):
 
 
 def test_the_last_layers_learn_to_say_what_the_first_ones_understood(pair, tmp_path):
-    moved = practised(pair, tmp_path, "--steps", "2", "--unanswered", "0", "--last-layers")
+    moved = practised(pair, tmp_path, "--steps", "2", "--last-layers")
     changed = {name for name, distance in moved.items() if distance > 0}
     last = len(pair[0].model.language_model.layers) - 1
     assert f"model.language_model.layers.{last}.mlp.up_proj.weight" in changed

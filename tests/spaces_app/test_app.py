@@ -62,6 +62,11 @@ def uploaded(address: str, name: str, content: bytes) -> list[str]:
     return sent(address, "upload", head + content + b"\r\n--border--\r\n", "multipart/form-data; boundary=border")
 
 
+def inspected(path: str) -> list:
+    """The arguments of `/inspect` as they are sent without a client."""
+    return [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "", "", "en", "auto", False, 0, 0, "", False]
+
+
 # Endpoints
 
 
@@ -145,7 +150,7 @@ def test_work_stops_when_its_client_disconnects(address, engine, query, monkeypa
 
     monkeypatch.setattr(engine_module, "learn_and_inspect", endless)
     path = uploaded(address, "query.png", picture())[0]
-    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "", "", "en", "auto", False, 0, 0, "", False]
+    data = inspected(path)
     event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
     stream = urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60)
     assert started.wait(30)
@@ -187,19 +192,7 @@ def test_files_of_the_server_are_not_inspected(address, tmp_path):
 
     def ended(path: str) -> str:
         # What the client would upload is named here as a path of the server.
-        data = [
-            {"path": path, "meta": {"_type": "gradio.FileData"}},
-            None,
-            "",
-            "",
-            "en",
-            "auto",
-            False,
-            0,
-            0,
-            "",
-            False,
-        ]
+        data = inspected(path)
         event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
         with urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60) as answer:
             return answer.read().decode()
