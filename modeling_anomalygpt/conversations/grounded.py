@@ -5,6 +5,7 @@ Training data of `answering="grounded"`: `questions_*.json` holds questions by t
 """
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,7 +172,12 @@ def grounded_answer(question: Question, facts: MeasuredFacts, language: str) -> 
 
 
 def draw_question(
-    rng: np.random.Generator, topic: str, facts: MeasuredFacts, language: str, held_back: bool = False
+    rng: np.random.Generator,
+    topic: str,
+    facts: MeasuredFacts,
+    language: str,
+    held_back: bool = False,
+    questions: Mapping[str, Sequence[str]] | None = None,
 ) -> Question:
     """A question of a topic, its slots filled in; half of the places and numbers asked about are the true ones.
 
@@ -181,8 +187,9 @@ def draw_question(
         facts ([`MeasuredFacts`]): Of the picture.
         language (`str`): `"en"` or `"zh"`.
         held_back (`bool`, defaults to `False`): Whether it is one that no training has.
+        questions (`Mapping[str, Sequence[str]]`, *optional*): Others to take it from, by topic.
     """
-    text = _pick(rng, load_questions(language, held_back)[topic])
+    text = _pick(rng, (questions or load_questions(language, held_back))[topic])
     place = number = None
     fields: dict[str, str] = {}
     if "{place}" in text:

@@ -7,7 +7,8 @@ facts and several questions; these see the picture and the facts but not one ano
 is computed once. Answers name fields (`@size`) instead of numbers, see [`modeling_anomalygpt.wording.fill_in`].
 
 Nearly all mistakes are misunderstood questions. So most questions are practised without an answer: a linear layer that
-is thrown away afterwards reads their topic from the first layers, which takes less than half of the time.
+is thrown away afterwards reads their topic from the first layers, which takes less than half of the time. And many are
+mixed of others, with the topic that a classifier of words finds in them.
 """
 
 import argparse
@@ -30,12 +31,14 @@ from modeling_anomalygpt.dialogue import with_facts, with_picture
 from modeling_anomalygpt.modeling_anomalygpt import fill_placeholders
 from modeling_anomalygpt.wording import MeasuredFacts
 from recipes.tiny.drawn_evidence import draw_evidence
+from recipes.tiny.mixed_questions import mixed_questions
 from recipes.tiny.rough_questions import alike, roughened
 
 LANGUAGES = ("en", "zh")
 OTHER = {"en": "zh", "zh": "en"}
 BEFORE = 0.7  # part of the questions that follow another one, of which one in ten is in the other language
 BEFORE_UNANSWERED = 0.1
+MIXED = 0.4  # part of the questions that are mixed of two others
 BATCHES_AT_ONCE = 8  # sorted by length, so that little is computed for padding
 MORE_OFTEN = (  # what people ask most, then what is hardest to learn
     "presence", "good", "where", "where", "count", "size", "kind", "object", "object", "advice", "advice",
@@ -158,10 +161,11 @@ class Questions(torch.utils.data.Dataset):
         others: Mapping[str, Sequence[str]] | None = None,
         plain: torch.Tensor | None = None,
         unanswered: int = 0,
+        mixed: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     ):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
-        self.others, self.plain, self.unanswered = others or {}, plain, unanswered
+        self.others, self.plain, self.unanswered, self.mixed = others or {}, plain, unanswered, mixed
         self.all_topics = list(load_questions("en"))
         self.topics = [*self.all_topics, *MORE_OFTEN]
         self.made: tuple[int, list] = -1, []
@@ -231,7 +235,8 @@ class Questions(torch.utils.data.Dataset):
         self, rng: np.random.Generator, topic: str, facts: MeasuredFacts, language: str, before: float
     ) -> tuple[dict[str, list[int]], int]:
         """A question of a topic and its whole answer, and where the answer begins."""
-        question = draw_question(rng, topic, facts, language)
+        mixed = self.mixed[language] if self.mixed and rng.random() < MIXED else None
+        question = draw_question(rng, topic, facts, language, questions=mixed)
         if topic != "again" and rng.random() < before:
             other = self.topics[int(rng.integers(len(self.topics)))]
             earlier = draw_question(rng, other, facts, language if rng.random() < 0.9 else OTHER[language])
@@ -356,6 +361,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
     )
     words.add_argument(
+        "--mixed",
+        type=int,
+        default=150_000,
+        help=f"mixed questions in each language; {MIXED:.0%} of the questions are such; 0: none".replace("%", "%%"),
+    )
+    words.add_argument(
         "--last-layers",
         action="store_true",
         help="train only the layers that put into words what the first ones understood; half the time a question",
@@ -372,7 +383,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part in [last, language_model.norm] if last else [getattr(model.model, name) for name in TRAINED_PARTS]:
         part.requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
-    data = Questions(processor, model.config, *sizes, others, unanswered=0 if last else options.unanswered)
+    unanswered = 0 if last else options.unanswered
+    mixed = None
+    if options.mixed:
+        mixed = {lang: mixed_questions(load_questions(lang), lang, options.mixed, options.seed) for lang in LANGUAGES}
+    data = Questions(processor, model.config, *sizes, others, unanswered=unanswered, mixed=mixed)
     model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
     train(model, data, options)
     del model.topic_head

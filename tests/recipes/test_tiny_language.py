@@ -12,7 +12,16 @@ from modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.conversations.grounded import draw_question, load_answers, load_questions
 from modeling_anomalygpt.wording import FIELDS
 from recipes.tiny.assemble import grow
-from recipes.tiny.language import FIRST_TOKENS, TOPIC_QUESTIONS, Questions, collate, first_layers, main, packed
+from recipes.tiny.language import (
+    FIRST_TOKENS,
+    MIXED,
+    TOPIC_QUESTIONS,
+    Questions,
+    collate,
+    first_layers,
+    main,
+    packed,
+)
 from recipes.tiny.rough_questions import roughened
 from tests.tiny import tiny_pair
 
@@ -105,9 +114,9 @@ def test_of_an_unanswered_question_the_topic_is_asked_where_the_answer_would_beg
     model, processor = pair
     topics = []
 
-    def drawn(rng, topic, *arguments):
+    def drawn(rng, topic, *arguments, **options):
         topics.append(topic)
-        return draw_question(rng, topic, *arguments)
+        return draw_question(rng, topic, *arguments, **options)
 
     monkeypatch.setattr("recipes.tiny.language.draw_question", drawn)
     monkeypatch.setattr("recipes.tiny.language.BEFORE_UNANSWERED", 0)
@@ -145,7 +154,7 @@ def practised(pair, folder, *options) -> dict[str, torch.Tensor]:
 
 
 def test_topics_are_learned(pair, tmp_path):
-    moved = practised(pair, tmp_path, "--steps", "40", "--unanswered", "1")
+    moved = practised(pair, tmp_path, "--steps", "40", "--unanswered", "1", "--mixed", "0")
     (state,) = tmp_path.glob("end/trainer/checkpoint-*/trainer_state.json")
     losses = [row["topic_loss"] for row in json.loads(state.read_text())["log_history"] if "topic_loss" in row]
     assert losses[-1] < losses[0]
@@ -153,7 +162,7 @@ def test_topics_are_learned(pair, tmp_path):
 
 
 def test_the_last_layers_learn_to_say_what_the_first_ones_understood(pair, tmp_path):
-    moved = practised(pair, tmp_path, "--steps", "2", "--last-layers")
+    moved = practised(pair, tmp_path, "--steps", "2", "--last-layers", "--mixed", "0")
     changed = {name for name, distance in moved.items() if distance > 0}
     last = len(pair[0].model.language_model.layers) - 1
     assert f"model.language_model.layers.{last}.mlp.up_proj.weight" in changed
@@ -173,6 +182,16 @@ def test_no_held_back_question_is_practised(pair, language, monkeypatch):
     kept = {text for texts in load_questions(language, held_back=True).values() for text in texts}
     assert len(asked) > 6000
     assert not kept & set(asked)
+
+
+def test_mixed_questions_are_practised_beside_the_others(pair, monkeypatch):
+    model, processor = pair
+    asked = []
+    monkeypatch.setattr("recipes.tiny.language.roughened", lambda text, *_, **__: asked.append(text) or text)
+    mixed = {language: dict.fromkeys(load_questions("en"), ("a mixed one",)) for language in ("en", "zh")}
+    data = Questions(processor, model.config, batches=16, batch_size=4, seed=1, questions=10, mixed=mixed)
+    data[0], data[8]
+    assert asked.count("a mixed one") / len(asked) == pytest.approx(MIXED, abs=0.08)
 
 
 def test_roughened_questions_stay_questions_of_their_language():
