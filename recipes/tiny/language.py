@@ -118,13 +118,8 @@ def first_layers(language_model: torch.nn.Module) -> torch.nn.Module:
     """The first layers of a language model as one of their own, with the same weights."""
     first = copy.copy(language_model)
     first.config = copy.copy(language_model.config)
-    first.config.num_hidden_layers = num_first_layers(language_model)
+    first.config.num_hidden_layers = round(FIRST_LAYERS * language_model.config.num_hidden_layers)
     return first
-
-
-def num_first_layers(language_model: torch.nn.Module) -> int:
-    """How many layers tell a question's topic."""
-    return round(FIRST_LAYERS * language_model.config.num_hidden_layers)
 
 
 def drift_from_base(adapted: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -366,11 +361,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=150_000,
         help=f"mixed questions in each language; {MIXED:.0%} of the questions are such; 0: none".replace("%", "%%"),
     )
-    words.add_argument(
-        "--last-layers",
-        action="store_true",
-        help="train only the layers that put into words what the first ones understood; half the time a question",
-    )
     options = words.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -378,16 +368,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     processor = AnomalyGPTProcessor.from_pretrained(options.checkpoint)
     sizes = (options.steps, options.batch_size, options.seed, options.questions, options.english)
     model.requires_grad_(False)
-    language_model = model.model.language_model
-    last = language_model.layers[num_first_layers(language_model) :] if options.last_layers else None
-    for part in [last, language_model.norm] if last else [getattr(model.model, name) for name in TRAINED_PARTS]:
-        part.requires_grad_(True)
+    for name in TRAINED_PARTS:
+        getattr(model.model, name).requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
-    unanswered = 0 if last else options.unanswered
     mixed = None
     if options.mixed:
         mixed = {lang: mixed_questions(load_questions(lang), lang, options.mixed, options.seed) for lang in LANGUAGES}
-    data = Questions(processor, model.config, *sizes, others, unanswered=unanswered, mixed=mixed)
+    data = Questions(processor, model.config, *sizes, others, unanswered=options.unanswered, mixed=mixed)
     model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
     train(model, data, options)
     del model.topic_head
