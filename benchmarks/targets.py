@@ -41,6 +41,11 @@ def embedded(count: int, stage: str) -> Callable[[dict[str, Any]], float]:
     return lambda row: threads(row["embedded"], count)["stages"]["batch 1"][stage]["median_ms"]
 
 
+def answer_beyond_verdict(count: int) -> Callable[[dict[str, Any]], float]:
+    """Milliseconds that a first answer takes more than the verdict."""
+    return lambda row: embedded(count, "answer")(row) - embedded(count, "verdict")(row)
+
+
 def end_to_end(count: int) -> Callable[[dict[str, Any]], float]:
     """Files to verdicts, over decoding them plus the model alone."""
     return lambda row: threads(row["embedded"], count)["end_to_end"]["end_to_end_to_decode_plus_model"]
@@ -68,6 +73,8 @@ TARGETS: list[tuple[str, str, float, str, str, Callable[[dict[str, Any]], float]
     ("matching, time of 256 references over 1 (linear: 256)", "≤", 320, "x", "speed", lambda row: growth(row, 1)),
     *((f"embedded checkpoint, {stage}, {count} thread{'s' * (count > 1)}", "≤", limit, "ms", "speed",
        embedded(count, stage)) for stage, limit in (("verdict", 150), ("answer", 1000)) for count in (1, 2)),
+    *((f"embedded checkpoint, answer beyond verdict, {count} thread{'s' * (count > 1)}", "≤", 40, "ms", "speed",
+       answer_beyond_verdict(count)) for count in (1, 2)),
     *((f"1,000 JPEGs of 1024 px: end to end over decoding + model, {count} thread{'s' * (count > 1)}", "≤", 1, "x",
        "speed", end_to_end(count)) for count in (1, 2)),
     ("bfloat16 on the CPU: maps differ by", "≤", 0.01, "", "speed",
