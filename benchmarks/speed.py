@@ -76,7 +76,7 @@ def main() -> None:
     for part in options.only:
         began = time.perf_counter()
         results[part] = run_part(part, options.threads, options.small)
-        results["machine"] = machine()
+        results.setdefault("machines", {})[part] = machine()
         print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if not options.small:
             write_atomically(SPEED, json.dumps(results, indent=1) + "\n")
