@@ -119,7 +119,7 @@ class Conversations(FolderBuilder):
         """Read the JSON file, and check that its turns alternate and its pictures are there."""
         path = self._find_json(data_dir)
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
+            entries = json.loads(path.read_text(encoding="utf-8-sig"))
         except (UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} must be JSON, got {str(error)[:80]}.") from error
         except json.JSONDecodeError as error:

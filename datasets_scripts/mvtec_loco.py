@@ -69,7 +69,7 @@ def read_saturation_rules(path: str | os.PathLike) -> dict[int, SaturationRule]:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"`with_regions` must find {str(path)!r}, got no such file. Take it from the archive.")
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         return {
             int(entry["pixel_value"]): SaturationRule(
                 str(entry["defect_name"]), float(entry["saturation_threshold"]), bool(entry["relative_saturation"])

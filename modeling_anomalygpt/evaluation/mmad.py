@@ -132,7 +132,7 @@ def read_questions(
             f"`--templates` must be one of {', '.join(TEMPLATES)}, got {templates!r}. Choose one of them."
         )
     try:
-        entries = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(pathlib.Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise MMADError(
             f"There is no {os.fspath(path)!r}. Get mmad.json and the pictures from "

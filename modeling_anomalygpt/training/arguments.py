@@ -110,7 +110,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     path = pathlib.Path(name)
     if path.is_file():
-        text, shown = path.read_text(encoding="utf-8", errors="replace"), str(path)
+        text, shown = path.read_text(encoding="utf-8-sig", errors="replace"), str(path)
     else:
         packaged = importlib.resources.files(__package__) / _RECIPES / f"{name}.yaml"
         if not packaged.is_file():

@@ -62,6 +62,12 @@ def test_pictures_may_stand_beside_the_file_and_the_file_may_have_any_name(tmp_p
     assert len(load_anomaly_dataset("conversations", tmp_path / "chat", split="train", json_file="mine.json")) == 1
 
 
+def test_a_byte_order_mark_is_not_a_part_of_the_file(panda):
+    path = panda / PANDAGPT_FILE
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(load_anomaly_dataset("conversations", panda, split="train")) == 3
+
+
 def test_missing_pictures_are_counted_or_skipped(panda):
     (panda / "images" / "000000000002.jpg").unlink()
     broken(panda, "must exist, got 1 of 3 missing: .*000000000002.jpg", FileNotFoundError)

@@ -78,6 +78,9 @@ def test_questions_templates_and_limits_are_read(place):
     assert asked[0].is_normal
     assert asked[0].dataset == "VisA"
     assert templates == ["VisA/train/0.png", "VisA/train/1.png"]
+    written = (place / "mmad.json").read_text()
+    (place / "mmad.json").write_text(written, encoding="utf-8-sig")  # a byte order mark is not a part of it
+    assert read_questions(place / "mmad.json") == questions
     assert read_questions(place / "mmad.json", "similar")["VisA/bolt/test/good/0.png"][1] == templates[::-1]
     assert list(read_questions(place / "mmad.json", limit=2)) == [list(questions)[0], list(questions)[2]]
 

@@ -28,6 +28,14 @@ def test_every_field_of_a_recipe_is_a_setting_and_its_value_is_accepted(path, tm
             assert read[name] == value, name
 
 
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_a_byte_order_mark_is_not_a_part_of_a_recipe(ending, tmp_path):
+    from modeling_anomalygpt.training.arguments import read_recipe
+
+    (tmp_path / f"mine.{ending}").write_text('{"learning_rate": 0.5}', encoding="utf-8-sig")
+    assert read_recipe(str(tmp_path / f"mine.{ending}")) == {"learning_rate": 0.5}
+
+
 PUBLISHED = {
     "tuning": "paper", "reference_share": 0.5, "num_train_epochs": 50, "learning_rate": 1e-3, "adam_beta1": 0.9,
     "adam_beta2": 0.95, "weight_decay": 1e-3, "lr_scheduler_type": "linear", "max_grad_norm": 1.0, "max_length": 1024,
