@@ -72,7 +72,7 @@ setup(
         "dev": [
             "pytest>=8",
             "hypothesis>=6",
-            "scikit-learn>=1.5",
+            "scikit-learn>=1.5",  # metrics to compare ours with; the classifier of words in recipes/tiny
             "scipy>=1.13",
             "ruff>=0.14",
             "build>=1.2",
