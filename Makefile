@@ -81,8 +81,10 @@ quality: install ## Check style without changing anything
 wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --outdir dist .
 
-image: wheel ## Build the container image of the service from the wheel (needs docker)
-	docker build --tag anomalygpt .
+# Podman: make image CONTAINER="podman build --format docker", without which it leaves out the health check.
+CONTAINER ?= docker build
+image: wheel ## Build the container image of the service from the wheel (needs docker or podman)
+	$(CONTAINER) --tag anomalygpt .
 
 bench: install ## Measure speed and memory (half an hour), write the tables
 	$(BIN)/python -m benchmarks.speed && $(BIN)/python -m benchmarks.documents

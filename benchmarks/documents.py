@@ -81,7 +81,8 @@ def sections() -> dict[str, str]:
         "kinds": kinds.table(json.loads((RESULTS / "kinds.json").read_text())),
         "drift": drift.table(json.loads((RESULTS / "drift.json").read_text())),
         "pose": pose.table(json.loads((RESULTS / "pose.json").read_text())),
-        "foreground": foreground_table(rows),
+        "foreground": variant_table(rows, "anomalygpt_foreground", "whole picture / part alone"),
+        "aligned": variant_table(rows, "anomalygpt_aligned", "as they lie / aligned"),
     }
 
 
@@ -171,21 +172,31 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
     )
 
 
-def foreground_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """What telling the part from its ground gains on each set, with four references."""
-    metrics = {"image_auroc": "image AUROC", "balanced_accuracy_forced": "forced", "false_alarm_rate": "false alarms"}
-    methods = ("anomalygpt", "anomalygpt_foreground")
-    four = [row for row in rows if row["k_shot"] == "4" and row["method"] in methods]
+def variant_table(rows: Sequence[Mapping[str, str]], variant: str, names: str) -> str:
+    """What a variant of the method gains on each set with four references, and on average with each number of them.
+
+    Args:
+        rows (`list[dict]`): Of `anomalygpt evaluate`.
+        variant (`str`): Its method.
+        names (`str`): What the two figures of a cell are.
+    """
+    metrics = {"image_auroc": "image AUROC", "balanced_accuracy_forced": "forced"}
+    metrics |= {"false_alarm_rate": "false alarms", "miss_rate": "misses"}
+    methods = ("anomalygpt", variant)
+    both = [row for row in rows if row["method"] in methods]
     groups = {
-        name: [row for row in four if row["category"] == name] for name in sorted({one["category"] for one in four})
+        name: [row for row in both if row["category"] == name and row["k_shot"] == "4"]
+        for name in sorted({one["category"] for one in both})
     }
+    for shots in ("4", "1"):
+        groups[f"mean, references: {shots}"] = [row for row in both if row["k_shot"] == shots]
     lines = []
-    for name, members in (groups | {"mean": four}).items():
+    for name, members in groups.items():
         found = {one["method"]: one for one in summarize(members, tuple(metrics))}
         if set(methods) <= found.keys():
             cells = [" / ".join(_shown(found[one][metric], spread=False) for one in methods) for metric in metrics]
             lines.append([name, *cells])
-    return markdown(["set", *(f"{name}: whole picture / part alone" for name in metrics.values())], lines)
+    return markdown(["set", *(f"{name}: {names}" for name in metrics.values())], lines)
 
 
 def topics_table(models: Mapping[str, Mapping]) -> str:
