@@ -305,6 +305,7 @@ class ImageEncoder:
         bits: int | None,
         roi: Any = None,
         align: bool = False,
+        presence: bool = False,
     ) -> References:
         """Learns what good looks like; every image and tile goes through the model once.
 
@@ -316,6 +317,7 @@ class ImageEncoder:
             category (`str`), description (`str`, *optional*), bits (`int`, *optional*): Kept with the references.
             roi (*optional*): Region of interest, drawn on the first image, see [`load_roi`].
             align (`bool`, defaults to `False`): Whether all are brought into the pose of the first, and queries too.
+            presence (`bool`, defaults to `False`): Whether what all show must be there, see [`missing_scores`].
 
         Returns:
             [`References`]
@@ -351,7 +353,7 @@ class ImageEncoder:
                     upright = [index < len(tiles[0]) for index in range(start, start + len(pixel_values))]
                     studied.append((pixel_values, layers, [number] * len(pixel_values), inside, upright))
             sizes.append((image.height, image.width))
-        bank, config = parts[0].extend(*parts[1:]), self.model.config
+        bank, config = replace(parts[0].extend(*parts[1:]), presence=presence), self.model.config
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
             for layers in zip(*(one[1] for one in studied), strict=True)
@@ -362,7 +364,8 @@ class ImageEncoder:
         few = None
         if max_patches is not None:  # of those that are studied the same share
             bank, few = bank.reduce(max_patches), max(1, max_patches * len(set(groups)) // len(sizes))
-        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright, few)
+        studied_as = (groups, inside, upright, few, presence)
+        scores, gate = study_references(self.model.model, pixel_values, features, *studied_as)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
             normal_scores=scores,
@@ -454,6 +457,7 @@ class ImageEncoder:
         reasons: list[list[str]] = [[] for _ in images]
         compared: list[dict[str, float]] = [{} for _ in images]
         layers = features.matching_features or ()
+        absent = self._absent(layers, references, inside) if layers else [False] * len(images)
         if gate is not None and layers:
             decision = self.model.config.decision
             play = decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
@@ -468,12 +472,26 @@ class ImageEncoder:
                 patches=()
                 if index in tiled
                 else tuple(PatchFeatures(layer.vectors[index].cpu(), layer.grid) for layer in layers),
-                remarks=self._remarks(given[index], references, bool(matched[index]) and index not in tiled),
+                remarks=self._remarks(given[index], references, bool(matched[index]) and index not in tiled)
+                + ["absent"] * (absent[index] and index not in tiled),
                 traits={} if index in tiled else compared[index],
                 pose=one.pose,
             )
             for index, one in enumerate(posed)
         ]
+
+    def _absent(
+        self, layers: tuple[PatchFeatures, ...], references: References, inside: torch.Tensor | None
+    ) -> list[bool]:
+        """Whether the highest place of each image's map is one where something is missing."""
+        bank, compare = references.bank.to(layers[0].vectors.device), self.model.model.localizer.compare
+        if not bank.presence:
+            return [False] * len(layers[0].vectors)
+        whole, new = compare(layers, bank.features, ordered=bank.ordered), compare(layers, bank.features)
+        if inside is not None:
+            whole = whole * patches_inside(inside, tuple(whole.shape[1:]))
+        highest = whole.flatten(1).max(1)
+        return (new.flatten(1).gather(1, highest.indices[:, None])[:, 0] < highest.values).tolist()
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
@@ -548,6 +566,8 @@ class ImageEncoder:
         return defect_features(patches, [layer.cpu() for layer in references.bank.features], weights)
 
     def _tiled_map(self, posed: _Posed, references: References | None, category: str, localization: str) -> np.ndarray:
+        if references is not None:  # a tile does not show all that must be there
+            references = replace(references, bank=replace(references.bank, presence=False))
         image = posed.image
         boxes = self.boxes(image)
         maps = {(x0, y0, x1, y1): np.zeros((y1 - y0, x1 - x0), np.float32) for x0, y0, x1, y1 in boxes}

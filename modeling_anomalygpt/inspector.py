@@ -52,7 +52,7 @@ _LOWEST_DECISION_THRESHOLD = -2.0
 _LARGEST_SCALE = 1_000_000  # a kilometre a pixel
 _KINDS = {
     **dict.fromkeys(("question", "category", "description"), (str, "a text")),
-    **dict.fromkeys(("answer", "use_language", "rotations", "align"), (bool, "True or False")),
+    **dict.fromkeys(("answer", "use_language", "rotations", "align", "presence"), (bool, "True or False")),
     "mm_per_pixel": (int | float, "a number"),
     "max_patches": (int, "a whole number"),
 }
@@ -274,6 +274,7 @@ class AnomalyInspector:
         bits: int | None = None,
         roi: Any = None,
         align: bool = False,
+        presence: bool = False,
     ) -> None:
         """Learns what good looks like; replaces earlier references. Copies of one picture count once, with a warning.
 
@@ -294,16 +295,20 @@ class AnomalyInspector:
             align (`bool`, defaults to `False`): Whether each picture is first rotated and moved into the pose of the
                 good ones (of the first one), for rigid parts that lie any way; its map is brought back, and the region
                 of interest follows. Needs OpenCV and some 50 ms a picture.
+            presence (`bool`, defaults to `False`): Whether what all good pictures show must be found in each picture,
+                for parts of which a piece may be missing. It makes other defects a little harder to tell.
 
         Raises:
             PictureError: If a picture cannot be used; names it.
             PoseError: If good pictures cannot be brought into one pose.
             ValueError: If there is no picture, an option is of another kind, the region is of another size than the
-                first picture or empty **or** `rotations` are given with a region or with `align`.
+                first picture or empty, `rotations` are given with a region or with `align` **or** `presence` is given
+                with what leaves patches out or turns them: `rotations`, `max_patches`, tiles.
         """
         _check_kinds(
-            category=category, description=description, rotations=rotations, max_patches=max_patches, align=align
-        )
+            category=category, description=description, rotations=rotations, max_patches=max_patches, align=align,
+            presence=presence,
+        )  # fmt: skip
         if roi is not None and rotations:
             raise ValueError(
                 "`roi` must be None with `rotations`, got both: a part that lies in any direction has no fixed region."
@@ -312,6 +317,9 @@ class AnomalyInspector:
             raise ValueError(
                 "`align` must be False with `rotations`, got both: a part that is aligned needs no copies."
             )
+        refused = {"rotations": rotations, "max_patches": max_patches, "tile": self.encoder.tile} if presence else {}
+        for name in (name for name, given in refused.items() if given):
+            raise ValueError(f"`presence` must be False with `{name}`, got both: it needs whole pictures in one pose.")
         images = list(images)
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
@@ -322,7 +330,7 @@ class AnomalyInspector:
         distinct = _distinct(bar, copies, bits)
         try:
             references = self.encoder.encode_references(
-                distinct, len(images), rotations, max_patches, category, description, bits, roi, align
+                distinct, len(images), rotations, max_patches, category, description, bits, roi, align, presence
             )
         except PoseError as error:
             name = _name([one for number, one in enumerate(images) if number not in copies][error.number])

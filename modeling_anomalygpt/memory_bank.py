@@ -21,8 +21,11 @@ from .region_of_interest import patches_inside
 
 # Similarities computed at a time: 4 MiB, which stay in the processor's cache whatever the number of references.
 _SIMILARITIES_PER_CHUNK = 1024 * 1024
-# The third is the second with a region of interest, which earlier versions would pass over.
-FORMATS = ("anomalygpt-memory-bank-1", "anomalygpt-references-2", "anomalygpt-references-3", "anomalygpt-references-4")
+# The later ones hold what earlier versions would pass over: a region of interest, a pose, what must be there.
+FORMATS = (
+    "anomalygpt-memory-bank-1", "anomalygpt-references-2", "anomalygpt-references-3", "anomalygpt-references-4",
+    "anomalygpt-references-5",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class MemoryBank:
         fingerprint (`str`): Names the encoder that made the features; a bank of another encoder is refused.
         threshold (`float`, *optional*): What the few-shot map of a normal picture reaches at most, above 0; `None`:
             not known, the map stays as it is.
+        presence (`bool`, defaults to `False`): Whether what all references show must be found in a query, see
+            [`missing_scores`]; all patches must be in the bank then.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -60,6 +65,21 @@ class MemoryBank:
     num_references: int
     fingerprint: str = ""
     threshold: float | None = None
+    presence: bool = False
+
+    @property
+    def ordered(self) -> torch.Tensor | None:
+        """What must be there: patches of the middle layer, `(num_references, height * width, dim)`; `None`: nothing.
+
+        Zeros stand where a patch is not in the bank.
+        """
+        if not self.presence:
+            return None
+        middle = len(self.features) // 2
+        features, (height, width) = self.features[middle], self.grids[middle]
+        whole = features.new_zeros(self.num_references * height * width, features.shape[1])
+        whole[self.sources[middle]] = features
+        return whole.unflatten(0, (self.num_references, height * width))
 
     @classmethod
     def build(
@@ -147,7 +167,7 @@ class MemoryBank:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the bank as safetensors, whole or not at all."""
         tensors, metadata = self.to_tensors()
-        write_atomically(path, save(tensors, {"format": FORMATS[0], **metadata}))
+        write_atomically(path, save(tensors, {"format": FORMATS[4 if self.presence else 0], **metadata}))
 
     def to_tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Tensors and metadata of a file that holds this bank."""
@@ -158,6 +178,7 @@ class MemoryBank:
             "num_references": str(self.num_references),
             "grids": json.dumps(self.grids),
             "threshold": json.dumps(self.threshold),
+            **({"presence": "true"} if self.presence else {}),
         }
         return tensors, metadata
 
@@ -185,6 +206,7 @@ class MemoryBank:
                 num_references=json.loads(metadata["num_references"]),
                 fingerprint=metadata["fingerprint"],
                 threshold=json.loads(metadata.get("threshold", metadata.get("limit", "null"))),  # formerly `limit`
+                presence=metadata.get("presence") == "true",
             )
         except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(

@@ -19,7 +19,7 @@ from .results import source_of
 
 TASK = "anomaly-detection"
 
-_REFERENCE_OPTIONS = ("rotations", "max_patches", "roi", "align")
+_REFERENCE_OPTIONS = ("rotations", "max_patches", "roi", "align", "presence")
 _INSPECTION_OPTIONS = (
     "question", "language", "category", "description", "localization", "answer", "use_language", "mm_per_pixel",
 )  # fmt: skip
@@ -34,7 +34,7 @@ class AnomalyDetectionPipeline(Pipeline):
     Args:
         references (`list`, *optional*): Good pictures of the same part. They are looked at once and remembered until
             others are given; an empty list forgets them.
-        rotations (`bool`), max_patches (`int`), roi (a mask), align (`bool`), *optional*:
+        rotations (`bool`), max_patches (`int`), roi (a mask), align (`bool`), presence (`bool`), *optional*:
             See [`AnomalyInspector.set_references`].
         category (`str`), description (`str`), question (`str`), language (`str`), localization (`str`),
         answer (`bool`), use_language (`bool`), mm_per_pixel (`float`), *optional*:

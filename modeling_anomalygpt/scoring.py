@@ -293,6 +293,8 @@ class Scorer:
             reasons.append(("close", {}))
         if self.calibrated:
             reasons.append(("map_above" if pred_score >= 1 else "map_below", {"ratio": pred_score}))
+        if "absent" in remarks and verdict != "normal":
+            reasons.append(("absent", {}))
         if log_odds is not None:
             says_yes = log_odds > 0
             differs = verdict in ("normal", "anomalous") and says_yes != (verdict == "anomalous")

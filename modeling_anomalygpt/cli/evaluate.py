@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["anomalygpt"],
         metavar="NAME",
         help="anomalygpt (default), anomalygpt_foreground (only what is told from mat or tray counts), "
-        "anomalygpt_aligned (pictures are brought into the pose of the good ones), patchcore (all good pictures, "
-        "coreset), patchcore_few, spade, padim, pixel_difference, winclip (needs a text tower)",
+        "anomalygpt_aligned (pictures are brought into the pose of the good ones), anomalygpt_presence (what all good "
+        "pictures show must be there), patchcore (all good pictures, coreset), patchcore_few, spade, padim, "
+        "pixel_difference, winclip (needs a text tower)",
     )
     backbone = "vision model of transformers for patchcore to padim (default: the checkpoint's own)"
     how.add_argument("--backbone", metavar="DIR_OR_ID", help=backbone)
@@ -248,6 +249,7 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
         "anomalygpt": {},
         "anomalygpt_foreground": {"foreground": True},
         "anomalygpt_aligned": {"align": True},
+        "anomalygpt_presence": {"presence": True},
     }
     settings = (inspector, protocol.published, not args.no_answers, args.batch_size)
     own: list[Any] = [AnomalyGPTDetector(*settings, **kind) for name, kind in kinds.items() if name in args.methods]

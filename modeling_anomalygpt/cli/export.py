@@ -31,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("`--part` must name one part for an export, got 'auto'. See `anomalygpt parts list`.")
     if args.align:
         raise ValueError("`--align` must be left out for an export, which follows no pose.")
+    if args.presence:
+        raise ValueError("`--presence` must be left out for an export, which finds nothing missing.")
     references = find_references(args)
     from ..hub.export import check_packages, export_map_path
     from ..hub.runtimes import runtime_of

@@ -240,7 +240,7 @@ def _report(args: argparse.Namespace, inspector: Any, folder: pathlib.Path, refe
         words["model"]: args.model or words["embedded"],
         words["scale"]: words["scale_value"].format(mm=f"{args.mm_per_pixel:g}") if args.mm_per_pixel else "",
         words["tile"]: str(args.tile or ""),
-        words["pose"]: "--align" if args.align else "--rotations" if args.rotations else "",
+        words["pose"]: " ".join(f"--{name}" for name in ("align", "rotations", "presence") if getattr(args, name)),
     }
     versions = {"anomalygpt": __version__, "transformers": transformers.__version__, "torch": torch.__version__}
     return InspectionReport(

@@ -56,6 +56,8 @@ def add_description_options(group: Any) -> None:
     lies.add_argument("--align", action="store_true", help=align)
     copies = "learn copies rotated by 90, 180 and 270 degrees as well (no region of interest)"
     lies.add_argument("--rotations", action="store_true", help=copies)
+    must = "what all good pictures show must be there: for parts of which a piece may be missing"
+    group.add_argument("--presence", action="store_true", help=must)
 
 
 def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
@@ -145,8 +147,8 @@ def learn_references(
             f"Where that is wrong, change {mask} and give it as --roi.",
             file=sys.stderr,
         )
-    poses = {"rotations": args.rotations, "align": args.align}
-    inspector.set_references(good, category, args.description, bits=args.bits, roi=roi, **poses)
+    options = {"rotations": args.rotations, "align": args.align, "presence": args.presence}
+    inspector.set_references(good, category, args.description, bits=args.bits, roi=roi, **options)
 
 
 def _write_region(roi: Any, good: str, bits: int | None, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -251,7 +253,7 @@ def find_references(args: argparse.Namespace) -> list[str]:
     if args.bits is not None and (not args.references or _is_memory_bank(args.references)):
         raise ValueError("`--bits` must be given with pictures as --references; a memory bank keeps its own depth.")
     if not args.references or _is_memory_bank(args.references):
-        for option in ("roi", "foreground", "align", "rotations"):
+        for option in ("roi", "foreground", "align", "rotations", "presence"):
             if getattr(args, option):
                 raise ValueError(
                     f"`--{option}` must be given with pictures as --references; what is stored keeps its own."
@@ -267,10 +269,13 @@ def find_references(args: argparse.Namespace) -> list[str]:
 
 
 def check_pose(args: argparse.Namespace) -> None:
-    """Refuses a region of interest beside rotated copies, before a model is loaded."""
+    """Refuses what does not go with rotated copies or tiles, before a model is loaded."""
     if args.rotations and (args.roi or args.foreground):
         option = "--roi" if args.roi else "--foreground"
         raise ValueError(f"`{option}` must stand without --rotations, whose copies have no fixed region. Try --align.")
+    for option in ("rotations", "tile"):
+        if args.presence and getattr(args, option, None):
+            raise ValueError(f"`--presence` must stand without --{option}: it needs whole pictures in one pose.")
 
 
 def check_roi(roi: str | None, good: list[str]) -> None:

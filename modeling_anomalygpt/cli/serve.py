@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         roi=None,
         foreground=None,
         align=False,
+        presence=False,
         rotations=False,
     )
 

@@ -69,6 +69,7 @@ class AnomalyGPTDetector:
             see [`AnomalyInspector.find_foreground`].
         align (`bool`, defaults to `False`): Whether pictures are brought into the pose of the good ones where these
             can be brought into one.
+        presence (`bool`, defaults to `False`): Whether what all good ones show must be there.
     """
 
     shots = (0, "some", "all")
@@ -81,10 +82,11 @@ class AnomalyGPTDetector:
         batch_size: int = 8,
         foreground: bool = False,
         align: bool = False,
+        presence: bool = False,
     ):
         self.inspector, self.published, self.answers = inspector, published, answers
-        self.foreground, self.align = foreground, align
-        self.name = "anomalygpt" + "_foreground" * foreground + "_aligned" * align
+        self.foreground, self.align, self.presence = foreground, align, presence
+        self.name = "anomalygpt" + "_foreground" * foreground + "_aligned" * align + "_presence" * presence
         if published:
             inspector.model.config.decision = {"match_exposure": False}
         self.options: dict[str, Any] = {"answer": answers, "batch_size": batch_size, "progress": False}
@@ -95,6 +97,7 @@ class AnomalyGPTDetector:
         if references:
             roi = self.inspector.encoder.find_foreground(references) if self.foreground else None
             known: dict[str, Any] = {"category": category, "description": description, "roi": roi}
+            known["presence"] = self.presence
             try:
                 self.inspector.set_references(references, align=self.align, **known)
             except PoseError as error:  # no rigid part

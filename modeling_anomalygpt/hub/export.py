@@ -283,6 +283,11 @@ def map_path(inspector: Any, bank_as_input: bool = False) -> tuple[MapPath, Memo
         raise ValueError(
             "`references` must be learned without `align` for an export, which follows no pose. Learn them again."
         )
+    if bank is not None and bank.presence:
+        raise ValueError(
+            "`references` must be learned without `presence` for an export, which finds nothing missing. Learn them "
+            "again."
+        )
     if references is not None and references.roi is not None:
         inside = inspector.encoder.inside([references.roi.shape], references.roi).cpu()
     path = MapPath(model, bank, bank_as_input, text_embeds, inside)

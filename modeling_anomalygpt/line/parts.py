@@ -33,8 +33,8 @@ from ..results import InspectionResult, Loaded, ResultsFile, inspect_in_batches
 
 _VARIABLE = "ANOMALYGPT_PARTS"
 AUTO = "auto"
-# 2: with a region of interest, 3: aligned; earlier versions would pass over these.
-_FORMATS, _SUFFIX = (1, 2, 3), ".safetensors"
+# 2: with a region of interest, 3: aligned, 4: with what must be there; earlier versions would pass over these.
+_FORMATS, _SUFFIX = (1, 2, 3, 4), ".safetensors"
 _KEPT_VERSIONS = 20
 _MAX_BYTES = 2**31
 _NAME = re.compile(r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))(?:\w[\w .+-]{0,78}\w|\w)")
@@ -223,7 +223,7 @@ class PartStore:
 
     def _add(self, name: str, references: References, facts: PartFacts) -> Part:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        number = 2 if references.views is not None else references.roi is not None
+        number = 3 if references.bank.presence else 2 if references.views is not None else references.roi is not None
         facts = replace(facts, format=_FORMATS[number], made=now)
         content = _with_facts(references, facts)
         if len(content) > _MAX_BYTES:
