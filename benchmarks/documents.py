@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from benchmarks import drift, kinds, peers, pose
+from benchmarks import drift, kinds, peers, pose, presence
 from benchmarks.measuring import RESULTS, ROOT
 from benchmarks.targets import targets_table
 from modeling_anomalygpt.evaluation.tables import Summary, read_rows, summarize
@@ -81,6 +81,8 @@ def sections() -> dict[str, str]:
         "kinds": kinds.table(json.loads((RESULTS / "kinds.json").read_text())),
         "drift": drift.table(json.loads((RESULTS / "drift.json").read_text())),
         "pose": pose.table(json.loads((RESULTS / "pose.json").read_text())),
+        "presence": presence.table(json.loads(presence.PRESENCE.read_text())),
+        "presence on photographs": variant_table(rows, "anomalygpt_presence", "off / on"),
         "foreground": variant_table(rows, "anomalygpt_foreground", "whole picture / part alone"),
         "aligned": variant_table(rows, "anomalygpt_aligned", "as they lie / aligned"),
     }

@@ -377,7 +377,16 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "line", "--foreground", "auto"], "`--foreground` must be given with pictures as --references"),
         (["inspect", "line", "--align"], "`--align` must be given with pictures as --references"),
         (["inspect", "line", "--rotations"], "`--rotations` must be given with pictures as --references"),
+        (["inspect", "line", "--presence"], "`--presence` must be given with pictures as --references"),
         (["inspect", "line", "--references", "reference", "--rotations", "--align"], "not allowed with argument"),
+        (
+            ["inspect", "line", "--references", "reference", "--rotations", "--presence"],
+            "`--presence` must stand without --rotations: it needs whole pictures in one pose.",
+        ),
+        (
+            ["inspect", "line", "--references", "reference", "--tile", "512", "--presence"],
+            "`--presence` must stand without --tile: it needs whole pictures in one pose.",
+        ),
         (
             ["inspect", "line", "--references", "reference", "--rotations", "--foreground", "auto"],
             "`--foreground` must stand without --rotations, whose copies have no fixed region. Try --align.",

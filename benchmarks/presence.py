@@ -1,0 +1,87 @@
+"""What `presence` gains on missing pieces and costs elsewhere: CAD parts that chose nothing.
+
+    python -m benchmarks.presence [--model DIR_OR_ID] [--output JSON]
+
+Four good pictures of each part of the kinds that no training has; each of its test pictures with and without it. By
+kind of defect: image AUROC beside the part's good pictures, and misses; of the good pictures: false alarms.
+"""
+
+import argparse
+import json
+import pathlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.measuring import RESULTS, machine
+from datasets_scripts import load_anomaly_dataset
+from modeling_anomalygpt import AnomalyInspector
+from modeling_anomalygpt.files import write_atomically
+from recipes.tiny.kinds import by_category
+
+PRESENCE = RESULTS / "presence.json"
+REFERENCES = 4
+
+
+def measure(inspector: AnomalyInspector) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Figures by kind of defect, without (`"off"`) and with (`"on"`)."""
+    train, test = (load_anomaly_dataset("cad_parts", config_name="held_back", split=s) for s in ("train", "test"))
+    good, shown = by_category(train), by_category(test)
+    rng, found = np.random.default_rng(0), {name: defaultdict(list) for name in ("off", "on")}
+    for category in tqdm(sorted(shown), desc="held-back parts"):
+        chosen = rng.permutation(good[category])[:REFERENCES]
+        references = [train[int(i)]["image"].convert("RGB") for i in chosen]
+        for name, judged in found.items():
+            inspector.set_references(references, category=category, presence=name == "on")
+            results = [
+                (test[i]["kind"], inspector.inspect(test[i]["image"].convert("RGB"), answer=False))
+                for i in shown[category]
+            ]
+            normal = [result for kind, result in results if kind == "good"]
+            for kind, result in results:
+                judged[kind].append((result.pred_score, result.verdict, [one.pred_score for one in normal]))
+    return {name: {kind: figures(kind, rows) for kind, rows in sorted(by.items())} for name, by in found.items()}
+
+
+def figures(kind: str, rows: Sequence[tuple[float, str, list[float]]]) -> dict[str, float | int]:
+    """Of the pictures of a kind: how many, how often they are above a good picture of their part, wrong verdicts."""
+    wrong = "anomalous" if kind == "good" else "normal"
+    row: dict[str, float | int] = {
+        "pictures": len(rows),
+        "wrong": round(float(np.mean([verdict == wrong for _, verdict, _ in rows])), 3),
+    }
+    if kind != "good":
+        above = [np.mean([(score > one) + 0.5 * (score == one) for one in normal]) for score, _, normal in rows]
+        row["image_auroc"] = round(float(np.mean(above)), 3)
+    return row
+
+
+def table(rows: Mapping) -> str:
+    """presence.json in Markdown."""
+    lines = ["| defect | pictures | image AUROC: off / on | misses: off / on |", "|---|---|---|---|"]
+    for kind, off in rows["off"].items():
+        on = rows["on"][kind]
+        wrong = f"{off['wrong']:.2f} / {on['wrong']:.2f}"
+        if kind == "good":
+            last = f"| none | {off['pictures']} | | false alarms: {wrong} |"
+        else:
+            order = f"{off['image_auroc']:.2f} / {on['image_auroc']:.2f}"
+            lines.append(f"| {kind} | {off['pictures']} | {order} | {wrong} |")
+    return "\n".join([*lines, last])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.presence", description=__doc__, formatter_class=plain)
+    parser.add_argument("--model", help="folder or Hub id (default: the embedded checkpoint)")
+    parser.add_argument("--output", type=pathlib.Path, default=PRESENCE)
+    options = parser.parse_args(arguments)
+    rows = measure(AnomalyInspector.from_pretrained(options.model)) | {"machine": machine()}
+    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

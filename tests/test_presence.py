@@ -1,0 +1,176 @@
+"""What must be there: what all good pictures show and a picture does not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from modeling_anomalygpt import AnomalyInspector, MemoryBank
+from modeling_anomalygpt.hub.export import map_path
+from modeling_anomalygpt.line.parts import EMBEDDED, PartFacts, PartStore, read_part
+from modeling_anomalygpt.localization import few_shot_anomaly_map, missing_scores
+from modeling_anomalygpt.memory_bank import FORMATS, PatchFeatures, unit_length
+from modeling_anomalygpt.references import References
+from tests.tiny import tiny_pair
+
+PEGS = ((70, 70), (186, 70), (70, 186), (186, 186))
+
+
+def tray(missing: int | None = None, shade: int = 0, shift: int = 0) -> Image.Image:
+    """A plate with four different pegs, or with three."""
+    image = Image.new("RGB", (256, 256), (150 + shade, 150 + shade, 145 + shade))
+    draw = ImageDraw.Draw(image)
+    for number, (x, y) in enumerate(PEGS):
+        if number != missing:
+            box = (x - 22 + shift, y - 22, x + 22 + shift, y + 22)
+            colour = ((190, 60, 50), (40, 70, 160), (60, 140, 60), (220, 190, 60))[number]
+            (draw.ellipse if number % 2 else draw.rectangle)(box, fill=colour)
+            draw.line((x - 22 + shift, y, x + 22 + shift, y), fill=(20, 20, 20), width=3 + number)
+    return image
+
+
+@pytest.fixture(scope="module")
+def embedded() -> AnomalyInspector:
+    inspector = AnomalyInspector.from_pretrained(None)
+    inspector.set_references([tray(), tray(shade=6, shift=2), tray(shade=-5, shift=-2)], "tray", presence=True)
+    return inspector
+
+
+@pytest.fixture
+def inspector() -> AnomalyInspector:
+    return AnomalyInspector(*tiny_pair())
+
+
+def test_missing_scores_equal_loops_over_references_places_and_patches():
+    torch.manual_seed(0)
+    query, good = torch.randn(2, 12, 5), unit_length(torch.randn(3, 12, 5))
+    found = missing_scores(PatchFeatures(query, (3, 4)), good)
+    for picture in range(2):
+        own = query[picture] / query[picture].norm(dim=1, keepdim=True)
+        distances = [[1 - max(float(patch @ one) for one in own) for patch in reference] for reference in good]
+        for row in range(3):
+            for column in range(4):
+                around = [
+                    y * 4 + x
+                    for y in range(max(0, row - 1), min(3, row + 2))
+                    for x in range(max(0, column - 1), min(4, column + 2))
+                ]
+                expected = min(max(one[place] for place in around) for one in distances)
+                assert found[picture, row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_one_good_picture_does_not_show_need_not_be_there():
+    plain, special = torch.eye(4)[:1].repeat(9, 1), torch.eye(4)[:1].repeat(9, 1)
+    special[4] = torch.eye(4)[1]
+    query = PatchFeatures(plain[None], (3, 3))
+    assert missing_scores(query, torch.stack([special, special])).max() == 1
+    assert missing_scores(query, torch.stack([special, plain])).max() == 0
+
+
+def test_patches_that_are_not_in_the_bank_need_not_be_there():
+    bank = MemoryBank.build((PatchFeatures(torch.eye(4)[None], (2, 2)),))
+    bank = replace(bank, presence=True, features=(bank.features[0][[0, 3]],), sources=(bank.sources[0][[0, 3]],))
+    torch.testing.assert_close(bank.ordered[0], torch.eye(4) * torch.tensor([[1.0], [0.0], [0.0], [1.0]]))
+    both = PatchFeatures(torch.eye(4)[[0, 3, 0, 3]][None], (2, 2))
+    assert missing_scores(both, bank.ordered).max() == 0
+
+
+def test_presence_raises_scores_and_lowers_none():
+    torch.manual_seed(0)
+    layers = tuple(PatchFeatures(torch.randn(2, 16, 6), (4, 4)) for _ in range(3))
+    bank = replace(
+        MemoryBank.build(tuple(PatchFeatures(torch.randn(2, 16, 6), (4, 4)) for _ in range(3))), presence=True
+    )
+    without = few_shot_anomaly_map(layers, bank.features, 8)
+    assert (few_shot_anomaly_map(layers, bank.features, 8, ordered=bank.ordered) >= without).all()
+
+
+@pytest.mark.parametrize("missing", range(4))
+def test_a_missing_piece_stands_out_where_it_should_be(embedded, missing):
+    without = AnomalyInspector(embedded.model, embedded.processor)
+    bank = replace(embedded.references.bank, presence=False)
+    without.references = replace(embedded.references, bank=bank)
+    result = embedded.inspect(tray(missing), answer=False)
+    assert result.pred_score > 2 * without.inspect(tray(missing), answer=False).pred_score
+    row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
+    assert np.abs(np.array(PEGS[missing]) - (column, row)).max() <= 60
+
+
+def test_the_reason_says_that_something_is_missing(embedded):
+    result = embedded.inspect(tray(0), answer=False)
+    assert result.verdict == "anomalous"
+    (reason,) = (one for one in result.evidence["reasons"] if one["kind"] == "absent")
+    assert "not found in this picture" in reason["text"]
+
+
+def test_a_whole_part_is_normal_and_something_more_is_not_called_missing(embedded):
+    assert embedded.inspect(tray(shade=3, shift=1), answer=False).verdict == "normal"
+    more = tray(shade=3)
+    ImageDraw.Draw(more).line((100, 128, 160, 134), fill=(250, 250, 250), width=7)
+    result = embedded.inspect(more, answer=False)
+    assert result.verdict == "anomalous"
+    assert "absent" not in {reason["kind"] for reason in result.evidence["reasons"]}
+
+
+def test_references_keep_it_when_saved_and_earlier_versions_refuse_the_file(embedded, tmp_path):
+    embedded.references.save(tmp_path / "tray.safetensors")
+    loaded = References.load(tmp_path / "tray.safetensors")
+    assert loaded.bank.presence
+    assert loaded.fingerprint() == embedded.references.fingerprint()
+    _, metadata, _ = MemoryBank.read(tmp_path / "tray.safetensors")
+    assert metadata["format"] == FORMATS[-1]  # unknown to them
+    without = replace(loaded, bank=replace(loaded.bank, presence=False))
+    assert without.fingerprint() != loaded.fingerprint()
+    loaded.bank.save(tmp_path / "bank.safetensors")
+    assert MemoryBank.load(tmp_path / "bank.safetensors").presence
+
+
+def test_a_stored_part_keeps_it_and_has_a_format_of_its_own(embedded, tmp_path):
+    store = PartStore(tmp_path)
+    store.write("tray", embedded.references, PartFacts(EMBEDDED))
+    facts, references = read_part(store.path("tray"))
+    assert references.bank.presence
+    assert facts.format == 4
+
+
+@pytest.mark.parametrize("options", [{"rotations": True}, {"max_patches": 5}])
+def test_options_that_leave_patches_out_or_turn_them_are_refused(inspector, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"`presence` must be False with `{name}`"):
+        inspector.set_references([tray()], presence=True, **options)
+
+
+def test_tiles_are_refused():
+    inspector = AnomalyInspector(*tiny_pair(), tile=64)
+    with pytest.raises(ValueError, match="`presence` must be False with `tile`"):
+        inspector.set_references([tray()], presence=True)
+
+
+def test_a_word_for_it_is_refused(inspector):
+    with pytest.raises(ValueError, match="`presence` must be True or False, got 'yes'"):
+        inspector.set_references([tray()], presence="yes")
+
+
+def test_references_with_it_are_not_exported(inspector):
+    inspector.set_references([tray()], presence=True)
+    with pytest.raises(ValueError, match="`references` must be learned without `presence` for an export"):
+        map_path(inspector)
+
+
+def test_outside_the_region_of_interest_nothing_is_missing(embedded):
+    roi = np.zeros((256, 256), bool)
+    roi[:, :128] = True
+    inspector = AnomalyInspector(embedded.model, embedded.processor)
+    inspector.set_references([tray(), tray(shade=6, shift=2)], "tray", presence=True, roi=roi)
+    left, right = (inspector.inspect(tray(missing), answer=False) for missing in (0, 1))
+    assert left.pred_score > 1.5 * right.pred_score
+
+
+def test_a_good_picture_told_by_feedback_may_lack_a_piece(embedded):
+    inspector = AnomalyInspector(embedded.model, embedded.processor)
+    inspector.references = embedded.references
+    before = inspector.inspect(tray(2), answer=False)
+    inspector.feedback(before, is_normal=True, image=tray(2))
+    assert inspector.inspect(tray(2, shade=2), answer=False).pred_score < 0.5 * before.pred_score
