@@ -32,7 +32,7 @@ SOURCES = ["upload", "webcam", "clipboard"]
 LOCALIZATIONS = ("auto", "reference", "text", "mean")
 SETTINGS = (
     "category", "description", "question", "language", "localization", "use_language", "rotations", "align",
-    "tile", "mm_per_pixel", "part",
+    "presence", "tile", "mm_per_pixel", "part",
 )  # fmt: skip
 GOOD = ("references", "region_editor")
 MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2 * work.MAX_OWN_WAITING}
@@ -188,7 +188,8 @@ def _theme() -> gr.themes.Base:
 
 LABELLED = (
     "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
-    "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "align", "tile", "question", "overlay",
+    "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "align", "presence", "tile", "question",
+    "overlay",
     "slider", "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
     "tab_shift", "shift_since", "shift_picture", "shift_drift",
 )  # fmt: skip
@@ -329,6 +330,7 @@ def _inputs(page: Page) -> None:
         page.add("use_language", gr.Checkbox, value=True)
         page.add("rotations", gr.Checkbox, value=False)
         page.add("align", gr.Checkbox, value=False)
+        page.add("presence", gr.Checkbox, value=False)
         page.add("tile", gr.Number, value=0, minimum=0, maximum=4096, precision=0)
         page.add("question", gr.Textbox, max_length=work.MAX_QUESTION)
     if page.examples:
@@ -836,6 +838,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
         mm_per_pixel: float = 0,
         question: str = "",
         align: bool = False,
+        presence: bool = False,
         request: gr.Request = None,
     ) -> Iterator[tuple[Session, dict, str | None]]:
         """Inspects a photograph of a part, compared with photographs of good ones.
@@ -853,6 +856,7 @@ def _inspect_endpoint(engine: Engine) -> Callable:
             question: First question; empty for whether there is any anomaly.
             align: Whether the photograph is first brought into the pose of the references, for rigid parts that lie in
                 any direction; not together with rotations.
+            presence: Whether what all references show must be there; not together with rotations or tile.
 
         Returns:
             The result (verdict, pred_score, log_odds, answer, regions, evidence, ...) and the overlay.
@@ -861,11 +865,12 @@ def _inspect_endpoint(engine: Engine) -> Callable:
         try:
             _check("language", language, ("en", "zh"), "en")
             _check("localization", localization, LOCALIZATIONS, language)
-            for name, chosen in (("rotations", rotations), ("align", align)):
+            for name, chosen in (("rotations", rotations), ("align", align), ("presence", presence)):
                 _check(name, chosen or False, (True, False), language)
             settings = Settings(
                 category, description, question, language, localization or "auto",
-                rotations=rotations or False, align=align or False, tile=int(tile or 0), mm_per_pixel=mm_per_pixel,
+                rotations=rotations or False, align=align or False, presence=presence or False, tile=int(tile or 0),
+                mm_per_pixel=mm_per_pixel,
             )  # fmt: skip
             for _ in work.inspect_picture(engine, session, image, gallery_files(references), settings):
                 yield session, gr.skip(), gr.skip()
@@ -921,12 +926,12 @@ def _add_endpoints(state: gr.State, engine: Engine) -> None:
         image, references = gr.File(label="image"), gr.File(label="references", file_count="multiple")
         texts = {name: gr.Textbox("", label=name) for name in ("category", "description", "question")}
         language, localization = gr.Textbox("en", label="language"), gr.Textbox("auto", label="localization")
-        rotations, align = gr.Checkbox(label="rotations"), gr.Checkbox(label="align")
+        rotations, align, presence = (gr.Checkbox(label=name) for name in ("rotations", "align", "presence"))
         tile = gr.Number(0, label="tile")
         mm_per_pixel, message = gr.Number(0, label="mm_per_pixel"), gr.Textbox(label="message")
         result, overlay, answer = gr.JSON(label="result"), gr.File(label="overlay"), gr.Textbox(label="answer")
         inspected = [state, image, references, texts["category"], texts["description"], language, localization]
-        inspected += [rotations, tile, mm_per_pixel, texts["question"], align]
+        inspected += [rotations, tile, mm_per_pixel, texts["question"], align, presence]
         gr.Button().click(
             _inspect_endpoint(engine), inspected, [state, result, overlay], api_name="inspect", **MODEL_QUEUE
         )

@@ -427,6 +427,7 @@ class Settings:
     use_language: bool = True
     rotations: bool = False
     align: bool = False
+    presence: bool = False
     tile: int | None = None
     mm_per_pixel: float | None = None
     part: str = ""
@@ -473,6 +474,8 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
         refuse("region_and_rotations")
     if settings.align and settings.rotations:
         refuse("align_and_rotations")
+    if settings.presence and (settings.rotations or settings.tile):
+        refuse("presence_needs_whole")
     if len(references) > MAX_REFERENCES:
         refuse("too_many_references", limit=MAX_REFERENCES, count=len(references))
     copies = 4 if settings.rotations else 1
@@ -527,6 +530,7 @@ def with_part(engine: Engine, references: Sequence[str], settings: Settings) -> 
         return references, replace(settings, part="")
     facts = engine.part(settings.part).facts
     own = {"category": "", "description": "", "rotations": False, "align": False, "roi": None, "tile": facts.tile}
+    own["presence"] = False
     return [], replace(settings, **own, mm_per_pixel=settings.mm_per_pixel or facts.mm_per_pixel)
 
 
@@ -538,7 +542,7 @@ def _learn(
     options, tile = settings.options(), settings.tile or None
     digests = tuple(digest_of(path, settings.language) for path in references)
     learn = {"category": options.category, "description": options.description}
-    learn |= {"rotations": bool(settings.rotations), "align": bool(settings.align)}
+    learn |= {name: bool(getattr(settings, name)) for name in ("rotations", "align", "presence")}
     region = None if settings.roi is None else (settings.roi.shape, settings.roi.tobytes())
     wanted = file or ((digests, tile, region, *learn.values()) if references else (tile,))
     session.used, is_known = time.monotonic(), wanted == session.learned

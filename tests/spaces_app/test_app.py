@@ -64,7 +64,8 @@ def uploaded(address: str, name: str, content: bytes) -> list[str]:
 
 def inspected(path: str) -> list:
     """The arguments of `/inspect` as they are sent without a client."""
-    return [{"path": path, "meta": {"_type": "gradio.FileData"}}, None, "", "", "en", "auto", False, 0, 0, "", False]
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    return [file, None, "", "", "en", "auto", False, 0, 0, "", False, False]
 
 
 # Endpoints
@@ -124,6 +125,7 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
         ({"language": "fr"}, "language must be one of en, zh"),
         ({"rotations": "no"}, "rotations must be one of True, False"),
         ({"align": "no"}, "align must be one of True, False"),
+        ({"presence": "no"}, "presence must be one of True, False"),
         ({"localization": "x"}, "localization must be one of auto, reference, text, mean"),
         ({"tile": 1, "references": [query] * 2}, "The side of tiles must be 0 or at least 32 px, got 1"),
     ):

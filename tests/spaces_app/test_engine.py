@@ -51,6 +51,7 @@ from spaces_app.engine import (
 )
 from spaces_app.views import batch_summary, verdict_card, words_of
 from tests.test_pose import moved, part, spoiled, where
+from tests.test_presence import tray
 
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -312,6 +313,23 @@ def test_good_pictures_that_cannot_be_aligned_are_refused_in_words(engine, sessi
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8)).save(good[1])
     with pytest.raises(RefusedError, match=message):
         inspect(engine, session, good[0], good, align=True, **settings)
+
+
+def test_a_missing_piece_is_told_where_that_is_asked_for(tmp_path):
+    """With the embedded checkpoint, which finds it."""
+    engine = Engine.load()
+    session, query = Session(engine), str(tmp_path / "query.png")
+    good = [str(tmp_path / f"{shade}.png") for shade in (0, 6, -5)]
+    for name, (shade, shift) in zip(good, ((0, 0), (6, 2), (-5, -2)), strict=True):
+        tray(shade=shade, shift=shift).save(name)
+    tray(missing=0).save(query)
+    without = inspect(engine, session, query, good, use_language=False)
+    result = inspect(engine, session, query, good, use_language=False, presence=True, language="zh")
+    assert result.pred_score > 2 * without.pred_score
+    assert "在这张图片中找不到" in verdict_card(result, "zh")
+    for settings in ({"rotations": True}, {"tile": 64}):
+        with pytest.raises(RefusedError, match="whole pictures in one pose"):
+            inspect(engine, session, query, good, presence=True, **settings)
 
 
 @pytest.mark.parametrize("name", ["scan.tif", "moving.gif"])
