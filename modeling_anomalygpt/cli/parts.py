@@ -127,6 +127,7 @@ def _show(args: argparse.Namespace, store: Any) -> int:
         "tile": part.facts.tile or "-",
         "bits": references.bits or "-",
         "pose": "followed" if references.views is not None else "rotated copies" if references.copies > 1 else "-",
+        "presence": "what all good pictures show must be there" if references.bank.presence else "-",
         "region": "-" if references.roi is None else f"{references.roi.mean():.1%} of the picture",
         "model": f"{part.facts.model} ({references.bank.fingerprint})",
         "fingerprint": references.fingerprint(),

@@ -271,6 +271,11 @@ def test_a_part_is_added_listed_shown_exported_imported_used_and_removed(call, t
     assert call("parts", "list")[1].splitlines()[2].split()[0] == "nut_7"
 
 
+def test_a_part_says_that_what_all_good_pictures_show_must_be_there(call):
+    assert call("parts", "add", "tray", "dark", "--presence", "--model", "model")[0] == 0
+    assert "presence:       what all good pictures show must be there" in call("parts", "show", "tray")[1]
+
+
 def test_a_region_of_interest_is_stored_with_a_part_and_taken_along(call, tmp_path):
     roi = np.zeros((40, 40), np.uint8)
     roi[:20] = 255
