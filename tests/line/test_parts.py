@@ -190,7 +190,7 @@ def test_a_part_that_would_be_too_large_to_be_read_again_is_not_written(store, m
 def test_a_part_of_a_newer_version_says_to_update(store, tmp_path):
     store.write("bolt", taught().references, PartFacts(EMBEDDED))
     rewritten(store.path("bolt"), tmp_path / "new.safetensors", part=json.dumps({"model": "m", "format": 99}))
-    with pytest.raises(PartError, match=r"made by a newer version \(format 99\)\. Update: pip install -U anomalygpt\."):
+    with pytest.raises(PartError, match=r"made by a newer version \(format 99\)\. Update:"):
         read_part(tmp_path / "new.safetensors")
 
 
