@@ -364,8 +364,7 @@ class ImageEncoder:
         few = None
         if max_patches is not None:  # of those that are studied the same share
             bank, few = bank.reduce(max_patches), max(1, max_patches * len(set(groups)) // len(sizes))
-        studied_as = (groups, inside, upright, few, presence)
-        scores, gate = study_references(self.model.model, pixel_values, features, *studied_as)
+        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright, few)
         return References(
             bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
             normal_scores=scores,
@@ -487,11 +486,11 @@ class ImageEncoder:
         bank, compare = references.bank.to(layers[0].vectors.device), self.model.model.localizer.compare
         if not bank.presence:
             return [False] * len(layers[0].vectors)
-        whole, new = compare(layers, bank.features, ordered=bank.ordered), compare(layers, bank.features)
+        maps = torch.stack([compare(layers, bank.features, ordered=bank.ordered), compare(layers, bank.features)])
         if inside is not None:
-            whole = whole * patches_inside(inside, tuple(whole.shape[1:]))
-        highest = whole.flatten(1).max(1)
-        return (new.flatten(1).gather(1, highest.indices[:, None])[:, 0] < highest.values).tolist()
+            maps = maps * patches_inside(inside, tuple(maps.shape[2:]))
+        whole, new = maps.flatten(2).amax(2)
+        return (whole > new).tolist()
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:

@@ -549,7 +549,6 @@ class _Encoded:
     layers: tuple[PatchFeatures, ...]
     inside: torch.Tensor | None = None
     max_patches: int | None = None
-    presence: bool = False
 
     def __getitem__(self, images: torch.Tensor | list[int]) -> "_Encoded":
         chosen = torch.as_tensor(images, device=self.layers[0].vectors.device)
@@ -557,19 +556,18 @@ class _Encoded:
             tuple(PatchFeatures(layer.vectors[chosen], layer.grid) for layer in self.layers),
             None if self.inside is None else self.inside[chosen],
             self.max_patches,
-            self.presence,
         )
 
-    def bank(self) -> MemoryBank:
-        bank = replace(MemoryBank.build(self.layers, inside=self.inside), presence=self.presence)
-        return bank if self.max_patches is None else bank.reduce(self.max_patches)
+    def bank(self) -> tuple[torch.Tensor, ...]:
+        bank = MemoryBank.build(self.layers, inside=self.inside)
+        return (bank if self.max_patches is None else bank.reduce(self.max_patches)).features
 
-    def maps(self, model: nn.Module, bank: MemoryBank) -> torch.Tensor:
+    def maps(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Each image's map against a bank, `(num_images, height, width)`; 0 outside the region."""
-        maps = model.localizer.compare(self.layers, bank.features, ordered=bank.ordered)
+        maps = model.localizer.compare(self.layers, bank)
         return maps if self.inside is None else maps * patches_inside(self.inside, tuple(maps.shape[1:]))
 
-    def maxima(self, model: nn.Module, bank: MemoryBank) -> list[float]:
+    def maxima(self, model: nn.Module, bank: tuple[torch.Tensor, ...]) -> list[float]:
         """The highest value of each image's map against a bank, within the region."""
         return self.maps(model, bank).flatten(1).amax(1).tolist()
 
@@ -583,7 +581,6 @@ def study_references(
     inside: torch.Tensor | None = None,
     upright: Sequence[bool] | None = None,
     max_patches: int | None = None,
-    presence: bool = False,
 ) -> tuple[NormalScores, DomainGate]:
     """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
 
@@ -598,7 +595,6 @@ def study_references(
         upright (`list[bool]`, *optional*): Whether each image is a tile of an upright reference, whose score is the
             highest of its tiles; by default the first image of each reference is all of it, the others are copies.
         max_patches (`int`, *optional*): Every bank is reduced to so many patches a layer, as that of the queries is.
-        presence (`bool`, defaults to `False`): Whether what is missing counts, see [`MemoryBank`].
 
     Returns:
         `tuple(NormalScores, DomainGate)`
@@ -608,7 +604,7 @@ def study_references(
         originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
     else:
         originals = [index for index, stands in enumerate(upright) if stands]
-    encoded, shown = _Encoded(features, inside, presence=presence), _shown(originals)
+    encoded, shown = _Encoded(features, inside), _shown(originals)
     views, around = augmented_views(pixel_values[shown]), None if inside is None else inside[shown]
     seen = _Encoded(encode_in_batches(model.get_patch_features, views), around)
     augmented = seen.maxima(model, encoded.bank())

@@ -189,8 +189,7 @@ def _theme() -> gr.themes.Base:
 LABELLED = (
     "tab_inspect", "tab_batch", "tab_about", "tab_regions", "tab_compare", "description", "scale", "known_length",
     "mm_per_pixel", "scale_picture", "settings", "use_language", "rotations", "align", "presence", "tile", "question",
-    "overlay",
-    "slider", "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
+    "overlay", "slider", "region_crop", "nearest_good", "batch_files", "downloads", "batch_picture", "region_fold",
     "tab_shift", "shift_since", "shift_picture", "shift_drift",
 )  # fmt: skip
 BUTTONS = (

@@ -529,8 +529,8 @@ def with_part(engine: Engine, references: Sequence[str], settings: Settings) -> 
     if engine.parts is None or not settings.part:
         return references, replace(settings, part="")
     facts = engine.part(settings.part).facts
-    own = {"category": "", "description": "", "rotations": False, "align": False, "roi": None, "tile": facts.tile}
-    own["presence"] = False
+    own = dict.fromkeys(("rotations", "align", "presence"), False)
+    own |= {"category": "", "description": "", "roi": None, "tile": facts.tile}
     return [], replace(settings, **own, mm_per_pixel=settings.mm_per_pixel or facts.mm_per_pixel)
 
 

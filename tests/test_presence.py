@@ -87,6 +87,23 @@ def test_presence_raises_scores_and_lowers_none():
     assert (few_shot_anomaly_map(layers, bank.features, 8, ordered=bank.ordered) >= without).all()
 
 
+def test_presence_lowers_no_score_of_a_part_of_like_pieces(embedded):
+    def plate(missing: int | None, shade: int = 0, shift: int = 0) -> Image.Image:
+        image = Image.new("RGB", (256, 256), (150 + shade,) * 3)
+        draw = ImageDraw.Draw(image)
+        for number in (one for one in range(16) if one != missing):
+            x, y = 40 + 58 * (number % 4) + shift, 40 + 58 * (number // 4)
+            draw.rectangle((x - 14, y - 14, x + 14, y + 14), fill=(40, 45, 60))
+        return image
+
+    inspector, scores = AnomalyInspector(embedded.model, embedded.processor), {}
+    for presence in (False, True):
+        good = [plate(None), plate(None, 6, 2), plate(None, -5, -2)]
+        inspector.set_references(good, "plate", presence=presence)
+        scores[presence] = [inspector.inspect(plate(one, 2, 1), answer=False).pred_score for one in (5, 15)]
+    assert all(on >= off - 1e-4 for off, on in zip(scores[False], scores[True], strict=True))
+
+
 @pytest.mark.parametrize("missing", range(4))
 def test_a_missing_piece_stands_out_where_it_should_be(embedded, missing):
     without = AnomalyInspector(embedded.model, embedded.processor)
