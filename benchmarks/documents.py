@@ -185,7 +185,8 @@ def variant_table(rows: Sequence[Mapping[str, str]], variant: str, names: str) -
     metrics = {"image_auroc": "image AUROC", "balanced_accuracy_forced": "forced"}
     metrics |= {"false_alarm_rate": "false alarms", "miss_rate": "misses"}
     methods = ("anomalygpt", variant)
-    both = [row for row in rows if row["method"] in methods]
+    known = {(row["category"], row["k_shot"]) for row in rows if row["method"] == variant}
+    both = [row for row in rows if row["method"] in methods and (row["category"], row["k_shot"]) in known]
     groups = {
         name: [row for row in both if row["category"] == name and row["k_shot"] == "4"]
         for name in sorted({one["category"] for one in both})

@@ -1,9 +1,10 @@
-"""What `presence` gains on missing pieces and costs elsewhere: CAD parts that chose nothing.
+"""What `presence` gains on missing pieces and costs elsewhere, on the CAD parts that no training has.
 
     python -m benchmarks.presence [--model DIR_OR_ID] [--output JSON]
 
-Four good pictures of each part of the kinds that no training has; each of its test pictures with and without it. By
-kind of defect: image AUROC beside the part's good pictures, and misses; of the good pictures: false alarms.
+Four good pictures of each held-back part; each of its test pictures with and without it. By kind of defect: image
+AUROC beside the part's good pictures, and misses; of the good pictures: false alarms. These parts were in view when
+the form of the comparison was decided (its weight was chosen on the others), so the figures flatter.
 """
 
 import argparse
