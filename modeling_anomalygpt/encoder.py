@@ -31,6 +31,7 @@ from .region_of_interest import fitted, foreground, load_roi, patches_inside
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
+_FAR_HIGHER = 1.5  # what covers a place also hides what was there; missing is said where that is most of it
 _LEAST_COMPARED = 0.5  # part of what counts that an image in another pose must show
 # References from which scores are estimated; more would cost time and change little.
 _MOST_STUDIED = 24
@@ -353,7 +354,14 @@ class ImageEncoder:
                     upright = [index < len(tiles[0]) for index in range(start, start + len(pixel_values))]
                     studied.append((pixel_values, layers, [number] * len(pixel_values), inside, upright))
             sizes.append((image.height, image.width))
-        bank, config = replace(parts[0].extend(*parts[1:]), presence=presence), self.model.config
+        bank, config = parts[0].extend(*parts[1:]), self.model.config
+        if presence:
+            if bank.num_references < 2:
+                raise ValueError(
+                    "`presence` must be given with at least two good pictures, got 1: one does not tell in what good "
+                    "parts may differ. Add another, or do without."
+                )
+            bank = bank.requiring_presence()
         features = tuple(
             PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
             for layers in zip(*(one[1] for one in studied), strict=True)
@@ -482,15 +490,15 @@ class ImageEncoder:
     def _absent(
         self, layers: tuple[PatchFeatures, ...], references: References, inside: torch.Tensor | None
     ) -> list[bool]:
-        """Whether the highest place of each image's map is one where something is missing."""
+        """Whether each image's map is far higher by what is missing; what is new also hides what was there."""
         bank, compare = references.bank.to(layers[0].vectors.device), self.model.model.localizer.compare
         if not bank.presence:
             return [False] * len(layers[0].vectors)
-        maps = torch.stack([compare(layers, bank.features, ordered=bank.ordered), compare(layers, bank.features)])
+        maps = torch.stack([compare(layers, bank.features, required=bank.required), compare(layers, bank.features)])
         if inside is not None:
             maps = maps * patches_inside(inside, tuple(maps.shape[2:]))
         whole, new = maps.flatten(2).amax(2)
-        return (whole > new).tolist()
+        return (whole > _FAR_HIGHER * new).tolist()
 
     @staticmethod
     def _remarks(image: Image.Image, references: References | None, exposure_matched: bool) -> list[str]:
@@ -566,7 +574,7 @@ class ImageEncoder:
 
     def _tiled_map(self, posed: _Posed, references: References | None, category: str, localization: str) -> np.ndarray:
         if references is not None:  # a tile does not show all that must be there
-            references = replace(references, bank=replace(references.bank, presence=False))
+            references = replace(references, bank=replace(references.bank, tolerance=None))
         image = posed.image
         boxes = self.boxes(image)
         maps = {(x0, y0, x1, y1): np.zeros((y1 - y0, x1 - x0), np.float32) for x0, y0, x1, y1 in boxes}

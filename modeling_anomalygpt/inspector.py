@@ -295,15 +295,15 @@ class AnomalyInspector:
             align (`bool`, defaults to `False`): Whether each picture is first rotated and moved into the pose of the
                 good ones (of the first one), for rigid parts that lie any way; its map is brought back, and the region
                 of interest follows. Needs OpenCV and some 50 ms a picture.
-            presence (`bool`, defaults to `False`): Whether what all good pictures show must be found in each picture,
-                for parts of which a piece may be missing. It makes other defects a little harder to tell.
+            presence (`bool`, defaults to `False`): Whether what all good pictures show must be found in each picture
+                at about the same place, for parts of which a piece may be missing. Needs two good pictures or more.
 
         Raises:
             PictureError: If a picture cannot be used; names it.
             PoseError: If good pictures cannot be brought into one pose.
             ValueError: If there is no picture, an option is of another kind, the region is of another size than the
                 first picture or empty, `rotations` are given with a region or with `align` **or** `presence` is given
-                with what leaves patches out or turns them: `rotations`, `max_patches`, tiles.
+                with one picture or with what leaves patches out or turns them: `rotations`, `max_patches`, tiles.
         """
         _check_kinds(
             category=category, description=description, rotations=rotations, max_patches=max_patches, align=align,

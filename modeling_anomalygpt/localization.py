@@ -10,15 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .memory_bank import PatchFeatures, best_matches, unit_length
+from .memory_bank import PatchFeatures, best_matches, nearby_distances, unit_length
 from .onednn import product
 
 LOCALIZATION_MODES = ("auto", "text", "reference", "mean")
 # A patch that is found again in its own picture is rarely a defect; nearer than this factor it counts for less.
 _SELF_FACTOR = 1.25
 _LEAST_SLOPED = 1e-6
-# What is missing differs less from what is left than what is new from what was there: chosen on CAD parts.
-_PRESENCE_WEIGHT = 0.8
 
 
 def patch_scores(layer: PatchFeatures, bank: torch.Tensor, self_similarity: float = 0.0) -> torch.Tensor:
@@ -92,37 +90,33 @@ def self_distances(layer: PatchFeatures) -> torch.Tensor:
     return (1 - best).clamp(min=0).unflatten(1, layer.grid)
 
 
-def missing_scores(layer: PatchFeatures, ordered: torch.Tensor) -> torch.Tensor:
-    """Scores every place by what all good pictures show there and the query shows nowhere.
+def missing_scores(layer: PatchFeatures, ordered: torch.Tensor, tolerance: torch.Tensor) -> torch.Tensor:
+    """Scores every place by what all good pictures show there and the query does not.
 
-    Of each good patch one minus the best cosine with a patch of the query; the highest of a patch and its neighbours,
-    since good parts lie a little differently; the lowest of all good pictures, since a piece is missing only where all
-    have it.
+    Of each good patch one minus the best cosine with a patch of the query at its place or beside it, less its
+    tolerance; the highest of a patch and its neighbours, since good parts lie a little differently; the lowest of all
+    good pictures, since a piece is missing only where all have it.
 
     Args:
         layer ([`PatchFeatures`]): Patch vectors of the queries, of any length.
         ordered (`torch.Tensor` of shape `(num_references, height * width, dim)`): Unit-length good patches, see
             [`MemoryBank.ordered`]; zeros count for nothing.
+        tolerance (`torch.Tensor` of shape `(num_references, height * width)`): See [`MemoryBank`].
 
     Returns:
         `torch.Tensor` of shape `(batch_size, grid_height, grid_width)`: Scores in [0, 2].
 
     Example:
     ```python
-    >>> good = torch.eye(9)[:, :3].unsqueeze(0)  # three patches of a 3 x 3 grid show something
-    >>> missing_scores(PatchFeatures(torch.eye(3)[:2].repeat(1, 5, 1)[:, :9], (3, 3)), good)[0]
-    tensor([[0., 1., 1.],
-            [0., 1., 1.],
-            [0., 0., 0.]])
+    >>> good = torch.eye(5)[None]  # five patches in a row, all different
+    >>> missing_scores(PatchFeatures(torch.eye(5)[[0, 1, 2, 3, 3]][None], (1, 5)), good, torch.full((1, 5), 0.25))[0]
+    tensor([[0.0000, 0.0000, 0.0000, 0.7500, 0.7500]])
 
     ```
     """
-    known = ordered.any(-1)
-    rows = ordered.flatten(0, 1)
-    best = torch.stack([best_matches(rows, picture)[0] for picture in unit_length(layer.vectors)])
-    distances = (1 - best).clamp(min=0).unflatten(1, known.shape) * known
-    distances = distances.unflatten(2, layer.grid)
-    return functional.max_pool2d(distances, 3, stride=1, padding=1).amin(1)
+    distances = nearby_distances(ordered, unit_length(layer.vectors), layer.grid)
+    missing = ((distances - tolerance).clamp(min=0) * ordered.any(-1)).unflatten(2, layer.grid)
+    return functional.max_pool2d(missing, 3, stride=1, padding=1).amin(1)
 
 
 def few_shot_anomaly_map(
@@ -131,7 +125,7 @@ def few_shot_anomaly_map(
     map_size: int,
     self_similarity: float = 0.0,
     smoothing: int = 0,
-    ordered: torch.Tensor | None = None,
+    required: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The few-shot map: patch scores of all layers, enlarged bilinearly and averaged (paper section 3.1).
 
@@ -140,17 +134,18 @@ def few_shot_anomaly_map(
         bank (`tuple[torch.Tensor]`): Good patches of the same layers, see [`patch_scores`].
         map_size (`int`): Height and width of the map, in pixels.
         self_similarity (`float`, defaults to 0.0), smoothing (`int`, defaults to 0): See [`AnomalyGPTConfig`].
-        ordered (`torch.Tensor`, *optional*): Of [`MemoryBank.ordered`]: what is missing counts as well.
+        required (`tuple[torch.Tensor, torch.Tensor]`, *optional*): Of [`MemoryBank.required`]: what is missing counts
+            as well.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, map_size, map_size)`: float32, clamped to [0, 1].
     """
     scores = [patch_scores(layer, rows, self_similarity) for layer, rows in zip(patch_features, bank, strict=True)]
     new = merged_map(scores, map_size, smoothing)
-    if ordered is None:
+    if required is None:
         return new
-    missing = missing_scores(patch_features[len(patch_features) // 2], ordered)
-    return torch.maximum(new, _PRESENCE_WEIGHT * merged_map([missing], map_size, smoothing))
+    missing = missing_scores(patch_features[len(patch_features) // 2], *required)
+    return torch.maximum(new, merged_map([missing], map_size, smoothing))
 
 
 def merged_map(scores: list[torch.Tensor], map_size: int, smoothing: int) -> torch.Tensor:
@@ -322,11 +317,11 @@ class AnomalyLocalizer(nn.Module):
         self,
         queries: tuple[PatchFeatures, ...],
         bank: tuple[torch.Tensor, ...],
-        ordered: torch.Tensor | None = None,
+        required: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """The few-shot map of comparable queries ([`few_shot_anomaly_map`]), as the configuration wants it."""
         settings = (self.map_size, self.self_similarity, self.map_smoothing)
-        return few_shot_anomaly_map(queries, bank, *settings, ordered=ordered)
+        return few_shot_anomaly_map(queries, bank, *settings, required=required)
 
 
 class DefectKindHead(nn.Module):

@@ -4,6 +4,7 @@ Knows unit vectors and files of them; knows no encoder, picture or map.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -55,8 +56,9 @@ class MemoryBank:
         fingerprint (`str`): Names the encoder that made the features; a bank of another encoder is refused.
         threshold (`float`, *optional*): What the few-shot map of a normal picture reaches at most, above 0; `None`:
             not known, the map stays as it is.
-        presence (`bool`, defaults to `False`): Whether what all references show must be found in a query, see
-            [`missing_scores`]; all patches must be in the bank then.
+        tolerance (`torch.Tensor` of shape `(num_references, height * width)`, *optional*): How far patches of the
+            middle layer may be from what a query shows near their place, see [`MemoryBank.requiring_presence`] and
+            [`missing_scores`]; `None`: nothing must be there.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -65,21 +67,40 @@ class MemoryBank:
     num_references: int
     fingerprint: str = ""
     threshold: float | None = None
-    presence: bool = False
+    tolerance: torch.Tensor | None = None
 
     @property
-    def ordered(self) -> torch.Tensor | None:
-        """What must be there: patches of the middle layer, `(num_references, height * width, dim)`; `None`: nothing.
+    def presence(self) -> bool:
+        """Whether what all references show must be there."""
+        return self.tolerance is not None
 
-        Zeros stand where a patch is not in the bank.
-        """
-        if not self.presence:
-            return None
+    @property
+    def ordered(self) -> torch.Tensor:
+        """Patches of the middle layer, `(num_references, height * width, dim)`; zeros for those not in the bank."""
         middle = len(self.features) // 2
         features, (height, width) = self.features[middle], self.grids[middle]
         whole = features.new_zeros(self.num_references * height * width, features.shape[1])
         whole[self.sources[middle]] = features
         return whole.unflatten(0, (self.num_references, height * width))
+
+    def requiring_presence(self) -> "MemoryBank":
+        """This bank with a tolerance: what all references show must be found in a query.
+
+        Of each patch how far the other references are from it near its place, the farthest. Of `n` references `n - 1`
+        others do not show all that good parts may differ: the largest of so many even draws is `(n - 1) / n` of what
+        is possible, and is enlarged by that. One reference tells nothing, so everything is tolerated.
+        """
+        patches, count = self.ordered, self.num_references
+        if count == 1:
+            return replace(self, tolerance=torch.full_like(patches[..., 0], math.inf))
+        distances = nearby_distances(patches, patches, self.grids[len(self.grids) // 2])
+        distances.diagonal(dim1=0, dim2=1).zero_()  # from itself
+        return replace(self, tolerance=distances.amax(0) * count / (count - 1))
+
+    @property
+    def required(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What [`missing_scores`] compares a query with; `None`: nothing must be there."""
+        return None if self.tolerance is None else (self.ordered, self.tolerance)
 
     @classmethod
     def build(
@@ -125,12 +146,13 @@ class MemoryBank:
             sources.append(tuple(layer + offset for layer, offset in zip(other.sources, offsets, strict=True)))
             num_references += other.num_references
         features = [bank.features for bank in (self, *others)]
-        return replace(
+        whole = replace(
             self,
             features=tuple(torch.cat(layers) for layers in zip(*features, strict=True)),
             sources=tuple(torch.cat(layers) for layers in zip(*sources, strict=True)),
             num_references=num_references,
         )
+        return whole.requiring_presence() if self.presence else whole
 
     def reduce(self, num_patches: int) -> "MemoryBank":
         """Keeps at most `num_patches` a layer, chosen by greedy k-centre (https://arxiv.org/abs/2106.08265)."""
@@ -149,6 +171,7 @@ class MemoryBank:
             self,
             features=tuple(layer.to(device) for layer in self.features),
             sources=tuple(layer.to(device) for layer in self.sources),
+            tolerance=None if self.tolerance is None else self.tolerance.to(device),
         )
 
     def check(self, fingerprint: str, grids: tuple[tuple[int, int], ...] | None = None) -> None:
@@ -206,7 +229,6 @@ class MemoryBank:
                 num_references=json.loads(metadata["num_references"]),
                 fingerprint=metadata["fingerprint"],
                 threshold=json.loads(metadata.get("threshold", metadata.get("limit", "null"))),  # formerly `limit`
-                presence=metadata.get("presence") == "true",
             )
         except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(
@@ -216,7 +238,7 @@ class MemoryBank:
             raise ValueError(f"`path` must be a memory bank, got {os.fspath(path)!r} ({wrong}). Make it again.")
         if fingerprint is not None:
             bank.check(fingerprint)
-        return bank, metadata, tensors
+        return bank.requiring_presence() if metadata.get("presence") == "true" else bank, metadata, tensors
 
 
 def _what_is_wrong(bank: MemoryBank) -> str | None:
@@ -320,6 +342,36 @@ def normalised_map(anomaly_map: torch.Tensor, threshold: float | torch.Tensor, c
     return q / (1 + q)
 
 
+def nearby_distances(patches: torch.Tensor, pictures: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """How far patches are from what pictures show at their place or beside it.
+
+    Args:
+        patches (`torch.Tensor` of shape `(num_patch_sets, height * width, dim)`): Unit-length vectors.
+        pictures (`torch.Tensor` of shape `(num_pictures, height * width, dim)`): Unit-length vectors.
+        grid (`tuple[int, int]`): `(height, width)` of both.
+
+    Returns:
+        `torch.Tensor` of shape `(num_pictures, num_patch_sets, height * width)`: One minus the best cosine with one of
+        the up to nine patches there, in [0, 2].
+
+    Example:
+    ```python
+    >>> nearby_distances(torch.eye(4)[None], torch.eye(4)[[1, 0, 0, 3]][None], (1, 4))
+    tensor([[[0., 0., 1., 0.]]])
+
+    ```
+    """
+    (height, width), steps = grid, (-1, 0, 1)
+    good, shown = patches.unflatten(1, grid), pictures.unflatten(1, grid)
+    best = good.new_full((len(shown), len(good), height, width), -1.0)
+    for down, right in itertools.product(steps, steps):
+        here = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
+        there = slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right))
+        cosines = torch.einsum("nhwd,khwd->nkhw", shown[:, *there], good[:, *here])
+        best[:, :, *here] = torch.maximum(best[:, :, *here], cosines)
+    return (1 - best).clamp(min=0).flatten(2)
+
+
 def best_matches(query: torch.Tensor, bank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Finds each query vector's most similar bank vector, in chunks of the bank, exactly.
 
@@ -344,6 +396,7 @@ __all__ = [
     "PatchFeatures",
     "best_matches",
     "k_centre_indices",
+    "nearby_distances",
     "normalised_map",
     "unit_length",
     "weights_fingerprint",

@@ -552,7 +552,7 @@ class AnomalyGPTModel(AnomalyGPTPreTrainedModel):
         if memory_bank is not None:
             memory_bank.check(memory_bank.fingerprint, tuple(layer.grid for layer in queries))
             bank = memory_bank.to(queries[0].vectors.device)
-            anomaly_map = self.localizer.compare(queries, bank.features, ordered=bank.ordered)
+            anomaly_map = self.localizer.compare(queries, bank.features, required=bank.required)
             if not decision["normalised_maps"] or memory_bank.threshold is None:
                 return anomaly_map
             return normalised_map(anomaly_map, memory_bank.threshold, decision["map_contrast"])

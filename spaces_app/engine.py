@@ -476,6 +476,8 @@ def check_work(pictures: Sequence[str], references: Sequence[str], settings: Set
         refuse("align_and_rotations")
     if settings.presence and (settings.rotations or settings.tile):
         refuse("presence_needs_whole")
+    if settings.presence and len(references) == 1:
+        refuse("presence_needs_two")
     if len(references) > MAX_REFERENCES:
         refuse("too_many_references", limit=MAX_REFERENCES, count=len(references))
     copies = 4 if settings.rotations else 1

@@ -43,71 +43,114 @@ def inspector() -> AnomalyInspector:
     return AnomalyInspector(*tiny_pair())
 
 
+def near(place: int, height: int, width: int) -> list[int]:
+    """A place of a grid and those around it."""
+    row, column = divmod(place, width)
+    rows, columns = range(max(0, row - 1), min(height, row + 2)), range(max(0, column - 1), min(width, column + 2))
+    return [y * width + x for y in rows for x in columns]
+
+
 def test_missing_scores_equal_loops_over_references_places_and_patches():
     torch.manual_seed(0)
     query, good = torch.randn(2, 12, 5), unit_length(torch.randn(3, 12, 5))
-    found = missing_scores(PatchFeatures(query, (3, 4)), good)
+    tolerance = torch.rand(3, 12) / 2
+    found = missing_scores(PatchFeatures(query, (3, 4)), good, tolerance)
     for picture in range(2):
         own = query[picture] / query[picture].norm(dim=1, keepdim=True)
-        distances = [[1 - max(float(patch @ one) for one in own) for patch in reference] for reference in good]
-        for row in range(3):
-            for column in range(4):
-                around = [
-                    y * 4 + x
-                    for y in range(max(0, row - 1), min(3, row + 2))
-                    for x in range(max(0, column - 1), min(4, column + 2))
-                ]
-                expected = min(max(one[place] for place in around) for one in distances)
-                assert found[picture, row, column].item() == pytest.approx(expected, abs=1e-5)
+        missing = [
+            [
+                max(0, 1 - max(float(one @ own[k]) for k in near(at, 3, 4)) - float(tolerance[number, at]))
+                for at, one in enumerate(reference)
+            ]
+            for number, reference in enumerate(good)
+        ]
+        for place in range(12):
+            expected = min(max(one[at] for at in near(place, 3, 4)) for one in missing)
+            assert found[picture].flatten()[place].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_tolerated_is_what_other_references_lack_near_a_place_enlarged_for_their_number():
+    torch.manual_seed(0)
+    bank = MemoryBank.build((PatchFeatures(torch.randn(4, 12, 5), (3, 4)),)).requiring_presence()
+    patches = bank.ordered
+    for own in range(4):
+        for place in range(12):
+            others = [other for other in range(4) if other != own]
+            lacking = [1 - max(float(patches[own, place] @ patches[o, k]) for k in near(place, 3, 4)) for o in others]
+            assert float(bank.tolerance[own, place]) == pytest.approx(4 / 3 * max(lacking), abs=1e-5)
 
 
 def test_what_one_good_picture_does_not_show_need_not_be_there():
     plain, special = torch.eye(4)[:1].repeat(9, 1), torch.eye(4)[:1].repeat(9, 1)
     special[4] = torch.eye(4)[1]
     query = PatchFeatures(plain[None], (3, 3))
-    assert missing_scores(query, torch.stack([special, special])).max() == 1
-    assert missing_scores(query, torch.stack([special, plain])).max() == 0
+
+    def highest(*pictures: torch.Tensor) -> float:
+        bank = MemoryBank.build((PatchFeatures(torch.stack(pictures), (3, 3)),)).requiring_presence()
+        return float(missing_scores(query, *bank.required).max())
+
+    assert highest(special, special) == 1
+    assert highest(special, plain) == 0
+    assert highest(special) == 0  # one tells nothing
+
+
+def test_one_of_several_like_pieces_is_missing_where_it_is_missing():
+    plain = torch.eye(3)[:1].repeat(25, 1)
+    pieces = plain.clone()
+    pieces[[6, 8, 18]] = torch.eye(3)[1]
+    query = pieces.clone()
+    query[18] = torch.eye(3)[0]
+    bank = MemoryBank.build((PatchFeatures(torch.stack([pieces, pieces]), (5, 5)),)).requiring_presence()
+    found = missing_scores(PatchFeatures(query[None], (5, 5)), *bank.required)[0].flatten()
+    assert found.nonzero().flatten().tolist() == near(18, 5, 5)
 
 
 def test_patches_that_are_not_in_the_bank_need_not_be_there():
-    bank = MemoryBank.build((PatchFeatures(torch.eye(4)[None], (2, 2)),))
-    bank = replace(bank, presence=True, features=(bank.features[0][[0, 3]],), sources=(bank.sources[0][[0, 3]],))
+    bank = MemoryBank.build((PatchFeatures(torch.eye(4)[None].repeat(2, 1, 1), (2, 2)),))
+    kept = [0, 3, 4, 7]
+    bank = replace(bank, features=(bank.features[0][kept],), sources=(bank.sources[0][kept],)).requiring_presence()
     torch.testing.assert_close(bank.ordered[0], torch.eye(4) * torch.tensor([[1.0], [0.0], [0.0], [1.0]]))
     both = PatchFeatures(torch.eye(4)[[0, 3, 0, 3]][None], (2, 2))
-    assert missing_scores(both, bank.ordered).max() == 0
+    assert missing_scores(both, *bank.required).max() == 0
 
 
 def test_presence_raises_scores_and_lowers_none():
     torch.manual_seed(0)
     layers = tuple(PatchFeatures(torch.randn(2, 16, 6), (4, 4)) for _ in range(3))
-    bank = replace(
-        MemoryBank.build(tuple(PatchFeatures(torch.randn(2, 16, 6), (4, 4)) for _ in range(3))), presence=True
-    )
+    bank = MemoryBank.build(tuple(PatchFeatures(torch.randn(2, 16, 6), (4, 4)) for _ in range(3))).requiring_presence()
     without = few_shot_anomaly_map(layers, bank.features, 8)
-    assert (few_shot_anomaly_map(layers, bank.features, 8, ordered=bank.ordered) >= without).all()
+    assert (few_shot_anomaly_map(layers, bank.features, 8, required=bank.required) >= without).all()
 
 
-def test_presence_lowers_no_score_of_a_part_of_like_pieces(embedded):
-    def plate(missing: int | None, shade: int = 0, shift: int = 0) -> Image.Image:
-        image = Image.new("RGB", (256, 256), (150 + shade,) * 3)
-        draw = ImageDraw.Draw(image)
-        for number in (one for one in range(16) if one != missing):
-            x, y = 40 + 58 * (number % 4) + shift, 40 + 58 * (number // 4)
-            draw.rectangle((x - 14, y - 14, x + 14, y + 14), fill=(40, 45, 60))
-        return image
+def plate(missing: int | None, shade: int = 0, shift: int = 0) -> Image.Image:
+    """Sixteen like pegs, or fifteen."""
+    image = Image.new("RGB", (256, 256), (150 + shade,) * 3)
+    draw = ImageDraw.Draw(image)
+    for number in (one for one in range(16) if one != missing):
+        x, y = 40 + 58 * (number % 4) + shift, 40 + 58 * (number // 4)
+        draw.rectangle((x - 14, y - 14, x + 14, y + 14), fill=(40, 45, 60))
+    return image
 
-    inspector, scores = AnomalyInspector(embedded.model, embedded.processor), {}
+
+@pytest.mark.parametrize("missing", [0, 5, 15])
+def test_one_of_sixteen_like_pegs_is_seen_missing_at_its_place(embedded, missing):
+    inspector, found = AnomalyInspector(embedded.model, embedded.processor), {}
     for presence in (False, True):
         good = [plate(None), plate(None, 6, 2), plate(None, -5, -2)]
         inspector.set_references(good, "plate", presence=presence)
-        scores[presence] = [inspector.inspect(plate(one, 2, 1), answer=False).pred_score for one in (5, 15)]
-    assert all(on >= off - 1e-4 for off, on in zip(scores[False], scores[True], strict=True))
+        found[presence] = inspector.inspect(plate(missing, 2, 1), answer=False)
+    assert found[True].verdict == "anomalous"
+    assert found[True].pred_score > found[False].pred_score
+    row, column = np.unravel_index(found[True].anomaly_map.argmax(), found[True].anomaly_map.shape)
+    assert abs(column - 40 - 58 * (missing % 4)) <= 30
+    assert abs(row - 40 - 58 * (missing // 4)) <= 30
+    assert inspector.inspect(plate(None, 3, 1), answer=False).verdict == "normal"
 
 
 @pytest.mark.parametrize("missing", range(4))
 def test_a_missing_piece_stands_out_where_it_should_be(embedded, missing):
     without = AnomalyInspector(embedded.model, embedded.processor)
-    bank = replace(embedded.references.bank, presence=False)
+    bank = replace(embedded.references.bank, tolerance=None)
     without.references = replace(embedded.references, bank=bank)
     result = embedded.inspect(tray(missing), answer=False)
     assert result.pred_score > 2 * without.inspect(tray(missing), answer=False).pred_score
@@ -138,7 +181,7 @@ def test_references_keep_it_when_saved_and_earlier_versions_refuse_the_file(embe
     assert loaded.fingerprint() == embedded.references.fingerprint()
     _, metadata, _ = MemoryBank.read(tmp_path / "tray.safetensors")
     assert metadata["format"] == FORMATS[-1]  # unknown to them
-    without = replace(loaded, bank=replace(loaded.bank, presence=False))
+    without = replace(loaded, bank=replace(loaded.bank, tolerance=None))
     assert without.fingerprint() != loaded.fingerprint()
     loaded.bank.save(tmp_path / "bank.safetensors")
     assert MemoryBank.load(tmp_path / "bank.safetensors").presence
@@ -165,13 +208,20 @@ def test_tiles_are_refused():
         inspector.set_references([tray()], presence=True)
 
 
+def test_one_good_picture_is_refused_and_two_copies_of_one_as_well(inspector):
+    for pictures in ([tray()], [tray(), tray()]):
+        with pytest.raises(ValueError, match="`presence` must be given with at least two good pictures, got 1"):
+            inspector.set_references(pictures, presence=True)
+    assert inspector.references is None
+
+
 def test_a_word_for_it_is_refused(inspector):
     with pytest.raises(ValueError, match="`presence` must be True or False, got 'yes'"):
         inspector.set_references([tray()], presence="yes")
 
 
 def test_references_with_it_are_not_exported(inspector):
-    inspector.set_references([tray()], presence=True)
+    inspector.set_references([tray(), tray(shift=3)], presence=True)
     with pytest.raises(ValueError, match="`references` must be learned without `presence` for an export"):
         map_path(inspector)
 

@@ -56,7 +56,7 @@ def add_description_options(group: Any) -> None:
     lies.add_argument("--align", action="store_true", help=align)
     copies = "learn copies rotated by 90, 180 and 270 degrees as well (no region of interest)"
     lies.add_argument("--rotations", action="store_true", help=copies)
-    must = "what all good pictures show must be there: for parts of which a piece may be missing"
+    must = "what all good pictures (two or more) show must be there: for parts of which a piece may be missing"
     group.add_argument("--presence", action="store_true", help=must)
 
 

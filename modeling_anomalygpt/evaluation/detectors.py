@@ -97,7 +97,9 @@ class AnomalyGPTDetector:
         if references:
             roi = self.inspector.encoder.find_foreground(references) if self.foreground else None
             known: dict[str, Any] = {"category": category, "description": description, "roi": roi}
-            known["presence"] = self.presence
+            known["presence"] = self.presence and len(references) > 1
+            if self.presence and len(references) == 1:
+                warnings.warn(f"{category}: one good picture does not tell what must be there.", stacklevel=2)
             try:
                 self.inspector.set_references(references, align=self.align, **known)
             except PoseError as error:  # no rigid part

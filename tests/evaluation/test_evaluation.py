@@ -247,3 +247,17 @@ def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_the
     detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
     assert detector.inspector.references.views is None
     assert detector.inspector.num_references == 2
+
+
+def test_from_one_good_picture_the_presence_method_compares_without_and_says_so():
+    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
+    from modeling_anomalygpt.inspector import AnomalyInspector
+    from tests.tiny import tiny_pair
+
+    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, presence=True)
+    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
+    with pytest.warns(UserWarning, match="noise: one good picture does not tell what must be there"):
+        detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
+    assert not detector.inspector.references.bank.presence
+    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
+    assert detector.inspector.references.bank.presence

@@ -330,6 +330,8 @@ def test_a_missing_piece_is_told_where_that_is_asked_for(tmp_path):
     for settings in ({"rotations": True}, {"tile": 64}):
         with pytest.raises(RefusedError, match="whole pictures in one pose"):
             inspect(engine, session, query, good, presence=True, **settings)
+    with pytest.raises(RefusedError, match="One good picture does not tell"):
+        inspect(engine, session, query, good[:1], presence=True)
 
 
 @pytest.mark.parametrize("name", ["scan.tif", "moving.gif"])
