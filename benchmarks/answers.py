@@ -7,7 +7,8 @@
 questions of tests/conversations/free_questions.json, each about three pictures; `fresh`: those of
 fresh_questions.json, by a writer who had seen three examples of each topic. No training has a question of either list,
 but their figures were looked at beside those of `drawn`, by which the weights were chosen. `after_ten_turns`: the same
-questions at the end of a conversation of ten. `names`: made names, asked for.
+questions at the end of a conversation of ten. `names`: made names, asked for in held-back words: how many answers name
+the part, and how many of those exactly.
 
 An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
 filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
@@ -16,6 +17,7 @@ filled in. A contradiction is read from an answer's words (conversations/checkin
 import argparse
 import json
 import pathlib
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,7 @@ from modeling_anomalygpt.conversations.grounded import (
     draw_facts,
     draw_question,
     grounded_answer,
+    load_answers,
     load_questions,
     named_place,
 )
@@ -168,17 +171,40 @@ def after_ten_turns(ask: Answers, asked: Sequence[Asked], answers: Sequence[str]
     return {"first": round(first / len(asked), 3), "last": round(last / len(asked), 3), "asked": len(asked)}
 
 
-def names(ask: Answers, rng: np.random.Generator, count: int = 100) -> dict[str, float | int]:
-    """How often an answer to "what is it called?" holds the name as it was given."""
+def names(ask: Answers, rng: np.random.Generator, count: int = 400) -> dict[str, float | int]:
+    """Made names, asked for: how many answers name the part, and how many of those name it as it was given."""
     asked: list[Asked] = []
     while len(asked) < count:
         name = draw_category(rng)
         language = "en" if name.isascii() else "zh"
         facts = MeasuredFacts("normal", ratio=0.4, num_references=2, category=name)
         asked.append((facts, language, draw_question(rng, "object", facts, language, held_back=True), ("object",)))
-    answers = ask(asked, [None] * count)
-    copied = [category_name(one[0].category, one[1]) in answer for one, answer in zip(asked, answers, strict=True)]
-    return {"copied": round(float(np.mean(copied)), 3), "asked": count}
+    exact = []
+    for (facts, language, *_), answer in zip(asked, ask(asked, [None] * count), strict=True):
+        if (said := said_name(answer, language)) is not None:
+            exact.append(said == category_name(facts.category, language))
+    return {"named": len(exact), "copied": round(float(np.mean(exact)), 3), "asked": count}
+
+
+def said_name(answer: str, language: str) -> str | None:
+    """What an answer calls the part, right or wrong; `None`: it names none.
+
+    Example:
+    ```python
+    >>> said_name("It is called wing nut here; I have that from you.", "en")
+    'wing nut'
+    >>> said_name("No, there is no anomaly in the image.", "en")
+
+    ```
+    """
+    for cases in load_answers(language).values():
+        for words in cases.values():
+            before, name, after = words.partition("@name")
+            begins, ends = (re.compile("@[a-z]+").split(part) for part in (before, after))
+            pattern = ".+?".join(map(re.escape, begins)) + "(.+?)" + ".+?".join(map(re.escape, ends))
+            if name and (found := re.fullmatch(pattern, answer)):
+                return found[1]
+    return None
 
 
 def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[str, dict]:
@@ -193,7 +219,7 @@ def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[st
         if name == "drawn":
             some = rng.permutation(len(asked))[: options.turns]
             rows["after_ten_turns"] = after_ten_turns(ask, [asked[i] for i in some], [answers[i] for i in some])
-    rows["names"] = names(ask, rng)
+    rows["names"] = names(ask, np.random.default_rng([11, 1]))
     sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
     together: tuple[list, list] = ([], [])
     for folder in tqdm(sets, desc="sets"):

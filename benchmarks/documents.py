@@ -155,9 +155,14 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
     def right(group: str, name: str = "all") -> Callable[[Mapping], str]:
         return lambda rows: f"{rows[group][name]['right']:.2f}" if group in rows else "-"
 
+    def follow_ups_of_lists(rows: Mapping) -> str:
+        both = [rows[name]["follow_ups"] for name in ("free", "fresh")]
+        return f"{sum(one['right'] * one['asked'] for one in both) / sum(one['asked'] for one in both):.2f}"
+
     lines: dict[str, Callable[[Mapping], str]] = {
         "answers that contradict what was measured": contradicted,
         "follow-ups about photographs (place, number, size, kind, object, advice)": right("photographs", "follow_ups"),
+        "follow-ups in the words of the two lists below": follow_ups_of_lists,
         "all topics, photographs": right("photographs"),
         "all topics, drawn facts": right("drawn"),
         "free questions, English": right("free", "en"),
@@ -167,7 +172,10 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
         "the same questions first / after ten turns": lambda rows: " / ".join(
             f"{rows['after_ten_turns'][when]:.2f}" for when in ("first", "last")
         ),
-        "made names copied exactly": lambda rows: f"{rows['names']['copied']:.2f}",
+        "made names, asked for in held-back words: answers that name the part": lambda rows: (
+            f"{rows['names']['named'] / rows['names']['asked']:.2f}"
+        ),
+        "of these with the name as it was given": lambda rows: f"{rows['names']['copied']:.2f}",
     }
     return markdown(
         ["", *models], [[name, *(shown(rows) for rows in models.values())] for name, shown in lines.items()]

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_anomalygpt.checkpoints import SMALL_BASE, load_checkpoint
 from modeling_anomalygpt.composition import with_language_model
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
-from recipes.tiny.language import Questions, parser, train, words_alike
+from recipes.tiny.language import Questions, mixed_by_language, parser, train, words_alike
 
 TEXTS, TEXT_TOKENS = 192, 96
 SUBJECTS = (
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = (options.steps, options.batch_size, options.seed, options.questions, options.english)
     others = words_alike(model.processor.tokenizer, model.get_input_embeddings())
     plain = texts_of_its_own(options.language)
-    train(adapted, Questions(model.processor, model.config, *sizes, others, plain), options)
+    mixed = mixed_by_language(options.mixed, options.seed)
+    train(adapted, Questions(model.processor, model.config, *sizes, others, plain, mixed=mixed), options)
     save_adapter(adapted, options.output)
 
 

@@ -292,6 +292,13 @@ def words_alike(tokenizer: object, embeddings: torch.nn.Embedding) -> dict[str, 
     return alike([tokens[number][1:] for number in chosen], vectors)
 
 
+def mixed_by_language(count: int, seed: int) -> dict[str, dict[str, tuple[str, ...]]] | None:
+    """So many mixed questions of each language, by topic; `None` for 0."""
+    if count == 0:
+        return None
+    return {language: mixed_questions(load_questions(language), language, count, seed) for language in LANGUAGES}
+
+
 def train(model: torch.nn.Module, data: Questions, options: argparse.Namespace) -> None:
     """Trains what needs gradients; goes on from the last checkpoint with `--resume`."""
     folder = options.output / "trainer"
@@ -341,6 +348,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--vector-rate", type=float, default=0.2, help="word vectors learn at this part of the rate")
     parser.add_argument("--english", type=float, default=0.5, help="share of English")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--mixed",
+        type=int,
+        default=150_000,
+        help=f"mixed questions in each language; {MIXED:.0%} of the questions are such; 0: none".replace("%", "%%"),
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output, if any")
     return parser
@@ -355,12 +368,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=24,
         help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
     )
-    words.add_argument(
-        "--mixed",
-        type=int,
-        default=150_000,
-        help=f"mixed questions in each language; {MIXED:.0%} of the questions are such; 0: none".replace("%", "%%"),
-    )
     options = words.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
@@ -371,9 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in TRAINED_PARTS:
         getattr(model.model, name).requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
-    mixed = None
-    if options.mixed:
-        mixed = {lang: mixed_questions(load_questions(lang), lang, options.mixed, options.seed) for lang in LANGUAGES}
+    mixed = mixed_by_language(options.mixed, options.seed)
     data = Questions(processor, model.config, *sizes, others, unanswered=options.unanswered, mixed=mixed)
     model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
     train(model, data, options)
