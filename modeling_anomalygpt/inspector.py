@@ -675,6 +675,8 @@ class AnomalyInspector:
         regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
         if scorer.calibrated:
             regions = [self._looked_at_again(region, seen, references, image) for region in regions]
+            if regions and "absent" in seen.remarks:
+                regions[0] = replace(regions[0], kind="missing")
         sentences = [
             {"kind": kind, "text": reason_in_words(kind, options.language, **numbers)}
             for kind, numbers in score.reasons

@@ -163,6 +163,8 @@ def test_the_reason_says_that_something_is_missing(embedded):
     assert result.verdict == "anomalous"
     (reason,) = (one for one in result.evidence["reasons"] if one["kind"] == "absent")
     assert "not found in this picture" in reason["text"]
+    assert result.regions[0].kind == "missing"
+    assert "missing piece" in embedded.ask(result, "What kind of defect is it?")
 
 
 def test_a_whole_part_is_normal_and_something_more_is_not_called_missing(embedded):
