@@ -4,7 +4,7 @@
 
 Four good pictures of each held-back part; each of its test pictures with and without it. By kind of defect: image
 AUROC beside the part's good pictures, misses, and how many are said to lack a piece (with it); of the good pictures:
-false alarms. These parts chose nothing of it.
+false alarms. How patches are compared was chosen on the other parts; the figures of these were looked at beside.
 """
 
 import argparse

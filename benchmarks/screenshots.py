@@ -2,8 +2,8 @@
 
     python -m benchmarks.screenshots
 
-Writes docs/report.png and docs/screenshots/*.png from the example pictures and the embedded checkpoint. Needs chromium,
-a Chinese font (fonts-noto-cjk) and the packages gradio and playwright.
+Writes docs/report.png and docs/screenshots/*.png from the example pictures and the embedded checkpoint. Needs
+chromium, a Chinese font (fonts-noto-cjk) and the packages gradio and playwright.
 """
 
 import pathlib

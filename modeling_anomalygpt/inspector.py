@@ -138,11 +138,12 @@ def without_matches(bank: MemoryBank, missed: MemoryBank) -> MemoryBank:
         keep = torch.ones(len(good), dtype=torch.bool, device=good.device)
         keep[rows[best.argsort()[:count]]] = False
         kept.append(keep if keep.any() else ~keep)
-    return replace(
+    left = replace(
         bank,
         features=tuple(layer[keep] for layer, keep in zip(bank.features, kept, strict=True)),
         sources=tuple(layer[keep] for layer, keep in zip(bank.sources, kept, strict=True)),
     )
+    return left.requiring_presence() if bank.presence else left
 
 
 class FeedbackHistory:

@@ -237,6 +237,16 @@ def test_outside_the_region_of_interest_nothing_is_missing(embedded):
     assert left.pred_score > 1.5 * right.pred_score
 
 
+def test_after_feedback_what_is_tolerated_is_the_same_when_saved_and_loaded(embedded, tmp_path):
+    inspector = AnomalyInspector(embedded.model, embedded.processor)
+    for number, is_normal in enumerate((False, True)):
+        inspector.references = embedded.references
+        inspector.feedback(inspector.inspect(tray(2), answer=False), is_normal=is_normal, image=tray(2))
+        inspector.references.save(tmp_path / f"{number}.safetensors")
+        loaded = References.load(tmp_path / f"{number}.safetensors")
+        torch.testing.assert_close(loaded.bank.tolerance, inspector.references.bank.tolerance)
+
+
 def test_a_good_picture_told_by_feedback_may_lack_a_piece(embedded):
     inspector = AnomalyInspector(embedded.model, embedded.processor)
     inspector.references = embedded.references
