@@ -29,11 +29,14 @@ demo: install ## Inspect the example pictures with the embedded checkpoint
 space: install ## Assemble a complete Space in build/space (MODEL=user/name: with a model from the Hub)
 	$(BIN)/anomalygpt push-space anomalygpt --output build/space $(if $(MODEL),--model $(MODEL))
 
-test: install ## Run the tests (about a quarter of an hour)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+# A file of tests a process, on at most four cores, each with one thread.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+test: install ## Run the tests
+	$(PYTEST)
 
 test-slow: install ## Run the slow tests as well
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # The embedded checkpoint from nothing (recipes/tiny/README.md): PHOTOGRAPHS=DIR LITE0=FILE DINOV2=FILE SMOLLM2=DIR
 TINY ?= build/tiny

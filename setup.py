@@ -71,6 +71,7 @@ setup(
         "openvino": ["openvino>=2025.0"],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # the tests on all cores
             "hypothesis>=6",
             "scikit-learn>=1.5",  # metrics to compare ours with; the classifier of words in recipes/tiny
             "scipy>=1.13",
