@@ -50,6 +50,7 @@ _DECISION = {
     "needs_references": (False, None, None),
     "region_threshold": (0.5, 1e-3, 0.999),
     "region_extent": (1.0, 0.1, 1.0),
+    "region_connection": (1.0, 0.1, 1.0),
     "region_peak": (0.0, 0.0, 1.0),
     "map_contrast": (1.0, 0.1, 10.0),
     "threshold_factor": (1.025, 1e-3, 100.0),
@@ -202,6 +203,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `region_threshold` (`float`, 0.5, in [0.001, 0.999]): map value from which a pixel belongs to a region
               where no reference says what is normal.
             - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
+            - `region_connection` (`float`, 1.0, in [0.1, 1]): part of that threshold above which the map between two
+              such places makes them one region; no more than `region_extent` counts.
             - `region_peak` (`float`, 0, in [0, 1]): part of the map's highest value that a region must reach as well.
             - `map_contrast` (`float`, 1.0): how steeply normalised maps rise at the threshold ([`normalised_map`]).
 

@@ -3,6 +3,7 @@
 Knows NumPy arrays and pixel coordinates; knows no model, no file and no threshold rule (the threshold is an argument).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -155,6 +156,7 @@ def find_regions(
     min_area: int | None = None,
     mm_per_pixel: float | None = None,
     extent: float = 1.0,
+    connection: float = 1.0,
 ) -> list[Region]:
     """Connected regions of a map where it reaches the threshold, the most anomalous first.
 
@@ -167,7 +169,10 @@ def find_regions(
             at least one pixel.
         mm_per_pixel (`float`, *optional*): Edge length of a pixel in millimetres; gives the sizes in millimetres.
         extent (`float`, *optional*, defaults to 1.0): A region that reaches the threshold extends down to this part of
-            it, so that a defect whose map dips in between is one region and not several.
+            it.
+        connection (`float`, *optional*, defaults to 1.0): Several such places are one region where the map stays above
+            this part of the threshold between them, so that a defect whose map dips is one region and not several; it
+            then extends as far down as connects them. No more than `extent` counts.
 
     Returns:
         `list[Region]`: Sorted by peak score, then area (both falling), then from top to bottom and left to right.
@@ -188,14 +193,20 @@ def find_regions(
     anomaly_map = _checked_map(anomaly_map)
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must be in [0, 1], got {threshold}. Maps are on that scale.")
-    if not 0 < extent <= 1:
-        raise ValueError(f"`extent` must be above 0 and at most 1, got {extent}. 1 keeps to the threshold.")
-    inside = anomaly_map >= extent * threshold
+    for name, value in (("extent", extent), ("connection", connection)):
+        if not 0 < value <= 1:
+            raise ValueError(f"`{name}` must be above 0 and at most 1, got {value}. 1 keeps to the threshold.")
+    levels = [part * threshold for part in np.linspace(extent, min(connection, extent), 5).tolist()]
+    inside = anomaly_map >= levels[-1]
     if mask is not None:
         inside &= _checked_mask(mask, anomaly_map.shape)
-    regions = _regions(inside, anomaly_map, min_area, mm_per_pixel)
-    reached = float(anomaly_map.dtype.type(threshold))  # rounded as the map's values are
-    return [region for region in regions if region.peak_score >= reached]
+    parts = []
+    for part, left, top in _connected_parts(inside):
+        height, width = part.shape
+        window = np.where(part, anomaly_map[top : top + height, left : left + width], 0)
+        if window.max() >= threshold:
+            parts.append((_as_high_as_connected(window, levels), left, top))
+    return _regions(parts, anomaly_map.shape, anomaly_map, min_area, mm_per_pixel)
 
 
 def regions_of_mask(
@@ -230,8 +241,9 @@ def regions_of_mask(
     """
     scores = None if anomaly_map is None else _checked_map(anomaly_map)
     inside = _checked_mask(mask, None if scores is None else scores.shape)
-    regions = _regions(inside, scores, min_area, mm_per_pixel)
-    return regions or _regions(inside, scores, 1, mm_per_pixel)[:1]
+    parts = _connected_parts(inside)
+    regions = _regions(parts, inside.shape, scores, min_area, mm_per_pixel)
+    return regions or _regions(parts, inside.shape, scores, 1, mm_per_pixel)[:1]
 
 
 def core(region: Region, anomaly_map: np.ndarray, part_of_peak: float = 0.6) -> np.ndarray:
@@ -277,53 +289,84 @@ def position_words(region: Region, language: str = "en") -> str:
     return position_name(region.row, region.column, language)
 
 
+def _labelled(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As [`connected_components`], by OpenCV where it is installed."""
+    if cv2 is None:
+        return connected_components(inside)
+    return cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)[1:3]
+
+
+def _connected_parts(inside: np.ndarray) -> list[tuple[np.ndarray, int, int]]:
+    """The connected parts of a mask: each as a mask in its box, with the box's left and top."""
+    labels, stats = _labelled(inside)
+    return [
+        (labels[top : top + height, left : left + width] == index, int(left), int(top))
+        for index, (left, top, width, height, _) in enumerate(stats[1:], 1)
+    ]
+
+
+def _as_high_as_connected(window: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    """What lies above the highest of some levels at which all that lies above the first one is connected."""
+    highest = window >= levels[0]
+    for level in levels:
+        labels = _labelled(window >= level)[0]
+        if np.ptp(labels[highest]) == 0:
+            break
+    return labels == labels[highest][0]
+
+
 def _regions(
-    inside: np.ndarray, scores: np.ndarray | None, min_area: int | None, mm_per_pixel: float | None
+    parts: list[tuple[np.ndarray, int, int]],
+    size: tuple[int, int],
+    scores: np.ndarray | None,
+    min_area: int | None,
+    mm_per_pixel: float | None,
 ) -> list[Region]:
     if mm_per_pixel is not None and not (np.isfinite(mm_per_pixel) and mm_per_pixel > 0):
         raise ValueError(f"`mm_per_pixel` must be positive, got {mm_per_pixel}. Leave it out when it is unknown.")
     if min_area is None:
-        min_area = max(1, round(DEFAULT_MIN_AREA_SHARE * inside.size))
+        min_area = max(1, round(DEFAULT_MIN_AREA_SHARE * size[0] * size[1]))
     elif min_area < 1:
         raise ValueError(f"`min_area` must be at least 1 pixel, got {min_area}. Use 1 to keep every region.")
-    if cv2 is None:
-        labels, stats = connected_components(inside)
-    else:
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
     regions = [
-        _region(labels, index, stats[index], scores, mm_per_pixel)
-        for index in range(1, len(stats))
-        if stats[index, 4] >= min_area
+        _region(part, left, top, size, scores, mm_per_pixel)
+        for part, left, top in parts
+        if np.count_nonzero(part) >= min_area
     ]
     return sorted(regions, key=lambda region: (-region.peak_score, -region.area_pixels, region.box[1], region.box[0]))
 
 
 def _region(
-    labels: np.ndarray, index: int, stats: np.ndarray, scores: np.ndarray | None, mm_per_pixel: float | None
+    part: np.ndarray,
+    left: int,
+    top: int,
+    size: tuple[int, int],
+    scores: np.ndarray | None,
+    mm_per_pixel: float | None,
 ) -> Region:
-    x0, y0, width, height, area = (int(value) for value in stats)
-    window = np.s_[y0 : y0 + height, x0 : x0 + width]
-    part = labels[window] == index
+    """The region of the pixels that are set in a window of the picture whose corner is given."""
     ys, xs = np.nonzero(part)
-    row, column = _grid_cell(ys + y0, xs + x0, labels.shape)
-    values = None if scores is None else scores[window][part]
+    ys, xs = ys + top, xs + left
+    x0, y0, x1, y1 = int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+    row, column = _grid_cell(ys, xs, size)
+    values = None if scores is None else scores[ys, xs]
     millimetres = {}
     if mm_per_pixel is not None:
         millimetres = {
-            "width_mm": float(width * mm_per_pixel),
-            "height_mm": float(height * mm_per_pixel),
-            "area_mm2": float(area * mm_per_pixel**2),
+            "width_mm": float((x1 - x0) * mm_per_pixel),
+            "height_mm": float((y1 - y0) * mm_per_pixel),
+            "area_mm2": float(len(xs) * mm_per_pixel**2),
         }
     return Region(
-        box=(x0, y0, x0 + width, y0 + height),
-        centroid=(float(xs.mean() + x0), float(ys.mean() + y0)),
-        area_pixels=area,
+        box=(x0, y0, x1, y1),
+        centroid=(float(xs.mean()), float(ys.mean())),
+        area_pixels=len(xs),
         position=position_name(row, column),
         row=row,
         column=column,
         peak_score=1.0 if values is None else float(values.max()),
         mean_score=1.0 if values is None else float(values.mean(dtype=np.float64)),
-        outline=_outline(part, x0, y0),
+        outline=_outline(part, left, top),
         **millimetres,
     )
 

@@ -6,6 +6,7 @@ Numbers only: no model, no words, no files.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -258,15 +259,20 @@ class Scorer:
         """Regions at the threshold, none of a normal picture; below it, the place that stands out most."""
         if verdict in ("normal", "unknown"):
             return []
-        threshold, extent = self.region_threshold, self.decision["region_extent"]
+        find = partial(
+            find_regions,
+            anomaly_map,
+            mm_per_pixel=mm_per_pixel,
+            extent=self.decision["region_extent"],
+            connection=self.decision["region_connection"],
+        )
         peak = float(anomaly_map.max())
-        reached = max(threshold, self.decision["region_peak"] * peak)
-        regions = find_regions(anomaly_map, reached, mm_per_pixel=mm_per_pixel, extent=extent)
+        reached = max(self.region_threshold, self.decision["region_peak"] * peak)
+        regions = find(threshold=reached)
         if peak <= 0 or (regions and regions[0].peak_score >= peak):
             return regions
         if regions:  # what stands out most is named first, however small it is
-            highest = find_regions(anomaly_map, reached, min_area=1, mm_per_pixel=mm_per_pixel, extent=extent)
-            return [highest[0], *regions]
+            return [find(threshold=reached, min_area=1)[0], *regions]
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
 
     def _support(self) -> dict[str, Any]:

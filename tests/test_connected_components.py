@@ -35,7 +35,10 @@ def test_regions_without_opencv_differ_in_the_outline_alone(monkeypatch):
     anomaly_map = np.clip(np.random.default_rng(0).normal(0.4, 0.2, (60, 80)), 0, 1)
     anomaly_map[:] = cv2.GaussianBlur(anomaly_map, (0, 0), 2)
     anomaly_map = (anomaly_map - anomaly_map.min()) / np.ptp(anomaly_map)
-    expected = [region.to_dict() | {"outline": []} for region in regions.find_regions(anomaly_map, 0.6)]
-    assert len(expected) > 3
-    monkeypatch.setattr(regions, "cv2", None)
-    assert [region.to_dict() for region in regions.find_regions(anomaly_map, 0.6)] == expected
+    for connection, least in ((1.0, 4), (0.9, 2)):
+        monkeypatch.setattr(regions, "cv2", cv2)
+        expected = regions.find_regions(anomaly_map, 0.7, connection=connection)
+        assert len(expected) >= least
+        monkeypatch.setattr(regions, "cv2", None)
+        found = [region.to_dict() for region in regions.find_regions(anomaly_map, 0.7, connection=connection)]
+        assert found == [region.to_dict() | {"outline": []} for region in expected]

@@ -169,5 +169,22 @@ def test_a_region_that_reaches_the_threshold_extends_over_a_dip_and_weaker_ones_
     (region,) = find_regions(anomaly_map, 0.5, extent=0.8)
     assert region.box == (2, 5, 20, 10)
     assert find_regions(np.full((4, 4), np.float32(0.7)), 0.7, extent=0.8)[0].area_pixels == 16
-    with pytest.raises(ValueError, match="`extent` must be above 0 and at most 1, got 0"):
-        find_regions(anomaly_map, extent=0)
+    for name in ("extent", "connection"):
+        with pytest.raises(ValueError, match=f"`{name}` must be above 0 and at most 1, got 0"):
+            find_regions(anomaly_map, **{name: 0})
+
+
+def test_places_between_which_the_map_dips_are_one_region_that_extends_no_further_down_than_connects_them():
+    anomaly_map = np.zeros((20, 40), np.float32)
+    anomaly_map[4:11, 1:21] = 0.26
+    anomaly_map[5:10, 2:20] = 0.4
+    anomaly_map[5:10, 2:8] = 0.6
+    anomaly_map[5:7, 14:20] = 0.8
+    anomaly_map[12:18, 30:38] = 0.3  # never reaches the threshold
+    assert [region.box for region in find_regions(anomaly_map, 0.5)] == [(14, 5, 20, 7), (2, 5, 8, 10)]
+    (region,) = find_regions(anomaly_map, 0.5, connection=0.5)
+    assert (region.box, region.area_pixels, region.peak_score) == ((2, 5, 20, 10), 18 * 5, np.float32(0.8))
+    assert len(find_regions(anomaly_map, 0.5, connection=0.9)) == 2
+    alone = np.where(np.arange(40) < 10, anomaly_map, 0)
+    assert find_regions(alone, 0.5, connection=0.5)[0].box == (2, 5, 8, 10)
+    assert find_regions(alone, 0.5, extent=0.6)[0].box == find_regions(alone, 0.5, extent=0.6, connection=0.9)[0].box
