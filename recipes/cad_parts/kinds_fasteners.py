@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .materials import Mark, metal, plastic
+from .materials import Mark, metal, one_of, plastic
 from .meshes import (
     Mesh,
     circle,
@@ -49,7 +49,7 @@ def hex_bolt(rng: np.random.Generator) -> Part:
     size = float(rng.choice([5, 6, 8, 10]))
     n = {"d": size, "length": size * rng.uniform(2.8, 5), "pitch": 0.18 * size, "gap": None}
     n["thread"] = (n["length"] * rng.uniform(0.1, 0.5), n["length"])
-    finish = str(rng.choice(["steel", "zinc", "black", "brass"]))
+    finish = one_of(rng, "steel", "zinc", "black", "brass")
 
     def build(n: dict) -> list[Body]:
         d, (low, high) = n["d"], n["thread"]
@@ -67,8 +67,8 @@ def machine_screw(rng: np.random.Generator) -> Part:
     size = float(rng.choice([3, 4, 5, 6]))
     n = {"d": size, "length": size * rng.uniform(2.5, 5), "pitch": 0.2 * size, "gap": None, "drive": 1}
     n["thread"] = (0.3 * size, n["length"])
-    shape = str(rng.choice(["pan", "countersunk", "socket", "cheese"]))
-    finish = str(rng.choice(["steel", "zinc", "black", "brass"]))
+    shape = one_of(rng, "pan", "countersunk", "socket", "cheese")
+    finish = one_of(rng, "steel", "zinc", "black", "brass")
 
     def screw(n: dict) -> Mesh:
         d, (low, high) = n["d"], n["thread"]
@@ -100,7 +100,7 @@ def machine_screw(rng: np.random.Generator) -> Part:
 def hex_nut(rng: np.random.Generator) -> Part:
     size = float(rng.choice([6, 8, 10, 12]))
     n = {"d": size, "thread": (0.0, 0.8 * size), "pitch": 0.17 * size, "gap": None}
-    finish, flanged = str(rng.choice(["steel", "zinc", "black", "brass"])), bool(rng.random() < 0.4)
+    finish, flanged = one_of(rng, "steel", "zinc", "black", "brass"), bool(rng.random() < 0.4)
 
     def build(n: dict) -> list[Body]:
         d, height = n["d"], 0.8 * n["d"]
@@ -134,9 +134,9 @@ def hex_nut(rng: np.random.Generator) -> Part:
 
 def washer(rng: np.random.Generator) -> Part:
     size = float(rng.choice([6, 8, 10, 12]))
-    shape = str(rng.choice(["plain", "toothed", "spring", "fender"]))
+    shape = one_of(rng, "plain", "toothed", "spring", "fender")
     n = {"d": size, "outer": size * (1.6 if shape == "fender" else 1.05), "teeth": 16, "gone": [], "split": 14.0}
-    finish = str(rng.choice(["steel", "zinc", "copper", "brass"]))
+    finish = one_of(rng, "steel", "zinc", "copper", "brass")
 
     def build(n: dict) -> list[Body]:
         d, outer = n["d"], n["outer"]
@@ -155,7 +155,7 @@ def washer(rng: np.random.Generator) -> Part:
                 teeth.append(tooth.turned("z", index * 360 / n["teeth"]))
         return [Body("washer", union([ring, *teeth]).moved(z=0.05 * d), "metal", "washer")]
 
-    part = Part(f"{shape} washer", n, build, {"metal": metal(finish, str(rng.choice(["plain", "turned"])))}, fill=0.58)
+    part = Part(f"{shape} washer", n, build, {"metal": metal(finish, one_of(rng, "plain", "turned"))}, fill=0.58)
     if shape == "toothed":
 
         def lose(numbers: dict, rng: np.random.Generator) -> None:
@@ -168,7 +168,7 @@ def washer(rng: np.random.Generator) -> Part:
 def wing_nut(rng: np.random.Generator) -> Part:
     size = float(rng.choice([5, 6, 8]))
     n = {"d": size, "wings": [0.0, 180.0], "length": float(rng.uniform(1.5, 2.0))}
-    finish = str(rng.choice(["zinc", "brass", "black"]))
+    finish = one_of(rng, "zinc", "brass", "black")
 
     def build(n: dict) -> list[Body]:
         d = n["d"]
@@ -192,7 +192,7 @@ def rivet(rng: np.random.Generator) -> Part:
     count, size = int(rng.integers(3, 6)), float(rng.uniform(3, 5))
     pitch = 3.4 * size
     n = {"d": size, "count": count, "pitch": pitch}
-    finish = str(rng.choice(["aluminium", "copper", "steel"]))
+    finish = one_of(rng, "aluminium", "copper", "steel")
     paint = metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.3, 0.33, 0.36), 0.4)
 
     def build(n: dict) -> list[Body]:
@@ -232,7 +232,7 @@ def bolted_plate(rng: np.random.Generator) -> Part:
             f"PN {rng.integers(1000, 9999)}-{rng.choice(list('ABC'))}",
         )
     )
-    colours |= {"bolt": metal(str(rng.choice(["zinc", "black", "steel"]))), "washer": metal("steel", "turned")}
+    colours |= {"bolt": metal(one_of(rng, "zinc", "black", "steel")), "washer": metal("steel", "turned")}
 
     def build(n: dict) -> list[Body]:
         d = n["d"]

@@ -113,6 +113,16 @@ PAINTS = {
 """Paints and plastics by the name of their colour."""
 
 
+def one_of(rng: np.random.Generator, *names: str) -> str:
+    """One of these names, each as likely."""
+    return str(rng.choice(names))
+
+
+def paint(rng: np.random.Generator, *names: str) -> tuple[float, float, float]:
+    """The colour of one of these paints."""
+    return PAINTS[one_of(rng, *names)]
+
+
 @dataclass
 class Texture:
     """What the renderer reads at a texture place, and where a defect changed it.
