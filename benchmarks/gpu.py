@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import RESULTS, machine, peak_memory
+from benchmarks.measuring import RESULTS, machine, peak_memory, write_result
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
@@ -182,7 +181,7 @@ def main() -> None:
         "tiny": options.tiny,
         **card(device),
         "machine": machine(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),
         "dtype": "bfloat16, localizer float32",
         "made_in_seconds": round(time.perf_counter() - start, 1),
     }
@@ -197,7 +196,7 @@ def main() -> None:
         result[name] = part()
         result["minutes"] = round((time.perf_counter() - start) / 60, 2)
         if output is not None:
-            write_atomically(output, json.dumps(result, indent=1) + "\n")
+            write_result(output, result)
     print(json.dumps(result, indent=1))
 
 

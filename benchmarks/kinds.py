@@ -16,10 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS
+from benchmarks.measuring import RESULTS, photograph_sets, write_result
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.regions import core
 from recipes.tiny.kinds import by_category
 
@@ -93,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "kinds.json")
     options = parser.parse_args(arguments)
     inspector = AnomalyInspector.from_pretrained(options.model)
-    sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
     rows = {"held_back": held_back(inspector)}
-    rows["photographs"] = {path.name: photographed(inspector, path) for path in tqdm(sets, desc="photographs")}
-    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    sets = tqdm(photograph_sets(options.photographs), desc="photographs")
+    rows["photographs"] = {path.name: photographed(inspector, path) for path in sets}
+    write_result(options.output, rows)
     print(json.dumps(rows, indent=1))
 
 

@@ -8,7 +8,6 @@ false alarms. How patches are compared was chosen on the other parts; the figure
 """
 
 import argparse
-import json
 import pathlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, machine
+from benchmarks.measuring import RESULTS, machine, write_result
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.files import write_atomically
 from recipes.tiny.kinds import by_category
 
 PRESENCE = RESULTS / "presence.json"
@@ -83,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default=PRESENCE)
     options = parser.parse_args(arguments)
     rows = measure(AnomalyInspector.from_pretrained(options.model)) | {"machine": machine()}
-    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    write_result(options.output, rows)
     print(table(rows))
 
 

@@ -111,7 +111,7 @@ def compare(rounds: int, small: bool) -> dict:
         warm_up=0,
     )
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         "threads": torch.get_num_threads(),
         "few_shot_ratio": ratio(times["original, few-shot"], times["ours, few-shot"]),
         "zero_shot_ratio": ratio(times["original, zero-shot"], times["ours, zero-shot"]),

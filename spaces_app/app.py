@@ -577,6 +577,10 @@ def _connect_scale(page: Page, engine: Engine) -> None:
     def opened(picture: str, language: str) -> tuple[Any, float]:
         return views.reduced(work.picture_to_show(picture, language), views.LONGEST_SIDE_SCALE)
 
+    def scale_of(points: list[tuple[int, int]], length: float | None, factor: float, language: str) -> list[Any]:
+        scale = views.millimetres_per_pixel(points, length, factor)
+        return [round(scale, 6) if scale else gr.skip(), views.scale_note(points, length, scale, language)]
+
     def show(session: Session | None, picture: str | None, language: str) -> list[Any]:
         session = visit(session, engine, None)
         session.points = []
@@ -597,9 +601,7 @@ def _connect_scale(page: Page, engine: Engine) -> None:
             return [session, None, gr.skip(), views.note(str(error))]
         point = (round(event.index[0]), round(event.index[1]))
         session.points = [point] if len(session.points) >= 2 else [*session.points, point]
-        scale = views.millimetres_per_pixel(session.points, length, factor)
-        note = views.scale_note(session.points, length, scale, language)
-        return [session, views.draw_points(shown, session.points), round(scale, 6) if scale else gr.skip(), note]
+        return [session, views.draw_points(shown, session.points), *scale_of(session.points, length, factor, language)]
 
     def length_changed(session: Session | None, picture: str | None, length: float | None, language: str) -> list[Any]:
         if session is None or len(session.points) < 2 or not picture:
@@ -608,9 +610,7 @@ def _connect_scale(page: Page, engine: Engine) -> None:
             _, factor = opened(picture, language)
         except RefusedError as error:
             return [gr.skip(), views.note(str(error))]
-        scale = views.millimetres_per_pixel(session.points, length, factor)
-        note = views.scale_note(session.points, length, scale, language)
-        return [round(scale, 6) if scale else gr.skip(), note]
+        return scale_of(session.points, length, factor, language)
 
     common, found = [page["session"], page["picture"]], [page["mm_per_pixel"], page["scale_none"]]
     measured = [*common, page["known_length"], page["language"]]

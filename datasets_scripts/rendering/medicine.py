@@ -95,11 +95,9 @@ class Capsules(Design):
         if defect == "print_error":
             text = "" if choice.random() < 0.4 else self.imprint[::-1] + "I"
             self._piece(canvas, place, angle, 0.0, text, 1.0)
-            change = silhouette(
-                canvas.view, *(lambda c, t=t: self._print(c, place, angle, t) for t in (text, self.imprint))
-            )
+            prints = (lambda c, t=t: self._print(c, place, angle, t) for t in (text, self.imprint))
             reach = max(1, round(self.width * 0.1 * canvas.view.scale))
-            return grown(change, reach), self.words(defect if text else "no_print")
+            return grown(silhouette(canvas.view, *prints), reach), self.words(defect if text else "no_print")
         if defect == "missing_part" and len(self.centres) > 1 and choice.random() < 0.6:
             actual = None
         elif defect == "missing_part":  # only one half lies there
@@ -109,10 +107,8 @@ class Capsules(Design):
             askew = angle + choice.choice([-1, 1]) * choice.uniform(0.5, 1.57)
             actual = lambda c: self._piece(c, moved, askew, 0.0, self.imprint, 1.0)  # noqa: E731
         else:
-            bend, squeeze = (
-                choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * self.length,
-                choice.uniform(0.75, 0.95),
-            )
+            bend = choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * self.length
+            squeeze = choice.uniform(0.75, 0.95)
             actual = lambda c: self._piece(c, place, angle, bend, self.imprint, squeeze)  # noqa: E731
         if actual is not None:
             actual(canvas)

@@ -16,13 +16,16 @@ from .materials import (
     Material,
     Texture,
     character_field,
+    colour_over,
     draw_mark,
     equally_wide,
     mark_cover,
     mottle,
+    one_of,
+    paint,
     plain_texture,
 )
-from .meshes import Mesh, lump, refined, rotation, sphere, sweep, together
+from .meshes import Mesh, lump, outwards, refined, rotation, sphere, sweep, together
 from .parts import Body, Part
 from .rendering import Geometry, Shot
 from .scenes import fibre
@@ -31,6 +34,11 @@ KINDS = (
     "missing", "extra", "misplaced", "broken", "deformed", "surface", "colour", "contamination", "print",
 )  # fmt: skip
 """Kinds of defect."""
+
+METALS = {
+    "brass": (0.66, 0.5, 0.25), "copper": (0.74, 0.38, 0.24), "black": (0.08, 0.08, 0.085), "bright": (0.8, 0.8, 0.8),
+}  # fmt: skip
+"""Colours of metals that a piece may wrongly have."""
 
 
 @dataclass
@@ -142,6 +150,10 @@ class Attempt:
 
 def _noun(body: Body) -> str:
     return body.noun or "part"
+
+
+def _width(body: Body) -> float:
+    return float(np.ptp(body.mesh.bounds, 0)[:2].max())
 
 
 def _one(body: Body) -> str:
@@ -318,12 +330,8 @@ def chip(attempt: Attempt) -> Change | None:
     radius = attempt.size / np.sqrt(np.pi) * 1.25
     tool = lump(rng, radius, 0.9, 14).scaled((1, 1, rng.uniform(0.7, 1.3)))
     centre = site.place + 0.35 * radius * site.normal
-    return Change(
-        attempt.exchanged(body.name, body.mesh - tool.moved(*centre)),
-        f"a chipped edge of the {_noun(body)}",
-        2 * radius,
-        zone=(centre, 1.9 * radius),
-    )
+    shot = attempt.exchanged(body.name, body.mesh - tool.moved(*centre))
+    return Change(shot, f"a chipped edge of the {_noun(body)}", 2 * radius, zone=(centre, 1.9 * radius))
 
 
 def broken(attempt: Attempt) -> Change | None:
@@ -375,11 +383,8 @@ def _rough_half_space(rng: np.random.Generator, extent: float, rough: float) -> 
     walls = np.concatenate(
         [np.stack([rim, following, following + n * n], 1), np.stack([rim, following + n * n, rim + n * n], 1)]
     )
-    made = Mesh(np.concatenate([slab, back]), np.concatenate([front, rear, walls]))
-    corners = made.vertices[made.faces]
-    if np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() < 0:
-        made = Mesh(made.vertices, made.faces[:, ::-1])
-    return made
+    vertices, faces = np.concatenate([slab, back]), np.concatenate([front, rear, walls])
+    return Mesh(vertices, outwards(vertices, faces))
 
 
 def dent(attempt: Attempt) -> Change | None:
@@ -408,11 +413,8 @@ def burr(attempt: Attempt) -> Change | None:
     radius = min(attempt.size / np.sqrt(np.pi), 0.03 * attempt.shot.extent)
     pieces = []
     for _ in range(int(rng.integers(2, 5))):
-        piece = (
-            lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9)
-            .scaled((1, 0.5, 0.35))
-            .turned("z", float(rng.uniform(0, 180)))
-        )
+        piece = lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9).scaled((1, 0.5, 0.35))
+        piece = piece.turned("z", float(rng.uniform(0, 180)))
         pieces.append(piece.moved(*(site.place + rng.normal(0, 0.3 * radius, 3) * [1, 1, 0.3])))
     bodies = [*attempt.shot.bodies, Body("burr", together(pieces), body.material, "burr")]
     return Change(attempt.with_bodies(bodies), f"a burr on the {_noun(body)}", 2 * radius)
@@ -430,7 +432,7 @@ def bent(attempt: Attempt) -> Change | None:
     axis = int(np.argmax(high - low))
     at = low[axis] + (high - low)[axis] * rng.uniform(0.3, 0.62)
     angle = float(rng.uniform(*((15, 45) if axis == 2 else (9, 32))) * rng.choice([-1, 1]))
-    turn_axis = "z" if axis != 2 else str(rng.choice(["x", "y"]))  # what lies is bent in the table's plane
+    turn_axis = "z" if axis != 2 else one_of(rng, "x", "y")  # what lies is bent in the table's plane
     pivot = mesh.centre.copy()
     pivot[axis] = at
     width = 0.12 * (high - low)[axis]
@@ -451,7 +453,7 @@ def contamination(attempt: Attempt) -> Change | None:
     body, radius = attempt.body(site.body), attempt.size / np.sqrt(np.pi)
     base = float(shot.textures[body.material].albedo[site.row, site.column].mean())
     shade = float(rng.uniform(0.5, 0.7)) if base < 0.2 else float(rng.uniform(0.02, 0.06))
-    name = str(rng.choice(["metal chip", "crumbs", "fibre", "drop"]))
+    name = one_of(rng, "metal chip", "crumbs", "fibre", "drop")
     if name == "metal chip":
         angles = np.linspace(0, rng.uniform(3, 9), 60)
         path = np.stack([np.cos(angles), np.sin(angles), 0.16 * angles], 1) * 0.6 * radius
@@ -466,9 +468,8 @@ def contamination(attempt: Attempt) -> Change | None:
         mesh, material = together(pieces), Material((shade, 0.85 * shade, 0.6 * shade), 0, 0.8)
     elif name == "fibre":
         mesh = fibre(rng, min(attempt.size**2 / (0.014 * shot.extent), 0.5 * shot.extent), 0.006 * shot.extent)
-        material = Material(
-            (shade, shade, shade) if rng.random() < 0.6 else PAINTS[str(rng.choice(["red", "blue"]))], 0, 0.8
-        )
+        colour = (shade, shade, shade) if rng.random() < 0.6 else paint(rng, "red", "blue")
+        material = Material(colour, 0, 0.8)
     else:
         mesh = sphere(radius, 16).scaled((1, rng.uniform(0.7, 1.2), 0.28))
         tints = [(0.05, 0.03, 0.01), (0.6, 0.6, 0.55), (0.25, 0.14, 0.02)]
@@ -476,12 +477,8 @@ def contamination(attempt: Attempt) -> Change | None:
         material = Material(tint, 0, 0.08)
     mesh = mesh.turned("z", float(rng.uniform(0, 360))).moved(*site.place)
     textures = {**shot.textures, "foreign": plain_texture(material, shot.extent)}
-    changed = replace(
-        shot,
-        bodies=[*shot.bodies, Body("foreign", mesh, "foreign", name)],
-        textures=textures,
-        materials={**shot.materials, "foreign": material},
-    )
+    materials, bodies = {**shot.materials, "foreign": material}, [*shot.bodies, Body("foreign", mesh, "foreign", name)]
+    changed = replace(shot, bodies=bodies, textures=textures, materials=materials)
     article = "" if name == "crumbs" else "a "
     return Change(changed, f"{article}{name} on the {_noun(body)}", 2 * radius)
 
@@ -495,12 +492,7 @@ def missing_piece(attempt: Attempt) -> Change | None:
     if body is None:
         return None
     rest = [b for b in attempt.shot.bodies if b.name != body.name]
-    return Change(
-        attempt.with_bodies(rest),
-        f"{_one(body)} is missing",
-        float(np.ptp(body.mesh.bounds, 0)[:2].max()),
-        {body.name},
-    )
+    return Change(attempt.with_bodies(rest), f"{_one(body)} is missing", _width(body), {body.name})
 
 
 def extra_piece(attempt: Attempt) -> Change | None:
@@ -510,10 +502,8 @@ def extra_piece(attempt: Attempt) -> Change | None:
         return None
     body = candidates[attempt.rng.integers(len(candidates))]
     more = replace(body, name="surplus", mesh=body.mesh.moved(*body.surplus), loose=False)
-    size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(
-        attempt.with_bodies([*attempt.shot.bodies, more]), f"there is {_one(body)} too many", size, {"surplus"}
-    )
+    bodies = [*attempt.shot.bodies, more]
+    return Change(attempt.with_bodies(bodies), f"there is {_one(body)} too many", _width(body), {"surplus"})
 
 
 def misplaced_piece(attempt: Attempt) -> Change | None:
@@ -521,8 +511,7 @@ def misplaced_piece(attempt: Attempt) -> Change | None:
     body, rng = attempt.loose(), attempt.rng
     if body is None:
         return None
-    size = np.ptp(body.mesh.bounds, 0)
-    reach = float(min(size[:2].max() * rng.uniform(0.25, 0.5), 0.12 * attempt.shot.extent))
+    reach = float(min(_width(body) * rng.uniform(0.25, 0.5), 0.12 * attempt.shot.extent))
     way = rng.uniform(0, 2 * np.pi)
     mesh = body.mesh.turned("z", float(rng.choice([-1, 1]) * rng.uniform(8, 35)), body.mesh.centre)
     mesh = mesh.moved(reach * np.cos(way), reach * np.sin(way))
@@ -535,7 +524,7 @@ def unseated_piece(attempt: Attempt) -> Change | None:
     if body is None:
         return None
     size = np.ptp(body.mesh.bounds, 0)
-    axis = str(rng.choice(["x", "y"]))
+    axis = one_of(rng, "x", "y")
     angle = float(rng.choice([-1, 1]) * rng.uniform(14, 32))
     mesh = body.mesh.turned(axis, angle, body.mesh.centre)
     mesh = mesh.moved(z=max(0.0, float(body.mesh.bounds[0, 2] - mesh.bounds[0, 2])) * 0.8 + 0.15 * float(size[2]))
@@ -548,15 +537,10 @@ def wrong_size_piece(attempt: Attempt) -> Change | None:
     if body is None:
         return None
     factor = float(rng.choice([rng.uniform(0.5, 0.75), rng.uniform(1.25, 1.5)]))
-    low, high = body.mesh.bounds
-    about = np.array([*body.mesh.centre[:2], low[2]])
+    about = np.array([*body.mesh.centre[:2], body.mesh.bounds[0, 2]])
     words = f"{_one(body)} is too {'small' if factor < 1 else 'large'}"
-    return Change(
-        attempt.exchanged(body.name, body.mesh.scaled(factor, about)),
-        words,
-        float(factor * np.ptp(body.mesh.bounds, 0)[:2].max()),
-        {body.name},
-    )
+    shot = attempt.exchanged(body.name, body.mesh.scaled(factor, about))
+    return Change(shot, words, factor * _width(body), {body.name})
 
 
 def wrong_colour_piece(attempt: Attempt) -> Change | None:
@@ -568,24 +552,15 @@ def wrong_colour_piece(attempt: Attempt) -> Change | None:
             return None
     old = shot.materials[body.material]
     base = shot.textures[body.material].albedo.mean((0, 1))
-    other = [(n, c) for n, c in PAINTS.items() if np.abs(np.asarray(c) - base).max() > 0.22]
-    if old.metallic > 0.5:
-        other = [
-            ("brass", (0.66, 0.5, 0.25)),
-            ("copper", (0.74, 0.38, 0.24)),
-            ("black", (0.08, 0.08, 0.085)),
-            ("bright", (0.8, 0.8, 0.8)),
-        ]
-        other = [(n, c) for n, c in other if np.abs(np.asarray(c) - base).max() > 0.15]
+    colours, apart = (METALS, 0.15) if old.metallic > 0.5 else (PAINTS, 0.22)
+    other = [(n, c) for n, c in colours.items() if np.abs(np.asarray(c) - base).max() > apart]
     name, colour = other[rng.integers(len(other))]
     made = copy.deepcopy(shot.textures[body.material])
     made.albedo = np.clip(made.albedo * (np.asarray(colour, np.float32) / np.maximum(base, 0.01)), 0, 0.95)
     bodies = [replace(b, material="other") if b.name == body.name else b for b in shot.bodies]
-    changed = replace(
-        shot, bodies=bodies, textures={**shot.textures, "other": made}, materials={**shot.materials, "other": old}
-    )
-    size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(changed, f"{_one(body)} has the wrong colour ({name})", size, {body.name})
+    textures, materials = {**shot.textures, "other": made}, {**shot.materials, "other": old}
+    changed = replace(shot, bodies=bodies, textures=textures, materials=materials)
+    return Change(changed, f"{_one(body)} has the wrong colour ({name})", _width(body), {body.name})
 
 
 # ---------------------------------------------------------------- features in the part's numbers
@@ -676,9 +651,9 @@ def switched(attempt: Attempt, switch: str) -> Change | None:
 def misprint(attempt: Attempt, way: str) -> Change | None:
     """A mark missing, misplaced, smeared, wrong or blotted."""
     rng, shot = attempt.rng, attempt.shot
-    printed = [
-        (n, m, mark) for n, m in shot.materials.items() for mark in m.marks if way != "wrong" or mark.shape == "text"
-    ]
+    printed = [(n, m, mark) for n, m in shot.materials.items() for mark in m.marks]
+    if way == "wrong":
+        printed = [one for one in printed if one[2].shape == "text"]
     if not printed:
         return None
     name, material, mark = printed[rng.integers(len(printed))]
@@ -698,15 +673,8 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
     elif way == "misplaced":
         erase(np.clip(old * 1.3, 0, 1))
         shift = max(mark.size * rng.uniform(0.4, 0.8), 0.02 * made.extent) * rng.choice([-1, 1])
-        draw_mark(
-            made,
-            replace(
-                mark,
-                x=mark.x + shift,
-                y=mark.y + 0.5 * shift * rng.normal(),
-                degrees=mark.degrees + float(rng.normal(0, 8)),
-            ),
-        )
+        y, degrees = mark.y + 0.5 * shift * rng.normal(), mark.degrees + float(rng.normal(0, 8))
+        draw_mark(made, replace(mark, x=mark.x + shift, y=y, degrees=degrees))
         words = "the print is out of place"
     elif way == "wrong":
         letters = list(mark.text)
@@ -718,15 +686,13 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
         new = old + (new - old) * here  # the rest of the line stays to the pixel
         differs = np.abs(new - old) > 0.15
         erase(differs.astype(np.float32))
-        alpha = new * differs * 0.92
-        made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
+        colour_over(made, mark, new * differs * 0.92)
         words = "a character of the print is wrong"
     else:
         smear = np.clip(gaussian_filter(old, (0.6, max(2.5, 0.25 * mark.size * made.scale))) * 1.6, 0, 1)
         noise = np.clip(0.6 + 0.6 * mottle(rng, (CELL, CELL), 6), 0, 1)
         erase(np.clip(old * 1.3, 0, 1) * 0.75)
-        alpha = smear * noise * 0.8
-        made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
+        colour_over(made, mark, smear * noise * 0.8)
         words = "the print is smeared"
     made.changed = np.maximum(made.changed, (np.abs(made.albedo - before).max(-1) > 0.06).astype(np.float32))
     return Change(replace(shot, textures={**shot.textures, name: made}), words, mark.size)
@@ -774,10 +740,8 @@ FEATURES = {
 """Types of parts with lists of features."""
 
 PRINTS = {
-    "print_missing": Kind("print", lambda attempt: misprint(attempt, "missing"), False),
-    "print_misplaced": Kind("print", lambda attempt: misprint(attempt, "misplaced"), False),
-    "print_wrong": Kind("print", lambda attempt: misprint(attempt, "wrong"), False),
-    "print_smeared": Kind("print", lambda attempt: misprint(attempt, "smeared"), False),
+    f"print_{way}": Kind("print", lambda attempt, way=way: misprint(attempt, way), False)
+    for way in ("missing", "misplaced", "wrong", "smeared")
 }
 """Types of printed parts."""
 

@@ -104,24 +104,14 @@ def hex_nut(rng: np.random.Generator) -> Part:
 
     def build(n: dict) -> list[Body]:
         d, height = n["d"], 0.8 * n["d"]
-        body = extrude(regular(6, 1.65 * d), 0, height) ^ revolve(
-            [
-                (0, 0),
-                (0.84 * d, 0),
-                (0.955 * d, 0.12 * d),
-                (0.955 * d, height - 0.12 * d),
-                (0.84 * d, height),
-                (0, height),
-            ],
-            72,
-        )
+        low, high = [(0, 0), (0.84 * d, 0), (0.955 * d, 0.12 * d)], [(0.84 * d, height), (0, height)]
+        body = extrude(regular(6, 1.65 * d), 0, height) ^ revolve([*low, (0.955 * d, height - 0.12 * d), *high], 72)
         if flanged:
             body = body + revolve([(0, 0), (1.15 * d, 0), (1.15 * d, 0.1 * d), (0.8 * d, 0.35 * d), (0, 0.35 * d)], 72)
         gap = n["gap"] and tuple(g - 1.0 for g in n["gap"])
         bore = thread(0.5 * d, -1, height + 1.5 * d, n["pitch"], gap=gap)
-        bevel = revolve(
-            [(0, height + 0.01), (0.56 * d, height + 0.01), (0.44 * d, height - 0.12 * d), (0, height - 0.12 * d)], 48
-        )
+        top, below = height + 0.01, height - 0.12 * d
+        bevel = revolve([(0, top), (0.56 * d, top), (0.44 * d, below), (0, below)], 48)
         return [Body("nut", without(body, [bore, bevel]), "metal", "nut")]
 
     part = Part("flange nut" if flanged else "hexagon nut", n, build, {"metal": metal(finish)}, fill=0.6)
@@ -141,7 +131,7 @@ def washer(rng: np.random.Generator) -> Part:
     def build(n: dict) -> list[Body]:
         d, outer = n["d"], n["outer"]
         disc = drilled(circle(outer, sides=96), [(0, 0, 0.55 * d)])
-        if shape == "plain" or shape == "fender":
+        if shape in ("plain", "fender"):
             return [Body("washer", extrude(disc, 0, 0.16 * d, 0.03 * d, 0.03 * d), "metal", "washer")]
         if shape == "spring":
             angles = np.radians(np.linspace(n["split"] / 2, 360 - n["split"] / 2, 90))
@@ -198,9 +188,8 @@ def rivet(rng: np.random.Generator) -> Part:
     def build(n: dict) -> list[Body]:
         d, width = n["d"], n["pitch"] * (n["count"] - 1) + 3.2 * n["d"]
         plate = extrude(rectangle(width, 2.4 * n["pitch"], d), 0, 0.5 * d, 0.08 * d)
-        seam = extrude(rectangle(width, 1.15 * n["pitch"], 0.1 * d), 0.5 * d, 0.9 * d, 0.06 * d).moved(
-            y=-0.6 * n["pitch"]
-        )
+        seam = extrude(rectangle(width, 1.15 * n["pitch"], 0.1 * d), 0.5 * d, 0.9 * d, 0.06 * d)
+        seam = seam.moved(y=-0.6 * n["pitch"])
         bodies = [Body("plate", plate, "plate", "plate"), Body("upper plate", seam, "plate", "plate")]
         head = sphere(0.95 * d, 20) ^ cylinder(2 * d, 0.35 * d, d)
         for k in range(n["count"]):
@@ -209,30 +198,20 @@ def rivet(rng: np.random.Generator) -> Part:
             bodies.append(Body(f"rivet {k + 1}", place, "rivet", "rivet", True, (0.0, 1.1 * n["pitch"], -0.38 * d)))
         return bodies
 
-    part = Part("riveted seam", n, build, {"plate": paint, "rivet": metal(finish)}, free=False, fill=0.82)
-    return part
+    return Part("riveted seam", n, build, {"plate": paint, "rivet": metal(finish)}, free=False, fill=0.82)
 
 
 def bolted_plate(rng: np.random.Generator) -> Part:
     width, height, d = float(rng.uniform(50, 80)), float(rng.uniform(40, 60)), float(rng.choice([5, 6, 8]))
     x, y = width / 2 - 1.6 * d, height / 2 - 1.6 * d
-    n = {
-        "d": d,
-        "size": (width, height),
-        "bolts": [(sx * x, sy * y, float(rng.uniform(0, 60))) for sx in (-1, 1) for sy in (-1, 1)],
-    }
+    n = {"d": d, "size": (width, height)}
+    n["bolts"] = [(sx * x, sy * y, float(rng.uniform(0, 60))) for sx in (-1, 1) for sy in (-1, 1)]
     n["bore"] = float(rng.uniform(0.16, 0.26)) * height
-    colours = {"plate": metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.05, 0.12, 0.25), 0.35)}
-    colours["plate"] = colours["plate"].with_marks(
-        Mark(
-            "text",
-            0,
-            -n["bore"] - 0.08 * height,
-            0.075 * height,
-            f"PN {rng.integers(1000, 9999)}-{rng.choice(list('ABC'))}",
-        )
-    )
-    colours |= {"bolt": metal(one_of(rng, "zinc", "black", "steel")), "washer": metal("steel", "turned")}
+    plate = metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.05, 0.12, 0.25), 0.35)
+    text = f"PN {rng.integers(1000, 9999)}-{rng.choice(list('ABC'))}"
+    mark = Mark("text", 0, -n["bore"] - 0.08 * height, 0.075 * height, text)
+    bolt = metal(one_of(rng, "zinc", "black", "steel"))
+    colours = {"plate": plate.with_marks(mark), "bolt": bolt, "washer": metal("steel", "turned")}
 
     def build(n: dict) -> list[Body]:
         d = n["d"]

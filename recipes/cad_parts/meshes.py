@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import manifold3d
 import numpy as np
-from shapely.geometry import Point, Polygon, box
+from shapely.affinity import rotate, translate
+from shapely.geometry import LineString, Point, Polygon, box
 from shapely.geometry.polygon import orient
 
 CREASE = np.cos(np.radians(38.0))
@@ -116,11 +117,13 @@ def _merged(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
     unique, index = np.unique(keys, axis=0, return_inverse=True)
     faces = index.reshape(-1)[faces]
     good = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    faces = faces[good]
-    a, b, c = (unique[faces[:, k]] for k in range(3))
-    if np.einsum("ij,ij->i", a, np.cross(b, c)).sum() < 0:
-        faces = faces[:, ::-1]
-    return Mesh(unique, faces)
+    return Mesh(unique, outwards(unique, faces[good]))
+
+
+def outwards(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The faces of a closed mesh, turned over where they look inwards."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    return faces[:, ::-1] if np.einsum("ij,ij->i", a, np.cross(b, c)).sum() < 0 else faces
 
 
 # ---------------------------------------------------------------- flat outlines
@@ -145,9 +148,6 @@ def regular(sides: int, across_flats: float) -> Polygon:
 
 def slot(length: float, width: float, x: float = 0.0, y: float = 0.0, degrees: float = 0.0) -> Polygon:
     """A slot with round ends."""
-    from shapely.affinity import rotate, translate
-    from shapely.geometry import LineString
-
     half = (length - width) / 2
     return translate(rotate(LineString([(-half, 0), (half, 0)]).buffer(width / 2), degrees, origin=(0, 0)), x, y)
 
@@ -161,13 +161,8 @@ def gear_outline(teeth: int, module: float, missing: Sequence[int] = ()) -> Poly
         if tooth in missing:
             points += [(root, middle - 0.25 * step), (root, middle), (root, middle + 0.25 * step)]
             continue
-        half = [
-            (root, 0.36),
-            (0.5 * (root + pitch), 0.30),
-            (pitch, 0.25),
-            (0.5 * (pitch + outer), 0.19),
-            (outer, 0.11),
-        ]
+        half = [(root, 0.36), (0.5 * (root + pitch), 0.30), (pitch, 0.25)]
+        half += [(0.5 * (pitch + outer), 0.19), (outer, 0.11)]
         points += [(r, middle - w * step) for r, w in half] + [(r, middle + w * step) for r, w in reversed(half)]
     return Polygon([(r * np.cos(a), r * np.sin(a)) for r, a in points]).buffer(0)
 

@@ -66,9 +66,9 @@ class Part:
     bends: str = ""
     fill: float = 0.66
 
-    def bodies(self, numbers: dict[str, Any] | None = None) -> list[Body]:
-        """The bodies, of other numbers if given."""
-        return self.build(copy.deepcopy(self.numbers if numbers is None else numbers))
+    def bodies(self) -> list[Body]:
+        """The bodies as designed."""
+        return self.build(copy.deepcopy(self.numbers))
 
     def can_have(self, switch: str, defect_type: str, kind: str, words: str, change: Callable) -> Part:
         """Adds a change of the numbers that is a defect; returns the part."""

@@ -67,10 +67,8 @@ def set_up(name: str) -> Setup:
     station = draw_station(rng, part.tilt, metallic)
     if part.free and station.ground == "fixture":
         station = replace(station, ground="tray")
-    size = float(
-        max(np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max(), (high - low)[2] * 0.7)
-    )
-    view = size / part.fill
+    across = np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max()
+    view = float(max(across, (high - low)[2] * 0.7)) / part.fill
     start = 0.0 if not part.free else float(rng.uniform(0, 360))
     return Setup(part, bodies, station, extent, view, (0.0, 0.0, 0.35 * float(high[2])), start)
 
@@ -92,11 +90,8 @@ def draw_instance(setup: Setup, rng: np.random.Generator) -> Instance:
     any_turn = setup.part.free and setup.start > 120  # about two thirds of the free parts: a third or more of all
     turn = rng.uniform(0, 360) if any_turn else setup.start + rng.normal(0, 2.2)
     play = 0.022 * setup.view
-    pose = Pose(
-        tuple(1 + rng.normal(0, 0.004, 3)),
-        float(turn),
-        tuple(float(v) for v in np.clip(rng.normal(0, play, 2), -3 * play, 3 * play)),
-    )
+    size, shift = tuple(1 + rng.normal(0, 0.004, 3)), np.clip(rng.normal(0, play, 2), -3 * play, 3 * play)
+    pose = Pose(size, float(turn), tuple(map(float, shift)))
     tones = tuple(tuple(np.exp(rng.normal(0, 0.04) + rng.normal(0, 0.012, 3))) for _ in setup.part.materials)
     jitter = tuple(tuple(rng.normal(0, 1, 3)) for _ in setup.bodies)
     return Instance(pose, draw_drift(rng), float(rng.beta(1.5, 3)), tones, jitter, int(rng.integers(2**31)))
@@ -121,10 +116,8 @@ def textures_of(setup: Setup, materials: dict[str, Material], instance: Instance
     for number, (name, material) in enumerate(materials.items()):
         rng = np.random.default_rng([instance.seed, number])
         tone = instance.tones[number % len(instance.tones)]
-        toned = replace(
-            material, colour=tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True))
-        )
-        made[name] = texture(toned, setup.extent, rng, instance.wear)
+        colour = tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True))
+        made[name] = texture(replace(material, colour=colour), setup.extent, rng, instance.wear)
     return made
 
 
@@ -133,9 +126,7 @@ def surroundings(setup: Setup, instance: Instance) -> list:
     rng = np.random.default_rng([instance.seed, 1000])
     station, view = setup.station, setup.view
     corners = np.concatenate([b.mesh.vertices for b in setup.bodies])
-    reach = np.abs(instance.pose.to_world(corners)[:, :2]).max(0) if not setup.part.free else np.zeros(2)
-    if not setup.part.free:
-        reach = np.abs(corners[:, :2]).max(0) + 0.03 * view
+    reach = np.zeros(2) if setup.part.free else np.abs(corners[:, :2]).max(0) + 0.03 * view
     material, pins = ground_material(station), Material((0.5, 0.5, 0.5), 1.0, 0.3)
     made = texture(material, 1.6 * view, rng, 0.3 + 0.5 * rng.random())
     result = []
@@ -157,14 +148,8 @@ def good_shot(setup: Setup, instance: Instance) -> Shot:
     """A good instance before the camera."""
     materials = dict(setup.part.materials)
     bodies = placed(setup, list(setup.bodies), instance)
-    return Shot(
-        bodies,
-        textures_of(setup, materials, instance),
-        materials,
-        instance.pose,
-        setup.extent,
-        surroundings(setup, instance),
-    )
+    textures, beside = textures_of(setup, materials, instance), surroundings(setup, instance)
+    return Shot(bodies, textures, materials, instance.pose, setup.extent, beside)
 
 
 def stage(renderer: Renderer, setup: Setup, drift: Drift, shot: Shot) -> tuple[Stage, Geometry]:
