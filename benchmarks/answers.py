@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, ROOT, photograph_sets, write_result
+from benchmarks.measuring import RESULTS, ROOT, good_pair, photograph_sets, write_result
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.conversations.grounded import (
@@ -119,9 +119,7 @@ def photographed(
     inspector: AnomalyInspector, folder: pathlib.Path, pictures: int, rng: np.random.Generator
 ) -> Iterator[tuple[Asked, torch.Tensor]]:
     """Questions about photographs of a set: the usual one first, then a held-back one of each topic."""
-    good = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
-    chosen = [good[index] for index in rng.permutation(len(good))[:2]]
-    inspector.set_references(chosen, category=folder.name)
+    inspector.set_references(good_pair(folder, rng), category=folder.name)
     test = sorted(path for path in (folder / "test").rglob("*") if path.is_file())
     for path in [test[index] for index in rng.permutation(len(test))[:pictures]]:
         result = inspector.inspect(path, answer=False)

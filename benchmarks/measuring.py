@@ -95,6 +95,12 @@ def photograph_sets(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
     return sorted(path for folder in folders for path in folder.iterdir() if (path / "test").is_dir())
 
 
+def good_pair(folder: pathlib.Path, rng: Any) -> list[pathlib.Path]:
+    """Two good pictures of a set, drawn."""
+    good = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
+    return [good[index] for index in rng.permutation(len(good))[:2]]
+
+
 def machine() -> dict[str, Any]:
     """What the figures belong to: processor, cores, versions, commit."""
     import torch

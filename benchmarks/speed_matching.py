@@ -41,17 +41,10 @@ def matching(width: int, rounds: int, memory_limit: float, generator: torch.Gene
         # What an earlier call has freed is used again and does not show: at least the similarities of one chunk.
         least = 4 * len(query) * min(len(bank), 2**24 // len(query))
         memory = {name: max(extra_memory(call), least) for name, call in calls.items()}
-        rows.append(
-            {
-                "k": k,
-                "bank_patches": len(bank),
-                "time_ratio": ratio(times["broadcast"], times["ours"]),
-                "memory_ratio": round(memory["broadcast"] / memory["ours"], 1),
-                "extra_bytes": memory,
-                "ours": summary(times["ours"]),
-                "broadcast": summary(times["broadcast"]),
-            }
-        )
+        ratios = {"time_ratio": ratio(times["broadcast"], times["ours"])}
+        ratios["memory_ratio"] = round(memory["broadcast"] / memory["ours"], 1)
+        each = {name: summary(times[name]) for name in ("ours", "broadcast")}
+        rows.append({"k": k, "bank_patches": len(bank), **ratios, "extra_bytes": memory, **each})
     return rows
 
 

@@ -87,14 +87,9 @@ class Canvas:
         stencil = text_stencil(words, font, weight, layout)
         height, width = stencil.shape
         factor = letter / 22.0
-        cosine, sine = np.cos(angle) * factor, np.sin(angle) * factor
-        onto = np.array(
-            [
-                [cosine, -sine, centre[0] - cosine * width / 2 + sine * height / 2],
-                [sine, cosine, centre[1] - sine * width / 2 - cosine * height / 2],
-                [0, 0, 1],
-            ]
-        )
+        cosine, sine, (x, y) = np.cos(angle) * factor, np.sin(angle) * factor, centre
+        left, top = x - cosine * width / 2 + sine * height / 2, y - sine * width / 2 - cosine * height / 2
+        onto = np.array([[cosine, -sine, left], [sine, cosine, top], [0, 0, 1]])
         matrix = self.view.matrix @ onto
         shrink = self.view.scale * factor
         if shrink < 0.6:  # keep thin strokes when the letters become small

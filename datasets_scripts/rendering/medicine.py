@@ -55,16 +55,10 @@ class Capsules(Design):
         self.ink = np.array([30.0, 30, 34]) if bright else np.array([225.0, 225, 225])
         self.gloss = rng.uniform(0.3, 0.7)
         structural = ("missing_part", "bent_part") + (("misplaced_part",) if count > 1 else ())
-        self.describe(
-            structural + (("print_error",) if self.imprint else ()),
-            count=count,
-            lead=count if count > 1 else "a",
-            noun="capsules" if count > 1 else "capsule",
-            first=first[0],
-            first_zh=first[1],
-            second=second[0],
-            second_zh=second[1],
-        )
+        structural += ("print_error",) if self.imprint else ()
+        lead, noun = (count, "capsules") if count > 1 else ("a", "capsule")
+        names = dict(zip(("first", "first_zh", "second", "second_zh"), (*first[:2], *second[:2]), strict=True))
+        self.describe(structural, count=count, lead=lead, noun=noun, **names)
 
     def _piece(self, canvas: Canvas, place: np.ndarray, angle: float, bend: float, text: str, squeeze: float) -> None:
         """Draws one capsule."""

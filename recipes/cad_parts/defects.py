@@ -41,6 +41,10 @@ METALS = {
 """Colours of metals that a piece may wrongly have."""
 
 
+class ImpossibleError(ValueError):
+    """The part cannot have the defect, or nothing that the camera sees can."""
+
+
 @dataclass
 class Site:
     """A place of the part that the camera sees.
@@ -97,8 +101,8 @@ class Attempt:
     size: float
     rng: np.random.Generator
 
-    def site(self, edge: bool = False, allowed: Callable[[Body], bool] | None = None) -> Site | None:
-        """A visible place, on an edge if asked for; `None` if there is none. (Clear films are looked through.)"""
+    def site(self, edge: bool = False, allowed: Callable[[Body], bool] | None = None) -> Site:
+        """A visible place, on an edge if asked for. (Clear films are looked through.)"""
         seen, shot = self.seen, self.shot
         usable = seen.part.copy()
         if allowed is not None:
@@ -112,7 +116,7 @@ class Attempt:
         bend[:8], bend[-8:], bend[:, :8], bend[:, -8:] = False, False, False, False
         choice = np.flatnonzero((usable & bend if edge else usable & ~bend).ravel())
         if len(choice) < 20:
-            return None
+            raise ImpossibleError
         at = np.unravel_index(self.rng.choice(choice), seen.body.shape)
         normal = shot.pose.matrix().T @ seen.normal[at]
         body = shot.bodies[seen.body[at]].name
@@ -139,13 +143,13 @@ class Attempt:
         materials = {**shot.materials, "painted": shot.materials[body.material]}
         return replace(shot, bodies=bodies, textures={**shot.textures, "painted": made}, materials=materials), made
 
-    def loose(self) -> Body | None:
+    def loose(self) -> Body:
         """A visible body that may be changed by itself."""
         indices, counts = np.unique(self.seen.body[self.seen.part], return_counts=True)
-        chosen = [
-            self.shot.bodies[i] for i, n in zip(indices, counts, strict=True) if n > 60 and self.shot.bodies[i].loose
-        ]
-        return chosen[self.rng.integers(len(chosen))] if chosen else None
+        chosen = [body for body in map(self.shot.bodies.__getitem__, indices[counts > 60]) if body.loose]
+        if not chosen:
+            raise ImpossibleError
+        return chosen[self.rng.integers(len(chosen))]
 
 
 def _noun(body: Body) -> str:
@@ -222,11 +226,9 @@ def _paint(made: Texture, cover: np.ndarray, colour=None, roughness=None, metall
     made.changed = np.maximum(made.changed, cover)
 
 
-def scratch(attempt: Attempt) -> Change | None:
+def scratch(attempt: Attempt) -> Change:
     """A bright or dark line, or two, cut into the surface."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     width = max(1.3 / made.scale, attempt.size * rng.uniform(0.03, 0.08))
@@ -242,11 +244,9 @@ def scratch(attempt: Attempt) -> Change | None:
     return Change(shot, f"a scratch on the {_noun(body)}", length)
 
 
-def stain(attempt: Attempt) -> Change | None:
+def stain(attempt: Attempt) -> Change:
     """A spot of oil, ink or grime."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
@@ -260,11 +260,9 @@ def stain(attempt: Attempt) -> Change | None:
     return Change(shot, f"a {name} stain on the {_noun(body)}", 2 * radius)
 
 
-def corrosion(attempt: Attempt) -> Change | None:
+def corrosion(attempt: Attempt) -> Change:
     """Rust or white rust on metal."""
     site = attempt.site(allowed=lambda b: attempt.shot.materials[b.material].metallic > 0.5)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi) * 1.2
@@ -277,11 +275,9 @@ def corrosion(attempt: Attempt) -> Change | None:
     return Change(shot, f"{'rust' if red else 'corrosion'} on the {_noun(body)}", 2 * radius)
 
 
-def discolouration(attempt: Attempt) -> Change | None:
+def discolouration(attempt: Attempt) -> Change:
     """A region of another tone, its texture kept: faded, burnt, heat-tinted."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
@@ -299,11 +295,9 @@ def discolouration(attempt: Attempt) -> Change | None:
     return Change(shot, f"a {name} area on the {_noun(body)}", 2 * radius)
 
 
-def crack(attempt: Attempt) -> Change | None:
+def crack(attempt: Attempt) -> Change:
     """A jagged dark gap with a side branch."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     width = max(1.2 / made.scale, attempt.size * rng.uniform(0.03, 0.07))
@@ -321,11 +315,9 @@ def crack(attempt: Attempt) -> Change | None:
 # ---------------------------------------------------------------- geometry
 
 
-def chip(attempt: Attempt) -> Change | None:
+def chip(attempt: Attempt) -> Change:
     """Material broken out of an edge."""
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = attempt.size / np.sqrt(np.pi) * 1.25
     tool = lump(rng, radius, 0.9, 14).scaled((1, 1, rng.uniform(0.7, 1.3)))
@@ -334,18 +326,16 @@ def chip(attempt: Attempt) -> Change | None:
     return Change(shot, f"a chipped edge of the {_noun(body)}", 2 * radius, zone=(centre, 1.9 * radius))
 
 
-def broken(attempt: Attempt) -> Change | None:
+def broken(attempt: Attempt) -> Change:
     """An end broken off along a rough face; the piece is gone, or lies a little aside."""
     rng = attempt.rng
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     body = attempt.body(site.body)
     low, high = body.mesh.bounds
     away = site.place - body.mesh.centre
     away[2] = 0
     if np.linalg.norm(away) < 1e-6:
-        return None
+        raise ImpossibleError
     away /= np.linalg.norm(away)
     depth = min(attempt.size * rng.uniform(0.7, 1.2), 0.35 * float(np.linalg.norm((high - low)[:2])))
     tool = _rough_half_space(rng, attempt.shot.extent, 0.12 * depth)
@@ -354,7 +344,7 @@ def broken(attempt: Attempt) -> Change | None:
     tool = tool.moved(at[0], at[1], body.mesh.centre[2])
     piece, rest = body.mesh ^ tool, body.mesh - tool
     if not len(piece.faces) or not len(rest.faces):
-        return None
+        raise ImpossibleError
     bodies = [replace(b, mesh=rest) if b.name == body.name else b for b in attempt.shot.bodies]
     words = f"a piece of the {_noun(body)} has broken off"
     if rng.random() < 0.4:
@@ -387,11 +377,9 @@ def _rough_half_space(rng: np.random.Generator, extent: float, rough: float) -> 
     return Mesh(vertices, outwards(vertices, faces))
 
 
-def dent(attempt: Attempt) -> Change | None:
+def dent(attempt: Attempt) -> Change:
     """The surface pressed in."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = attempt.size / np.sqrt(np.pi) * 1.3
     mesh = refined(body.mesh, site.place, radius, radius / 7)
@@ -404,11 +392,9 @@ def dent(attempt: Attempt) -> Change | None:
     return Change(shot, f"a dent in the {_noun(body)}", 2 * radius, zone=(site.place, 1.25 * radius))
 
 
-def burr(attempt: Attempt) -> Change | None:
+def burr(attempt: Attempt) -> Change:
     """Jagged surplus material on an edge."""
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = min(attempt.size / np.sqrt(np.pi), 0.03 * attempt.shot.extent)
     pieces = []
@@ -420,13 +406,11 @@ def burr(attempt: Attempt) -> Change | None:
     return Change(attempt.with_bodies(bodies), f"a burr on the {_noun(body)}", 2 * radius)
 
 
-def bent(attempt: Attempt) -> Change | None:
+def bent(attempt: Attempt) -> Change:
     """A slender body bent beyond a point along its length."""
     rng = attempt.rng
     name = attempt.part.bends
     chosen = attempt.body(name) if name and not name.endswith("*") else attempt.loose()
-    if chosen is None:
-        return None
     mesh = chosen.mesh
     low, high = mesh.bounds
     axis = int(np.argmax(high - low))
@@ -444,11 +428,11 @@ def bent(attempt: Attempt) -> Change | None:
     return Change(shot, f"the {_noun(chosen)} is bent", float(high[axis] - at))
 
 
-def contamination(attempt: Attempt) -> Change | None:
+def contamination(attempt: Attempt) -> Change:
     """Foreign matter on the part: a chip, crumbs, a fibre, a drop."""
     site = attempt.site()
-    if site is None or site.normal[2] < 0.2:
-        return None
+    if site.normal[2] < 0.2:
+        raise ImpossibleError
     rng, shot = attempt.rng, attempt.shot
     body, radius = attempt.body(site.body), attempt.size / np.sqrt(np.pi)
     base = float(shot.textures[body.material].albedo[site.row, site.column].mean())
@@ -486,31 +470,27 @@ def contamination(attempt: Attempt) -> Change | None:
 # ---------------------------------------------------------------- bodies that may be changed by themselves
 
 
-def missing_piece(attempt: Attempt) -> Change | None:
+def missing_piece(attempt: Attempt) -> Change:
     """One loose body is gone."""
     body = attempt.loose()
-    if body is None:
-        return None
     rest = [b for b in attempt.shot.bodies if b.name != body.name]
     return Change(attempt.with_bodies(rest), f"{_one(body)} is missing", _width(body), {body.name})
 
 
-def extra_piece(attempt: Attempt) -> Change | None:
+def extra_piece(attempt: Attempt) -> Change:
     """One loose body more than there should be."""
     candidates = [b for b in attempt.shot.bodies if b.loose and b.surplus is not None]
     if not candidates:
-        return None
+        raise ImpossibleError
     body = candidates[attempt.rng.integers(len(candidates))]
     more = replace(body, name="surplus", mesh=body.mesh.moved(*body.surplus), loose=False)
     bodies = [*attempt.shot.bodies, more]
     return Change(attempt.with_bodies(bodies), f"there is {_one(body)} too many", _width(body), {"surplus"})
 
 
-def misplaced_piece(attempt: Attempt) -> Change | None:
+def misplaced_piece(attempt: Attempt) -> Change:
     """A loose body lies shifted and turned."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
     reach = float(min(_width(body) * rng.uniform(0.25, 0.5), 0.12 * attempt.shot.extent))
     way = rng.uniform(0, 2 * np.pi)
     mesh = body.mesh.turned("z", float(rng.choice([-1, 1]) * rng.uniform(8, 35)), body.mesh.centre)
@@ -518,11 +498,9 @@ def misplaced_piece(attempt: Attempt) -> Change | None:
     return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is out of place", reach, {body.name})
 
 
-def unseated_piece(attempt: Attempt) -> Change | None:
+def unseated_piece(attempt: Attempt) -> Change:
     """A loose body stands up on one side, not fully seated."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
     size = np.ptp(body.mesh.bounds, 0)
     axis = one_of(rng, "x", "y")
     angle = float(rng.choice([-1, 1]) * rng.uniform(14, 32))
@@ -531,11 +509,9 @@ def unseated_piece(attempt: Attempt) -> Change | None:
     return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is not fully seated", float(size[2]), {body.name})
 
 
-def wrong_size_piece(attempt: Attempt) -> Change | None:
+def wrong_size_piece(attempt: Attempt) -> Change:
     """A loose body is too large or too small."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
     factor = float(rng.choice([rng.uniform(0.5, 0.75), rng.uniform(1.25, 1.5)]))
     about = np.array([*body.mesh.centre[:2], body.mesh.bounds[0, 2]])
     words = f"{_one(body)} is too {'small' if factor < 1 else 'large'}"
@@ -543,13 +519,15 @@ def wrong_size_piece(attempt: Attempt) -> Change | None:
     return Change(shot, words, factor * _width(body), {body.name})
 
 
-def wrong_colour_piece(attempt: Attempt) -> Change | None:
+def wrong_colour_piece(attempt: Attempt) -> Change:
     """A loose body, or the whole part, has another colour."""
-    body, rng, shot = attempt.loose(), attempt.rng, attempt.shot
-    if body is None:
+    rng, shot = attempt.rng, attempt.shot
+    try:
+        body = attempt.loose()
+    except ImpossibleError:
         body = next((b for b in shot.bodies if not shot.materials[b.material].clear), None)
         if body is None or shot.materials[body.material].metallic > 0.5:
-            return None
+            raise
     old = shot.materials[body.material]
     base = shot.textures[body.material].albedo.mean((0, 1))
     colours, apart = (METALS, 0.15) if old.metallic > 0.5 else (PAINTS, 0.22)
@@ -566,11 +544,9 @@ def wrong_colour_piece(attempt: Attempt) -> Change | None:
 # ---------------------------------------------------------------- features in the part's numbers
 
 
-def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | None:
+def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change:
     """Rebuild the part with one item of a list of features changed."""
     rng, part = attempt.rng, attempt.part
-    if not part.features:
-        return None
     key = str(rng.choice(sorted(part.features)))
     numbers = copy.deepcopy(part.numbers)
     items = numbers[key]
@@ -586,7 +562,7 @@ def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | No
     return Change(attempt.with_bodies(bodies), words, float(2 * size), zone=zone)
 
 
-def missing_feature(attempt: Attempt) -> Change | None:
+def missing_feature(attempt: Attempt) -> Change:
     """A hole, slot or the like was never made."""
 
     def alter(items: list, index: int) -> str:
@@ -596,7 +572,7 @@ def missing_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def misplaced_feature(attempt: Attempt) -> Change | None:
+def misplaced_feature(attempt: Attempt) -> Change:
     """A hole or slot is shifted."""
 
     def alter(items: list, index: int) -> str:
@@ -608,7 +584,7 @@ def misplaced_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def wrong_size_feature(attempt: Attempt) -> Change | None:
+def wrong_size_feature(attempt: Attempt) -> Change:
     """A hole or slot is too large or too small."""
     factor = float(attempt.rng.choice([attempt.rng.uniform(0.45, 0.7), attempt.rng.uniform(1.35, 1.6)]))
 
@@ -620,7 +596,7 @@ def wrong_size_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def extra_feature(attempt: Attempt) -> Change | None:
+def extra_feature(attempt: Attempt) -> Change:
     """A hole or slot too many."""
 
     def alter(items: list, index: int) -> str:
@@ -633,7 +609,7 @@ def extra_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def switched(attempt: Attempt, switch: str) -> Change | None:
+def switched(attempt: Attempt, switch: str) -> Change:
     """A change of the numbers that the part itself knows."""
     numbers = copy.deepcopy(attempt.part.numbers)
     attempt.part.changes[switch](numbers, attempt.rng)
@@ -648,14 +624,14 @@ def switched(attempt: Attempt, switch: str) -> Change | None:
 # ---------------------------------------------------------------- print
 
 
-def misprint(attempt: Attempt, way: str) -> Change | None:
+def misprint(attempt: Attempt, way: str) -> Change:
     """A mark missing, misplaced, smeared, wrong or blotted."""
     rng, shot = attempt.rng, attempt.shot
     printed = [(n, m, mark) for n, m in shot.materials.items() for mark in m.marks]
     if way == "wrong":
         printed = [one for one in printed if one[2].shape == "text"]
     if not printed:
-        return None
+        raise ImpossibleError
     name, material, mark = printed[rng.integers(len(printed))]
     made = copy.deepcopy(shot.textures[name])
     where = made.cell(mark.cell)
@@ -703,7 +679,7 @@ class Kind:
     """A type of defect: its kind, how it is made, whether its size can be chosen."""
 
     kind: str
-    make: Callable[[Attempt], Change | None]
+    make: Callable[[Attempt], Change]
     scalable: bool = True
 
 

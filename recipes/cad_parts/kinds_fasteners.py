@@ -178,7 +178,7 @@ def wing_nut(rng: np.random.Generator) -> Part:
     return part.can_have("wing", "missing_wing", "missing", "a wing of the nut is missing", lose)
 
 
-def rivet(rng: np.random.Generator) -> Part:
+def riveted_seam(rng: np.random.Generator) -> Part:
     count, size = int(rng.integers(3, 6)), float(rng.uniform(3, 5))
     pitch = 3.4 * size
     n = {"d": size, "count": count, "pitch": pitch}
@@ -230,11 +230,8 @@ def bolted_plate(rng: np.random.Generator) -> Part:
 
 
 KINDS = {
-    "hex_bolt": hex_bolt,
-    "machine_screw": machine_screw,
-    "hex_nut": hex_nut,
-    "washer": washer,
-    "wing_nut": wing_nut,
-    "riveted_seam": rivet,
-    "bolted_plate": bolted_plate,
-}
+    make.__name__: make
+    for make in (
+        hex_bolt, machine_screw, hex_nut, washer, wing_nut, riveted_seam, bolted_plate,
+    )
+}  # fmt: skip

@@ -597,7 +597,7 @@ def keypad(rng: np.random.Generator) -> Part:
     return Part("keypad", n, build, materials, free=False, fill=0.84, tilt=(0, 22))
 
 
-def ceramic_tile(rng: np.random.Generator) -> Part:
+def glazed_tile(rng: np.random.Generator) -> Part:
     s = float(rng.uniform(40, 55))
     n = {"s": s}
 
@@ -614,23 +614,10 @@ def ceramic_tile(rng: np.random.Generator) -> Part:
 
 
 KINDS = {
-    "perforated_sheet": perforated_sheet,
-    "stamped_plate": stamped_plate,
-    "pin_connector": pin_connector,
-    "circuit_board": circuit_board,
-    "cable_end": cable_end,
-    "glass_fuse": glass_fuse,
-    "terminal_block": terminal_block,
-    "bottle_cap": bottle_cap,
-    "bottle": bottle,
-    "blister_pack": blister_pack,
-    "pill_tray": pill_tray,
-    "control_knob": control_knob,
-    "buckle": buckle,
-    "spring_clip": spring_clip,
-    "parts_box": parts_box,
-    "wooden_toy": wooden_toy,
-    "printed_carton": printed_carton,
-    "keypad": keypad,
-    "glazed_tile": ceramic_tile,
-}
+    make.__name__: make
+    for make in (
+        perforated_sheet, stamped_plate, pin_connector, circuit_board, cable_end, glass_fuse, terminal_block,
+        bottle_cap, bottle, blister_pack, pill_tray, control_knob, buckle, spring_clip, parts_box, wooden_toy,
+        printed_carton, keypad, glazed_tile,
+    )
+}  # fmt: skip

@@ -348,15 +348,9 @@ def bracket(rng: np.random.Generator) -> Part:
 
 
 KINDS = {
-    "ball_bearing": ball_bearing,
-    "spur_gear": spur_gear,
-    "flange": flange,
-    "pipe_fitting": pipe_fitting,
-    "compression_spring": compression_spring,
-    "turned_shaft": turned_shaft,
-    "pulley": pulley,
-    "housing": housing,
-    "heat_sink": heat_sink,
-    "gasket": gasket,
-    "bracket": bracket,
-}
+    make.__name__: make
+    for make in (
+        ball_bearing, spur_gear, flange, pipe_fitting, compression_spring, turned_shaft, pulley, housing,
+        heat_sink, gasket, bracket,
+    )
+}  # fmt: skip

@@ -219,13 +219,13 @@ class Picture:
     facts: dict
 
 
-def schedule(name: str, count: int) -> list[str]:
+def schedule(name: str) -> list[str]:
     """Types of defect of a part's pictures in turn; every type of its own comes before any comes thrice."""
     setup = set_up(name)
     types = list(applicable(setup.part, setup.station.mono))
     rng = generator(name, 7)
     plan: list[str] = []
-    while len(plan) < 3 * count:
+    while len(plan) < 192:
         plan += [types[i] for i in rng.permutation(len(types))]
     return plan
 
@@ -257,7 +257,7 @@ def make_defect(renderer: Renderer, name: str, index: int, good: tuple[Stage, Ge
     setup, rng = set_up(name), generator(name, 1, index)
     types = applicable(setup.part, setup.station.mono)
     small = index % 2 == 0
-    plan = schedule(name, 64)
+    plan = schedule(name)
     pixel = setup.view / renderer.pixels
     part_share = float(seen.part.mean())
     for turn in range(18):
@@ -267,9 +267,7 @@ def make_defect(renderer: Renderer, name: str, index: int, good: tuple[Stage, Ge
         size = float(np.sqrt(share) * renderer.pixels * pixel)
         try:
             change = types[key].make(Attempt(setup.part, shot, seen, size, rng))
-        except ValueError:  # a boolean of meshes failed
-            continue
-        if change is None:
+        except ValueError:  # impossible here, or a boolean of meshes failed
             continue
         staged, geometry = stage(renderer, setup, drift, change.shot)
         mask = difference(seen, geometry, change, types[key].kind, 1.2 * pixel)
