@@ -188,9 +188,6 @@ def texture(material: Material, extent: float, rng: np.random.Generator, wear: f
         extent (`float`): Side of a cell in millimetres.
         rng (`np.random.Generator`): Source of what differs between instances.
         wear (`float`): 0 new, 1 much handled: faint marks, uneven gloss.
-
-    Returns:
-        [`Texture`]: The maps.
     """
     shape = (2 * CELL, 3 * CELL)
     tone = 1 + 0.02 * mottle(rng, shape, 60)

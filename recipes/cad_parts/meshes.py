@@ -193,9 +193,6 @@ def extrude(outline: Polygon, bottom: float, top: float, chamfer: float = 0.0, l
         top (`float`): Height of the upper face.
         chamfer (`float`): Width of the upper edges' chamfers, in holes too.
         lower_chamfer (`float`): Width of the lower edges' chamfers.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     outline = orient(outline.simplify(1e-4))
     vertices, faces, count = [], [], 0
@@ -249,9 +246,6 @@ def revolve(profile: Sequence[tuple[float, float]], sides: int = 96) -> Mesh:
     Args:
         profile (sequence of `(r, z)`): Closed outline in the half plane; it may run along the axis.
         sides (`int`): Steps about the axis.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     profile = np.asarray(profile, float)
     n = len(profile)
@@ -283,9 +277,6 @@ def thread(radius: float, bottom: float, top: float, pitch: float, depth: float 
         pitch (`float`): Rise of one turn.
         depth (`float`, *optional*): Depth of the thread; 0.6 of the pitch by default.
         gap (`tuple[float, float]`, *optional*): Heights between which the thread is missing.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     depth = 0.6 * pitch if depth is None else depth
     turn, steps = 48, max(2, int(np.ceil((top - bottom) / pitch * 8)))
@@ -318,9 +309,6 @@ def sweep(path: np.ndarray, radius: float | np.ndarray, sides: int = 12, flatten
         radius (`float` or array of `N`): Radius of the wire.
         sides (`int`): Corners of the section.
         flatten (`float`): Height of the section over its width.
-
-    Returns:
-        [`Mesh`]: The solid, closed by flat ends.
     """
     path = np.asarray(path, float)
     tangents = np.gradient(path, axis=0)
@@ -409,9 +397,6 @@ def surface(mesh: Mesh, extent: float) -> Surface:
     Args:
         mesh ([`Mesh`]): The mesh in the part's coordinates.
         extent (`float`): Side of the cube in millimetres.
-
-    Returns:
-        [`Surface`]: Arrays for the renderer.
     """
     corners = mesh.vertices[mesh.faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

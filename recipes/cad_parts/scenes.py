@@ -115,9 +115,6 @@ def crumbs(rng: np.random.Generator, view: float, blocked, count: int) -> Mesh |
         view (`float`): Width of the view in millimetres.
         blocked (`shapely` geometry): Footprint of the part, kept free.
         count (`int`): How many to try.
-
-    Returns:
-        [`Mesh`], *optional*: All of them.
     """
     meshes = []
     for _ in range(count):

@@ -38,18 +38,21 @@ def picture(seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def query(tmp_path_factory):
-    path = tmp_path_factory.mktemp("files") / "query.png"
-    path.write_bytes(picture())
-    return handle_file(path)
+@pytest.fixture
+def query(tmp_path):
+    (tmp_path / "query.png").write_bytes(picture())
+    return handle_file(tmp_path / "query.png")
+
+
+@pytest.fixture
+def good(tmp_path):
+    (tmp_path / "good.png").write_bytes(picture(1))
+    return handle_file(tmp_path / "good.png")
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    path = tmp_path_factory.mktemp("files") / "good.png"
-    path.write_bytes(picture(1))
-    return handle_file(path)
+def client(address):
+    return Client(address, verbose=False)
 
 
 def sent(address: str, path: str, content: bytes, kind: str = "application/json"):
@@ -73,8 +76,7 @@ def inspecting(address: str, path: str):
 # Endpoints
 
 
-def test_programs_inspect_and_chat(address, query, good):
-    client = Client(address, verbose=False)
+def test_programs_inspect_and_chat(client, query, good):
     result, overlay = client.predict(query, [good], "bolt", mm_per_pixel=0.5, api_name="/inspect")
     assert result["verdict"] in ("normal", "anomalous", "uncertain")
     assert result["category"] == "bolt"
@@ -85,19 +87,17 @@ def test_programs_inspect_and_chat(address, query, good):
     assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
 
 
-def test_programs_have_pictures_aligned(address, tmp_path):
+def test_programs_have_pictures_aligned(client, tmp_path):
     part().save(tmp_path / "good.png")
     moved(part(), 73).save(tmp_path / "query.png")
     query, good = (handle_file(str(tmp_path / f"{name}.png")) for name in ("query", "good"))
-    client = Client(address, verbose=False)
     result, _ = client.predict(query, [good], "plate", align=True, api_name="/inspect")
     assert result["evidence"]["pose"]["degrees"] == 73
     with pytest.raises(AppError, match="Switch one of the two settings off"):
         client.predict(query, [good], "plate", rotations=True, align=True, api_name="/inspect")
 
 
-def test_a_question_waits_for_the_model_and_is_answered(address, engine, query, good):
-    client = Client(address, verbose=False)
+def test_a_question_waits_for_the_model_and_is_answered(client, engine, query, good):
     client.predict(query, [good], api_name="/inspect")
     with engine.turn("somebody else") as turn:
         assert not list(turn)
@@ -109,16 +109,15 @@ def test_a_question_waits_for_the_model_and_is_answered(address, engine, query, 
     assert waiting.result(30)[1].endswith(".png")
 
 
-def test_a_client_does_not_see_another_ones_picture(address, query, good):
-    one, two = (Client(address, verbose=False) for _ in range(2))
-    one.predict(query, [good], api_name="/inspect")
+def test_a_client_does_not_see_another_ones_picture(client, address, query, good):
+    client.predict(query, [good], api_name="/inspect")
+    another = Client(address, verbose=False)
     with pytest.raises(AppError, match="Inspect a picture first"):
-        two.predict("Where is it?", api_name="/chat")
-    assert two.predict("Where is it?", query, [good], api_name="/chat")[0]
+        another.predict("Where is it?", api_name="/chat")
+    assert another.predict("Where is it?", query, [good], api_name="/chat")[0]
 
 
-def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
-    client = Client(address, verbose=False)
+def test_programs_get_the_reason_and_no_traceback(client, tmp_path, query):
     bad = tmp_path / "bad <b>.png"
     bad.write_bytes(b"nothing")
     with pytest.raises(AppError, match="cannot be used") as refused:
@@ -137,8 +136,8 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
             client.predict(query, **wrong, api_name="/inspect")
 
 
-def test_only_the_two_endpoints_are_offered(address):
-    named = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+def test_only_the_two_endpoints_are_offered(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/inspect", "/chat"}
 
 

@@ -323,8 +323,8 @@ def test_good_pictures_that_cannot_be_aligned_are_refused_in_words(engine, sessi
 def test_a_missing_piece_is_told_where_that_is_asked_for(embedded, tmp_path):
     """With the embedded checkpoint, which finds it."""
     session, query = Session(embedded), str(tmp_path / "query.png")
-    good = [str(tmp_path / f"{shade}.png") for shade in (0, 6, -5)]
-    for name, (shade, shift) in zip(good, ((0, 0), (6, 2), (-5, -2)), strict=True):
+    good = [str(tmp_path / name) for name in ("1.png", "2.png")]
+    for name, (shade, shift) in zip(good, ((0, 0), (6, 2)), strict=True):
         tray(shade=shade, shift=shift).save(name)
     tray(missing=0).save(query)
     without = inspect(embedded, session, query, good)
