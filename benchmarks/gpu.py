@@ -14,6 +14,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,16 +50,15 @@ class Measure:
     def __call__(self, call: Callable[[], Any], rounds: int | None = None) -> dict[str, float]:
         """Median milliseconds, and the peak of the memory: allocated on the GPU, or held by the process."""
         on_gpu, milliseconds = self.device.type == "cuda", []
+        wait = partial(torch.cuda.synchronize, self.device) if on_gpu else lambda: None
         call()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         for _ in range(rounds or self.rounds):
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
+            wait()
             start = time.perf_counter()
             call()
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
+            wait()
             milliseconds.append(1000 * (time.perf_counter() - start))
         peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory()
         return {"median_ms": round(statistics.median(milliseconds), 2), "peak_gigabytes": round(peak / 1e9, 3)}

@@ -436,8 +436,10 @@ def gallery_files(gallery: Sequence | None) -> list[str]:
     return [item[0] if isinstance(item, (tuple, list)) else str(item) for item in gallery or ()]
 
 
-def _settings(fields: Sequence[Any]) -> Settings:
-    return Settings(**dict(zip(SETTINGS, fields, strict=True)))
+def _asked(inputs: Sequence[Any]) -> tuple[list[str], Any, Settings]:
+    """Good pictures, what was painted on the first, and settings, from the values of `GOOD` and `SETTINGS`."""
+    references, painted, *fields = inputs
+    return gallery_files(references), painted, Settings(**dict(zip(SETTINGS, fields, strict=True)))
 
 
 def shown_messages(session: Session, remark: str = "") -> list[dict[str, Any]]:
@@ -502,8 +504,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         return [gr.update(interactive=True), gr.update(interactive=False)]
 
     def run(request: gr.Request, session: Session | None, picture: str | None, *inputs: Any) -> Iterator[list[Any]]:
-        (references, painted, *fields), session = inputs, visit(session, engine, request)
-        good, settings = gallery_files(references), _settings(fields)
+        (good, painted, settings), session = _asked(inputs), visit(session, engine, request)
         try:
             settings = work.with_region(settings, session, good, painted)
             for _ in work.inspect_picture(engine, session, picture, good, settings):
@@ -711,8 +712,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
     hidden = gr.update(visible=False)
 
     def run(request: gr.Request, session: Session | None, files: list | None, *inputs: Any) -> Iterator[list[Any]]:
-        (references, painted, *fields), session, files = inputs, visit(session, engine, request), files or []
-        good, settings = gallery_files(references), _settings(fields)
+        (good, painted, settings), session, files = _asked(inputs), visit(session, engine, request), files or []
         language, words = settings.language, words_of(settings.language)
         yield [session, [], views.note(words["batch_state"].format(done=0, total=len(files))), hidden, hidden]
         try:
