@@ -611,14 +611,14 @@ def extra_feature(attempt: Attempt) -> Change:
 
 def switched(attempt: Attempt, switch: str) -> Change:
     """A change of the numbers that the part itself knows."""
-    numbers = copy.deepcopy(attempt.part.numbers)
-    attempt.part.changes[switch](numbers, attempt.rng)
+    numbers, (_, _, words, change) = copy.deepcopy(attempt.part.numbers), attempt.part.switches[switch]
+    change(numbers, attempt.rng)
     good, here = ({b.name: b for b in bodies} for bodies in (attempt.part.bodies(), attempt.shot.bodies))
     bodies = []
     for body in attempt.part.build(numbers):
         same = body.name in good and np.array_equal(body.mesh.vertices, good[body.name].mesh.vertices)
         bodies.append(here[body.name] if same else body)  # what did not change keeps its play
-    return Change(attempt.with_bodies(bodies), attempt.part.switches[switch][2], attempt.size)
+    return Change(attempt.with_bodies(bodies), words, attempt.size)
 
 
 # ---------------------------------------------------------------- print
@@ -744,7 +744,7 @@ def applicable(part: Part, mono: bool) -> dict[str, Kind]:
         types |= PRINTS
     if part.bends:
         types["bent"] = Kind("deformed", bent, False)
-    for switch, (defect_type, kind, _) in part.switches.items():
+    for switch, (defect_type, kind, *_) in part.switches.items():
         types[f"{defect_type}:{switch}"] = Kind(kind, lambda attempt, s=switch: switched(attempt, s), False)
     if mono:
         types = {name: one for name, one in types.items() if one.kind != "colour"}
