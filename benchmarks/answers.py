@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, ROOT
+from benchmarks.measuring import RESULTS, ROOT, good_pair, photograph_sets, write_result
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.conversations.grounded import (
@@ -39,7 +39,6 @@ from modeling_anomalygpt.conversations.grounded import (
     load_questions,
     named_place,
 )
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.prompts import category_name, default_question
 from modeling_anomalygpt.wording import MeasuredFacts
 from recipes.tiny.drawn_evidence import draw_category, draw_evidence
@@ -48,6 +47,7 @@ LANGUAGES = ("en", "zh")
 FREE_QUESTIONS = {name: ROOT / "tests" / "conversations" / f"{name}_questions.json" for name in ("free", "fresh")}
 FOLLOW_UPS = ("where", "count", "size", "kind", "object", "advice")
 BATCH = 32
+NAMES = 400
 LONGEST = 80
 Asked = tuple[MeasuredFacts, str, Question, tuple[str, ...]]
 
@@ -117,11 +117,9 @@ def free(questions: pathlib.Path, rng: np.random.Generator) -> Iterator[Asked]:
 
 def photographed(
     inspector: AnomalyInspector, folder: pathlib.Path, pictures: int, rng: np.random.Generator
-) -> Iterator[tuple[Asked, torch.Tensor, str]]:
+) -> Iterator[tuple[Asked, torch.Tensor]]:
     """Questions about photographs of a set: the usual one first, then a held-back one of each topic."""
-    good = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
-    chosen = [good[index] for index in rng.permutation(len(good))[:2]]
-    inspector.set_references(chosen, category=folder.name)
+    inspector.set_references(good_pair(folder, rng), category=folder.name)
     test = sorted(path for path in (folder / "test").rglob("*") if path.is_file())
     for path in [test[index] for index in rng.permutation(len(test))[:pictures]]:
         result = inspector.inspect(path, answer=False)
@@ -131,7 +129,7 @@ def photographed(
                 draw_question(rng, topic, result.facts, language, held_back=True) for topic in load_questions(language)
             ]
             for question in asked:
-                yield (result.facts, language, question, (question.topic,)), result.image_tokens, folder.name
+                yield (result.facts, language, question, (question.topic,)), result.image_tokens
 
 
 def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str, float | int]]:
@@ -171,19 +169,19 @@ def after_ten_turns(ask: Answers, asked: Sequence[Asked], answers: Sequence[str]
     return {"first": round(first / len(asked), 3), "last": round(last / len(asked), 3), "asked": len(asked)}
 
 
-def names(ask: Answers, rng: np.random.Generator, count: int = 400) -> dict[str, float | int]:
+def names(ask: Answers, rng: np.random.Generator) -> dict[str, float | int]:
     """Made names, asked for: how many answers name the part, and how many of those name it as it was given."""
     asked: list[Asked] = []
-    while len(asked) < count:
+    for _ in range(NAMES):
         name = draw_category(rng)
         language = "en" if name.isascii() else "zh"
         facts = MeasuredFacts("normal", ratio=0.4, num_references=2, category=name)
         asked.append((facts, language, draw_question(rng, "object", facts, language, held_back=True), ("object",)))
     exact = []
-    for (facts, language, *_), answer in zip(asked, ask(asked, [None] * count), strict=True):
+    for (facts, language, *_), answer in zip(asked, ask(asked, [None] * NAMES), strict=True):
         if (said := said_name(answer, language)) is not None:
             exact.append(said == category_name(facts.category, language))
-    return {"named": len(exact), "copied": round(float(np.mean(exact)), 3), "asked": count}
+    return {"named": len(exact), "copied": round(float(np.mean(exact)), 3), "asked": NAMES}
 
 
 def said_name(answer: str, language: str) -> str | None:
@@ -220,11 +218,11 @@ def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[st
             some = rng.permutation(len(asked))[: options.turns]
             rows["after_ten_turns"] = after_ten_turns(ask, [asked[i] for i in some], [answers[i] for i in some])
     rows["names"] = names(ask, np.random.default_rng([11, 1]))
-    sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
+    sets = photograph_sets(options.photographs)
     together: tuple[list, list] = ([], [])
     for folder in tqdm(sets, desc="sets"):
-        found = list(photographed(inspector, folder, options.pictures_of_a_set, rng_of(folder)))
-        asked, tokens, _ = zip(*found, strict=True)
+        rng = np.random.default_rng([11, zlib.crc32(folder.name.encode())])  # of a set the same in every run
+        asked, tokens = zip(*photographed(inspector, folder, options.pictures_of_a_set, rng), strict=True)
         answers = ask(asked, tokens)
         rows[f"photographs {folder.name}"] = {"all": shares(asked, answers)["all"]}
         together[0].extend(asked)
@@ -232,11 +230,6 @@ def measure(inspector: AnomalyInspector, options: argparse.Namespace) -> dict[st
     if sets:
         rows["photographs"] = shares(*together)
     return rows
-
-
-def rng_of(folder: pathlib.Path) -> np.random.Generator:
-    """The same pictures and questions of a set in every run."""
-    return np.random.default_rng([11, zlib.crc32(folder.name.encode())])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -251,8 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     rows = measure(AnomalyInspector.from_pretrained(options.model), options)
     suffix = "" if options.model is None else f"_{pathlib.Path(options.model).name}"
-    output = options.output or RESULTS / f"answers{suffix}.json"
-    write_atomically(output, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_result(options.output or RESULTS / f"answers{suffix}.json", rows)
     for name, row in rows.items():
         brief = {
             key: value for key, value in row.items() if key in ("all", "follow_ups", "contradictions", *LANGUAGES)

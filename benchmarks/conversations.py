@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from benchmarks.measuring import ROOT
+from benchmarks.measuring import ROOT, good_pair, photograph_sets
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.files import write_atomically
@@ -58,10 +58,9 @@ what was measured.
 
 def chosen_pictures(folder: pathlib.Path) -> Iterator[tuple[list[pathlib.Path], pathlib.Path, bool]]:
     """References, a test picture, whether it is good: one good and one bad picture of each of five sets."""
-    for one in sorted(path for path in folder.iterdir() if (path / "test").is_dir())[:5]:
+    for one in photograph_sets([folder])[:5]:
         rng = np.random.default_rng(5)
-        good = sorted((one / "train" / "good").iterdir())
-        references = [good[index] for index in rng.permutation(len(good))[:2]]
+        references = good_pair(one, rng)
         test = sorted(path for path in (one / "test").rglob("*") if path.is_file())
         for is_good in (False, True):
             those = [path for path in test if (path.parent.name == "good") == is_good]

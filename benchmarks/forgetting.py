@@ -19,9 +19,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.measuring import RESULTS, ROOT
+from benchmarks.measuring import RESULTS, ROOT, write_result
 from modeling_anomalygpt.checkpoints import SMALL_BASE, SMALL_BASE_VARIABLE, load_checkpoint
-from modeling_anomalygpt.files import write_atomically
 
 TEXTS = ("LICENSE", "SECURITY.md")
 WINDOW = 512
@@ -105,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base.load_state_dict(weights)
     rows["after"] = measured(base, tokenizer)
     rows["perplexity_ratio"] = round(rows["after"]["perplexity"] / rows["before"]["perplexity"], 3)
-    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    write_result(options.output, rows)
     print(json.dumps(rows, indent=1))
 
 

@@ -14,13 +14,13 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import RESULTS, machine, peak_memory
+from benchmarks.measuring import RESULTS, machine, peak_memory, write_result
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.memory_bank import MemoryBank
 from modeling_anomalygpt.modeling_anomalygpt import AnomalyGPTForConditionalGeneration
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
@@ -50,16 +50,15 @@ class Measure:
     def __call__(self, call: Callable[[], Any], rounds: int | None = None) -> dict[str, float]:
         """Median milliseconds, and the peak of the memory: allocated on the GPU, or held by the process."""
         on_gpu, milliseconds = self.device.type == "cuda", []
+        wait = partial(torch.cuda.synchronize, self.device) if on_gpu else lambda: None
         call()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         for _ in range(rounds or self.rounds):
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
+            wait()
             start = time.perf_counter()
             call()
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
+            wait()
             milliseconds.append(1000 * (time.perf_counter() - start))
         peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else peak_memory()
         return {"median_ms": round(statistics.median(milliseconds), 2), "peak_gigabytes": round(peak / 1e9, 3)}
@@ -182,7 +181,7 @@ def main() -> None:
         "tiny": options.tiny,
         **card(device),
         "machine": machine(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": model.num_parameters(),
         "dtype": "bfloat16, localizer float32",
         "made_in_seconds": round(time.perf_counter() - start, 1),
     }
@@ -197,7 +196,7 @@ def main() -> None:
         result[name] = part()
         result["minutes"] = round((time.perf_counter() - start) / 60, 2)
         if output is not None:
-            write_atomically(output, json.dumps(result, indent=1) + "\n")
+            write_result(output, result)
     print(json.dumps(result, indent=1))
 
 

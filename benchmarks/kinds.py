@@ -16,25 +16,20 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS
-from datasets_scripts import load_anomaly_dataset
+from benchmarks.measuring import RESULTS, good_pair, photograph_sets, write_result
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.regions import core
-from recipes.tiny.kinds import by_category
+from recipes.tiny.kinds import parts_of
 
 UNNAMED = "not named"
 
 
 def held_back(inspector: AnomalyInspector) -> dict[str, float | int | dict]:
     """Of the regions that lie on a defect: the share that is named, and of these the share that is right."""
-    train, test = (load_anomaly_dataset("cad_parts", config_name="held_back", split=s) for s in ("train", "test"))
-    good, bad = by_category(train), by_category(test, left_out="good")
-    rng, named = np.random.default_rng(0), defaultdict(Counter)
-    for category in tqdm(sorted(bad), desc="held-back parts"):
-        references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:2]]
+    named = defaultdict(Counter)
+    for category, references, rows in parts_of("held_back", 2, "good"):
         inspector.set_references(references, category=category)
-        for row in map(test.__getitem__, bad[category]):
+        for row in rows:
             result = inspector.inspect(row["image"].convert("RGB"), answer=False, use_language=False)
             mask = np.array(row["mask"].convert("L")) > 0
             if result.verdict == "anomalous" and (core(result.regions[0], result.anomaly_map) & mask).any():
@@ -52,9 +47,7 @@ def held_back(inspector: AnomalyInspector) -> dict[str, float | int | dict]:
 
 def photographed(inspector: AnomalyInspector, folder: pathlib.Path) -> dict[str, dict[str, int]]:
     """What defects of a set are called, by their folder."""
-    pictures = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
-    rng = np.random.default_rng(0)
-    inspector.set_references([pictures[int(i)] for i in rng.permutation(len(pictures))[:2]], category=folder.name)
+    inspector.set_references(good_pair(folder, np.random.default_rng(0)), category=folder.name)
     found = {}
     for defects in sorted(path for path in (folder / "test").iterdir() if path.name != "good"):
         names: Counter = Counter()
@@ -93,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "kinds.json")
     options = parser.parse_args(arguments)
     inspector = AnomalyInspector.from_pretrained(options.model)
-    sets = sorted(path for folder in options.photographs for path in folder.iterdir() if (path / "test").is_dir())
     rows = {"held_back": held_back(inspector)}
-    rows["photographs"] = {path.name: photographed(inspector, path) for path in tqdm(sets, desc="photographs")}
-    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    sets = tqdm(photograph_sets(options.photographs), desc="photographs")
+    rows["photographs"] = {path.name: photographed(inspector, path) for path in sets}
+    write_result(options.output, rows)
     print(json.dumps(rows, indent=1))
 
 

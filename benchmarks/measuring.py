@@ -13,8 +13,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from modeling_anomalygpt.files import write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,15 +46,18 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return round(statistics.median(slow) / statistics.median(fast), 2)
 
 
-def peak_memory() -> int:
-    """Bytes that this process held at most (Linux; `ru_maxrss` would begin at its parent's)."""
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+def peak_memory(process: int | str = "self") -> int:
+    """Bytes that a process held at most (Linux; `ru_maxrss` would begin at its parent's)."""
+    return _status_bytes(process, "VmHWM")
 
 
 def resident_megabytes(process: int | str = "self") -> float:
     """What a process holds now (Linux)."""
-    status = pathlib.Path(f"/proc/{process}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+    return _status_bytes(process, "VmRSS") / 2**20
+
+
+def _status_bytes(process: int | str, name: str) -> int:
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", pathlib.Path(f"/proc/{process}/status").read_text())[1])
 
 
 def forget_peak() -> None:
@@ -78,6 +83,22 @@ def in_own_process(module: str, *arguments: str, threads: int | None = None) -> 
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} ended with code {done.returncode}.")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def write_result(file: pathlib.Path, found: Any) -> None:
+    """Writes a result as JSON, whole or not at all."""
+    write_atomically(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def photograph_sets(folders: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The folders of sets of photographs (with `train/good` and `test`) in these folders."""
+    return sorted(path for folder in folders for path in folder.iterdir() if (path / "test").is_dir())
+
+
+def good_pair(folder: pathlib.Path, rng: Any) -> list[pathlib.Path]:
+    """Two good pictures of a set, drawn."""
+    good = sorted(path for path in (folder / "train" / "good").iterdir() if path.is_file())
+    return [good[index] for index in rng.permutation(len(good))[:2]]
 
 
 def machine() -> dict[str, Any]:

@@ -21,6 +21,7 @@ import json
 import pathlib
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,11 +133,8 @@ def conversion(place: pathlib.Path) -> list[dict[str, Any]]:
     from tests.clip_merges import write_merges
 
     rows = []
-    cases = {
-        "imagebind_huge": lambda folder: write_imagebind_huge(GOLDEN, folder),
-        "language_model": write_language_model,
-    }
-    for name, write in cases.items():
+    writers = {"imagebind_huge": partial(write_imagebind_huge, GOLDEN), "language_model": write_language_model}
+    for name, write in writers.items():
         work = place / name
         work.mkdir()
         files = write(work)
@@ -177,7 +175,7 @@ def train(model: str, tuning: str, batch: int, checkpointing: bool = False) -> d
         network, _ = load_checkpoint(EMBEDDED_CHECKPOINT, device="cpu", dtype=torch.float32)
     else:  # the vision tower and the rest as published: ImageBind-Huge
         network = AnomalyGPTForConditionalGeneration(AnomalyGPTConfig(text_config=LANGUAGE))
-    total, side = count(network), getattr(network.config.vision_config, "image_size", 224)
+    total, side = network.num_parameters(), getattr(network.config.vision_config, "image_size", 224)
     network = prepare_for_tuning(network, TuningArguments(tuning))
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     with tempfile.TemporaryDirectory() as folder:
@@ -196,11 +194,6 @@ def training(place: pathlib.Path) -> list[dict[str, Any]]:
     return [
         case | {"checkpointing": "checkpointing" in case} | run_in_own_process("train", **case) for case in TRAININGS
     ]
-
-
-def count(module: torch.nn.Module) -> int:
-    """Parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 ALONE = {"evaluate": evaluate, "convert": convert, "train": train}

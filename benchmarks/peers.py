@@ -24,8 +24,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.measuring import RESULTS, ROOT, machine, summary
-from modeling_anomalygpt.files import write_atomically
+from benchmarks.measuring import RESULTS, ROOT, machine, summary, write_result
 
 PEERS = RESULTS / "peers.json"
 INSTALLED = {"torch": "2.14.1", "torchvision": "0.29.1", "anomalib": "2.7.0"}
@@ -300,7 +299,7 @@ def main() -> None:
         facts |= {"peers": INSTALLED, "machine": machine()}
         for figures in measure(start, folder, good, queries, options.rounds):
             results = summarized(figures) | facts
-            write_atomically(PEERS, json.dumps(results, indent=1) + "\n")
+            write_result(PEERS, results)
     print(table(results))
 
 

@@ -10,9 +10,7 @@ brought into one pose has no last column.
 """
 
 import argparse
-import json
 import pathlib
-import sys
 import zlib
 from collections.abc import Sequence
 
@@ -20,11 +18,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, machine
+from benchmarks.measuring import RESULTS, machine, write_result
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.encoder import PoseError
 from modeling_anomalygpt.evaluation.metrics import auroc
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import find_pictures, load_picture
 from modeling_anomalygpt.inspector import InspectionOptions
 
@@ -83,8 +80,7 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table."""
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pose", description=__doc__.split("\n")[0])
     parser.add_argument("photographs", nargs="+", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--pictures", type=int, default=24, help="of each set, half of them defective (default: 24)")
@@ -93,10 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for folder in tqdm(options.photographs, desc="sets"):
         sets[folder.name] = measure(inspector, folder, options.pictures)
     found = {"sets": sets, "pictures": options.pictures, "machine": machine()}
-    write_atomically(RESULTS / "pose.json", json.dumps(found, indent=1) + "\n")
+    write_result(RESULTS / "pose.json", found)
     print(table(found))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,38 +8,26 @@ false alarms. How patches are compared was chosen on the other parts; the figure
 """
 
 import argparse
-import json
 import pathlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, machine
-from datasets_scripts import load_anomaly_dataset
+from benchmarks.measuring import RESULTS, machine, write_result
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.files import write_atomically
-from recipes.tiny.kinds import by_category
+from recipes.tiny.kinds import parts_of
 
 PRESENCE = RESULTS / "presence.json"
-REFERENCES = 4
 
 
 def measure(inspector: AnomalyInspector) -> dict[str, dict[str, dict[str, float | int]]]:
     """Figures by kind of defect, without (`"off"`) and with (`"on"`)."""
-    train, test = (load_anomaly_dataset("cad_parts", config_name="held_back", split=s) for s in ("train", "test"))
-    good, shown = by_category(train), by_category(test)
-    rng, found = np.random.default_rng(0), {name: defaultdict(list) for name in ("off", "on")}
-    for category in tqdm(sorted(shown), desc="held-back parts"):
-        chosen = rng.permutation(good[category])[:REFERENCES]
-        references = [train[int(i)]["image"].convert("RGB") for i in chosen]
+    found = {name: defaultdict(list) for name in ("off", "on")}
+    for category, references, rows in parts_of("held_back", 4):
         for name, judged in found.items():
             inspector.set_references(references, category=category, presence=name == "on")
-            results = [
-                (test[i]["kind"], inspector.inspect(test[i]["image"].convert("RGB"), answer=False))
-                for i in shown[category]
-            ]
+            results = [(row["kind"], inspector.inspect(row["image"].convert("RGB"), answer=False)) for row in rows]
             normal = [result for kind, result in results if kind == "good"]
             for kind, result in results:
                 named = bool(result.regions) and result.regions[0].kind == "missing"
@@ -83,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, default=PRESENCE)
     options = parser.parse_args(arguments)
     rows = measure(AnomalyInspector.from_pretrained(options.model)) | {"machine": machine()}
-    write_atomically(options.output, json.dumps(rows, indent=1) + "\n")
+    write_result(options.output, rows)
     print(table(rows))
 
 

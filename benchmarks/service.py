@@ -32,10 +32,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from benchmarks.measuring import RESULTS, ROOT, machine, resident_megabytes
+from benchmarks.measuring import RESULTS, ROOT, machine, resident_megabytes, write_result
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.cli.options import count, positive
-from modeling_anomalygpt.files import write_atomically
 from modeling_anomalygpt.images import find_pictures, load_picture
 from modeling_anomalygpt.line.parts import PartStore
 
@@ -276,7 +275,7 @@ def main() -> int:
     )
     rows = json.loads(FILE.read_text()) if FILE.exists() else {}
     name = f"workers_{options.workers}" + f"_for_{options.seconds:.0f}_seconds" * (options.seconds >= 600)
-    write_atomically(FILE, json.dumps(rows | {name: row}, indent=1) + "\n")
+    write_result(FILE, rows | {name: row})
     return 0 if kept(row) else 1
 
 

@@ -28,10 +28,9 @@ import threading
 import time
 
 import numpy as np
-from PIL import Image
 
-from benchmarks.measuring import RESULTS, ROOT, machine
-from modeling_anomalygpt.files import write_atomically
+from benchmarks.drift import next_picture
+from benchmarks.measuring import RESULTS, ROOT, machine, peak_memory, write_result
 from modeling_anomalygpt.images import find_pictures, load_picture
 from modeling_anomalygpt.results import each_result
 
@@ -105,13 +104,8 @@ class Producer(threading.Thread):
         time.sleep(0.02)  # file systems note times to 10 ms only
 
     def picture(self, rng: np.random.Generator) -> bytes:
-        image = self.images[rng.integers(len(self.images))]
-        side = int(min(image.size) * rng.uniform(0.97, 1.0))
-        left, top = (int(rng.integers(0, extent - side + 1)) for extent in image.size)
-        pixels = np.asarray(image.crop((left, top, left + side, top + side)).resize((SIDE, SIDE)), np.float32)
-        pixels = pixels * rng.uniform(0.97, 1.03) + rng.normal(0, 2, pixels.shape)
         content = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=85)
+        next_picture(self.images, rng, SIDE).save(content, "JPEG", quality=85)
         return content.getvalue()
 
 
@@ -141,8 +135,7 @@ class Watcher:
                 log = self.log.read_text()[-2000:]
                 raise SystemExit(f"the watching ended with code {self.process.returncode}:\n{log}")
             with contextlib.suppress(OSError, TypeError):
-                status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-                self.peak = max(self.peak, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024)
+                self.peak = max(self.peak, peak_memory(self.process.pid) / 2**20)
             time.sleep(0.05)
 
     def written(self) -> int:
@@ -216,14 +209,14 @@ def checks(place: pathlib.Path, watcher: Watcher, producer: Producer, receiver: 
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     counted = int(re.search(r"(\d+) pictures", database.stdout)[1])
-    wanted = number // 400
+    wanted, left = number // 400, len(list((place / "incoming").iterdir()))
     return [
         ("rows", f"{number}", f"{len(rows)}", len(rows) == number),
         ("pictures judged more than once", "0", f"{len(order) - len(set(order))}", len(order) == len(set(order))),
         ("not in the order in which they were finished", "0", f"{_moves(order, expected)}", order == expected),
         ("pictures moved, byte for byte", f"{number}", f"{same}", same == number),
         ("rows whose picture lies where they say", f"{number}", f"{agreeing}", agreeing == number),
-        ("pictures left in the folder", "0", f"{_left(place)}", _left(place) == 0),
+        ("pictures left in the folder", "0", f"{left}", left == 0),
         ("rows with an error (files that are no picture)", f"{wanted}", f"{errors}", errors == wanted),
         ("rows judged in 10 s of a full disk", "0", f"{seen['rows_while_full']}", seen["rows_while_full"] == 0),
         ("rows judged in 20 s without a webhook", "some", f"{seen['rows_while_down']}", seen["rows_while_down"] > 0),
@@ -237,10 +230,6 @@ def checks(place: pathlib.Path, watcher: Watcher, producer: Producer, receiver: 
 
 def _moves(found: list[str], expected: list[str]) -> int:
     return sum(one != other for one, other in itertools.zip_longest(found, expected))
-
-
-def _left(place: pathlib.Path) -> int:
-    return len(list((place / "incoming").iterdir()))
 
 
 def main() -> int:
@@ -275,7 +264,7 @@ def main() -> int:
     )
     row = {promise: value for promise, _, value, _ in found}
     row |= {"minutes": round(minutes, 1), "peak_megabytes": round(watcher.peak), "machine": machine()}
-    write_atomically(RESULTS / "shift.json", json.dumps(row, indent=1) + "\n")
+    write_result(RESULTS / "shift.json", row)
     return 0 if all(kept for *_, kept in found) else 1
 
 

@@ -14,9 +14,8 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.measuring import RESULTS, machine, resident_megabytes
+from benchmarks.measuring import RESULTS, machine, resident_megabytes, write_result
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.files import write_atomically
 
 SIDE, MARK = 240, 40
 
@@ -63,7 +62,7 @@ def main() -> None:
         "slope_kilobytes_per_thousand": round(1000 * 1024 * slope, 1),
         "machine": machine(),
     }
-    write_atomically(RESULTS / "soak.json", json.dumps(row, indent=1) + "\n")
+    write_result(RESULTS / "soak.json", row)
     print(json.dumps(row))
 
 

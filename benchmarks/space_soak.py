@@ -22,8 +22,7 @@ import numpy as np
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from benchmarks.measuring import RESULTS, ROOT, resident_megabytes
-from modeling_anomalygpt.files import write_atomically
+from benchmarks.measuring import RESULTS, ROOT, resident_megabytes, write_result
 
 _SERVER = """
 import sys
@@ -162,9 +161,8 @@ def main() -> int:
         finally:
             server.kill()
             server.wait()
-    text = json.dumps(report, indent=1) + "\n"
-    write_atomically(RESULTS / "space_soak.json", text)
-    print(text)
+    write_result(RESULTS / "space_soak.json", report)
+    print(json.dumps(report, indent=1))
     return 1 if report["errors"] or report["cross_talk"] else 0
 
 

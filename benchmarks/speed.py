@@ -14,8 +14,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.measuring import RESULTS, ROOT, in_own_process, in_turns, machine, summary
-from modeling_anomalygpt.files import write_atomically
+from benchmarks.measuring import RESULTS, ROOT, in_own_process, in_turns, machine, summary, write_result
 
 SPEED = RESULTS / "speed.json"
 PARTS = {  # arguments, and those of --small
@@ -79,7 +78,7 @@ def main() -> None:
         results.setdefault("machines", {})[part] = machine()
         print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         if not options.small:
-            write_atomically(SPEED, json.dumps(results, indent=1) + "\n")
+            write_result(SPEED, results)
     print(json.dumps(results, indent=1))
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import tempfile
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,14 +37,8 @@ def stages(inspector: AnomalyInspector, rounds: int) -> dict:
         def run(shown=shown, batch=batch, **options):
             return list(inspector.inspect_many(shown, batch_size=batch, progress=False, **options))
 
-        times = in_turns(
-            {
-                "map": lambda run=run: run(use_language=False),
-                "verdict": lambda run=run: run(answer=False),
-                "answer": run,
-            },
-            rounds,
-        )
+        calls = {"map": partial(run, use_language=False), "verdict": partial(run, answer=False), "answer": run}
+        times = in_turns(calls, rounds)
         rows[f"batch {batch}"] = {name: summary(values, per_call=batch) for name, values in times.items()}
     return rows
 
@@ -55,9 +50,8 @@ def variants(rounds: int) -> dict:
         inspectors[dtype] = inspector = AnomalyInspector.from_pretrained(dtype=dtype)
         inspector.set_references(GOOD, category="capsules")
         maps[dtype] = [result.anomaly_map for result in inspector.inspect_many(images, progress=False)]
-    times = in_turns(
-        {name: lambda one=one: one.inspect(images[0], answer=False) for name, one in inspectors.items()}, rounds
-    )
+    calls = {name: partial(one.inspect, images[0], answer=False) for name, one in inspectors.items()}
+    times = in_turns(calls, rounds)
     apart = max(float(np.abs(a - b).max()) for a, b in zip(maps["float32"], maps["bfloat16"], strict=True))
     row = {"time_to_float32": ratio(times["bfloat16"], times["float32"]), "largest_map_difference": round(apart, 5)}
     return {"bfloat16": row, "avx512_bf16": "avx512_bf16" in pathlib.Path("/proc/cpuinfo").read_text()}
@@ -76,17 +70,13 @@ def end_to_end(inspector: AnomalyInspector, number: int) -> dict:
             for file in files:
                 load_picture(file)
 
-        def inspect():
-            for _ in inspector.inspect_many(files, batch_size=8, progress=False, answer=False):
+        def inspect(images):
+            for _ in inspector.inspect_many(images, batch_size=8, progress=False, answer=False):
                 pass
 
         shown = [load_picture(file) for file in files[:64]]
-
-        def model_only():
-            for _ in inspector.inspect_many(shown, batch_size=8, progress=False, answer=False):
-                pass
-
-        times = in_turns({"decode": decode, "end to end": inspect, "model only": model_only}, 1, warm_up=0)
+        calls = {"decode": decode, "end to end": lambda: inspect(files), "model only": lambda: inspect(shown)}
+        times = in_turns(calls, 1, warm_up=0)
     model_seconds = times["model only"][0] * number / len(shown)
     return {
         "pictures": number,

@@ -8,6 +8,7 @@ is the result as JSON.
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -35,25 +36,15 @@ def matching(width: int, rounds: int, memory_limit: float, generator: torch.Gene
             continue
         bank = unit_length(torch.randn(k * COPIES * PATCHES, width, generator=generator))
         torch.testing.assert_close(best_matches(query, bank)[0], broadcast_scores(query, bank))
-        calls = {
-            "broadcast": lambda bank=bank: broadcast_scores(query, bank),
-            "ours": lambda bank=bank: best_matches(query, bank),
-        }
+        calls = {"broadcast": partial(broadcast_scores, query, bank), "ours": partial(best_matches, query, bank)}
         times = in_turns(calls, rounds if k < 16 else 1)
         # What an earlier call has freed is used again and does not show: at least the similarities of one chunk.
         least = 4 * len(query) * min(len(bank), 2**24 // len(query))
         memory = {name: max(extra_memory(call), least) for name, call in calls.items()}
-        rows.append(
-            {
-                "k": k,
-                "bank_patches": len(bank),
-                "time_ratio": ratio(times["broadcast"], times["ours"]),
-                "memory_ratio": round(memory["broadcast"] / memory["ours"], 1),
-                "extra_bytes": memory,
-                "ours": summary(times["ours"]),
-                "broadcast": summary(times["broadcast"]),
-            }
-        )
+        ratios = {"time_ratio": ratio(times["broadcast"], times["ours"])}
+        ratios["memory_ratio"] = round(memory["broadcast"] / memory["ours"], 1)
+        each = {name: summary(times[name]) for name in ("ours", "broadcast")}
+        rows.append({"k": k, "bank_patches": len(bank), **ratios, "extra_bytes": memory, **each})
     return rows
 
 
@@ -63,8 +54,8 @@ def growth(width: int, rounds: int, generator: torch.Generator) -> list[dict]:
     rows = []
     for k in (1, 4, 16, 64, 256):
         bank = unit_length(torch.randn(k * PATCHES, width, generator=generator))
-        times = in_turns({"ours": lambda bank=bank: best_matches(query, bank)}, rounds)["ours"]
-        memory = extra_memory(lambda bank=bank: best_matches(query, bank))
+        ours = partial(best_matches, query, bank)
+        times, memory = in_turns({"ours": ours}, rounds)["ours"], extra_memory(ours)
         rows.append({"k": k, **summary(times), "extra_bytes": memory, "bank_bytes": bank.numel() * 4})
     return rows
 

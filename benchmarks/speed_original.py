@@ -10,6 +10,7 @@ broadcast cosine. The last line printed is the result as JSON. `--small` takes s
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -96,22 +97,19 @@ def compare(rounds: int, small: bool) -> dict:
     def ours_zero_shot():
         return model.get_image_features(query, text_embeds=states, return_dict=True).anomaly_map
 
+    original_few_shot = partial(few_shot_map, model, query, reference, prompt_ids, labels)
+    original_zero_shot = partial(zero_shot_map, model, query, prompt_ids, labels)
     apart = {
-        "few_shot": (ours_few_shot() - few_shot_map(model, query, reference, prompt_ids, labels)).abs().max().item(),
-        "zero_shot": (ours_zero_shot() - zero_shot_map(model, query, prompt_ids, labels)).abs().max().item(),
+        "few_shot": (ours_few_shot() - original_few_shot()).abs().max().item(),
+        "zero_shot": (ours_zero_shot() - original_zero_shot()).abs().max().item(),
     }
-    times = in_turns(
-        {
-            "ours, few-shot": ours_few_shot,
-            "original, few-shot": lambda: few_shot_map(model, query, reference, prompt_ids, labels),
-            "ours, zero-shot": ours_zero_shot,
-            "original, zero-shot": lambda: zero_shot_map(model, query, prompt_ids, labels),
-        },
-        rounds,
-        warm_up=0,
-    )
+    calls = {
+        "ours, few-shot": ours_few_shot, "original, few-shot": original_few_shot,
+        "ours, zero-shot": ours_zero_shot, "original, zero-shot": original_zero_shot,
+    }  # fmt: skip
+    times = in_turns(calls, rounds, warm_up=0)
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters(),
         "threads": torch.get_num_threads(),
         "few_shot_ratio": ratio(times["original, few-shot"], times["ours, few-shot"]),
         "zero_shot_ratio": ratio(times["original, zero-shot"], times["ours, zero-shot"]),

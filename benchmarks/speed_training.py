@@ -93,11 +93,10 @@ def compared(
     pairs = SyntheticPairs(parts, "on the fly", mixture=MIXTURES[name])
     before = LabelledPictures(made_before(pairs, folder), "made before", references=parts)
     trainings = {}
-    for kind, source in (("on_the_fly", pairs), ("made_before", before)):
-        length = options.steps * options.batch_size
-        examples = TrainingExamples([source], processor, map_size=56, length=length)
-        trainings[kind] = Training(examples, processor, options.batch_size)
     samples = options.steps * options.batch_size
+    for kind, source in (("on_the_fly", pairs), ("made_before", before)):
+        examples = TrainingExamples([source], processor, map_size=56, length=samples)
+        trainings[kind] = Training(examples, processor, options.batch_size)
     times = {kind: [] for kind in trainings}
     for block in range(options.blocks + 1):
         for kind, training in trainings.items():
@@ -105,19 +104,16 @@ def compared(
             if block:  # the first warms up
                 times[kind].append(taken)
     losses = [1 - old[1] / new[1] for old, new in zip(times["made_before"], times["on_the_fly"], strict=True)]
-
-    def median(kind: str, part: int) -> float:
-        return 1000 * statistics.median(one[part] for one in times[kind]) / samples
-
+    data, whole = (
+        {kind: 1000 * statistics.median(one[part] for one in rows) / samples for kind, rows in times.items()}
+        for part in (0, 1)
+    )
+    loss = {"median": statistics.median(losses), "least": min(losses), "most": max(losses)}
     return {
-        "data_ms_a_sample": {kind: round(median(kind, 0), 2) for kind in times},
-        "samples_a_second_and_worker": {kind: round(1000 / median(kind, 0)) for kind in times},
-        "training_ms_a_sample": {kind: round(median(kind, 1), 2) for kind in times},
-        "loss_of_throughput": {
-            "median": round(statistics.median(losses), 4),
-            "least": round(min(losses), 4),
-            "most": round(max(losses), 4),
-        },
+        "data_ms_a_sample": {kind: round(value, 2) for kind, value in data.items()},
+        "samples_a_second_and_worker": {kind: round(1000 / value) for kind, value in data.items()},
+        "training_ms_a_sample": {kind: round(value, 2) for kind, value in whole.items()},
+        "loss_of_throughput": {name: round(value, 4) for name, value in loss.items()},
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.measuring import RESULTS
 
-NOT_MEASURED = "not measured"
+FILES = ("speed", "soak", "space_soak", "gpu")
 
 
 def threads(part: dict[str, Any], count: int) -> dict[str, Any]:
@@ -107,18 +107,14 @@ def shown(value: float) -> str:
 def targets_table() -> str:
     """The targets with what was measured."""
     lines = ["| what | target | measured | holds |", "|---|---|---|---|"]
+    files = [path for name in FILES if (path := RESULTS / f"{name}.json").exists()]
+    measured = {path.stem: json.loads(path.read_text()) for path in files}
     for what, sign, limit, unit, file, read in TARGETS:
-        path = RESULTS / f"{file}.json"
-        value = None
-        if path.exists():
-            row = json.loads(path.read_text())
-            try:
-                value = read(row)
-            except (KeyError, StopIteration, ValueError):  # a part that was not run, or left out for its memory
-                value = None
         target = f"{sign} {limit:,} {unit}".strip()
-        if value is None:
-            lines.append(f"| {what} | {target} | {NOT_MEASURED} | |")
+        try:
+            value = read(measured[file])
+        except (KeyError, StopIteration, ValueError):  # a part that was not run, or left out for its memory
+            lines.append(f"| {what} | {target} | not measured | |")
             continue
         holds = value >= limit if sign == "≥" else value <= limit
         lines.append(f"| {what} | {target} | {shown(value)} {unit}".rstrip() + f" | {'yes' if holds else '**no**'} |")

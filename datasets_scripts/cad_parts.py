@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow.dataset
 
-from .anomaly_builder import dataset_info, schema_features
+from .anomaly_builder import AnomalyConfig, dataset_info, schema_features
 from .anomaly_files import check_category, check_data_dir, files_fingerprint
-
-__all__ = ["CAD_PARTS_FACTS", "CadParts", "CadPartsConfig", "cad_parts_features"]
 
 CAD_PARTS_FACTS: dict[str, str] = {
     "kind": "string",
@@ -36,28 +35,22 @@ _LAYOUT = "cad_parts-*.parquet files as `python -m recipes.cad_parts.pack` write
 
 
 def cad_parts_features() -> datasets.Features:
-    """Column types: the schema's and [`CAD_PARTS_FACTS`].
-
-    Returns:
-        [`~datasets.Features`]: The columns.
-    """
+    """Column types: the schema's and [`CAD_PARTS_FACTS`]."""
     facts = {name: datasets.Value(dtype) for name, dtype in CAD_PARTS_FACTS.items()}
     return datasets.Features({**schema_features(), **facts})
 
 
-class CadPartsConfig(datasets.BuilderConfig):
+@dataclass
+class CadPartsConfig(AnomalyConfig):
     """Configuration of [`CadParts`].
 
     Args:
         category (`str`, *optional*): The only part to read (`"spur_gear_2"`); `None` reads all of the configuration.
         held_back (`bool`, *optional*): Whether kinds kept for measuring are read; `None` reads both.
-        kwargs: Further arguments of [`~datasets.BuilderConfig`].
     """
 
-    def __init__(self, category: str | None = None, held_back: bool | None = None, **kwargs: Any):
-        kwargs.setdefault("version", datasets.Version("1.0.0"))
-        super().__init__(**kwargs)
-        self.category, self.held_back = category, held_back
+    version: datasets.Version = datasets.Version("1.0.0")
+    held_back: bool | None = None
 
 
 class CadParts(datasets.GeneratorBasedBuilder):
@@ -113,8 +106,7 @@ class CadParts(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         shards = [str(shard) for shard in self.shards]
         return [
-            datasets.SplitGenerator(name, gen_kwargs={"shards": shards, "split": str(name)})
-            for name in (datasets.Split.TRAIN, datasets.Split.TEST)
+            datasets.SplitGenerator(name, gen_kwargs={"shards": shards, "split": name}) for name in ("train", "test")
         ]
 
     def _generate_examples(self, shards: list[str], split: str) -> Iterator[tuple[str, dict[str, Any]]]:

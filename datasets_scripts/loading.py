@@ -26,7 +26,7 @@ _BUILDERS = {
     "cad_parts": "CadParts",
 }
 DATASET_NAMES = tuple(_BUILDERS)
-_NOT_OPTIONS = ("self", "name", "version", "data_dir", "data_files", "description", "kwargs")
+_NOT_OPTIONS = ("self", "name", "version", "data_dir", "data_files", "description")
 
 
 def load_builder(

@@ -5,6 +5,7 @@ The cache takes note of the contents of all files that draw.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .rendering.products import FAMILIES, HELD_BACK_FAMILIES, TRAINING_FAMILIES,
 _RENDERING = Path(rendering.__file__).parent
 
 
+@dataclass
 class RenderedPartsConfig(datasets.BuilderConfig):
     """Configuration of [`RenderedParts`].
 
@@ -30,26 +32,21 @@ class RenderedPartsConfig(datasets.BuilderConfig):
         defect_share (`float`, *optional*, defaults to 0.5): Share of the test pictures that have a defect.
         size (`int`, *optional*, defaults to 224): Width and height in pixels.
         seed (`int`, *optional*, defaults to 0): Seed; each family shows one product, another for each seed.
-        kwargs: Further arguments of [`~datasets.BuilderConfig`].
 
     Raises:
         ValueError: On an unknown family, a negative number, or a share outside 0 to 1.
     """
 
-    def __init__(
-        self,
-        families: tuple[str, ...] = FAMILIES,
-        num_train: int = 64,
-        num_test: int = 32,
-        defect_share: float = 0.5,
-        size: int = 224,
-        seed: int = 0,
-        **kwargs,
-    ):
-        kwargs.setdefault("version", datasets.Version("1.0.0"))
-        super().__init__(**kwargs)
-        self.families, self.num_train, self.num_test = families, num_train, num_test
-        self.defect_share, self.size, self.seed = defect_share, size, seed
+    version: datasets.Version = datasets.Version("1.0.0")
+    families: tuple[str, ...] = FAMILIES
+    num_train: int = 64
+    num_test: int = 32
+    defect_share: float = 0.5
+    size: int = 224
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.check()
 
     def check(self) -> None:
@@ -108,8 +105,8 @@ class RenderedParts(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         families = list(self.config.families)
         return [
-            datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"families": families, "split": "train"}),
-            datasets.SplitGenerator(datasets.Split.TEST, gen_kwargs={"families": families, "split": "test"}),
+            datasets.SplitGenerator(split, gen_kwargs={"families": families, "split": split})
+            for split in ("train", "test")
         ]
 
     def _generate_examples(self, families: list[str], split: str):

@@ -436,8 +436,10 @@ def gallery_files(gallery: Sequence | None) -> list[str]:
     return [item[0] if isinstance(item, (tuple, list)) else str(item) for item in gallery or ()]
 
 
-def _settings(fields: Sequence[Any]) -> Settings:
-    return Settings(**dict(zip(SETTINGS, fields, strict=True)))
+def _asked(inputs: Sequence[Any]) -> tuple[list[str], Any, Settings]:
+    """Good pictures, what was painted on the first, and settings, from the values of `GOOD` and `SETTINGS`."""
+    references, painted, *fields = inputs
+    return gallery_files(references), painted, Settings(**dict(zip(SETTINGS, fields, strict=True)))
 
 
 def shown_messages(session: Session, remark: str = "") -> list[dict[str, Any]]:
@@ -502,8 +504,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         return [gr.update(interactive=True), gr.update(interactive=False)]
 
     def run(request: gr.Request, session: Session | None, picture: str | None, *inputs: Any) -> Iterator[list[Any]]:
-        (references, painted, *fields), session = inputs, visit(session, engine, request)
-        good, settings = gallery_files(references), _settings(fields)
+        (good, painted, settings), session = _asked(inputs), visit(session, engine, request)
         try:
             settings = work.with_region(settings, session, good, painted)
             for _ in work.inspect_picture(engine, session, picture, good, settings):
@@ -577,6 +578,10 @@ def _connect_scale(page: Page, engine: Engine) -> None:
     def opened(picture: str, language: str) -> tuple[Any, float]:
         return views.reduced(work.picture_to_show(picture, language), views.LONGEST_SIDE_SCALE)
 
+    def scale_of(points: list[tuple[int, int]], length: float | None, factor: float, language: str) -> list[Any]:
+        scale = views.millimetres_per_pixel(points, length, factor)
+        return [round(scale, 6) if scale else gr.skip(), views.scale_note(points, length, scale, language)]
+
     def show(session: Session | None, picture: str | None, language: str) -> list[Any]:
         session = visit(session, engine, None)
         session.points = []
@@ -597,9 +602,7 @@ def _connect_scale(page: Page, engine: Engine) -> None:
             return [session, None, gr.skip(), views.note(str(error))]
         point = (round(event.index[0]), round(event.index[1]))
         session.points = [point] if len(session.points) >= 2 else [*session.points, point]
-        scale = views.millimetres_per_pixel(session.points, length, factor)
-        note = views.scale_note(session.points, length, scale, language)
-        return [session, views.draw_points(shown, session.points), round(scale, 6) if scale else gr.skip(), note]
+        return [session, views.draw_points(shown, session.points), *scale_of(session.points, length, factor, language)]
 
     def length_changed(session: Session | None, picture: str | None, length: float | None, language: str) -> list[Any]:
         if session is None or len(session.points) < 2 or not picture:
@@ -608,9 +611,7 @@ def _connect_scale(page: Page, engine: Engine) -> None:
             _, factor = opened(picture, language)
         except RefusedError as error:
             return [gr.skip(), views.note(str(error))]
-        scale = views.millimetres_per_pixel(session.points, length, factor)
-        note = views.scale_note(session.points, length, scale, language)
-        return [round(scale, 6) if scale else gr.skip(), note]
+        return scale_of(session.points, length, factor, language)
 
     common, found = [page["session"], page["picture"]], [page["mm_per_pixel"], page["scale_none"]]
     measured = [*common, page["known_length"], page["language"]]
@@ -711,8 +712,7 @@ def _connect_batch(page: Page, engine: Engine) -> None:
     hidden = gr.update(visible=False)
 
     def run(request: gr.Request, session: Session | None, files: list | None, *inputs: Any) -> Iterator[list[Any]]:
-        (references, painted, *fields), session, files = inputs, visit(session, engine, request), files or []
-        good, settings = gallery_files(references), _settings(fields)
+        (good, painted, settings), session, files = _asked(inputs), visit(session, engine, request), files or []
         language, words = settings.language, words_of(settings.language)
         yield [session, [], views.note(words["batch_state"].format(done=0, total=len(files))), hidden, hidden]
         try:

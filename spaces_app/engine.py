@@ -555,9 +555,7 @@ def _learn(
             part.use(session.inspector)
     to_learn, bits = None, session.inspector.bits
     if references and not is_known:
-        depths = [depth_of(path, settings.language) for path in references]
-        bits = max((depth for depth in depths if depth is not None), default=None)
-        images = [open_picture(path, settings.language, bits) for path in references]
+        images, bits = _open_good(references, settings.language)
         to_learn = learn | {"images": images, "bits": bits, "roi": _full_size(settings, images[0])}
     image = None if picture is None else open_picture(picture, settings.language, bits)
     try:
@@ -566,6 +564,13 @@ def _learn(
         raise RefusedError(words_of(settings.language)["no_pose"]) from error
     session.learned = wanted
     return result
+
+
+def _open_good(references: Sequence[str], language: str) -> tuple[list[Image.Image], int | None]:
+    """The good pictures, and how many bits they show to have together."""
+    depths = [depth_of(path, language) for path in references]
+    bits = max((depth for depth in depths if depth is not None), default=None)
+    return [open_picture(path, language, bits) for path in references], bits
 
 
 def _name_unseen_frames(path: str, result: InspectionResult, language: str) -> None:
@@ -628,9 +633,7 @@ def find_region(
     check_work([], references, Settings(language=language))
 
     def work() -> np.ndarray:
-        depths = [depth_of(path, language) for path in references]
-        bits = max((depth for depth in depths if depth is not None), default=None)
-        images = [open_picture(path, language, bits) for path in references]
+        images, bits = _open_good(references, language)
         try:
             return find_foreground(engine.inspector(), images, bits)
         except ValueError as error:

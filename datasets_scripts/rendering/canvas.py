@@ -87,14 +87,9 @@ class Canvas:
         stencil = text_stencil(words, font, weight, layout)
         height, width = stencil.shape
         factor = letter / 22.0
-        cosine, sine = np.cos(angle) * factor, np.sin(angle) * factor
-        onto = np.array(
-            [
-                [cosine, -sine, centre[0] - cosine * width / 2 + sine * height / 2],
-                [sine, cosine, centre[1] - sine * width / 2 - cosine * height / 2],
-                [0, 0, 1],
-            ]
-        )
+        cosine, sine, (x, y) = np.cos(angle) * factor, np.sin(angle) * factor, centre
+        left, top = x - cosine * width / 2 + sine * height / 2, y - sine * width / 2 - cosine * height / 2
+        onto = np.array([[cosine, -sine, left], [sine, cosine, top], [0, 0, 1]])
         matrix = self.view.matrix @ onto
         shrink = self.view.scale * factor
         if shrink < 0.6:  # keep thin strokes when the letters become small
@@ -121,9 +116,7 @@ def text_stencil(words: str, font: int = 0, weight: int = 2, layout: str | None 
     stencil = np.zeros((height + base + 8, width + 8), np.uint8)
     pieces = [(0, words)]
     if layout is not None:  # letter by letter, so that a wrong one does not move the others
-        starts = [
-            cv2.getTextSize(layout[:index], face, 1.0, weight)[0][0] if index else 0 for index in range(len(words))
-        ]
+        starts = [cv2.getTextSize(layout[:end], face, 1.0, weight)[0][0] if end else 0 for end in range(len(words))]
         pieces = [(left, letter) for left, letter in zip(starts, words, strict=True) if letter != " "]
     for left, piece in pieces:
         cv2.putText(stencil, piece, (4 + left, height + 4), face, 1.0, 255, weight, cv2.LINE_AA)
@@ -169,9 +162,7 @@ class Backdrop:
         """Draws a dark, medium or bright backdrop."""
         level = rng.choice([rng.uniform(18, 55), rng.uniform(75, 150), rng.uniform(185, 240)])
         colour = np.clip(level + rng.normal(0, 0.03, 3) * level, 8, 245)
-        return cls(
-            tuple(float(value) for value in colour), float(rng.uniform(0.5, 5)), float(rng.choice([6, 30, 110]))
-        )
+        return cls(tuple(map(float, colour)), float(rng.uniform(0.5, 5)), float(rng.choice([6, 30, 110])))
 
     def paint(self, view: View) -> np.ndarray:
         """The `uint8` picture `(size, size, 3)` of the empty backdrop."""

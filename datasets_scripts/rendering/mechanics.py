@@ -159,17 +159,13 @@ class HexNut(Design):
         if defect == "missing_part":
             cut = choice.uniform(0.2, 0.5)
             here, before, after = hexagon[at], hexagon[at - 1], hexagon[(at + 1) % 6]
-            jag = [
-                here + (before - here) * cut,
-                here * choice.uniform(0.74, 0.86) + choice.normal(0, 0.02, 2),
-                here + (after - here) * cut * choice.uniform(0.6, 1.2),
-            ]
+            tip = here * choice.uniform(0.74, 0.86) + choice.normal(0, 0.02, 2)
+            jag = [here + (before - here) * cut, tip, here + (after - here) * cut * choice.uniform(0.6, 1.2)]
             return np.concatenate([hexagon[:at], np.array(jag), hexagon[at + 1 :]])
         solid = hexagon.copy()
         along = turned(solid[at : at + 1], np.pi / 2)[0]
-        solid[at] = solid[at] * choice.uniform(0.86, 0.92) + along * choice.choice([-1, 1]) * choice.uniform(
-            0.06, 0.14
-        )
+        solid[at] = solid[at] * choice.uniform(0.86, 0.92)
+        solid[at] += along * choice.choice([-1, 1]) * choice.uniform(0.06, 0.14)
         return solid
 
     def _turned_face(self, canvas: Canvas, solid: np.ndarray) -> None:

@@ -55,16 +55,10 @@ class Capsules(Design):
         self.ink = np.array([30.0, 30, 34]) if bright else np.array([225.0, 225, 225])
         self.gloss = rng.uniform(0.3, 0.7)
         structural = ("missing_part", "bent_part") + (("misplaced_part",) if count > 1 else ())
-        self.describe(
-            structural + (("print_error",) if self.imprint else ()),
-            count=count,
-            lead=count if count > 1 else "a",
-            noun="capsules" if count > 1 else "capsule",
-            first=first[0],
-            first_zh=first[1],
-            second=second[0],
-            second_zh=second[1],
-        )
+        structural += ("print_error",) if self.imprint else ()
+        lead, noun = (count, "capsules") if count > 1 else ("a", "capsule")
+        names = dict(zip(("first", "first_zh", "second", "second_zh"), (*first[:2], *second[:2]), strict=True))
+        self.describe(structural, count=count, lead=lead, noun=noun, **names)
 
     def _piece(self, canvas: Canvas, place: np.ndarray, angle: float, bend: float, text: str, squeeze: float) -> None:
         """Draws one capsule."""
@@ -95,11 +89,9 @@ class Capsules(Design):
         if defect == "print_error":
             text = "" if choice.random() < 0.4 else self.imprint[::-1] + "I"
             self._piece(canvas, place, angle, 0.0, text, 1.0)
-            change = silhouette(
-                canvas.view, *(lambda c, t=t: self._print(c, place, angle, t) for t in (text, self.imprint))
-            )
+            prints = (lambda c, t=t: self._print(c, place, angle, t) for t in (text, self.imprint))
             reach = max(1, round(self.width * 0.1 * canvas.view.scale))
-            return grown(change, reach), self.words(defect if text else "no_print")
+            return grown(silhouette(canvas.view, *prints), reach), self.words(defect if text else "no_print")
         if defect == "missing_part" and len(self.centres) > 1 and choice.random() < 0.6:
             actual = None
         elif defect == "missing_part":  # only one half lies there
@@ -109,10 +101,8 @@ class Capsules(Design):
             askew = angle + choice.choice([-1, 1]) * choice.uniform(0.5, 1.57)
             actual = lambda c: self._piece(c, moved, askew, 0.0, self.imprint, 1.0)  # noqa: E731
         else:
-            bend, squeeze = (
-                choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * self.length,
-                choice.uniform(0.75, 0.95),
-            )
+            bend = choice.choice([-1, 1]) * choice.uniform(0.12, 0.25) * self.length
+            squeeze = choice.uniform(0.75, 0.95)
             actual = lambda c: self._piece(c, place, angle, bend, self.imprint, squeeze)  # noqa: E731
         if actual is not None:
             actual(canvas)

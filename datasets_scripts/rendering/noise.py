@@ -108,13 +108,8 @@ class View:
         """Turns a field drawn on a square of part units -1.5 to 1.5 into this view (edges are mirrored)."""
         step = 3.0 / field.shape[0]
         onto = np.array([[step, 0, -1.5 + step / 2], [0, step, -1.5 + step / 2], [0, 0, 1]])
-        return cv2.warpAffine(
-            field,
-            (self.matrix @ onto),
-            (self.size, self.size),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT_101,
-        )
+        shape, mirrored = (self.size, self.size), cv2.BORDER_REFLECT_101
+        return cv2.warpAffine(field, self.matrix @ onto, shape, flags=cv2.INTER_LINEAR, borderMode=mirrored)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

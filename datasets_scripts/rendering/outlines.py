@@ -30,9 +30,8 @@ def stadium(centre: Sequence[float], length: float, width: float, angle: float =
     arc = np.linspace(-np.pi / 2, np.pi / 2, 12)
     straight = np.linspace(half, -half, 7)[1:-1]
     right = np.stack([half + radius * np.cos(arc), radius * np.sin(arc)], 1)
-    points = np.concatenate(
-        [right, np.stack([straight, np.full(5, radius)], 1), -right, -np.stack([straight, np.full(5, radius)], 1)]
-    )
+    upper = np.stack([straight, np.full(5, radius)], 1)
+    points = np.concatenate([right, upper, -right, -upper])
     points[:, 1] += bend * (points[:, 0] / (length / 2)) ** 2
     return turned(points, angle) + np.asarray(centre)
 

@@ -17,7 +17,7 @@ generators passed in. Nothing is downloaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -134,13 +134,12 @@ class Product:
         middle = (self.size - 1) / 2
         matrix = np.array([[cosine, -sine, middle + shift[0]], [sine, cosine, middle + shift[1]]])
         lamp = self.light
-        light = Light(
-            lamp.azimuth + rng.normal(0, 0.06),
-            float(np.clip(lamp.tilt + rng.normal(0, 0.03), 0.15, 1.25)),
-            lamp.level * float(np.exp(rng.normal(0, 0.04))),
-            lamp.warmth + rng.normal(0, 0.006),
-            lamp.slope,
-            lamp.vignette,
+        light = replace(
+            lamp,
+            azimuth=lamp.azimuth + rng.normal(0, 0.06),
+            tilt=float(np.clip(lamp.tilt + rng.normal(0, 0.03), 0.15, 1.25)),
+            level=lamp.level * float(np.exp(rng.normal(0, 0.04))),
+            warmth=lamp.warmth + rng.normal(0, 0.006),
         )
         return View(self.size, matrix, light, texture)
 

@@ -137,10 +137,11 @@ def wandering_line(
     return np.concatenate([start[None], start + np.cumsum(moves, 0)])
 
 
-def add_line(alpha: np.ndarray, points: np.ndarray, thickness: float, level: int = 255) -> None:
+def add_line(alpha: np.ndarray, points: np.ndarray, thickness: float) -> None:
     """Draws a line (x, y) into a `uint8` coverage; below one pixel of thickness it becomes fainter."""
+    level = 255
     if thickness < 1:
-        level, thickness = int(level * max(thickness, 0.45)), 1
+        level, thickness = int(255 * max(thickness, 0.45)), 1
     cv2.polylines(alpha, [np.rint(points * 16).astype(np.int32)], False, level, round(thickness), cv2.LINE_AA, 4)
 
 

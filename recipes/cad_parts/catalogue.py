@@ -22,8 +22,3 @@ def make_part(name: str) -> Part:
     kind, _, number = name.rpartition("_")
     rng = np.random.default_rng([sum(map(ord, kind)) * 131 + len(kind), int(number)])
     return KINDS[kind](rng)
-
-
-def kind_of(name: str) -> str:
-    """The kind of a part."""
-    return name.rpartition("_")[0]

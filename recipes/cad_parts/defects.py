@@ -16,13 +16,16 @@ from .materials import (
     Material,
     Texture,
     character_field,
+    colour_over,
     draw_mark,
     equally_wide,
     mark_cover,
     mottle,
+    one_of,
+    paint,
     plain_texture,
 )
-from .meshes import Mesh, lump, refined, rotation, sphere, sweep, together
+from .meshes import Mesh, lump, outwards, refined, rotation, sphere, sweep, together
 from .parts import Body, Part
 from .rendering import Geometry, Shot
 from .scenes import fibre
@@ -31,6 +34,15 @@ KINDS = (
     "missing", "extra", "misplaced", "broken", "deformed", "surface", "colour", "contamination", "print",
 )  # fmt: skip
 """Kinds of defect."""
+
+METALS = {
+    "brass": (0.66, 0.5, 0.25), "copper": (0.74, 0.38, 0.24), "black": (0.08, 0.08, 0.085), "bright": (0.8, 0.8, 0.8),
+}  # fmt: skip
+"""Colours of metals that a piece may wrongly have."""
+
+
+class ImpossibleError(ValueError):
+    """The part cannot have the defect, or nothing that the camera sees can."""
 
 
 @dataclass
@@ -89,8 +101,8 @@ class Attempt:
     size: float
     rng: np.random.Generator
 
-    def site(self, edge: bool = False, allowed: Callable[[Body], bool] | None = None) -> Site | None:
-        """A visible place, on an edge if asked for; `None` if there is none. (Clear films are looked through.)"""
+    def site(self, edge: bool = False, allowed: Callable[[Body], bool] | None = None) -> Site:
+        """A visible place, on an edge if asked for. (Clear films are looked through.)"""
         seen, shot = self.seen, self.shot
         usable = seen.part.copy()
         if allowed is not None:
@@ -104,7 +116,7 @@ class Attempt:
         bend[:8], bend[-8:], bend[:, :8], bend[:, -8:] = False, False, False, False
         choice = np.flatnonzero((usable & bend if edge else usable & ~bend).ravel())
         if len(choice) < 20:
-            return None
+            raise ImpossibleError
         at = np.unravel_index(self.rng.choice(choice), seen.body.shape)
         normal = shot.pose.matrix().T @ seen.normal[at]
         body = shot.bodies[seen.body[at]].name
@@ -131,17 +143,21 @@ class Attempt:
         materials = {**shot.materials, "painted": shot.materials[body.material]}
         return replace(shot, bodies=bodies, textures={**shot.textures, "painted": made}, materials=materials), made
 
-    def loose(self) -> Body | None:
+    def loose(self) -> Body:
         """A visible body that may be changed by itself."""
         indices, counts = np.unique(self.seen.body[self.seen.part], return_counts=True)
-        chosen = [
-            self.shot.bodies[i] for i, n in zip(indices, counts, strict=True) if n > 60 and self.shot.bodies[i].loose
-        ]
-        return chosen[self.rng.integers(len(chosen))] if chosen else None
+        chosen = [body for body in map(self.shot.bodies.__getitem__, indices[counts > 60]) if body.loose]
+        if not chosen:
+            raise ImpossibleError
+        return chosen[self.rng.integers(len(chosen))]
 
 
 def _noun(body: Body) -> str:
     return body.noun or "part"
+
+
+def _width(body: Body) -> float:
+    return float(np.ptp(body.mesh.bounds, 0)[:2].max())
 
 
 def _one(body: Body) -> str:
@@ -210,11 +226,9 @@ def _paint(made: Texture, cover: np.ndarray, colour=None, roughness=None, metall
     made.changed = np.maximum(made.changed, cover)
 
 
-def scratch(attempt: Attempt) -> Change | None:
+def scratch(attempt: Attempt) -> Change:
     """A bright or dark line, or two, cut into the surface."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     width = max(1.3 / made.scale, attempt.size * rng.uniform(0.03, 0.08))
@@ -230,11 +244,9 @@ def scratch(attempt: Attempt) -> Change | None:
     return Change(shot, f"a scratch on the {_noun(body)}", length)
 
 
-def stain(attempt: Attempt) -> Change | None:
+def stain(attempt: Attempt) -> Change:
     """A spot of oil, ink or grime."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
@@ -248,11 +260,9 @@ def stain(attempt: Attempt) -> Change | None:
     return Change(shot, f"a {name} stain on the {_noun(body)}", 2 * radius)
 
 
-def corrosion(attempt: Attempt) -> Change | None:
+def corrosion(attempt: Attempt) -> Change:
     """Rust or white rust on metal."""
     site = attempt.site(allowed=lambda b: attempt.shot.materials[b.material].metallic > 0.5)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi) * 1.2
@@ -265,11 +275,9 @@ def corrosion(attempt: Attempt) -> Change | None:
     return Change(shot, f"{'rust' if red else 'corrosion'} on the {_noun(body)}", 2 * radius)
 
 
-def discolouration(attempt: Attempt) -> Change | None:
+def discolouration(attempt: Attempt) -> Change:
     """A region of another tone, its texture kept: faded, burnt, heat-tinted."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     radius = attempt.size / np.sqrt(np.pi)
@@ -287,11 +295,9 @@ def discolouration(attempt: Attempt) -> Change | None:
     return Change(shot, f"a {name} area on the {_noun(body)}", 2 * radius)
 
 
-def crack(attempt: Attempt) -> Change | None:
+def crack(attempt: Attempt) -> Change:
     """A jagged dark gap with a side branch."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     shot, made = attempt.repainted(body)
     width = max(1.2 / made.scale, attempt.size * rng.uniform(0.03, 0.07))
@@ -309,35 +315,27 @@ def crack(attempt: Attempt) -> Change | None:
 # ---------------------------------------------------------------- geometry
 
 
-def chip(attempt: Attempt) -> Change | None:
+def chip(attempt: Attempt) -> Change:
     """Material broken out of an edge."""
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = attempt.size / np.sqrt(np.pi) * 1.25
     tool = lump(rng, radius, 0.9, 14).scaled((1, 1, rng.uniform(0.7, 1.3)))
     centre = site.place + 0.35 * radius * site.normal
-    return Change(
-        attempt.exchanged(body.name, body.mesh - tool.moved(*centre)),
-        f"a chipped edge of the {_noun(body)}",
-        2 * radius,
-        zone=(centre, 1.9 * radius),
-    )
+    shot = attempt.exchanged(body.name, body.mesh - tool.moved(*centre))
+    return Change(shot, f"a chipped edge of the {_noun(body)}", 2 * radius, zone=(centre, 1.9 * radius))
 
 
-def broken(attempt: Attempt) -> Change | None:
+def broken(attempt: Attempt) -> Change:
     """An end broken off along a rough face; the piece is gone, or lies a little aside."""
     rng = attempt.rng
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     body = attempt.body(site.body)
     low, high = body.mesh.bounds
     away = site.place - body.mesh.centre
     away[2] = 0
     if np.linalg.norm(away) < 1e-6:
-        return None
+        raise ImpossibleError
     away /= np.linalg.norm(away)
     depth = min(attempt.size * rng.uniform(0.7, 1.2), 0.35 * float(np.linalg.norm((high - low)[:2])))
     tool = _rough_half_space(rng, attempt.shot.extent, 0.12 * depth)
@@ -346,7 +344,7 @@ def broken(attempt: Attempt) -> Change | None:
     tool = tool.moved(at[0], at[1], body.mesh.centre[2])
     piece, rest = body.mesh ^ tool, body.mesh - tool
     if not len(piece.faces) or not len(rest.faces):
-        return None
+        raise ImpossibleError
     bodies = [replace(b, mesh=rest) if b.name == body.name else b for b in attempt.shot.bodies]
     words = f"a piece of the {_noun(body)} has broken off"
     if rng.random() < 0.4:
@@ -375,18 +373,13 @@ def _rough_half_space(rng: np.random.Generator, extent: float, rough: float) -> 
     walls = np.concatenate(
         [np.stack([rim, following, following + n * n], 1), np.stack([rim, following + n * n, rim + n * n], 1)]
     )
-    made = Mesh(np.concatenate([slab, back]), np.concatenate([front, rear, walls]))
-    corners = made.vertices[made.faces]
-    if np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() < 0:
-        made = Mesh(made.vertices, made.faces[:, ::-1])
-    return made
+    vertices, faces = np.concatenate([slab, back]), np.concatenate([front, rear, walls])
+    return Mesh(vertices, outwards(vertices, faces))
 
 
-def dent(attempt: Attempt) -> Change | None:
+def dent(attempt: Attempt) -> Change:
     """The surface pressed in."""
     site = attempt.site()
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = attempt.size / np.sqrt(np.pi) * 1.3
     mesh = refined(body.mesh, site.place, radius, radius / 7)
@@ -399,38 +392,31 @@ def dent(attempt: Attempt) -> Change | None:
     return Change(shot, f"a dent in the {_noun(body)}", 2 * radius, zone=(site.place, 1.25 * radius))
 
 
-def burr(attempt: Attempt) -> Change | None:
+def burr(attempt: Attempt) -> Change:
     """Jagged surplus material on an edge."""
     site = attempt.site(edge=True)
-    if site is None:
-        return None
     rng, body = attempt.rng, attempt.body(site.body)
     radius = min(attempt.size / np.sqrt(np.pi), 0.03 * attempt.shot.extent)
     pieces = []
     for _ in range(int(rng.integers(2, 5))):
-        piece = (
-            lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9)
-            .scaled((1, 0.5, 0.35))
-            .turned("z", float(rng.uniform(0, 180)))
-        )
+        piece = lump(rng, radius * rng.uniform(0.4, 0.8), 1.1, 9).scaled((1, 0.5, 0.35))
+        piece = piece.turned("z", float(rng.uniform(0, 180)))
         pieces.append(piece.moved(*(site.place + rng.normal(0, 0.3 * radius, 3) * [1, 1, 0.3])))
     bodies = [*attempt.shot.bodies, Body("burr", together(pieces), body.material, "burr")]
     return Change(attempt.with_bodies(bodies), f"a burr on the {_noun(body)}", 2 * radius)
 
 
-def bent(attempt: Attempt) -> Change | None:
+def bent(attempt: Attempt) -> Change:
     """A slender body bent beyond a point along its length."""
     rng = attempt.rng
     name = attempt.part.bends
     chosen = attempt.body(name) if name and not name.endswith("*") else attempt.loose()
-    if chosen is None:
-        return None
     mesh = chosen.mesh
     low, high = mesh.bounds
     axis = int(np.argmax(high - low))
     at = low[axis] + (high - low)[axis] * rng.uniform(0.3, 0.62)
     angle = float(rng.uniform(*((15, 45) if axis == 2 else (9, 32))) * rng.choice([-1, 1]))
-    turn_axis = "z" if axis != 2 else str(rng.choice(["x", "y"]))  # what lies is bent in the table's plane
+    turn_axis = "z" if axis != 2 else one_of(rng, "x", "y")  # what lies is bent in the table's plane
     pivot = mesh.centre.copy()
     pivot[axis] = at
     width = 0.12 * (high - low)[axis]
@@ -442,16 +428,16 @@ def bent(attempt: Attempt) -> Change | None:
     return Change(shot, f"the {_noun(chosen)} is bent", float(high[axis] - at))
 
 
-def contamination(attempt: Attempt) -> Change | None:
+def contamination(attempt: Attempt) -> Change:
     """Foreign matter on the part: a chip, crumbs, a fibre, a drop."""
     site = attempt.site()
-    if site is None or site.normal[2] < 0.2:
-        return None
+    if site.normal[2] < 0.2:
+        raise ImpossibleError
     rng, shot = attempt.rng, attempt.shot
     body, radius = attempt.body(site.body), attempt.size / np.sqrt(np.pi)
     base = float(shot.textures[body.material].albedo[site.row, site.column].mean())
     shade = float(rng.uniform(0.5, 0.7)) if base < 0.2 else float(rng.uniform(0.02, 0.06))
-    name = str(rng.choice(["metal chip", "crumbs", "fibre", "drop"]))
+    name = one_of(rng, "metal chip", "crumbs", "fibre", "drop")
     if name == "metal chip":
         angles = np.linspace(0, rng.uniform(3, 9), 60)
         path = np.stack([np.cos(angles), np.sin(angles), 0.16 * angles], 1) * 0.6 * radius
@@ -466,9 +452,8 @@ def contamination(attempt: Attempt) -> Change | None:
         mesh, material = together(pieces), Material((shade, 0.85 * shade, 0.6 * shade), 0, 0.8)
     elif name == "fibre":
         mesh = fibre(rng, min(attempt.size**2 / (0.014 * shot.extent), 0.5 * shot.extent), 0.006 * shot.extent)
-        material = Material(
-            (shade, shade, shade) if rng.random() < 0.6 else PAINTS[str(rng.choice(["red", "blue"]))], 0, 0.8
-        )
+        colour = (shade, shade, shade) if rng.random() < 0.6 else paint(rng, "red", "blue")
+        material = Material(colour, 0, 0.8)
     else:
         mesh = sphere(radius, 16).scaled((1, rng.uniform(0.7, 1.2), 0.28))
         tints = [(0.05, 0.03, 0.01), (0.6, 0.6, 0.55), (0.25, 0.14, 0.02)]
@@ -476,12 +461,8 @@ def contamination(attempt: Attempt) -> Change | None:
         material = Material(tint, 0, 0.08)
     mesh = mesh.turned("z", float(rng.uniform(0, 360))).moved(*site.place)
     textures = {**shot.textures, "foreign": plain_texture(material, shot.extent)}
-    changed = replace(
-        shot,
-        bodies=[*shot.bodies, Body("foreign", mesh, "foreign", name)],
-        textures=textures,
-        materials={**shot.materials, "foreign": material},
-    )
+    materials, bodies = {**shot.materials, "foreign": material}, [*shot.bodies, Body("foreign", mesh, "foreign", name)]
+    changed = replace(shot, bodies=bodies, textures=textures, materials=materials)
     article = "" if name == "crumbs" else "a "
     return Change(changed, f"{article}{name} on the {_noun(body)}", 2 * radius)
 
@@ -489,113 +470,83 @@ def contamination(attempt: Attempt) -> Change | None:
 # ---------------------------------------------------------------- bodies that may be changed by themselves
 
 
-def missing_piece(attempt: Attempt) -> Change | None:
+def missing_piece(attempt: Attempt) -> Change:
     """One loose body is gone."""
     body = attempt.loose()
-    if body is None:
-        return None
     rest = [b for b in attempt.shot.bodies if b.name != body.name]
-    return Change(
-        attempt.with_bodies(rest),
-        f"{_one(body)} is missing",
-        float(np.ptp(body.mesh.bounds, 0)[:2].max()),
-        {body.name},
-    )
+    return Change(attempt.with_bodies(rest), f"{_one(body)} is missing", _width(body), {body.name})
 
 
-def extra_piece(attempt: Attempt) -> Change | None:
+def extra_piece(attempt: Attempt) -> Change:
     """One loose body more than there should be."""
     candidates = [b for b in attempt.shot.bodies if b.loose and b.surplus is not None]
     if not candidates:
-        return None
+        raise ImpossibleError
     body = candidates[attempt.rng.integers(len(candidates))]
     more = replace(body, name="surplus", mesh=body.mesh.moved(*body.surplus), loose=False)
-    size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(
-        attempt.with_bodies([*attempt.shot.bodies, more]), f"there is {_one(body)} too many", size, {"surplus"}
-    )
+    bodies = [*attempt.shot.bodies, more]
+    return Change(attempt.with_bodies(bodies), f"there is {_one(body)} too many", _width(body), {"surplus"})
 
 
-def misplaced_piece(attempt: Attempt) -> Change | None:
+def misplaced_piece(attempt: Attempt) -> Change:
     """A loose body lies shifted and turned."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
-    size = np.ptp(body.mesh.bounds, 0)
-    reach = float(min(size[:2].max() * rng.uniform(0.25, 0.5), 0.12 * attempt.shot.extent))
+    reach = float(min(_width(body) * rng.uniform(0.25, 0.5), 0.12 * attempt.shot.extent))
     way = rng.uniform(0, 2 * np.pi)
     mesh = body.mesh.turned("z", float(rng.choice([-1, 1]) * rng.uniform(8, 35)), body.mesh.centre)
     mesh = mesh.moved(reach * np.cos(way), reach * np.sin(way))
     return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is out of place", reach, {body.name})
 
 
-def unseated_piece(attempt: Attempt) -> Change | None:
+def unseated_piece(attempt: Attempt) -> Change:
     """A loose body stands up on one side, not fully seated."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
     size = np.ptp(body.mesh.bounds, 0)
-    axis = str(rng.choice(["x", "y"]))
+    axis = one_of(rng, "x", "y")
     angle = float(rng.choice([-1, 1]) * rng.uniform(14, 32))
     mesh = body.mesh.turned(axis, angle, body.mesh.centre)
     mesh = mesh.moved(z=max(0.0, float(body.mesh.bounds[0, 2] - mesh.bounds[0, 2])) * 0.8 + 0.15 * float(size[2]))
     return Change(attempt.exchanged(body.name, mesh), f"{_one(body)} is not fully seated", float(size[2]), {body.name})
 
 
-def wrong_size_piece(attempt: Attempt) -> Change | None:
+def wrong_size_piece(attempt: Attempt) -> Change:
     """A loose body is too large or too small."""
     body, rng = attempt.loose(), attempt.rng
-    if body is None:
-        return None
     factor = float(rng.choice([rng.uniform(0.5, 0.75), rng.uniform(1.25, 1.5)]))
-    low, high = body.mesh.bounds
-    about = np.array([*body.mesh.centre[:2], low[2]])
+    about = np.array([*body.mesh.centre[:2], body.mesh.bounds[0, 2]])
     words = f"{_one(body)} is too {'small' if factor < 1 else 'large'}"
-    return Change(
-        attempt.exchanged(body.name, body.mesh.scaled(factor, about)),
-        words,
-        float(factor * np.ptp(body.mesh.bounds, 0)[:2].max()),
-        {body.name},
-    )
+    shot = attempt.exchanged(body.name, body.mesh.scaled(factor, about))
+    return Change(shot, words, factor * _width(body), {body.name})
 
 
-def wrong_colour_piece(attempt: Attempt) -> Change | None:
+def wrong_colour_piece(attempt: Attempt) -> Change:
     """A loose body, or the whole part, has another colour."""
-    body, rng, shot = attempt.loose(), attempt.rng, attempt.shot
-    if body is None:
+    rng, shot = attempt.rng, attempt.shot
+    try:
+        body = attempt.loose()
+    except ImpossibleError:
         body = next((b for b in shot.bodies if not shot.materials[b.material].clear), None)
         if body is None or shot.materials[body.material].metallic > 0.5:
-            return None
+            raise
     old = shot.materials[body.material]
     base = shot.textures[body.material].albedo.mean((0, 1))
-    other = [(n, c) for n, c in PAINTS.items() if np.abs(np.asarray(c) - base).max() > 0.22]
-    if old.metallic > 0.5:
-        other = [
-            ("brass", (0.66, 0.5, 0.25)),
-            ("copper", (0.74, 0.38, 0.24)),
-            ("black", (0.08, 0.08, 0.085)),
-            ("bright", (0.8, 0.8, 0.8)),
-        ]
-        other = [(n, c) for n, c in other if np.abs(np.asarray(c) - base).max() > 0.15]
+    colours, apart = (METALS, 0.15) if old.metallic > 0.5 else (PAINTS, 0.22)
+    other = [(n, c) for n, c in colours.items() if np.abs(np.asarray(c) - base).max() > apart]
     name, colour = other[rng.integers(len(other))]
     made = copy.deepcopy(shot.textures[body.material])
     made.albedo = np.clip(made.albedo * (np.asarray(colour, np.float32) / np.maximum(base, 0.01)), 0, 0.95)
     bodies = [replace(b, material="other") if b.name == body.name else b for b in shot.bodies]
-    changed = replace(
-        shot, bodies=bodies, textures={**shot.textures, "other": made}, materials={**shot.materials, "other": old}
-    )
-    size = float(np.ptp(body.mesh.bounds, 0)[:2].max())
-    return Change(changed, f"{_one(body)} has the wrong colour ({name})", size, {body.name})
+    textures, materials = {**shot.textures, "other": made}, {**shot.materials, "other": old}
+    changed = replace(shot, bodies=bodies, textures=textures, materials=materials)
+    return Change(changed, f"{_one(body)} has the wrong colour ({name})", _width(body), {body.name})
 
 
 # ---------------------------------------------------------------- features in the part's numbers
 
 
-def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | None:
+def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change:
     """Rebuild the part with one item of a list of features changed."""
     rng, part = attempt.rng, attempt.part
-    if not part.features:
-        return None
     key = str(rng.choice(sorted(part.features)))
     numbers = copy.deepcopy(part.numbers)
     items = numbers[key]
@@ -611,7 +562,7 @@ def _feature(attempt: Attempt, alter: Callable[[list, int], str]) -> Change | No
     return Change(attempt.with_bodies(bodies), words, float(2 * size), zone=zone)
 
 
-def missing_feature(attempt: Attempt) -> Change | None:
+def missing_feature(attempt: Attempt) -> Change:
     """A hole, slot or the like was never made."""
 
     def alter(items: list, index: int) -> str:
@@ -621,7 +572,7 @@ def missing_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def misplaced_feature(attempt: Attempt) -> Change | None:
+def misplaced_feature(attempt: Attempt) -> Change:
     """A hole or slot is shifted."""
 
     def alter(items: list, index: int) -> str:
@@ -633,7 +584,7 @@ def misplaced_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def wrong_size_feature(attempt: Attempt) -> Change | None:
+def wrong_size_feature(attempt: Attempt) -> Change:
     """A hole or slot is too large or too small."""
     factor = float(attempt.rng.choice([attempt.rng.uniform(0.45, 0.7), attempt.rng.uniform(1.35, 1.6)]))
 
@@ -645,7 +596,7 @@ def wrong_size_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def extra_feature(attempt: Attempt) -> Change | None:
+def extra_feature(attempt: Attempt) -> Change:
     """A hole or slot too many."""
 
     def alter(items: list, index: int) -> str:
@@ -658,29 +609,29 @@ def extra_feature(attempt: Attempt) -> Change | None:
     return _feature(attempt, alter)
 
 
-def switched(attempt: Attempt, switch: str) -> Change | None:
+def switched(attempt: Attempt, switch: str) -> Change:
     """A change of the numbers that the part itself knows."""
-    numbers = copy.deepcopy(attempt.part.numbers)
-    attempt.part.changes[switch](numbers, attempt.rng)
+    numbers, (_, _, words, change) = copy.deepcopy(attempt.part.numbers), attempt.part.switches[switch]
+    change(numbers, attempt.rng)
     good, here = ({b.name: b for b in bodies} for bodies in (attempt.part.bodies(), attempt.shot.bodies))
     bodies = []
     for body in attempt.part.build(numbers):
         same = body.name in good and np.array_equal(body.mesh.vertices, good[body.name].mesh.vertices)
         bodies.append(here[body.name] if same else body)  # what did not change keeps its play
-    return Change(attempt.with_bodies(bodies), attempt.part.switches[switch][2], attempt.size)
+    return Change(attempt.with_bodies(bodies), words, attempt.size)
 
 
 # ---------------------------------------------------------------- print
 
 
-def misprint(attempt: Attempt, way: str) -> Change | None:
+def misprint(attempt: Attempt, way: str) -> Change:
     """A mark missing, misplaced, smeared, wrong or blotted."""
     rng, shot = attempt.rng, attempt.shot
-    printed = [
-        (n, m, mark) for n, m in shot.materials.items() for mark in m.marks if way != "wrong" or mark.shape == "text"
-    ]
+    printed = [(n, m, mark) for n, m in shot.materials.items() for mark in m.marks]
+    if way == "wrong":
+        printed = [one for one in printed if one[2].shape == "text"]
     if not printed:
-        return None
+        raise ImpossibleError
     name, material, mark = printed[rng.integers(len(printed))]
     made = copy.deepcopy(shot.textures[name])
     where = made.cell(mark.cell)
@@ -698,15 +649,8 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
     elif way == "misplaced":
         erase(np.clip(old * 1.3, 0, 1))
         shift = max(mark.size * rng.uniform(0.4, 0.8), 0.02 * made.extent) * rng.choice([-1, 1])
-        draw_mark(
-            made,
-            replace(
-                mark,
-                x=mark.x + shift,
-                y=mark.y + 0.5 * shift * rng.normal(),
-                degrees=mark.degrees + float(rng.normal(0, 8)),
-            ),
-        )
+        y, degrees = mark.y + 0.5 * shift * rng.normal(), mark.degrees + float(rng.normal(0, 8))
+        draw_mark(made, replace(mark, x=mark.x + shift, y=y, degrees=degrees))
         words = "the print is out of place"
     elif way == "wrong":
         letters = list(mark.text)
@@ -718,15 +662,13 @@ def misprint(attempt: Attempt, way: str) -> Change | None:
         new = old + (new - old) * here  # the rest of the line stays to the pixel
         differs = np.abs(new - old) > 0.15
         erase(differs.astype(np.float32))
-        alpha = new * differs * 0.92
-        made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
+        colour_over(made, mark, new * differs * 0.92)
         words = "a character of the print is wrong"
     else:
         smear = np.clip(gaussian_filter(old, (0.6, max(2.5, 0.25 * mark.size * made.scale))) * 1.6, 0, 1)
         noise = np.clip(0.6 + 0.6 * mottle(rng, (CELL, CELL), 6), 0, 1)
         erase(np.clip(old * 1.3, 0, 1) * 0.75)
-        alpha = smear * noise * 0.8
-        made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
+        colour_over(made, mark, smear * noise * 0.8)
         words = "the print is smeared"
     made.changed = np.maximum(made.changed, (np.abs(made.albedo - before).max(-1) > 0.06).astype(np.float32))
     return Change(replace(shot, textures={**shot.textures, name: made}), words, mark.size)
@@ -737,7 +679,7 @@ class Kind:
     """A type of defect: its kind, how it is made, whether its size can be chosen."""
 
     kind: str
-    make: Callable[[Attempt], Change | None]
+    make: Callable[[Attempt], Change]
     scalable: bool = True
 
 
@@ -774,10 +716,8 @@ FEATURES = {
 """Types of parts with lists of features."""
 
 PRINTS = {
-    "print_missing": Kind("print", lambda attempt: misprint(attempt, "missing"), False),
-    "print_misplaced": Kind("print", lambda attempt: misprint(attempt, "misplaced"), False),
-    "print_wrong": Kind("print", lambda attempt: misprint(attempt, "wrong"), False),
-    "print_smeared": Kind("print", lambda attempt: misprint(attempt, "smeared"), False),
+    f"print_{way}": Kind("print", lambda attempt, way=way: misprint(attempt, way), False)
+    for way in ("missing", "misplaced", "wrong", "smeared")
 }
 """Types of printed parts."""
 
@@ -804,7 +744,7 @@ def applicable(part: Part, mono: bool) -> dict[str, Kind]:
         types |= PRINTS
     if part.bends:
         types["bent"] = Kind("deformed", bent, False)
-    for switch, (defect_type, kind, _) in part.switches.items():
+    for switch, (defect_type, kind, *_) in part.switches.items():
         types[f"{defect_type}:{switch}"] = Kind(kind, lambda attempt, s=switch: switched(attempt, s), False)
     if mono:
         types = {name: one for name, one in types.items() if one.kind != "colour"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .materials import Mark, metal, plastic
+from .materials import Mark, metal, one_of, plastic
 from .meshes import (
     Mesh,
     circle,
@@ -49,7 +49,7 @@ def hex_bolt(rng: np.random.Generator) -> Part:
     size = float(rng.choice([5, 6, 8, 10]))
     n = {"d": size, "length": size * rng.uniform(2.8, 5), "pitch": 0.18 * size, "gap": None}
     n["thread"] = (n["length"] * rng.uniform(0.1, 0.5), n["length"])
-    finish = str(rng.choice(["steel", "zinc", "black", "brass"]))
+    finish = one_of(rng, "steel", "zinc", "black", "brass")
 
     def build(n: dict) -> list[Body]:
         d, (low, high) = n["d"], n["thread"]
@@ -67,8 +67,8 @@ def machine_screw(rng: np.random.Generator) -> Part:
     size = float(rng.choice([3, 4, 5, 6]))
     n = {"d": size, "length": size * rng.uniform(2.5, 5), "pitch": 0.2 * size, "gap": None, "drive": 1}
     n["thread"] = (0.3 * size, n["length"])
-    shape = str(rng.choice(["pan", "countersunk", "socket", "cheese"]))
-    finish = str(rng.choice(["steel", "zinc", "black", "brass"]))
+    shape = one_of(rng, "pan", "countersunk", "socket", "cheese")
+    finish = one_of(rng, "steel", "zinc", "black", "brass")
 
     def screw(n: dict) -> Mesh:
         d, (low, high) = n["d"], n["thread"]
@@ -100,28 +100,18 @@ def machine_screw(rng: np.random.Generator) -> Part:
 def hex_nut(rng: np.random.Generator) -> Part:
     size = float(rng.choice([6, 8, 10, 12]))
     n = {"d": size, "thread": (0.0, 0.8 * size), "pitch": 0.17 * size, "gap": None}
-    finish, flanged = str(rng.choice(["steel", "zinc", "black", "brass"])), bool(rng.random() < 0.4)
+    finish, flanged = one_of(rng, "steel", "zinc", "black", "brass"), bool(rng.random() < 0.4)
 
     def build(n: dict) -> list[Body]:
         d, height = n["d"], 0.8 * n["d"]
-        body = extrude(regular(6, 1.65 * d), 0, height) ^ revolve(
-            [
-                (0, 0),
-                (0.84 * d, 0),
-                (0.955 * d, 0.12 * d),
-                (0.955 * d, height - 0.12 * d),
-                (0.84 * d, height),
-                (0, height),
-            ],
-            72,
-        )
+        low, high = [(0, 0), (0.84 * d, 0), (0.955 * d, 0.12 * d)], [(0.84 * d, height), (0, height)]
+        body = extrude(regular(6, 1.65 * d), 0, height) ^ revolve([*low, (0.955 * d, height - 0.12 * d), *high], 72)
         if flanged:
             body = body + revolve([(0, 0), (1.15 * d, 0), (1.15 * d, 0.1 * d), (0.8 * d, 0.35 * d), (0, 0.35 * d)], 72)
         gap = n["gap"] and tuple(g - 1.0 for g in n["gap"])
         bore = thread(0.5 * d, -1, height + 1.5 * d, n["pitch"], gap=gap)
-        bevel = revolve(
-            [(0, height + 0.01), (0.56 * d, height + 0.01), (0.44 * d, height - 0.12 * d), (0, height - 0.12 * d)], 48
-        )
+        top, below = height + 0.01, height - 0.12 * d
+        bevel = revolve([(0, top), (0.56 * d, top), (0.44 * d, below), (0, below)], 48)
         return [Body("nut", without(body, [bore, bevel]), "metal", "nut")]
 
     part = Part("flange nut" if flanged else "hexagon nut", n, build, {"metal": metal(finish)}, fill=0.6)
@@ -134,14 +124,14 @@ def hex_nut(rng: np.random.Generator) -> Part:
 
 def washer(rng: np.random.Generator) -> Part:
     size = float(rng.choice([6, 8, 10, 12]))
-    shape = str(rng.choice(["plain", "toothed", "spring", "fender"]))
+    shape = one_of(rng, "plain", "toothed", "spring", "fender")
     n = {"d": size, "outer": size * (1.6 if shape == "fender" else 1.05), "teeth": 16, "gone": [], "split": 14.0}
-    finish = str(rng.choice(["steel", "zinc", "copper", "brass"]))
+    finish = one_of(rng, "steel", "zinc", "copper", "brass")
 
     def build(n: dict) -> list[Body]:
         d, outer = n["d"], n["outer"]
         disc = drilled(circle(outer, sides=96), [(0, 0, 0.55 * d)])
-        if shape == "plain" or shape == "fender":
+        if shape in ("plain", "fender"):
             return [Body("washer", extrude(disc, 0, 0.16 * d, 0.03 * d, 0.03 * d), "metal", "washer")]
         if shape == "spring":
             angles = np.radians(np.linspace(n["split"] / 2, 360 - n["split"] / 2, 90))
@@ -155,7 +145,7 @@ def washer(rng: np.random.Generator) -> Part:
                 teeth.append(tooth.turned("z", index * 360 / n["teeth"]))
         return [Body("washer", union([ring, *teeth]).moved(z=0.05 * d), "metal", "washer")]
 
-    part = Part(f"{shape} washer", n, build, {"metal": metal(finish, str(rng.choice(["plain", "turned"])))}, fill=0.58)
+    part = Part(f"{shape} washer", n, build, {"metal": metal(finish, one_of(rng, "plain", "turned"))}, fill=0.58)
     if shape == "toothed":
 
         def lose(numbers: dict, rng: np.random.Generator) -> None:
@@ -168,7 +158,7 @@ def washer(rng: np.random.Generator) -> Part:
 def wing_nut(rng: np.random.Generator) -> Part:
     size = float(rng.choice([5, 6, 8]))
     n = {"d": size, "wings": [0.0, 180.0], "length": float(rng.uniform(1.5, 2.0))}
-    finish = str(rng.choice(["zinc", "brass", "black"]))
+    finish = one_of(rng, "zinc", "brass", "black")
 
     def build(n: dict) -> list[Body]:
         d = n["d"]
@@ -188,19 +178,18 @@ def wing_nut(rng: np.random.Generator) -> Part:
     return part.can_have("wing", "missing_wing", "missing", "a wing of the nut is missing", lose)
 
 
-def rivet(rng: np.random.Generator) -> Part:
+def riveted_seam(rng: np.random.Generator) -> Part:
     count, size = int(rng.integers(3, 6)), float(rng.uniform(3, 5))
     pitch = 3.4 * size
     n = {"d": size, "count": count, "pitch": pitch}
-    finish = str(rng.choice(["aluminium", "copper", "steel"]))
+    finish = one_of(rng, "aluminium", "copper", "steel")
     paint = metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.3, 0.33, 0.36), 0.4)
 
     def build(n: dict) -> list[Body]:
         d, width = n["d"], n["pitch"] * (n["count"] - 1) + 3.2 * n["d"]
         plate = extrude(rectangle(width, 2.4 * n["pitch"], d), 0, 0.5 * d, 0.08 * d)
-        seam = extrude(rectangle(width, 1.15 * n["pitch"], 0.1 * d), 0.5 * d, 0.9 * d, 0.06 * d).moved(
-            y=-0.6 * n["pitch"]
-        )
+        seam = extrude(rectangle(width, 1.15 * n["pitch"], 0.1 * d), 0.5 * d, 0.9 * d, 0.06 * d)
+        seam = seam.moved(y=-0.6 * n["pitch"])
         bodies = [Body("plate", plate, "plate", "plate"), Body("upper plate", seam, "plate", "plate")]
         head = sphere(0.95 * d, 20) ^ cylinder(2 * d, 0.35 * d, d)
         for k in range(n["count"]):
@@ -209,30 +198,20 @@ def rivet(rng: np.random.Generator) -> Part:
             bodies.append(Body(f"rivet {k + 1}", place, "rivet", "rivet", True, (0.0, 1.1 * n["pitch"], -0.38 * d)))
         return bodies
 
-    part = Part("riveted seam", n, build, {"plate": paint, "rivet": metal(finish)}, free=False, fill=0.82)
-    return part
+    return Part("riveted seam", n, build, {"plate": paint, "rivet": metal(finish)}, free=False, fill=0.82)
 
 
 def bolted_plate(rng: np.random.Generator) -> Part:
     width, height, d = float(rng.uniform(50, 80)), float(rng.uniform(40, 60)), float(rng.choice([5, 6, 8]))
     x, y = width / 2 - 1.6 * d, height / 2 - 1.6 * d
-    n = {
-        "d": d,
-        "size": (width, height),
-        "bolts": [(sx * x, sy * y, float(rng.uniform(0, 60))) for sx in (-1, 1) for sy in (-1, 1)],
-    }
+    n = {"d": d, "size": (width, height)}
+    n["bolts"] = [(sx * x, sy * y, float(rng.uniform(0, 60))) for sx in (-1, 1) for sy in (-1, 1)]
     n["bore"] = float(rng.uniform(0.16, 0.26)) * height
-    colours = {"plate": metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.05, 0.12, 0.25), 0.35)}
-    colours["plate"] = colours["plate"].with_marks(
-        Mark(
-            "text",
-            0,
-            -n["bore"] - 0.08 * height,
-            0.075 * height,
-            f"PN {rng.integers(1000, 9999)}-{rng.choice(list('ABC'))}",
-        )
-    )
-    colours |= {"bolt": metal(str(rng.choice(["zinc", "black", "steel"]))), "washer": metal("steel", "turned")}
+    plate = metal("aluminium", "brushed") if rng.random() < 0.5 else plastic((0.05, 0.12, 0.25), 0.35)
+    text = f"PN {rng.integers(1000, 9999)}-{rng.choice(list('ABC'))}"
+    mark = Mark("text", 0, -n["bore"] - 0.08 * height, 0.075 * height, text)
+    bolt = metal(one_of(rng, "zinc", "black", "steel"))
+    colours = {"plate": plate.with_marks(mark), "bolt": bolt, "washer": metal("steel", "turned")}
 
     def build(n: dict) -> list[Body]:
         d = n["d"]
@@ -251,11 +230,8 @@ def bolted_plate(rng: np.random.Generator) -> Part:
 
 
 KINDS = {
-    "hex_bolt": hex_bolt,
-    "machine_screw": machine_screw,
-    "hex_nut": hex_nut,
-    "washer": washer,
-    "wing_nut": wing_nut,
-    "riveted_seam": rivet,
-    "bolted_plate": bolted_plate,
-}
+    make.__name__: make
+    for make in (
+        hex_bolt, machine_screw, hex_nut, washer, wing_nut, riveted_seam, bolted_plate,
+    )
+}  # fmt: skip

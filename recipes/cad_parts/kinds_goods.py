@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from shapely.affinity import translate
-from shapely.geometry import LineString
+from shapely.geometry import LineString, Polygon
 
-from .materials import CARD, CERAMIC, GLASS, PAINTS, PAPER, WOOD, Mark, Material, metal, plastic
+from .materials import CARD, CERAMIC, GLASS, PAPER, WOOD, Mark, Material, metal, one_of, paint, plastic
 from .meshes import (
     Mesh,
     block,
@@ -28,8 +30,10 @@ from .meshes import (
 from .parts import Body, Part
 
 
-def _paint(rng: np.random.Generator, *names: str) -> tuple[float, float, float]:
-    return PAINTS[str(rng.choice(names))]
+def _grid(columns: int, rows: int, pitch: float) -> list[tuple[float, float]]:
+    """Places about the origin, row by row."""
+    xs, ys = ([(k - (count - 1) / 2) * pitch for k in range(count)] for count in (columns, rows))
+    return [(x, y) for y in ys for x in xs]
 
 
 def perforated_sheet(rng: np.random.Generator) -> Part:
@@ -47,53 +51,37 @@ def perforated_sheet(rng: np.random.Generator) -> Part:
         outline = drilled(rectangle(*n["size"], 2), [h[:3] for h in n["holes"]])
         return [Body("sheet", extrude(outline, 0, 1.5, 0.25), "metal", "sheet")]
 
-    material = (
-        metal(str(rng.choice(["steel", "aluminium", "brass"])), "brushed")
-        if rng.random() < 0.7
-        else plastic(_paint(rng, "white", "black", "grey"), 0.35)
-    )
-    return Part(
-        "perforated sheet", n, build, {"metal": material}, {"holes": "hole"}, free=False, fill=0.84, tilt=(0, 12)
-    )
+    if rng.random() < 0.7:
+        material = metal(one_of(rng, "steel", "aluminium", "brass"), "brushed")
+    else:
+        material = plastic(paint(rng, "white", "black", "grey"), 0.35)
+    features = {"holes": "hole"}
+    return Part("perforated sheet", n, build, {"metal": material}, features, free=False, fill=0.84, tilt=(0, 12))
 
 
 def stamped_plate(rng: np.random.Generator) -> Part:
     length, w = float(rng.uniform(50, 70)), float(rng.uniform(25, 38))
     holes = [(-0.36 * length, 0.0, 0.13 * w), (0.36 * length, 0.0, 0.13 * w), (0.0, 0.25 * w, 0.08 * w)]
-    n = {
-        "size": (length, w),
-        "holes": holes,
-        "slots": [(-0.12 * length, -0.12 * w, 0.09 * w), (0.12 * length, -0.12 * w, 0.09 * w)],
-    }
+    slots = [(-0.12 * length, -0.12 * w, 0.09 * w), (0.12 * length, -0.12 * w, 0.09 * w)]
+    n = {"size": (length, w), "holes": holes, "slots": slots}
     notch = float(rng.uniform(0.12, 0.22))
 
     def build(n: dict) -> list[Body]:
         length, w = n["size"]
-        outline = (
-            rectangle(length, w, 0.22 * w)
-            .difference(circle(notch * w, 0, 0.55 * w))
-            .difference(circle(notch * w, 0.2 * length, -0.55 * w))
-        )
+        outline = rectangle(length, w, 0.22 * w)
+        for x, y in ((0, 0.55 * w), (0.2 * length, -0.55 * w)):
+            outline = outline.difference(circle(notch * w, x, y))
         outline = drilled(outline, [h[:3] for h in n["holes"]])
         for x, y, s in n["slots"]:
             outline = outline.difference(slot(4 * s, 1.4 * s, x, y, 90))
         return [Body("plate", extrude(outline, 0, 2, 0.3), "metal", "plate")]
 
-    material = metal(str(rng.choice(["steel", "zinc", "copper", "brass"])), str(rng.choice(["plain", "brushed"])))
+    material = metal(one_of(rng, "steel", "zinc", "copper", "brass"), one_of(rng, "plain", "brushed"))
     if rng.random() < 0.5:
-        material = material.with_marks(
-            Mark(
-                "text",
-                0.0,
-                0.05 * w,
-                0.12 * w,
-                f"{rng.integers(10, 99)} {rng.choice(['ML', 'KX', 'ST'])} {rng.integers(100, 999)}",
-                (0.12, 0.12, 0.12),
-            )
-        )
-    return Part(
-        "stamped plate", n, build, {"metal": material}, {"holes": "hole", "slots": "slot"}, fill=0.8, tilt=(0, 12)
-    )
+        text = f"{rng.integers(10, 99)} {one_of(rng, 'ML', 'KX', 'ST')} {rng.integers(100, 999)}"
+        material = material.with_marks(Mark("text", 0.0, 0.05 * w, 0.12 * w, text, (0.12, 0.12, 0.12)))
+    features = {"holes": "hole", "slots": "slot"}
+    return Part("stamped plate", n, build, {"metal": material}, features, fill=0.8, tilt=(0, 12))
 
 
 def pin_connector(rng: np.random.Generator) -> Part:
@@ -104,24 +92,17 @@ def pin_connector(rng: np.random.Generator) -> Part:
         columns, rows = n["grid"]
         w, h = columns * pitch + 3, rows * pitch + 3
         floor = extrude(rectangle(w, h, 0.6), 0, 3, 0.2)
-        ring = (
-            rectangle(w, h, 0.6)
-            .difference(rectangle(w - 2, h - 2))
-            .difference(translate(rectangle(3.2, 2.4), 0, -h / 2))
-        )
+        key = translate(rectangle(3.2, 2.4), 0, -h / 2)
+        ring = rectangle(w, h, 0.6).difference(rectangle(w - 2, h - 2)).difference(key)
         bodies = [Body("shell", union([floor, extrude(ring, 0, 7, 0.2)]), "shell", "shell")]
         tip = union([block((0.64, 0.64, 6.2), chamfer=0.15)]).moved(z=3)
-        for r in range(rows):
-            for c in range(columns):
-                x, y = (c - (columns - 1) / 2) * pitch, (r - (rows - 1) / 2) * pitch
-                bodies.append(
-                    Body(f"pin {r * columns + c + 1}", tip.scaled((1.25, 1.25, 1)).moved(x, y), "pin", "pin", True)
-                )
+        for k, (x, y) in enumerate(_grid(columns, rows, pitch)):
+            bodies.append(Body(f"pin {k + 1}", tip.scaled((1.25, 1.25, 1)).moved(x, y), "pin", "pin", True))
         return bodies
 
     materials = {
-        "shell": plastic(_paint(rng, "black", "white", "green", "blue", "beige"), 0.4),
-        "pin": metal(str(rng.choice(["gold", "zinc"]))),
+        "shell": plastic(paint(rng, "black", "white", "green", "blue", "beige"), 0.4),
+        "pin": metal(one_of(rng, "gold", "zinc")),
     }
     return Part("pin connector", n, build, materials, free=False, fill=0.84, tilt=(8, 30), bends="*")
 
@@ -130,19 +111,11 @@ def _places(rng: np.random.Generator, w: float, h: float) -> list[tuple[str, flo
     """Components of a board: what, where, turn; none overlaps another."""
     taken: list[tuple[float, float, float]] = []
     items: list[tuple[str, float, float, float]] = []
-    for what, radius, count in (
-        ("chip", 6.0, 2),
-        ("capacitor", 3.6, 3),
-        ("resistor", 2.3, 9),
-        ("connector", 5.5, 1),
-        ("led", 1.8, 3),
-    ):
+    kinds = (("chip", 6.0, 2), ("capacitor", 3.6, 3), ("resistor", 2.3, 9), ("connector", 5.5, 1), ("led", 1.8, 3))
+    for what, radius, count in kinds:
         for _ in range(count):
             for _ in range(60):
-                x, y = (
-                    float(rng.uniform(-w / 2 + radius + 1, w / 2 - radius - 1)),
-                    float(rng.uniform(-h / 2 + radius + 1, h / 2 - radius - 1)),
-                )
+                x, y = (float(rng.uniform(-side / 2 + radius + 1, side / 2 - radius - 1)) for side in (w, h))
                 if all(np.hypot(x - a, y - b) > radius + c for a, b, c in taken):
                     taken.append((x, y, radius))
                     items.append((what, x, y, float(rng.choice([0, 90]))))
@@ -161,42 +134,21 @@ def circuit_board(rng: np.random.Generator) -> Part:
         bodies = [Body("board", extrude(drilled(rectangle(w, h, 1.5), corners), 0, 1.6), "board", "board")]
         for k, (what, x, y, turn) in enumerate(n["items"]):
             for name, mesh, material in _component(what):
-                noun = what if name == "body" else ""
-                bodies.append(
-                    Body(
-                        f"{what} {k + 1}{'' if name == 'body' else ' ' + name}",
-                        mesh.turned("z", turn).moved(x, y, 1.6),
-                        material,
-                        noun,
-                        name == "body",
-                    )
-                )
+                own, mesh = name == "body", mesh.turned("z", turn).moved(x, y, 1.6)
+                title = f"{what} {k + 1}" if own else f"{what} {k + 1} {name}"
+                bodies.append(Body(title, mesh, material, what if own else "", own))
         return bodies
 
-    mask = _paint(rng, "dark green", "green", "blue", "black", "red")
-    marks = [
-        Mark("text", x, y + 4.2, 1.5, f"{what[0].upper()}{k}", (0.75, 0.75, 0.72))
-        for k, (what, x, y, _) in enumerate(items)
-        if what != "led"
-    ][:10]
+    mask = paint(rng, "dark green", "green", "blue", "black", "red")
+    named = [(what, x, y, f"{what[0].upper()}{k}") for k, (what, x, y, _) in enumerate(items) if what != "led"]
+    marks = [Mark("text", x, y + 4.2, 1.5, text, (0.75, 0.75, 0.72)) for _, x, y, text in named[:10]]
+    track = tuple(1.6 * np.asarray(mask) + 0.04)
     for _ in range(9):
-        marks.append(
-            Mark(
-                "line",
-                float(rng.uniform(-0.4, 0.4) * w),
-                float(rng.uniform(-0.4, 0.4) * h),
-                0.5,
-                "",
-                tuple(1.6 * np.asarray(mask) + 0.04),
-                float(rng.choice([0, 45, 90])),
-                float(rng.uniform(8, 22)),
-            )
-        )
-    names = [
-        Mark("text", x, y, 1.6, f"U{k}", (0.5, 0.5, 0.5), turn)
-        for k, (what, x, y, turn) in enumerate(items)
-        if what == "chip"
-    ]
+        x, y = float(rng.uniform(-0.4, 0.4) * w), float(rng.uniform(-0.4, 0.4) * h)
+        turn, length = float(rng.choice([0, 45, 90])), float(rng.uniform(8, 22))
+        marks.append(Mark("line", x, y, 0.5, "", track, turn, length))
+    chips = [(k, x, y, turn) for k, (what, x, y, turn) in enumerate(items) if what == "chip"]
+    names = [Mark("text", x, y, 1.6, f"U{k}", (0.5, 0.5, 0.5), turn) for k, x, y, turn in chips]
     materials = {
         "board": plastic(mask, 0.35).with_marks(*marks),
         "black": plastic((0.03, 0.03, 0.032), 0.45).with_marks(*names),
@@ -215,13 +167,8 @@ def _component(what: str) -> list[tuple[str, Mesh, str]]:
         legs = [block((0.5, 1.6, 0.5)).moved(x=(k - 2.5) * 1.27, y=s * 3.4) for k in range(6) for s in (-1, 1)]
         return [("body", block((8.2, 5.6, 1.6), 0.2, 0.25, 0.2), "black"), ("legs", together(legs), "metal")]
     if what == "capacitor":
-        return [
-            (
-                "body",
-                revolve([(0, 0), (2.8, 0), (2.8, 1.0), (2.65, 1.3), (2.8, 1.6), (2.8, 5), (2.5, 5.3), (0, 5.3)], 48),
-                "can",
-            )
-        ]
+        profile = [(0, 0), (2.8, 0), (2.8, 1.0), (2.65, 1.3), (2.8, 1.6), (2.8, 5), (2.5, 5.3), (0, 5.3)]
+        return [("body", revolve(profile, 48), "can")]
     if what == "resistor":
         ends = [block((0.6, 1.7, 0.85)).moved(x=s * 1.35) for s in (-1, 1)]
         return [("body", block((2.1, 1.6, 0.8)), "ceramic"), ("ends", together(ends), "metal")]
@@ -231,7 +178,7 @@ def _component(what: str) -> list[tuple[str, Mesh, str]]:
 
 
 def cable_end(rng: np.random.Generator) -> Part:
-    r, shape = float(rng.uniform(1.6, 2.4)), str(rng.choice(["ring", "fork", "ferrule"]))
+    r, shape = float(rng.uniform(1.6, 2.4)), one_of(rng, "ring", "fork", "ferrule")
     n = {"r": r, "strip": 1.0, "sleeve": 1}
     bow = float(rng.uniform(-0.15, 0.15))
 
@@ -240,46 +187,32 @@ def cable_end(rng: np.random.Generator) -> Part:
         x = np.linspace(-18 * r, -4 * r, 40)
         path = np.stack([x, bow * (x + 4 * r) ** 2 / (6 * r), 0 * x + 1.2 * r], 1)
         bodies = [Body("cable", sweep(path, 1.15 * r, 20), "jacket", "cable")]
-        strands = sweep(
-            np.stack([np.linspace(-4.2 * r, -1 * r, 8), np.zeros(8), np.full(8, 1.2 * r)], 1), 0.75 * r, 16
-        )
-        bodies.append(Body("strands", strands, "copper", "wire"))
+        path = np.stack([np.linspace(-4.2 * r, -1 * r, 8), np.zeros(8), np.full(8, 1.2 * r)], 1)
+        bodies.append(Body("strands", sweep(path, 0.75 * r, 16), "copper", "wire"))
         if n["sleeve"]:
-            tube = (
-                extrude(drilled(circle(1.5 * r), [(0, 0, 1.2 * r)]), 0, 5 * r, 0.1 * r)
-                .turned("y", 90)
-                .moved(-6.5 * r, 0, 1.5 * r)
-            )
+            tube = extrude(drilled(circle(1.5 * r), [(0, 0, 1.2 * r)]), 0, 5 * r, 0.1 * r)
+            tube = tube.turned("y", 90).moved(-6.5 * r, 0, 1.5 * r)
             bodies.append(Body("sleeve", tube, "sleeve", "sleeve", True))
         if shape == "ferrule":
             lug = extrude(circle(0.95 * r), 0, 6 * r, 0.1 * r).turned("y", 90).moved(-1.6 * r, 0, 1.2 * r)
         else:
-            eye = drilled(
-                circle(3 * r, 5 * r, 0).union(translate(rectangle(6 * r, 2 * r), 1.5 * r, 0)), [(5 * r, 0, 1.5 * r)]
-            )
+            eye = circle(3 * r, 5 * r, 0).union(translate(rectangle(6 * r, 2 * r), 1.5 * r, 0))
+            eye = drilled(eye, [(5 * r, 0, 1.5 * r)])
             if shape == "fork":
                 eye = eye.difference(translate(rectangle(4 * r, 2.4 * r), 7 * r, 0))
             barrel = extrude(circle(1.1 * r), 0, 3 * r).turned("y", 90).moved(-1.6 * r, 0, 1.2 * r)
             lug = union([extrude(eye, 0.9 * r, 1.4 * r, 0.08 * r), barrel])
         bodies.append(Body("lug", lug, "lug", "terminal", True))
-        return [Body(b.name, b.mesh.moved(x=6 * r), b.material, b.noun, b.loose) for b in bodies]
+        return [replace(b, mesh=b.mesh.moved(x=6 * r)) for b in bodies]
 
     materials = {
-        "jacket": plastic(_paint(rng, "red", "black", "blue", "yellow", "grey"), 0.45),
+        "jacket": plastic(paint(rng, "red", "black", "blue", "yellow", "grey"), 0.45),
         "copper": metal("copper"),
-        "sleeve": plastic(_paint(rng, "red", "blue", "yellow", "black"), 0.35),
-        "lug": metal(str(rng.choice(["zinc", "copper", "gold"]))),
+        "sleeve": plastic(paint(rng, "red", "blue", "yellow", "black"), 0.35),
+        "lug": metal(one_of(rng, "zinc", "copper", "gold")),
     }
-    part = Part(
-        f"cable end with {shape} terminal" if shape != "ferrule" else "cable end with ferrule",
-        n,
-        build,
-        materials,
-        free=bool(rng.random() < 0.5),
-        fill=0.8,
-        bends="lug",
-    )
-    return part
+    words = f"cable end with {shape}" + (" terminal" if shape != "ferrule" else "")
+    return Part(words, n, build, materials, free=bool(rng.random() < 0.5), fill=0.8, bends="lug")
 
 
 def glass_fuse(rng: np.random.Generator) -> Part:
@@ -288,52 +221,23 @@ def glass_fuse(rng: np.random.Generator) -> Part:
 
     def build(n: dict) -> list[Body]:
         r, length = n["r"], n["length"]
-        tube = (
-            revolve(
-                [
-                    (0.0, -length / 2 + 4),
-                    (0.94 * r, -length / 2 + 4),
-                    (0.94 * r, length / 2 - 4),
-                    (0.0, length / 2 - 4),
-                ],
-                48,
-            )
-            .turned("y", 90)
-            .moved(z=r)
-        )
-        caps = [
-            revolve([(0, 0), (0.85 * r, 0), (r, 0.5), (r, 5.2), (0, 5.2)], 48)
-            .turned("y", 90 * s)
-            .moved(x=-s * length / 2, z=r)
-            for s in (1, -1)
-        ]
-        bodies = [
-            Body("tube", tube, "glass", "tube"),
-            Body("cap 1", caps[0], "cap", "cap", True),
-            Body("cap 2", caps[1], "cap", "cap", True),
-        ]
+        end = length / 2 - 4
+        tube = revolve([(0.0, -end), (0.94 * r, -end), (0.94 * r, end), (0.0, end)], 48).turned("y", 90).moved(z=r)
+        bodies, cap = [Body("tube", tube, "glass", "tube")], [(0, 0), (0.85 * r, 0), (r, 0.5), (r, 5.2), (0, 5.2)]
+        for k, s in ((1, 1), (2, -1)):
+            mesh = revolve(cap, 48).turned("y", 90 * s).moved(x=-s * length / 2, z=r)
+            bodies.append(Body(f"cap {k}", mesh, "cap", "cap", True))
         x = np.linspace(-length / 2 + 3, length / 2 - 3, 30)
-        if n["wire"] == 1:
-            bodies.append(
-                Body("wire", sweep(np.stack([x, 0.25 * r * np.sin(x / 3), r + 0 * x], 1), 0.17 * r, 8), "wire", "wire")
-            )
-        else:
-            for k, part in enumerate((x[:12], x[20:])):
-                bodies.append(
-                    Body(
-                        f"wire {k + 1}",
-                        sweep(np.stack([part, 0.25 * r * np.sin(part / 3), r + 0 * part], 1), 0.17 * r, 8),
-                        "wire",
-                        "wire",
-                    )
-                )
+        pieces = {"wire": x} if n["wire"] else {"wire 1": x[:12], "wire 2": x[20:]}
+        for name, part in pieces.items():
+            path = np.stack([part, 0.25 * r * np.sin(part / 3), r + 0 * part], 1)
+            bodies.append(Body(name, sweep(path, 0.17 * r, 8), "wire", "wire"))
         return bodies
 
-    materials = {"glass": GLASS, "cap": metal(str(rng.choice(["zinc", "brass"]))), "wire": metal("copper")}
+    materials = {"glass": GLASS, "cap": metal(one_of(rng, "zinc", "brass")), "wire": metal("copper")}
     part = Part("glass fuse", n, build, materials, free=bool(rng.random() < 0.4), fill=0.76)
-    return part.can_have(
-        "wire", "broken_wire", "broken", "the wire of the fuse is broken", lambda m, r: m.update(wire=0)
-    )
+    words = "the wire of the fuse is broken"
+    return part.can_have("wire", "broken_wire", "broken", words, lambda m, r: m.update(wire=0))
 
 
 def terminal_block(rng: np.random.Generator) -> Part:
@@ -351,29 +255,14 @@ def terminal_block(rng: np.random.Generator) -> Part:
         bodies = [Body("block", without(body, [*wells, *mouths, *grooves]), "shell", "block")]
         for k in range(count):
             screw = cylinder(2.5, 2.9, 9.2, 0.35, 32) - extrude(rectangle(6, 0.8), 8.2, 12)
-            bodies.append(
-                Body(
-                    f"screw {k + 1}",
-                    screw.turned("z", turns[k]).moved((k - (count - 1) / 2) * pitch, -2),
-                    "screw",
-                    "screw",
-                    True,
-                )
-            )
+            screw = screw.turned("z", turns[k]).moved((k - (count - 1) / 2) * pitch, -2)
+            bodies.append(Body(f"screw {k + 1}", screw, "screw", "screw", True))
         return bodies
 
-    w = 8.0 * count
     marks = [Mark("text", (k - (count - 1) / 2) * 8.0, 5.6, 2.0, f"{k + 1}") for k in range(count)]
-    colour = _paint(rng, "grey", "white", "light blue", "orange", "green", "beige")
-    return Part(
-        "terminal block",
-        n,
-        build,
-        {"shell": plastic(colour, 0.4).with_marks(*marks), "screw": metal("zinc")},
-        free=False,
-        fill=0.82 if w > 20 else 0.7,
-        tilt=(0, 28),
-    )
+    colour = paint(rng, "grey", "white", "light blue", "orange", "green", "beige")
+    materials = {"shell": plastic(colour, 0.4).with_marks(*marks), "screw": metal("zinc")}
+    return Part("terminal block", n, build, materials, free=False, fill=0.82, tilt=(0, 28))
 
 
 def bottle_cap(rng: np.random.Generator) -> Part:
@@ -384,31 +273,22 @@ def bottle_cap(rng: np.random.Generator) -> Part:
         r = n["r"]
         angles = np.arange(n["ribs"] * 4) * 2 * np.pi / (n["ribs"] * 4)
         radius = r * (1 - 0.028 * (np.arange(len(angles)) % 4 < 2))
-        from shapely.geometry import Polygon
-
         outline = Polygon(np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1))
         skirt = extrude(outline, 0, 0.62 * r, 0.05 * r)
         top = revolve([(0, 0.55 * r), (0.93 * r, 0.55 * r), (0.93 * r, 0.66 * r), (0.87 * r, 0.71 * r), (0, 0.71 * r)])
         band = revolve([(0, -0.02), (1.03 * r, -0.02), (1.03 * r, 0.12 * r), (0, 0.12 * r)]).moved(z=0.02)
         return [Body("cap", union([skirt, top, band]), "cap", "cap")]
 
-    text = str(rng.choice(["AQUA", "NOVA", "PURE", "ORIS", "SOLE"]))
+    text = one_of(rng, "AQUA", "NOVA", "PURE", "ORIS", "SOLE")
     ink = (0.8, 0.8, 0.78)
-    colour = _paint(rng, "red", "blue", "green", "orange", "black", "white", "violet")
+    colour = paint(rng, "red", "blue", "green", "orange", "black", "white", "violet")
     if np.mean(colour) > 0.5:
         ink = (0.05, 0.1, 0.4)
     marks = [Mark("text", 0, 0, 0.34 * r, text, ink), Mark("ring", 0, 0, 1.55 * r, "", ink)]
     if rng.random() < 0.5:
         marks.append(Mark("text", 0, -0.42 * r, 0.16 * r, f"L{rng.integers(1000, 9999)}", ink))
-    return Part(
-        "bottle cap",
-        n,
-        build,
-        {"cap": plastic(colour, 0.35).with_marks(*marks)},
-        free=bool(rng.random() < 0.6),
-        fill=0.62,
-        tilt=(0, 25),
-    )
+    cap, free = plastic(colour, 0.35).with_marks(*marks), bool(rng.random() < 0.6)
+    return Part("bottle cap", n, build, {"cap": cap}, free=free, fill=0.62, tilt=(0, 25))
 
 
 def bottle(rng: np.random.Generator) -> Part:
@@ -417,66 +297,48 @@ def bottle(rng: np.random.Generator) -> Part:
 
     def build(n: dict) -> list[Body]:
         r, h = n["r"], n["h"]
-        body = revolve(
-            [
-                (0, 0),
-                (0.9 * r, 0),
-                (r, 0.08 * r),
-                (r, 0.66 * h),
-                (0.93 * r, 0.72 * h),
-                (0.5 * r, 0.82 * h),
-                (0.45 * r, 0.86 * h),
-                (0.45 * r, 0.95 * h),
-                (0, 0.95 * h),
-            ],
-            96,
-        )
+        profile = [(0, 0), (0.9 * r, 0), (r, 0.08 * r), (r, 0.66 * h), (0.93 * r, 0.72 * h), (0.5 * r, 0.82 * h)]
+        body = revolve([*profile, (0.45 * r, 0.86 * h), (0.45 * r, 0.95 * h), (0, 0.95 * h)], 96)
         cap = revolve([(0, 0.87 * h), (0.58 * r, 0.87 * h), (0.58 * r, 0.985 * h), (0.53 * r, h), (0, h)], 64)
-        label = revolve(
-            [(0.96 * r, 0.16 * h), (1.012 * r, 0.16 * h), (1.012 * r, 0.58 * h), (0.96 * r, 0.58 * h)], 96
-        ).moved(z=n["label"])
+        profile = [(0.96 * r, 0.16 * h), (1.012 * r, 0.16 * h), (1.012 * r, 0.58 * h), (0.96 * r, 0.58 * h)]
+        label = revolve(profile, 96).moved(z=n["label"])
         lay = [
             Body("bottle", body, "body", "bottle"),
             Body("label", label, "label", "label"),
             Body("cap", cap.moved(z=n["cap"]), "cap", "cap", True),
         ]
-        return [Body(b.name, b.mesh.turned("y", 90).moved(x=-h / 2, z=r), b.material, b.noun, b.loose) for b in lay]
+        return [replace(b, mesh=b.mesh.turned("y", 90).moved(x=-h / 2, z=r)) for b in lay]
 
-    ink = _paint(rng, "blue", "red", "dark green", "black")
+    ink = paint(rng, "blue", "red", "dark green", "black")
     x0 = -h / 2 + 0.37 * h
     marks = [
-        Mark("text", x0, 0.25 * r, 0.3 * r, str(rng.choice(["VITAL", "CLEAN", "FRESH", "MEDI"])), ink),
+        Mark("text", x0, 0.25 * r, 0.3 * r, one_of(rng, "VITAL", "CLEAN", "FRESH", "MEDI"), ink),
         Mark("field", x0, -0.1 * r, 0.1 * r, "", ink, 0, 0.32 * h),
         Mark("text", x0, -0.35 * r, 0.15 * r, f"LOT {rng.integers(10000, 99999)}", (0.05, 0.05, 0.05)),
         Mark("text", x0, 0.58 * r, 0.13 * r, f"{rng.choice([50, 75, 100])} ml", (0.05, 0.05, 0.05)),
     ]
-    body = Material(_paint(rng, "white", "brown", "dark green", "light blue", "beige"), 0, 0.25)
+    body = Material(paint(rng, "white", "brown", "dark green", "light blue", "beige"), 0, 0.25)
     materials = {
         "body": body,
         "label": PAPER.with_marks(*marks),
-        "cap": plastic(_paint(rng, "white", "black", "blue", "red"), 0.35),
+        "cap": plastic(paint(rng, "white", "black", "blue", "red"), 0.35),
     }
     part = Part("bottle with label", n, build, materials, free=False, fill=0.84, tilt=(0, 15))
-    part.can_have(
-        "label",
-        "misplaced_label",
-        "misplaced",
-        "the label sits too high or too low",
-        lambda m, r: m.update(label=float(r.choice([-1, 1]) * r.uniform(0.06, 0.12)) * h),
-    )
-    return part.can_have(
-        "cap",
-        "unseated_cap",
-        "misplaced",
-        "the cap is not fully seated",
-        lambda m, r: m.update(cap=float(r.uniform(0.03, 0.08)) * h),
-    )
+
+    def shift(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["label"] = float(rng.choice([-1, 1]) * rng.uniform(0.06, 0.12)) * h
+
+    def lift(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["cap"] = float(rng.uniform(0.03, 0.08)) * h
+
+    part.can_have("label", "misplaced_label", "misplaced", "the label sits too high or too low", shift)
+    return part.can_have("cap", "unseated_cap", "misplaced", "the cap is not fully seated", lift)
 
 
 def blister_pack(rng: np.random.Generator) -> Part:
     columns, rows, pitch = int(rng.integers(4, 6)), int(rng.integers(2, 4)), 14.0
     n = {"grid": (columns, rows)}
-    shape = str(rng.choice(["round", "oblong"]))
+    shape = one_of(rng, "round", "oblong")
 
     def build(n: dict) -> list[Body]:
         columns, rows = n["grid"]
@@ -487,24 +349,17 @@ def blister_pack(rng: np.random.Generator) -> Part:
             pill = pill.scaled((0.75, 1.25, 1.0))
         bubble = revolve([(0, 0), (5.6, 0), (5.4, 2.2), (4.6, 3.9), (3, 4.6), (0, 4.7)], 48)
         films = []
-        for k in range(columns * rows):
-            x, y = (k % columns - (columns - 1) / 2) * pitch, (k // columns - (rows - 1) / 2) * pitch
+        for k, (x, y) in enumerate(_grid(columns, rows, pitch)):
             bodies.append(Body(f"pill {k + 1}", pill.moved(x, y, 0.6), "pill", "pill", True))
             films.append(bubble.moved(x, y, 0.65))
         bodies.append(Body("film", together(films), "film", "film"))
         return bodies
 
-    colour = _paint(rng, "white", "white", "yellow", "pink", "light blue", "orange")
-    marks = [
-        Mark(
-            "text", 0, 0.5 * pitch * (rows % 2 == 0), 2.2, "  ".join(["FORTE 200"] * (columns - 2)), (0.05, 0.1, 0.35)
-        )
-    ]
-    materials = {
-        "foil": metal("aluminium", "brushed").with_marks(*marks),
-        "pill": Material(colour, 0, 0.45),
-        "film": GLASS,
-    }
+    colour = paint(rng, "white", "white", "yellow", "pink", "light blue", "orange")
+    text = "  ".join(["FORTE 200"] * (columns - 2))
+    mark = Mark("text", 0, 0.5 * pitch * (rows % 2 == 0), 2.2, text, (0.05, 0.1, 0.35))
+    foil = metal("aluminium", "brushed").with_marks(mark)
+    materials = {"foil": foil, "pill": Material(colour, 0, 0.45), "film": GLASS}
     return Part("blister pack", n, build, materials, free=False, fill=0.88, tilt=(0, 15))
 
 
@@ -517,39 +372,29 @@ def pill_tray(rng: np.random.Generator) -> Part:
         columns, rows = n["grid"]
         slab = block((columns * pitch + 6, rows * pitch + 6, 6), 3, 0.5)
         dips, bodies = [], []
-        for k in range(columns * rows):
-            x, y = (k % columns - (columns - 1) / 2) * pitch, (k // columns - (rows - 1) / 2) * pitch
+        for k, (x, y) in enumerate(_grid(columns, rows, pitch), 1):
             dips.append(sphere(9, 20).moved(x, y, 10.5))
             if capsule:
                 t = np.linspace(-1, 1, 20)
-                piece = sweep(
-                    np.stack([4.6 * t, 0 * t, 0 * t], 1), 2.6 * np.sqrt(np.clip(1 - np.abs(t) ** 6, 0.02, 1)), 20
-                )
-                two = [piece ^ block((20, 20, 20), bottom=-10).moved(x=s * 10) for s in (-1, 1)]
-                bodies.append(
-                    Body(f"capsule {k + 1}", two[0].turned("z", 40).moved(x, y, 4.3), "pill", "capsule", True)
-                )
-                bodies.append(Body(f"half {k + 1}", two[1].turned("z", 40).moved(x, y, 4.3), "half", "capsule", False))
+                radius = 2.6 * np.sqrt(np.clip(1 - np.abs(t) ** 6, 0.02, 1))
+                piece = sweep(np.stack([4.6 * t, 0 * t, 0 * t], 1), radius, 20)
+                halves = [piece ^ block((20, 20, 20), bottom=-10).moved(x=s * 10) for s in (-1, 1)]
+                one, two = (half.turned("z", 40).moved(x, y, 4.3) for half in halves)
+                bodies.append(Body(f"capsule {k}", one, "pill", "capsule", True))
+                bodies.append(Body(f"half {k}", two, "half", "capsule", False))
             else:
                 tablet = revolve([(0, 0), (3.6, 0), (4.3, 0.8), (4.3, 1.8), (3.4, 2.6), (0, 3.1)], 48)
                 tablet = tablet - extrude(rectangle(10, 0.6), 2.8, 5)
-                bodies.append(Body(f"tablet {k + 1}", tablet.moved(x, y, 2.6), "pill", "tablet", True))
+                bodies.append(Body(f"tablet {k}", tablet.moved(x, y, 2.6), "pill", "tablet", True))
         return [Body("tray", without(slab, dips), "tray", "tray"), *bodies]
 
     materials = {
-        "tray": plastic(_paint(rng, "white", "black", "grey", "blue"), 0.4),
-        "pill": Material(_paint(rng, "white", "yellow", "pink", "orange", "red"), 0, 0.4),
-        "half": Material(_paint(rng, "white", "beige", "blue"), 0, 0.25),
+        "tray": plastic(paint(rng, "white", "black", "grey", "blue"), 0.4),
+        "pill": Material(paint(rng, "white", "yellow", "pink", "orange", "red"), 0, 0.4),
+        "half": Material(paint(rng, "white", "beige", "blue"), 0, 0.25),
     }
-    return Part(
-        "tray with capsules" if capsule else "tray with tablets",
-        n,
-        build,
-        materials,
-        free=False,
-        fill=0.86,
-        tilt=(0, 20),
-    )
+    words = f"tray with {'capsules' if capsule else 'tablets'}"
+    return Part(words, n, build, materials, free=False, fill=0.86, tilt=(0, 20))
 
 
 def control_knob(rng: np.random.Generator) -> Part:
@@ -558,45 +403,27 @@ def control_knob(rng: np.random.Generator) -> Part:
 
     def build(n: dict) -> list[Body]:
         r = n["r"]
-        body = revolve(
-            [
-                (0, 0),
-                (1.25 * r, 0),
-                (1.25 * r, 0.12 * r),
-                (r, 0.22 * r),
-                (0.92 * r, 0.95 * r),
-                (0.8 * r, 1.02 * r),
-                (0, 1.02 * r),
-            ]
-        )
+        profile = [(0, 0), (1.25 * r, 0), (1.25 * r, 0.12 * r), (r, 0.22 * r), (0.92 * r, 0.95 * r)]
+        body = revolve([*profile, (0.8 * r, 1.02 * r), (0, 1.02 * r)])
         flutes = [cylinder(0.11 * r, 0.24 * r, 2 * r, sides=24).moved(x, y) for x, y in ring_of(n["flutes"], 1.0 * r)]
         bodies = [Body("knob", without(body, flutes), "body", "knob")]
         bodies.append(Body("cap", cylinder(0.55 * r, r, 1.08 * r, 0.03 * r), "cap", "cap", True))
         return bodies
 
     ink = (0.8, 0.8, 0.78)
-    colour = _paint(rng, "black", "grey", "black", "white", "red")
+    colour = paint(rng, "black", "grey", "black", "white", "red")
     if np.mean(colour) > 0.4:
         ink = (0.03, 0.03, 0.03)
     marks = [Mark("line", 0, 0.72 * r, 0.3 * r, "", ink, 0, 0.08 * r)]
-    marks += [
-        Mark("disc", 1.13 * r * np.cos(a), 1.13 * r * np.sin(a), 0.09 * r, "", ink)
-        for a in np.radians(np.arange(-30, 211, 60))
-    ]
-    cap = (
-        metal("aluminium", "turned")
-        if rng.random() < 0.6
-        else plastic(_paint(rng, "red", "blue", "orange", "green"), 0.3)
-    )
-    return Part(
-        "control knob",
-        n,
-        build,
-        {"body": plastic(colour, 0.4).with_marks(*marks), "cap": cap},
-        free=bool(rng.random() < 0.4),
-        fill=0.62,
-        tilt=(0, 28),
-    )
+    dots = [(1.13 * r * np.cos(a), 1.13 * r * np.sin(a)) for a in np.radians(np.arange(-30, 211, 60))]
+    marks += [Mark("disc", x, y, 0.09 * r, "", ink) for x, y in dots]
+    if rng.random() < 0.6:
+        cap = metal("aluminium", "turned")
+    else:
+        cap = plastic(paint(rng, "red", "blue", "orange", "green"), 0.3)
+    materials = {"body": plastic(colour, 0.4).with_marks(*marks), "cap": cap}
+    free = bool(rng.random() < 0.4)
+    return Part("control knob", n, build, materials, free=free, fill=0.62, tilt=(0, 28))
 
 
 def buckle(rng: np.random.Generator) -> Part:
@@ -616,16 +443,15 @@ def buckle(rng: np.random.Generator) -> Part:
             bodies.append(Body("prong", sweep(path, 1.3 - 0.4 * t, 14), "pin", "prong", True))
         return bodies
 
-    frame = (
-        metal(str(rng.choice(["brass", "zinc", "black", "bronze"])))
-        if rng.random() < 0.6
-        else plastic(_paint(rng, "black", "brown", "beige"), 0.3)
-    )
+    if rng.random() < 0.6:
+        frame = metal(one_of(rng, "brass", "zinc", "black", "bronze"))
+    else:
+        frame = plastic(paint(rng, "black", "brown", "beige"), 0.3)
     return Part("buckle", n, build, {"frame": frame, "pin": metal("zinc")}, fill=0.66, bends="prong")
 
 
 def spring_clip(rng: np.random.Generator) -> Part:
-    shape = str(rng.choice(["paper clip", "hose clip", "hairpin cotter"]))
+    shape = one_of(rng, "paper clip", "hose clip", "hairpin cotter")
     n = {"wire": float(rng.uniform(0.55, 0.8)), "open": 0.0}
 
     def build(n: dict) -> list[Body]:
@@ -648,33 +474,25 @@ def spring_clip(rng: np.random.Generator) -> Part:
             lower = np.stack([x, 0 * x - 2.2, 0 * x + w], 1)
             bend = np.radians(np.linspace(-90, 90, 30))
             loop = np.stack([10 + 2.6 * np.cos(bend), 2.2 * np.sin(bend), 0 * bend + w], 1)
-            upper = np.stack(
-                [x[::-1], 2.2 + 1.3 * np.sin(x[::-1] * 0.55) - 1.2 + n["open"] * (10 - x[::-1]) * 0.12, 0 * x + w], 1
-            )
+            back = x[::-1]
+            upper = 2.2 + 1.3 * np.sin(back * 0.55) - 1.2 + n["open"] * (10 - back) * 0.12
+            upper = np.stack([back, upper, 0 * x + w], 1)
             path = np.concatenate([lower, loop[1:-1], upper])
         return [Body("clip", sweep(path, w, 12), "wire", "clip")]
 
-    part = Part(
-        shape,
-        n,
-        build,
-        {"wire": metal(str(rng.choice(["steel", "zinc", "brass", "copper"])))},
-        bends="clip",
-        fill=0.72,
-    )
-    return part.can_have(
-        "open",
-        "deformed",
-        "deformed",
-        f"the {shape} is bent open",
-        lambda m, r: m.update(open=float(r.uniform(0.5, 1.0))),
-    )
+    wire = metal(one_of(rng, "steel", "zinc", "brass", "copper"))
+    part = Part(shape, n, build, {"wire": wire}, bends="clip", fill=0.72)
+
+    def bend(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["open"] = float(rng.uniform(0.5, 1.0))
+
+    return part.can_have("open", "deformed", "deformed", f"the {shape} is bent open", bend)
 
 
 def parts_box(rng: np.random.Generator) -> Part:
     columns, rows = int(rng.integers(2, 4)), 2
     cell = 22.0
-    what = str(rng.choice(["nuts", "balls", "pegs", "washers"]))
+    what = one_of(rng, "nuts", "balls", "pegs", "washers")
     n = {"grid": (columns, rows)}
     turns = rng.uniform(0, 360, 12).tolist()
 
@@ -691,28 +509,16 @@ def parts_box(rng: np.random.Generator) -> Part:
         columns, rows = n["grid"]
         w, h = columns * cell + 3, rows * cell + 3
         slab = block((w, h, 14), 2, 0.5)
-        wells = []
-        bodies = []
-        mesh, noun = item()
-        for k in range(columns * rows):
-            x, y = (k % columns - (columns - 1) / 2) * cell, (k // columns - (rows - 1) / 2) * cell
+        wells, bodies, (mesh, noun) = [], [], item()
+        for k, (x, y) in enumerate(_grid(columns, rows, cell)):
             wells.append(block((cell - 2.4, cell - 2.4, 20), 1.5, bottom=2).moved(x, y))
-            bodies.append(
-                Body(
-                    f"{noun} {k + 1}",
-                    mesh.turned("z", turns[k]).moved(x - 2.5, y - 2.5, 2),
-                    "item",
-                    noun,
-                    True,
-                    (5.5, 5.5, 1.0),
-                )
-            )
+            placed = mesh.turned("z", turns[k]).moved(x - 2.5, y - 2.5, 2)
+            bodies.append(Body(f"{noun} {k + 1}", placed, "item", noun, True, (5.5, 5.5, 1.0)))
         return [Body("box", without(slab, wells), "box", "box"), *bodies]
 
-    box = [plastic(_paint(rng, "grey", "blue", "black", "white", "yellow"), 0.4), WOOD, CARD][
-        int(rng.choice([0, 0, 1, 2]))
-    ]
-    items = WOOD if what == "pegs" else metal(str(rng.choice(["zinc", "brass", "black", "steel"])))
+    box = plastic(paint(rng, "grey", "blue", "black", "white", "yellow"), 0.4)
+    box = [box, WOOD, CARD][int(rng.choice([0, 0, 1, 2]))]
+    items = WOOD if what == "pegs" else metal(one_of(rng, "zinc", "brass", "black", "steel"))
     return Part(f"box with {what}", n, build, {"box": box, "item": items}, free=False, fill=0.86, tilt=(0, 15))
 
 
@@ -729,19 +535,10 @@ def wooden_toy(rng: np.random.Generator) -> Part:
             bodies.append(Body(f"peg {k + 1}", peg.moved(x, y + 0.12 * h), f"paint {k}", "peg", True))
         return bodies
 
-    materials = {"wood": WOOD} | {
-        f"paint {k}": Material(_paint(rng, "red", "blue", "yellow", "green", "orange"), 0, 0.25) for k in range(3)
-    }
-    return Part(
-        "wooden peg board",
-        n,
-        build,
-        materials,
-        {"holes": "hole"},
-        free=bool(rng.random() < 0.4),
-        fill=0.72,
-        tilt=(0, 25),
-    )
+    colours = ("red", "blue", "yellow", "green", "orange")
+    materials = {"wood": WOOD} | {f"paint {k}": Material(paint(rng, *colours), 0, 0.25) for k in range(3)}
+    free, features = bool(rng.random() < 0.4), {"holes": "hole"}
+    return Part("wooden peg board", n, build, materials, features, free=free, fill=0.72, tilt=(0, 25))
 
 
 def printed_carton(rng: np.random.Generator) -> Part:
@@ -751,46 +548,30 @@ def printed_carton(rng: np.random.Generator) -> Part:
     def build(n: dict) -> list[Body]:
         w, h = n["size"]
         box = block((w, h, 11), 0.6, 0.3)
-        flap = (
-            block((w * 0.12, h * 0.92, 0.8), 1.5).moved(x=w * 0.06).turned("y", -n["flap"]).moved(x=w / 2 - 0.2, z=9.6)
-        )
+        flap = block((w * 0.12, h * 0.92, 0.8), 1.5).moved(x=w * 0.06)
+        flap = flap.turned("y", -n["flap"]).moved(x=w / 2 - 0.2, z=9.6)
         return [Body("carton", box, "card", "carton"), Body("flap", flap, "card", "flap")]
 
-    ink, second = (
-        _paint(rng, "blue", "red", "green", "violet", "black"),
-        _paint(rng, "orange", "blue", "dark green", "black"),
-    )
+    ink = paint(rng, "blue", "red", "green", "violet", "black")
+    second, dark = paint(rng, "orange", "blue", "dark green", "black"), (0.04, 0.04, 0.04)
+    name = one_of(rng, "NORDIN 500", "PAXOL FORTE", "CALMIN B6", "VERTA PLUS")
+    count = f"{rng.choice([10, 20, 30, 50])} tablets"
+    date = f"EXP {rng.integers(1, 12):02d}/20{rng.integers(27, 32)}"
     marks = [
         Mark("field", 0, 0.33 * h, 0.22 * h, "", ink, 0, 0.84 * w),
-        Mark(
-            "text",
-            0,
-            0.33 * h,
-            0.12 * h,
-            str(rng.choice(["NORDIN 500", "PAXOL FORTE", "CALMIN B6", "VERTA PLUS"])),
-            (0.8, 0.8, 0.78),
-        ),
-        Mark("text", -0.16 * w, 0.05 * h, 0.085 * h, f"{rng.choice([10, 20, 30, 50])} tablets", second),
-        Mark(
-            "text",
-            -0.16 * w,
-            -0.12 * h,
-            0.06 * h,
-            f"EXP {rng.integers(1, 12):02d}/20{rng.integers(27, 32)}",
-            (0.04, 0.04, 0.04),
-        ),
+        Mark("text", 0, 0.33 * h, 0.12 * h, name, (0.8, 0.8, 0.78)),
+        Mark("text", -0.16 * w, 0.05 * h, 0.085 * h, count, second),
+        Mark("text", -0.16 * w, -0.12 * h, 0.06 * h, date, dark),
         Mark("bars", 0.24 * w, -0.18 * h, 0.3 * h, f"{rng.integers(10**6)}", (0.03, 0.03, 0.03), 0, 0.3 * w),
         Mark("disc", -0.36 * w, -0.3 * h, 0.16 * h, "", second),
     ]
     base = PAPER if rng.random() < 0.7 else CARD
     part = Part("printed carton", n, build, {"card": base.with_marks(*marks)}, free=False, fill=0.84, tilt=(0, 15))
-    return part.can_have(
-        "flap",
-        "open_flap",
-        "misplaced",
-        "the flap of the carton stands open",
-        lambda m, r: m.update(flap=float(r.uniform(25, 60))),
-    )
+
+    def lift(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["flap"] = float(rng.uniform(25, 60))
+
+    return part.can_have("flap", "open_flap", "misplaced", "the flap of the carton stands open", lift)
 
 
 def keypad(rng: np.random.Generator) -> Part:
@@ -801,39 +582,29 @@ def keypad(rng: np.random.Generator) -> Part:
         columns, rows = n["grid"]
         base = block((columns * pitch + 5, rows * pitch + 5, 4), 3, 0.6)
         bodies = [Body("base", base, "base", "base")]
-        for k in range(columns * rows):
-            x, y = (k % columns - (columns - 1) / 2) * pitch, -(k // columns - (rows - 1) / 2) * pitch
-            bodies.append(
-                Body(f"key {k + 1}", block((10.4, 10.4, 4.5), 2, 0.8, bottom=3.9).moved(x, y), "key", "key", True)
-            )
+        for k, (x, y) in enumerate(_grid(columns, rows, pitch)):
+            key = block((10.4, 10.4, 4.5), 2, 0.8, bottom=3.9).moved(x, -y)
+            bodies.append(Body(f"key {k + 1}", key, "key", "key", True))
         return bodies
 
     labels = [*"123456789", "*", "0", "#"]
-    key = _paint(rng, "white", "grey", "black", "beige")
+    key = paint(rng, "white", "grey", "black", "beige")
     ink = (0.03, 0.03, 0.03) if np.mean(key) > 0.2 else (0.8, 0.8, 0.78)
-    marks = [
-        Mark("text", (k % columns - 1) * pitch, -(k // columns - (rows - 1) / 2) * pitch, 4.6, labels[k], ink)
-        for k in range(columns * rows)
-    ]
-    return Part(
-        "keypad",
-        n,
-        build,
-        {"base": plastic(_paint(rng, "black", "grey", "blue"), 0.4), "key": plastic(key, 0.45).with_marks(*marks)},
-        free=False,
-        fill=0.84,
-        tilt=(0, 22),
-    )
+    places = zip(labels, _grid(columns, rows, pitch), strict=False)
+    marks = [Mark("text", x, -y, 4.6, label, ink) for label, (x, y) in places]
+    materials = {"base": plastic(paint(rng, "black", "grey", "blue"), 0.4)}
+    materials["key"] = plastic(key, 0.45).with_marks(*marks)
+    return Part("keypad", n, build, materials, free=False, fill=0.84, tilt=(0, 22))
 
 
-def ceramic_tile(rng: np.random.Generator) -> Part:
+def glazed_tile(rng: np.random.Generator) -> Part:
     s = float(rng.uniform(40, 55))
     n = {"s": s}
 
     def build(n: dict) -> list[Body]:
         return [Body("tile", block((n["s"], n["s"], 5), 0.8, 0.6), "glaze", "tile")]
 
-    glaze = Material(_paint(rng, "white", "light blue", "beige", "dark green", "grey"), 0, 0.12, "plain", 0.0, 0.6)
+    glaze = Material(paint(rng, "white", "light blue", "beige", "dark green", "grey"), 0, 0.12, "plain", 0.0, 0.6)
     if rng.random() < 0.4:
         glaze = CERAMIC
     ink = tuple(0.35 * np.asarray(glaze.colour) + [0.02, 0.04, 0.1])
@@ -843,23 +614,10 @@ def ceramic_tile(rng: np.random.Generator) -> Part:
 
 
 KINDS = {
-    "perforated_sheet": perforated_sheet,
-    "stamped_plate": stamped_plate,
-    "pin_connector": pin_connector,
-    "circuit_board": circuit_board,
-    "cable_end": cable_end,
-    "glass_fuse": glass_fuse,
-    "terminal_block": terminal_block,
-    "bottle_cap": bottle_cap,
-    "bottle": bottle,
-    "blister_pack": blister_pack,
-    "pill_tray": pill_tray,
-    "control_knob": control_knob,
-    "buckle": buckle,
-    "spring_clip": spring_clip,
-    "parts_box": parts_box,
-    "wooden_toy": wooden_toy,
-    "printed_carton": printed_carton,
-    "keypad": keypad,
-    "glazed_tile": ceramic_tile,
-}
+    make.__name__: make
+    for make in (
+        perforated_sheet, stamped_plate, pin_connector, circuit_board, cable_end, glass_fuse, terminal_block,
+        bottle_cap, bottle, blister_pack, pill_tray, control_knob, buckle, spring_clip, parts_box, wooden_toy,
+        printed_carton, keypad, glazed_tile,
+    )
+}  # fmt: skip

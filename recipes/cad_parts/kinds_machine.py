@@ -6,7 +6,7 @@ import numpy as np
 from shapely.affinity import rotate, translate
 from shapely.geometry import LineString
 
-from .materials import PAINTS, RUBBER, Mark, Material, metal, plastic
+from .materials import RUBBER, Mark, Material, metal, one_of, paint, plastic
 from .meshes import (
     Mesh,
     block,
@@ -30,57 +30,30 @@ from .parts import Body, Part
 def _bearing_ring(inner: float, outer: float, width: float) -> Mesh:
     """A ring of a bearing with broken edges."""
     c = 0.12 * (outer - inner)
-    return revolve(
-        [
-            (inner, c),
-            (inner + c, 0),
-            (outer - c, 0),
-            (outer, c),
-            (outer, width - c),
-            (outer - c, width),
-            (inner + c, width),
-            (inner, width - c),
-        ]
-    )
+    low = [(inner, c), (inner + c, 0), (outer - c, 0), (outer, c)]
+    return revolve([*low, *((r, width - z) for r, z in reversed(low))])
 
 
 def ball_bearing(rng: np.random.Generator) -> Part:
-    bore, outer = 10.0, 10.0 * float(rng.uniform(2.2, 2.9))
-    width, shielded = 0.32 * outer, bool(rng.random() < 0.4)
-    n = {
-        "bore": bore / 2,
-        "outer": outer / 2,
-        "width": width,
-        "balls": int(rng.integers(7, 11)),
-        "start": float(rng.uniform(0, 40)),
-    }
+    outer, shielded = 10.0 * float(rng.uniform(2.2, 2.9)), bool(rng.random() < 0.4)
+    n = {"bore": 5.0, "outer": outer / 2, "width": 0.32 * outer}
+    n |= {"balls": int(rng.integers(7, 11)), "start": float(rng.uniform(0, 40))}
 
     def build(n: dict) -> list[Body]:
         gap = (n["outer"] - n["bore"]) / 3.4
         middle, w = (n["outer"] + n["bore"]) / 2, n["width"]
-        groove = revolve(
-            [
-                (middle + 0.62 * gap * np.cos(a), w / 2 + 0.62 * gap * np.sin(a))
-                for a in np.linspace(0, 2 * np.pi, 24)[:-1]
-            ]
-        )
+        turns = np.linspace(0, 2 * np.pi, 24)[:-1]
+        groove = revolve([(middle + 0.62 * gap * np.cos(a), w / 2 + 0.62 * gap * np.sin(a)) for a in turns])
         inner = _bearing_ring(n["bore"], middle - 0.32 * gap, w) - groove
         bodies = [
             Body("inner ring", inner, "ring", "inner ring"),
             Body("outer ring", _bearing_ring(middle + 0.32 * gap, n["outer"], w) - groove, "ring", "outer ring"),
         ]
         if shielded:
-            shield = extrude(
-                drilled(circle(middle + 0.42 * gap, sides=96), [(0, 0, middle - 0.4 * gap)]),
-                0.8 * w,
-                0.93 * w,
-                0.04 * w,
-            )
-            return [*bodies, Body("shield", shield, "shield", "shield", True)]
-        cage = extrude(
-            drilled(circle(middle + 0.16 * gap, sides=96), [(0, 0, middle - 0.16 * gap)]), 0.42 * w, 0.74 * w
-        )
-        bodies.append(Body("cage", cage, "cage", "cage"))
+            disc = drilled(circle(middle + 0.42 * gap, sides=96), [(0, 0, middle - 0.4 * gap)])
+            return [*bodies, Body("shield", extrude(disc, 0.8 * w, 0.93 * w, 0.04 * w), "shield", "shield", True)]
+        disc = drilled(circle(middle + 0.16 * gap, sides=96), [(0, 0, middle - 0.16 * gap)])
+        bodies.append(Body("cage", extrude(disc, 0.42 * w, 0.74 * w), "cage", "cage"))
         for k, (x, y) in enumerate(ring_of(n["balls"], middle, n["start"])):
             bodies.append(Body(f"ball {k + 1}", sphere(0.6 * gap, 16).moved(x, y, w / 2), "ball", "ball", True))
         return bodies
@@ -89,7 +62,7 @@ def ball_bearing(rng: np.random.Generator) -> Part:
     text = Mark("text", 0, -0.42 * outer, 0.055 * outer, f"{rng.integers(6000, 6400)}-2RS", (0.1, 0.1, 0.1))
     materials = {
         "ring": metal("steel", "turned").with_marks(text),
-        "cage": metal(str(rng.choice(["brass", "zinc"]))),
+        "cage": metal(one_of(rng, "brass", "zinc")),
         "ball": Material((0.7, 0.7, 0.7), 1, 0.12),
         "shield": shield,
     }
@@ -109,9 +82,9 @@ def spur_gear(rng: np.random.Generator) -> Part:
         hub = extrude(drilled(circle(1.75 * n["bore"]), [(0, 0, n["bore"])]), 0, 1.25 * n["height"], 0.03 * radius)
         return [Body("gear", union([extrude(outline, 0, n["height"], 0.025 * radius), hub]), "gear", "gear")]
 
-    material = metal(str(rng.choice(["steel", "brass", "iron"])), str(rng.choice(["plain", "turned"])))
+    material = metal(one_of(rng, "steel", "brass", "iron"), one_of(rng, "plain", "turned"))
     if rng.random() < 0.4:
-        material = plastic(PAINTS[str(rng.choice(["white", "black", "grey", "blue", "green"]))], 0.4)
+        material = plastic(paint(rng, "white", "black", "grey", "blue", "green"), 0.4)
     part = Part("spur gear", n, build, {"gear": material}, {"web": "hole"}, fill=0.64)
 
     def lose(numbers: dict, rng: np.random.Generator) -> None:
@@ -123,12 +96,9 @@ def spur_gear(rng: np.random.Generator) -> Part:
 
 def flange(rng: np.random.Generator) -> Part:
     radius, bolts = float(rng.uniform(30, 45)), int(rng.choice([4, 6, 8]))
-    n = {
-        "r": radius,
-        "bore": radius * float(rng.uniform(0.3, 0.42)),
-        "holes": [(x, y, 0.1 * radius) for x, y in ring_of(bolts, 0.78 * radius, 15)],
-    }
-    finish = str(rng.choice(["steel", "aluminium", "iron", "bronze"]))
+    n = {"r": radius, "bore": radius * float(rng.uniform(0.3, 0.42))}
+    n["holes"] = [(x, y, 0.1 * radius) for x, y in ring_of(bolts, 0.78 * radius, 15)]
+    finish = one_of(rng, "steel", "aluminium", "iron", "bronze")
 
     def build(n: dict) -> list[Body]:
         r, b = n["r"], n["bore"]
@@ -138,30 +108,22 @@ def flange(rng: np.random.Generator) -> Part:
         )
         return [Body("flange", union([plate, neck]), "metal", "flange")]
 
-    return Part(
-        "flange",
-        n,
-        build,
-        {"metal": metal(finish, str(rng.choice(["turned", "cast"])))},
-        {"holes": "bolt hole"},
-        fill=0.66,
-        tilt=(0, 28),
-    )
+    material = metal(finish, one_of(rng, "turned", "cast"))
+    return Part("flange", n, build, {"metal": material}, {"holes": "bolt hole"}, fill=0.66, tilt=(0, 28))
 
 
 def pipe_fitting(rng: np.random.Generator) -> Part:
-    r, shape = float(rng.uniform(6, 9)), str(rng.choice(["elbow", "tee"]))
+    r, shape = float(rng.uniform(6, 9)), one_of(rng, "elbow", "tee")
     n = {"r": r, "gap": None, "thread": (2.1 * r, 3.4 * r)}
-    finish = str(rng.choice(["brass", "steel", "copper", "bronze"]))
+    finish = one_of(rng, "brass", "steel", "copper", "bronze")
 
     def arm(n: dict, angle: float, threaded: bool) -> Mesh:
         r = n["r"]
         body = cylinder(1.15 * r, 0, 2.1 * r, 0.02 * r)
-        end = (
-            thread(1.1 * r, 2.05 * r, 3.4 * r, 0.26 * r, gap=n["gap"])
-            if threaded
-            else cylinder(1.35 * r, 1.6 * r, 2.8 * r, 0.1 * r)
-        )
+        if threaded:
+            end = thread(1.1 * r, 2.05 * r, 3.4 * r, 0.26 * r, gap=n["gap"])
+        else:
+            end = cylinder(1.35 * r, 1.6 * r, 2.8 * r, 0.1 * r)
         return union([body, end]).turned("y", 90).turned("z", angle)
 
     def build(n: dict) -> list[Body]:
@@ -172,29 +134,15 @@ def pipe_fitting(rng: np.random.Generator) -> Part:
         made = without(solid, bores).moved(-0.8 * r if shape == "elbow" else 0, -0.8 * r, 1.35 * r)
         return [Body("fitting", made, "metal", "fitting")]
 
-    part = Part(
-        f"pipe {shape}",
-        n,
-        build,
-        {"metal": metal(finish, str(rng.choice(["plain", "cast"])))},
-        fill=0.66,
-        tilt=(10, 35),
-    )
-
-    def gone(numbers: dict, rng: np.random.Generator) -> None:
-        numbers["gap"] = (0.0, 9 * r)
-
-    return part.can_have("thread", "missing_thread", "missing", "the thread of the fitting is missing", gone)
+    material = metal(finish, one_of(rng, "plain", "cast"))
+    part = Part(f"pipe {shape}", n, build, {"metal": material}, fill=0.66, tilt=(10, 35))
+    gone, words = {"gap": (0.0, 9 * r)}, "the thread of the fitting is missing"
+    return part.can_have("thread", "missing_thread", "missing", words, lambda m, _: m.update(gone))
 
 
 def compression_spring(rng: np.random.Generator) -> Part:
-    n = {
-        "coils": float(rng.integers(6, 11)),
-        "radius": float(rng.uniform(6, 8)),
-        "wire": float(rng.uniform(0.7, 1.2)),
-        "length": float(rng.uniform(32, 45)),
-        "uneven": 0.0,
-    }
+    n = {"coils": float(rng.integers(6, 11)), "radius": float(rng.uniform(6, 8)), "uneven": 0.0}
+    n |= {"wire": float(rng.uniform(0.7, 1.2)), "length": float(rng.uniform(32, 45))}
 
     def build(n: dict) -> list[Body]:
         t = np.linspace(0, 1, int(40 * n["coils"]))
@@ -202,24 +150,12 @@ def compression_spring(rng: np.random.Generator) -> Part:
         dense = np.clip(np.minimum(t, 1 - t) * n["coils"] / 1.2, 0, 1)
         z = np.cumsum(0.25 + 0.75 * dense)
         z = z / z[-1] + n["uneven"] * np.exp(-((t - 0.55) ** 2) / 0.01) * 0.5
-        path = np.stack(
-            [
-                z * n["length"] - n["length"] / 2,
-                n["radius"] * np.cos(angle),
-                n["radius"] * np.sin(angle) + n["radius"] + n["wire"],
-            ],
-            1,
-        )
+        x, y = z * n["length"] - n["length"] / 2, n["radius"] * np.cos(angle)
+        path = np.stack([x, y, n["radius"] * np.sin(angle) + n["radius"] + n["wire"]], 1)
         return [Body("spring", sweep(path, n["wire"], 10), "wire", "spring")]
 
-    part = Part(
-        "compression spring",
-        n,
-        build,
-        {"wire": metal(str(rng.choice(["steel", "zinc", "black", "copper"])))},
-        bends="spring",
-        fill=0.76,
-    )
+    material = metal(one_of(rng, "steel", "zinc", "black", "copper"))
+    part = Part("compression spring", n, build, {"wire": material}, bends="spring", fill=0.76)
 
     def coil(numbers: dict, rng: np.random.Generator) -> None:
         numbers["uneven"] = float(rng.choice([-0.28, 0.3]))
@@ -249,29 +185,17 @@ def turned_shaft(rng: np.random.Generator) -> Part:
             shaft = shaft - revolve([(0.78 * r0, at), (2 * r0, at), (2 * r0, at + 1.3), (0.78 * r0, at + 1.3)], 72)
         lain = shaft.turned("y", 90).moved(x=-z / 2, z=n["lift"])
         if n["key"]:
-            start = sum(n["lengths"][:2]) - z / 2 + n["lengths"][2] / 2
-            key = LineString([(start - 0.3 * n["lengths"][2], 0), (start + 0.3 * n["lengths"][2], 0)]).buffer(
-                0.24 * r2
-            )
+            start, half = sum(n["lengths"][:2]) - z / 2 + n["lengths"][2] / 2, 0.3 * n["lengths"][2]
+            key = LineString([(start - half, 0), (start + half, 0)]).buffer(0.24 * r2)
             lain = lain - extrude(key, n["lift"] + 0.62 * r2, 40)
         return [Body("shaft", lain, "metal", "shaft")]
 
-    part = Part(
-        "turned shaft",
-        n,
-        build,
-        {"metal": metal(str(rng.choice(["steel", "aluminium", "brass"])), "turned")},
-        free=bool(rng.random() < 0.5),
-        fill=0.82,
-        tilt=(0, 20),
-        bends="shaft",
-    )
-    part.can_have(
-        "groove", "missing_groove", "missing", "the groove of the shaft is missing", lambda m, r: m.update(groove=0)
-    )
-    part.can_have(
-        "key", "missing_keyway", "missing", "the keyway of the shaft is missing", lambda m, r: m.update(key=0)
-    )
+    materials = {"metal": metal(one_of(rng, "steel", "aluminium", "brass"), "turned")}
+    free = bool(rng.random() < 0.5)
+    part = Part("turned shaft", n, build, materials, free=free, fill=0.82, tilt=(0, 20), bends="shaft")
+    for key, noun in (("groove", "groove"), ("key", "keyway")):
+        words = f"the {noun} of the shaft is missing"
+        part.can_have(key, f"missing_{noun}", "missing", words, lambda m, r, key=key: m.update({key: 0}))
 
     def step(numbers: dict, rng: np.random.Generator) -> None:
         k = int(rng.integers(4))
@@ -288,39 +212,27 @@ def pulley(rng: np.random.Generator) -> Part:
     def build(n: dict) -> list[Body]:
         r = n["r"]
         profile = [(n["bore"], 0), (r, 0), (r, 0.06 * r), (0.82 * r, 0.2 * r), (r, 0.34 * r), (r, 0.4 * r)]
-        profile += [
-            (0.86 * r, 0.4 * r),
-            (0.8 * r, 0.28 * r),
-            (0.42 * r, 0.28 * r),
-            (0.36 * r, 0.6 * r),
-            (n["bore"], 0.6 * r),
-        ]
+        profile += [(0.86 * r, 0.4 * r), (0.8 * r, 0.28 * r), (0.42 * r, 0.28 * r)]
+        profile += [(0.36 * r, 0.6 * r), (n["bore"], 0.6 * r)]
         wheel = without(revolve(profile), [cylinder(h[2], -1, r).moved(h[0], h[1]) for h in n["holes"]])
         return [Body("pulley", wheel, "wheel", "pulley")]
 
-    material = (
-        metal("aluminium", "turned")
-        if rng.random() < 0.6
-        else plastic(PAINTS[str(rng.choice(["black", "white", "grey"]))], 0.4)
-    )
+    is_metal = rng.random() < 0.6
+    material = metal("aluminium", "turned") if is_metal else plastic(paint(rng, "black", "white", "grey"), 0.4)
     return Part("pulley", n, build, {"wheel": material}, {"holes": "hole"}, fill=0.64, tilt=(0, 25))
 
 
 def housing(rng: np.random.Generator) -> Part:
     w, h = float(rng.uniform(50, 75)), float(rng.uniform(35, 50))
     x, y = w / 2 - 6, h / 2 - 6
-    n = {
-        "size": (w, h, 16.0),
-        "bosses": [(sx * x, sy * y, 3.6) for sx in (-1, 1) for sy in (-1, 1)],
-        "ribs": int(rng.integers(2, 5)),
-        "ports": [(float(rng.uniform(-0.2, 0.2)) * w, 0.0, 5.0)],
-        "rib_gone": -1,
-    }
-    n["ports"].append((n["ports"][0][0] + 0.24 * w, 0.1 * h, 3.0))
+    n = {"size": (w, h, 16.0), "bosses": [(sx * x, sy * y, 3.6) for sx in (-1, 1) for sy in (-1, 1)]}
+    n |= {"ribs": int(rng.integers(2, 5)), "rib_gone": -1}
+    port = float(rng.uniform(-0.2, 0.2)) * w
+    n["ports"] = [(port, 0.0, 5.0), (port + 0.24 * w, 0.1 * h, 3.0)]
 
     def build(n: dict) -> list[Body]:
         w, h, d = n["size"]
-        floor = [extrude(drilled(rectangle(w, h, 5), [p[:3] for p in n["ports"]]), 0, 2.2)]
+        floor = extrude(drilled(rectangle(w, h, 5), [p[:3] for p in n["ports"]]), 0, 2.2)
         ring = rectangle(w, h, 5).difference(rectangle(w - 5, h - 5, 3.5))
         wall = extrude(ring, 0, d, 0.5)
         bosses = [
@@ -332,23 +244,14 @@ def housing(rng: np.random.Generator) -> Part:
             for k in range(n["ribs"])
             if k != n["rib_gone"]
         ]
-        made = union([*floor, wall, *bosses, *ribs])
-        made = without(made, [cylinder(p[2], -5, 2 * d).moved(p[0], p[1]) for p in n["ports"]])
-        return [Body("housing", made, "shell", "housing")]
+        ports = [cylinder(p[2], -5, 2 * d).moved(p[0], p[1]) for p in n["ports"]]
+        return [Body("housing", without(union([floor, wall, *bosses, *ribs]), ports), "shell", "housing")]
 
-    material = plastic(PAINTS[str(rng.choice(["black", "grey", "white", "blue", "beige", "orange"]))], 0.4, "grain")
+    material = plastic(paint(rng, "black", "grey", "white", "blue", "beige", "orange"), 0.4, "grain")
     if rng.random() < 0.4:
         material = metal("aluminium", "cast")
-    part = Part(
-        "housing",
-        n,
-        build,
-        {"shell": material},
-        {"bosses": "screw boss", "ports": "opening"},
-        free=False,
-        fill=0.8,
-        tilt=(0, 25),
-    )
+    features = {"bosses": "screw boss", "ports": "opening"}
+    part = Part("housing", n, build, {"shell": material}, features, free=False, fill=0.8, tilt=(0, 25))
 
     def lose(numbers: dict, rng: np.random.Generator) -> None:
         numbers["rib_gone"] = int(rng.integers(numbers["ribs"]))
@@ -358,31 +261,20 @@ def housing(rng: np.random.Generator) -> Part:
 
 def heat_sink(rng: np.random.Generator) -> Part:
     w, h, fins = float(rng.uniform(40, 60)), float(rng.uniform(30, 45)), int(rng.integers(7, 12))
-    n = {
-        "size": (w, h),
-        "fins": fins,
-        "gone": -1,
-        "holes": [(0.5 * w + 4, 0.32 * h, 2.0), (-0.5 * w - 4, -0.32 * h, 2.0)],
-    }
+    n = {"size": (w, h), "fins": fins, "gone": -1}
+    n["holes"] = [(0.5 * w + 4, 0.32 * h, 2.0), (-0.5 * w - 4, -0.32 * h, 2.0)]
 
     def build(n: dict) -> list[Body]:
         w, h = n["size"]
         base = extrude(drilled(rectangle(w + 17, h, 2), [p[:3] for p in n["holes"]]), 0, 4, 0.3)
-        bodies = [Body("base", base, "metal", "base plate")]
+        bodies, fin = [Body("base", base, "metal", "base plate")], (0.3 * w / n["fins"], h, 13)
         for k in range(n["fins"]):
             if k != n["gone"]:
-                x = (k + 0.5) / n["fins"] * w - w / 2
-                bodies.append(
-                    Body(
-                        f"fin {k + 1}",
-                        block((0.3 * w / n["fins"], h, 13), chamfer=0.2, bottom=3.9).moved(x=x),
-                        "metal",
-                        "fin",
-                    )
-                )
+                mesh = block(fin, chamfer=0.2, bottom=3.9).moved(x=(k + 0.5) / n["fins"] * w - w / 2)
+                bodies.append(Body(f"fin {k + 1}", mesh, "metal", "fin"))
         return bodies
 
-    material = metal(str(rng.choice(["aluminium", "aluminium", "black", "copper"])), "brushed")
+    material = metal(one_of(rng, "aluminium", "aluminium", "black", "copper"), "brushed")
     part = Part(
         "heat sink", n, build, {"metal": material}, {"holes": "mounting hole"}, free=False, fill=0.82, tilt=(5, 30)
     )
@@ -394,13 +286,9 @@ def heat_sink(rng: np.random.Generator) -> Part:
 
 
 def gasket(rng: np.random.Generator) -> Part:
-    shape = str(rng.choice(["ring", "plate"]))
+    shape = one_of(rng, "ring", "plate")
     r = float(rng.uniform(15, 25))
-    n = {
-        "r": r,
-        "ears": ring_of(int(rng.choice([3, 4, 6])), 1.05 * r, 30),
-        "wave": 0.0,
-    }
+    n = {"r": r, "ears": ring_of(int(rng.choice([3, 4, 6])), 1.05 * r, 30), "wave": 0.0}
     n["holes"] = [(x, y, 0.09 * r) for x, y in n["ears"]]
 
     def build(n: dict) -> list[Body]:
@@ -416,94 +304,53 @@ def gasket(rng: np.random.Generator) -> Part:
         outline = drilled(ears.buffer(0.1 * r).buffer(-0.1 * r), [(0, 0, 0.72 * r), *[h[:3] for h in n["holes"]]])
         return [Body("gasket", extrude(outline, 0, 0.08 * r, 0.01 * r), "rubber", "gasket")]
 
-    material = (
-        RUBBER
-        if rng.random() < 0.5
-        else plastic(PAINTS[str(rng.choice(["green", "red", "blue", "brown"]))], 0.7, "grain")
-    )
-    part = Part(
-        "sealing ring" if shape == "ring" else "gasket",
-        n,
-        build,
-        {"rubber": material},
-        {} if shape == "ring" else {"holes": "hole"},
-        fill=0.62,
-    )
-    if shape == "ring":
-        part.can_have(
-            "kink",
-            "kinked",
-            "deformed",
-            "the sealing ring is kinked",
-            lambda m, r: m.update(wave=float(r.choice([-0.22, 0.2]))),
-        )
-    return part
+    material = RUBBER
+    if rng.random() >= 0.5:
+        material = plastic(paint(rng, "green", "red", "blue", "brown"), 0.7, "grain")
+    if shape == "plate":
+        return Part("gasket", n, build, {"rubber": material}, {"holes": "hole"}, fill=0.62)
+
+    def kink(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["wave"] = float(rng.choice([-0.22, 0.2]))
+
+    part = Part("sealing ring", n, build, {"rubber": material}, fill=0.62)
+    return part.can_have("kink", "kinked", "deformed", "the sealing ring is kinked", kink)
 
 
 def bracket(rng: np.random.Generator) -> Part:
     w, length, t = float(rng.uniform(22, 34)), float(rng.uniform(30, 45)), float(rng.uniform(2, 3))
-    n = {
-        "w": w,
-        "length": length,
-        "t": t,
-        "holes": [(0.3 * length, s * 0.22 * w, 2.6) for s in (-1, 1)],
-        "wall": [(0.0, 0.45 * length, 3.0)],
-        "angle": 0.0,
-    }
+    n = {"w": w, "length": length, "t": t, "angle": 0.0, "wall": [(0.0, 0.45 * length, 3.0)]}
+    n["holes"] = [(0.3 * length, s * 0.22 * w, 2.6) for s in (-1, 1)]
 
     def build(n: dict) -> list[Body]:
         w, length, t = n["w"], n["length"], n["t"]
-        foot = extrude(
-            drilled(rectangle(length, w, 3), [(x - 0.1 * length, y, s) for x, y, s in n["holes"]]), 0, t, 0.3
-        ).moved(x=length / 2)
-        wall = extrude(
-            drilled(rectangle(0.9 * length, w, 3), [(y - 0.45 * length, x, s) for x, y, s in n["wall"]]), 0, t, 0.3
-        ).moved(x=0.45 * length)
-        wall = wall.turned("y", -90 + n["angle"]).moved(x=t)
-        gusset = (
-            extrude(rotate(translate(rectangle(0.3 * length, 0.3 * length), 0, 0), 45), -1.2, 1.2)
-            .turned("x", 90)
-            .moved(t, 0, t)
-        )
+        flat = drilled(rectangle(length, w, 3), [(x - 0.1 * length, y, s) for x, y, s in n["holes"]])
+        foot = extrude(flat, 0, t, 0.3).moved(x=length / 2)
+        flat = drilled(rectangle(0.9 * length, w, 3), [(y - 0.45 * length, x, s) for x, y, s in n["wall"]])
+        wall = extrude(flat, 0, t, 0.3).moved(x=0.45 * length).turned("y", -90 + n["angle"]).moved(x=t)
+        flat = rotate(translate(rectangle(0.3 * length, 0.3 * length), 0, 0), 45)
+        gusset = extrude(flat, -1.2, 1.2).turned("x", 90).moved(t, 0, t)
         keep = block((2 * length, 2 * w, 2 * length)).moved(x=length + 0.5 * t)
         made = union([foot, wall, gusset ^ keep])
         return [Body("bracket", made.moved(x=-length / 2), "metal", "bracket")]
 
-    material = (
-        metal(str(rng.choice(["zinc", "steel", "aluminium"])), str(rng.choice(["plain", "brushed"])))
-        if rng.random() < 0.65
-        else plastic(PAINTS[str(rng.choice(["black", "white", "red"]))], 0.3)
-    )
-    part = Part(
-        "bracket",
-        n,
-        build,
-        {"metal": material},
-        {"holes": "hole"},
-        free=bool(rng.random() < 0.5),
-        fill=0.66,
-        tilt=(12, 35),
-    )
-    part.can_have(
-        "angle",
-        "bent",
-        "deformed",
-        "the wall of the bracket is bent",
-        lambda m, r: m.update(angle=float(r.choice([-1, 1]) * r.uniform(8, 22))),
-    )
-    return part
+    if rng.random() < 0.65:
+        material = metal(one_of(rng, "zinc", "steel", "aluminium"), one_of(rng, "plain", "brushed"))
+    else:
+        material = plastic(paint(rng, "black", "white", "red"), 0.3)
+    free = bool(rng.random() < 0.5)
+    part = Part("bracket", n, build, {"metal": material}, {"holes": "hole"}, free=free, fill=0.66, tilt=(12, 35))
+
+    def bend(numbers: dict, rng: np.random.Generator) -> None:
+        numbers["angle"] = float(rng.choice([-1, 1]) * rng.uniform(8, 22))
+
+    return part.can_have("angle", "bent", "deformed", "the wall of the bracket is bent", bend)
 
 
 KINDS = {
-    "ball_bearing": ball_bearing,
-    "spur_gear": spur_gear,
-    "flange": flange,
-    "pipe_fitting": pipe_fitting,
-    "compression_spring": compression_spring,
-    "turned_shaft": turned_shaft,
-    "pulley": pulley,
-    "housing": housing,
-    "heat_sink": heat_sink,
-    "gasket": gasket,
-    "bracket": bracket,
-}
+    make.__name__: make
+    for make in (
+        ball_bearing, spur_gear, flange, pipe_fitting, compression_spring, turned_shaft, pulley, housing,
+        heat_sink, gasket, bracket,
+    )
+}  # fmt: skip

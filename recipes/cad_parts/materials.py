@@ -113,6 +113,16 @@ PAINTS = {
 """Paints and plastics by the name of their colour."""
 
 
+def one_of(rng: np.random.Generator, *names: str) -> str:
+    """One of these names, each as likely."""
+    return str(rng.choice(names))
+
+
+def paint(rng: np.random.Generator, *names: str) -> tuple[float, float, float]:
+    """The colour of one of these paints."""
+    return PAINTS[one_of(rng, *names)]
+
+
 @dataclass
 class Texture:
     """What the renderer reads at a texture place, and where a defect changed it.
@@ -178,9 +188,6 @@ def texture(material: Material, extent: float, rng: np.random.Generator, wear: f
         extent (`float`): Side of a cell in millimetres.
         rng (`np.random.Generator`): Source of what differs between instances.
         wear (`float`): 0 new, 1 much handled: faint marks, uneven gloss.
-
-    Returns:
-        [`Texture`]: The maps.
     """
     shape = (2 * CELL, 3 * CELL)
     tone = 1 + 0.02 * mottle(rng, shape, 60)
@@ -242,12 +249,8 @@ def _wear_marks(made: Texture, rng: np.random.Generator, wear: float) -> None:
     image = Image.new("L", (3 * CELL, 2 * CELL))
     draw = ImageDraw.Draw(image)
     for _ in range(rng.poisson(14 * wear)):
-        x, y, angle, length = (
-            rng.uniform(0, 3 * CELL),
-            rng.uniform(0, 2 * CELL),
-            rng.uniform(0, np.pi),
-            rng.uniform(6, 40),
-        )
+        x, y = rng.uniform(0, 3 * CELL), rng.uniform(0, 2 * CELL)
+        angle, length = rng.uniform(0, np.pi), rng.uniform(6, 40)
         draw.line([x, y, x + length * np.cos(angle), y + length * np.sin(angle)], fill=int(rng.uniform(60, 160)))
     marks = np.asarray(image, np.float32) / 255
     made.roughness += 0.12 * marks
@@ -313,12 +316,15 @@ def mark_cover(mark: Mark, extent: float) -> np.ndarray:
     return flipped[:, ::-1] if mark.cell in ("+y", "-x") else flipped
 
 
-def draw_mark(made: Texture, mark: Mark, strength: np.ndarray | float = 0.92) -> np.ndarray:
-    """Print a mark onto a texture; returns its cover of the cell."""
-    cover = mark_cover(mark, made.extent)
-    where = made.cell(mark.cell)
-    alpha = cover * strength
-    made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]
+def draw_mark(made: Texture, mark: Mark) -> None:
+    """Print a mark onto a texture."""
+    where, alpha = made.cell(mark.cell), mark_cover(mark, made.extent) * 0.92
+    colour_over(made, mark, alpha)
     made.metallic[where] *= 1 - alpha
     made.roughness[where] += (0.5 - made.roughness[where]) * alpha
-    return cover
+
+
+def colour_over(made: Texture, mark: Mark, alpha: np.ndarray) -> None:
+    """Lay a mark's colour over its cell of a texture by a cover in [0, 1]."""
+    where = made.cell(mark.cell)
+    made.albedo[where] += (np.asarray(mark.colour, np.float32) - made.albedo[where]) * alpha[..., None]

@@ -25,6 +25,7 @@ from PIL import Image
 from datasets_scripts import load_anomaly_dataset
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.evaluation.metrics import auroc
+from recipes.cad_parts.mobilenet import load_mobilenet
 
 Scored = list[tuple[float, np.ndarray]]
 Method = Callable[[list[Image.Image], list[Image.Image], str], Scored]
@@ -40,15 +41,12 @@ def embedded(references: list[Image.Image], queries: list[Image.Image], name: st
 
 def mobilenet(file: pathlib.Path) -> Method:
     """Scores and maps of MobileNetV2 as it comes."""
-    from recipes.cad_parts.mobilenet import load_mobilenet
-
     tower = load_mobilenet(file)
 
     @torch.inference_mode()
     def patches(images: list[Image.Image]) -> list[torch.Tensor]:
-        arrays = np.stack(
-            [np.asarray(one.convert("RGB").resize((256, 256), Image.BICUBIC), np.float32) for one in images]
-        )
+        shrunk = (one.convert("RGB").resize((256, 256), Image.BICUBIC) for one in images)
+        arrays = np.stack([np.asarray(one, np.float32) for one in shrunk])
         pixels = torch.from_numpy(arrays / 127.5 - 1).permute(0, 3, 1, 2)
         states = tower(pixels, output_hidden_states=True).hidden_states
         means = [torch.nn.functional.avg_pool2d(states[layer], 3, 1, 1, count_include_pad=False) for layer in (4, 11)]
@@ -104,15 +102,10 @@ def insert(table: str, card: pathlib.Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.measure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.cad_parts.measure", description=__doc__, formatter_class=plain)
     parser.add_argument("--mobilenet", type=pathlib.Path, help="weights of MobileNetV2, safetensors")
-    parser.add_argument(
-        "--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)"
-    )
+    parser.add_argument("--data", type=pathlib.Path, help="folder of recipes.cad_parts.pack (default: the package's)")
     parser.add_argument("--parts", type=int, default=24, help="parts at most")
     parser.add_argument("--draws", type=int, default=1, help="draws of the references")
     parser.add_argument("--output", type=pathlib.Path, help="CSV file of the table")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import manifold3d
 import numpy as np
-from shapely.geometry import Point, Polygon, box
+from shapely.affinity import rotate, translate
+from shapely.geometry import LineString, Point, Polygon, box
 from shapely.geometry.polygon import orient
 
 CREASE = np.cos(np.radians(38.0))
@@ -116,11 +117,13 @@ def _merged(vertices: np.ndarray, faces: np.ndarray) -> Mesh:
     unique, index = np.unique(keys, axis=0, return_inverse=True)
     faces = index.reshape(-1)[faces]
     good = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 0] != faces[:, 2])
-    faces = faces[good]
-    a, b, c = (unique[faces[:, k]] for k in range(3))
-    if np.einsum("ij,ij->i", a, np.cross(b, c)).sum() < 0:
-        faces = faces[:, ::-1]
-    return Mesh(unique, faces)
+    return Mesh(unique, outwards(unique, faces[good]))
+
+
+def outwards(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The faces of a closed mesh, turned over where they look inwards."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    return faces[:, ::-1] if np.einsum("ij,ij->i", a, np.cross(b, c)).sum() < 0 else faces
 
 
 # ---------------------------------------------------------------- flat outlines
@@ -145,9 +148,6 @@ def regular(sides: int, across_flats: float) -> Polygon:
 
 def slot(length: float, width: float, x: float = 0.0, y: float = 0.0, degrees: float = 0.0) -> Polygon:
     """A slot with round ends."""
-    from shapely.affinity import rotate, translate
-    from shapely.geometry import LineString
-
     half = (length - width) / 2
     return translate(rotate(LineString([(-half, 0), (half, 0)]).buffer(width / 2), degrees, origin=(0, 0)), x, y)
 
@@ -161,13 +161,8 @@ def gear_outline(teeth: int, module: float, missing: Sequence[int] = ()) -> Poly
         if tooth in missing:
             points += [(root, middle - 0.25 * step), (root, middle), (root, middle + 0.25 * step)]
             continue
-        half = [
-            (root, 0.36),
-            (0.5 * (root + pitch), 0.30),
-            (pitch, 0.25),
-            (0.5 * (pitch + outer), 0.19),
-            (outer, 0.11),
-        ]
+        half = [(root, 0.36), (0.5 * (root + pitch), 0.30), (pitch, 0.25)]
+        half += [(0.5 * (pitch + outer), 0.19), (outer, 0.11)]
         points += [(r, middle - w * step) for r, w in half] + [(r, middle + w * step) for r, w in reversed(half)]
     return Polygon([(r * np.cos(a), r * np.sin(a)) for r, a in points]).buffer(0)
 
@@ -198,9 +193,6 @@ def extrude(outline: Polygon, bottom: float, top: float, chamfer: float = 0.0, l
         top (`float`): Height of the upper face.
         chamfer (`float`): Width of the upper edges' chamfers, in holes too.
         lower_chamfer (`float`): Width of the lower edges' chamfers.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     outline = orient(outline.simplify(1e-4))
     vertices, faces, count = [], [], 0
@@ -254,9 +246,6 @@ def revolve(profile: Sequence[tuple[float, float]], sides: int = 96) -> Mesh:
     Args:
         profile (sequence of `(r, z)`): Closed outline in the half plane; it may run along the axis.
         sides (`int`): Steps about the axis.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     profile = np.asarray(profile, float)
     n = len(profile)
@@ -288,9 +277,6 @@ def thread(radius: float, bottom: float, top: float, pitch: float, depth: float 
         pitch (`float`): Rise of one turn.
         depth (`float`, *optional*): Depth of the thread; 0.6 of the pitch by default.
         gap (`tuple[float, float]`, *optional*): Heights between which the thread is missing.
-
-    Returns:
-        [`Mesh`]: The solid.
     """
     depth = 0.6 * pitch if depth is None else depth
     turn, steps = 48, max(2, int(np.ceil((top - bottom) / pitch * 8)))
@@ -323,9 +309,6 @@ def sweep(path: np.ndarray, radius: float | np.ndarray, sides: int = 12, flatten
         radius (`float` or array of `N`): Radius of the wire.
         sides (`int`): Corners of the section.
         flatten (`float`): Height of the section over its width.
-
-    Returns:
-        [`Mesh`]: The solid, closed by flat ends.
     """
     path = np.asarray(path, float)
     tangents = np.gradient(path, axis=0)
@@ -414,9 +397,6 @@ def surface(mesh: Mesh, extent: float) -> Surface:
     Args:
         mesh ([`Mesh`]): The mesh in the part's coordinates.
         extent (`float`): Side of the cube in millimetres.
-
-    Returns:
-        [`Surface`]: Arrays for the renderer.
     """
     corners = mesh.vertices[mesh.faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -65,10 +65,14 @@ def best_quality(found: Sequence[tuple[pathlib.Path, dict]], limit: float) -> in
     sample = random.Random(0).sample(list(found), min(150, len(found)))
     for quality in QUALITIES:
         made = [row(path, facts, quality, False) for path, facts in sample]
-        size = sum(len(one["image"]["bytes"]) + len((one["mask"] or {"bytes": b""})["bytes"]) + 200 for one in made)
-        if size / len(sample) * len(found) < limit:
+        if sum(map(stored, made)) / len(sample) * len(found) < limit:
             return quality
     return QUALITIES[-1]
+
+
+def stored(one: dict) -> int:
+    """About how many bytes a row takes."""
+    return len(one["image"]["bytes"]) + len((one["mask"] or {"bytes": b""})["bytes"]) + 200
 
 
 def row(path: pathlib.Path, facts: dict, quality: int, train: bool) -> dict:
@@ -98,13 +102,12 @@ def write(rows: list[dict], folder: pathlib.Path) -> list[pathlib.Path]:
             groups.append([])
             size = 0
         groups[-1].append(one)
-        size += len(one["image"]["bytes"]) + len((one["mask"] or {"bytes": b""})["bytes"]) + 200
+        size += stored(one)
     paths = []
     for number, group in enumerate(groups):
         path = folder / f"cad_parts-{number:05d}-of-{len(groups):05d}.parquet"
-        pq.write_table(
-            pa.Table.from_pylist(group, SCHEMA), path.with_suffix(".partial"), compression="zstd", row_group_size=256
-        )
+        table = pa.Table.from_pylist(group, SCHEMA)
+        pq.write_table(table, path.with_suffix(".partial"), compression="zstd", row_group_size=256)
         paths.append(path)
     for old in set(folder.glob("cad_parts-*.parquet")) - set(paths):
         old.unlink()
@@ -143,11 +146,8 @@ def statistics(rows: list[dict]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.pack",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.cad_parts.pack", description=__doc__, formatter_class=plain)
     parser.add_argument("--pictures", type=pathlib.Path, required=True, help="folder of `recipes.cad_parts.render`")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("datasets_scripts/cad_parts_data"))
     parser.add_argument("--megabytes", type=float, default=38, help="largest size of all files together")
@@ -161,12 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     good: Counter[str] = Counter(facts["part"] for _, facts in found if not facts["label"])
     seen: Counter[str] = Counter()
     rows = []
-    for path, facts in found:
-        first = False
-        if not facts["label"]:
-            first = seen[facts["part"]] < good[facts["part"]] / 2
-            seen[facts["part"]] += 1
-        rows.append(row(path, facts, quality, first))
+    for path, facts in found:  # the first half of a part's good pictures is for training
+        train = not facts["label"] and seen[facts["part"]] < good[facts["part"]] / 2
+        seen[facts["part"]] += not facts["label"]
+        rows.append(row(path, facts, quality, train))
     paths = write(rows, options.output)
     sizes = ", ".join(f"{path.stat().st_size / 1e6:.1f}" for path in paths)
     print(f"JPEG quality {quality}; {len(paths)} files of {sizes} MB\n\n{statistics(rows)}")

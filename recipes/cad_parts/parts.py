@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from .materials import Material
 from .meshes import Mesh
 
@@ -45,9 +43,8 @@ class Part:
         materials (`dict[str, Material]`): Surfaces by name.
         features (`dict[str, str]`): Lists in `numbers` whose items (`(x, y, size)`) a defect may drop, move or
             resize, with the noun of an item.
-        switches (`dict[str, tuple[str, str, str]]`): Further changes of numbers that are defects: name ->
-            (defect type, kind, words); each names a function in `changes`.
-        changes (`dict[str, Callable]`): Functions `(numbers, rng) -> None` that change numbers in place.
+        switches (`dict[str, tuple[str, str, str, Callable]]`): Further changes of numbers that are defects: name ->
+            (defect type, kind, words, function `(numbers, rng) -> None` that changes numbers in place).
         free (`bool`): It lies in any turn.
         tilt (`tuple[float, float]`): Range of the camera's tilt from the vertical in degrees.
         bends (`str`): Name of the body that bends, or "" if none does.
@@ -59,19 +56,17 @@ class Part:
     build: Callable[[dict[str, Any]], list[Body]]
     materials: dict[str, Material]
     features: dict[str, str] = field(default_factory=dict)
-    switches: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    changes: dict[str, Callable[[dict[str, Any], np.random.Generator], None]] = field(default_factory=dict)
+    switches: dict[str, tuple[str, str, str, Callable]] = field(default_factory=dict)
     free: bool = True
     tilt: tuple[float, float] = (0.0, 25.0)
     bends: str = ""
     fill: float = 0.66
 
-    def bodies(self, numbers: dict[str, Any] | None = None) -> list[Body]:
-        """The bodies, of other numbers if given."""
-        return self.build(copy.deepcopy(self.numbers if numbers is None else numbers))
+    def bodies(self) -> list[Body]:
+        """The bodies as designed."""
+        return self.build(copy.deepcopy(self.numbers))
 
     def can_have(self, switch: str, defect_type: str, kind: str, words: str, change: Callable) -> Part:
         """Adds a change of the numbers that is a defect; returns the part."""
-        self.switches[switch] = (defect_type, kind, words)
-        self.changes[switch] = change
+        self.switches[switch] = (defect_type, kind, words, change)
         return self

@@ -67,10 +67,8 @@ def set_up(name: str) -> Setup:
     station = draw_station(rng, part.tilt, metallic)
     if part.free and station.ground == "fixture":
         station = replace(station, ground="tray")
-    size = float(
-        max(np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max(), (high - low)[2] * 0.7)
-    )
-    view = size / part.fill
+    across = np.hypot(*(high - low)[:2]) * 0.92 if part.free else (high - low)[:2].max()
+    view = float(max(across, (high - low)[2] * 0.7)) / part.fill
     start = 0.0 if not part.free else float(rng.uniform(0, 360))
     return Setup(part, bodies, station, extent, view, (0.0, 0.0, 0.35 * float(high[2])), start)
 
@@ -92,11 +90,8 @@ def draw_instance(setup: Setup, rng: np.random.Generator) -> Instance:
     any_turn = setup.part.free and setup.start > 120  # about two thirds of the free parts: a third or more of all
     turn = rng.uniform(0, 360) if any_turn else setup.start + rng.normal(0, 2.2)
     play = 0.022 * setup.view
-    pose = Pose(
-        tuple(1 + rng.normal(0, 0.004, 3)),
-        float(turn),
-        tuple(float(v) for v in np.clip(rng.normal(0, play, 2), -3 * play, 3 * play)),
-    )
+    size, shift = tuple(1 + rng.normal(0, 0.004, 3)), np.clip(rng.normal(0, play, 2), -3 * play, 3 * play)
+    pose = Pose(size, float(turn), tuple(map(float, shift)))
     tones = tuple(tuple(np.exp(rng.normal(0, 0.04) + rng.normal(0, 0.012, 3))) for _ in setup.part.materials)
     jitter = tuple(tuple(rng.normal(0, 1, 3)) for _ in setup.bodies)
     return Instance(pose, draw_drift(rng), float(rng.beta(1.5, 3)), tones, jitter, int(rng.integers(2**31)))
@@ -121,10 +116,8 @@ def textures_of(setup: Setup, materials: dict[str, Material], instance: Instance
     for number, (name, material) in enumerate(materials.items()):
         rng = np.random.default_rng([instance.seed, number])
         tone = instance.tones[number % len(instance.tones)]
-        toned = replace(
-            material, colour=tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True))
-        )
-        made[name] = texture(toned, setup.extent, rng, instance.wear)
+        colour = tuple(float(np.clip(c * t, 0, 0.95)) for c, t in zip(material.colour, tone, strict=True))
+        made[name] = texture(replace(material, colour=colour), setup.extent, rng, instance.wear)
     return made
 
 
@@ -133,9 +126,7 @@ def surroundings(setup: Setup, instance: Instance) -> list:
     rng = np.random.default_rng([instance.seed, 1000])
     station, view = setup.station, setup.view
     corners = np.concatenate([b.mesh.vertices for b in setup.bodies])
-    reach = np.abs(instance.pose.to_world(corners)[:, :2]).max(0) if not setup.part.free else np.zeros(2)
-    if not setup.part.free:
-        reach = np.abs(corners[:, :2]).max(0) + 0.03 * view
+    reach = np.zeros(2) if setup.part.free else np.abs(corners[:, :2]).max(0) + 0.03 * view
     material, pins = ground_material(station), Material((0.5, 0.5, 0.5), 1.0, 0.3)
     made = texture(material, 1.6 * view, rng, 0.3 + 0.5 * rng.random())
     result = []
@@ -157,14 +148,8 @@ def good_shot(setup: Setup, instance: Instance) -> Shot:
     """A good instance before the camera."""
     materials = dict(setup.part.materials)
     bodies = placed(setup, list(setup.bodies), instance)
-    return Shot(
-        bodies,
-        textures_of(setup, materials, instance),
-        materials,
-        instance.pose,
-        setup.extent,
-        surroundings(setup, instance),
-    )
+    textures, beside = textures_of(setup, materials, instance), surroundings(setup, instance)
+    return Shot(bodies, textures, materials, instance.pose, setup.extent, beside)
 
 
 def stage(renderer: Renderer, setup: Setup, drift: Drift, shot: Shot) -> tuple[Stage, Geometry]:
@@ -234,13 +219,13 @@ class Picture:
     facts: dict
 
 
-def schedule(name: str, count: int) -> list[str]:
+def schedule(name: str) -> list[str]:
     """Types of defect of a part's pictures in turn; every type of its own comes before any comes thrice."""
     setup = set_up(name)
     types = list(applicable(setup.part, setup.station.mono))
     rng = generator(name, 7)
     plan: list[str] = []
-    while len(plan) < 3 * count:
+    while len(plan) < 192:
         plan += [types[i] for i in rng.permutation(len(types))]
     return plan
 
@@ -272,7 +257,7 @@ def make_defect(renderer: Renderer, name: str, index: int, good: tuple[Stage, Ge
     setup, rng = set_up(name), generator(name, 1, index)
     types = applicable(setup.part, setup.station.mono)
     small = index % 2 == 0
-    plan = schedule(name, 64)
+    plan = schedule(name)
     pixel = setup.view / renderer.pixels
     part_share = float(seen.part.mean())
     for turn in range(18):
@@ -282,9 +267,7 @@ def make_defect(renderer: Renderer, name: str, index: int, good: tuple[Stage, Ge
         size = float(np.sqrt(share) * renderer.pixels * pixel)
         try:
             change = types[key].make(Attempt(setup.part, shot, seen, size, rng))
-        except ValueError:  # a boolean of meshes failed
-            continue
-        if change is None:
+        except ValueError:  # impossible here, or a boolean of meshes failed
             continue
         staged, geometry = stage(renderer, setup, drift, change.shot)
         mask = difference(seen, geometry, change, types[key].kind, 1.2 * pixel)

@@ -80,11 +80,8 @@ def work(output: pathlib.Path, parts: Sequence[str], good: int, defective: int, 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.render",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.cad_parts.render", description=__doc__, formatter_class=plain)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder of the pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--good", type=int, default=24, help="good pictures a part")

@@ -19,7 +19,7 @@ FINE = 1
 """Rays a pixel and direction of the geometry; a mask holds a pixel when at least half of its rays differ."""
 
 
-def load_mitsuba(threads: int = 1):
+def load_mitsuba():
     """Import Mitsuba with the fastest variant that works here (LLVM 16 or newer needed, else the scalar one)."""
     newest = sorted(glob.glob("/usr/lib/*/libLLVM*.so*"), key=lambda path: re.findall(r"\d+", path)[-2:])
     usable = [path for path in newest if int((re.findall(r"LLVM[-.so]*(\d+)", path) or [0])[0]) >= 16]
@@ -34,7 +34,7 @@ def load_mitsuba(threads: int = 1):
     if "llvm" in mi.variant():
         import drjit as dr
 
-        dr.set_thread_count(threads)
+        dr.set_thread_count(1)
     return mi
 
 
@@ -223,18 +223,13 @@ class Renderer:
         made = Texture(np.full((2, 3, 3), 0.5, np.float32), flat, 0 * flat, 0 * flat, extent)
         corners = np.array([[0, 0, -1], [1e-3, 0, -1], [0, 1e-3, -1]]) * 0.2 * extent
         up = np.tile([0.0, 0.0, 1.0], (3, 1))
-        return _mesh(
-            self.mi,
-            f"unseen{number}",
-            Surface(corners, up, corners[:, :2]),
-            _bsdf(self.mi, Material((0.5, 0.5, 0.5)), made),
-        )
+        bsdf = _bsdf(self.mi, Material((0.5, 0.5, 0.5)), made)
+        return _mesh(self.mi, f"unseen{number}", Surface(corners, up, corners[:, :2]), bsdf)
 
     def stage(self, shot: Shot, sensor: dict, lamps: dict) -> Stage:
         """Set up a shot."""
         scene, objects, owners = self.scene(shot, sensor, lamps)
-        films = [b for b in shot.bodies if shot.materials[b.material].clear]
-        return Stage(shot, scene, objects, owners, bool(films))
+        return Stage(shot, scene, objects, owners, any(shot.materials[b.material].clear for b in shot.bodies))
 
     def geometry(self, stage: Stage, sensor: dict) -> Geometry:
         """What the rays through a fine grid meet; clear films are looked through."""

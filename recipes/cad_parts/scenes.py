@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from shapely.geometry import Point
 
 from .materials import CARD, PAINTS, RUBBER, WOOD, Material, metal, plastic
 from .meshes import Mesh, block, cylinder, lump, rotation, sweep, together, without
@@ -114,12 +115,7 @@ def crumbs(rng: np.random.Generator, view: float, blocked, count: int) -> Mesh |
         view (`float`): Width of the view in millimetres.
         blocked (`shapely` geometry): Footprint of the part, kept free.
         count (`int`): How many to try.
-
-    Returns:
-        [`Mesh`], *optional*: All of them.
     """
-    from shapely.geometry import Point
-
     meshes = []
     for _ in range(count):
         x, y = rng.uniform(-0.55 * view, 0.55 * view, 2)
@@ -181,27 +177,17 @@ def lights(mi, station: Station, view: float, distance: float, drift: Drift) -> 
     elif station.light == "bar":
         made = {"lamp": panel(angle, 1.3, 0.9, 1.8, 0.22, 16.0)}
     elif station.light == "two bars":
-        made = {
-            "lamp": panel(angle, 1.3, 0.8, 1.8, 0.2, 9.0),
-            "lamp2": panel(angle + np.pi, 1.3, 0.8, 1.8, 0.2, 9.0),
-        }
+        turns = {"lamp": angle, "lamp2": angle + np.pi}
+        made = {name: panel(turn, 1.3, 0.8, 1.8, 0.2, 9.0) for name, turn in turns.items()}
     elif station.light == "coaxial":
         made = {"lamp": panel(angle, 0.0, 1.2 * distance / view, 2.6, 2.6, 2.6)}
     elif station.light == "window":
         made = {"lamp": panel(angle, 1.6, 1.5, 1.5, 2.0, 2.6)}
     else:
         made, ambient = {}, 1.0
-    made["sky"] = {
-        "type": "envmap",
-        "bitmap": mi.Bitmap(_sky(station, ambient, angle, strength)),
-        "to_world": _upright(mi),
-    }
-    return made
-
-
-def _upright(mi):
-    """Mitsuba's sky has its pole along y; ours along z."""
-    return mi.ScalarTransform4f().rotate([1, 0, 0], 90)
+    sky = mi.Bitmap(_sky(station, ambient, angle, strength))
+    upright = mi.ScalarTransform4f().rotate([1, 0, 0], 90)  # Mitsuba's sky has its pole along y; ours along z
+    return made | {"sky": {"type": "envmap", "bitmap": sky, "to_world": upright}}
 
 
 def _sky(station: Station, ambient: float, angle: float, strength: np.ndarray) -> np.ndarray:
@@ -243,20 +229,14 @@ def camera(mi, station: Station, view: float, aim: np.ndarray, pixels: int) -> t
     distance = view / 2 / np.tan(np.radians(station.opening) / 2)
     tilt = np.radians(station.tilt)
     away = np.array([0.0, -np.sin(tilt), np.cos(tilt)])
+    origin = (aim + away * distance).tolist()
+    film = {"type": "hdrfilm", "width": pixels, "height": pixels, "rfilter": {"type": "box"}, "pixel_format": "rgb"}
     return {
         "type": "perspective",
         "fov": station.opening,
         "near_clip": distance / 50,
         "far_clip": distance * 20,
-        "to_world": mi.ScalarTransform4f().look_at(
-            origin=(aim + away * distance).tolist(), target=aim.tolist(), up=[0, 1, 0.0001]
-        ),
-        "film": {
-            "type": "hdrfilm",
-            "width": pixels,
-            "height": pixels,
-            "rfilter": {"type": "box"},
-            "pixel_format": "rgb",
-        },
+        "to_world": mi.ScalarTransform4f().look_at(origin=origin, target=aim.tolist(), up=[0, 1, 0.0001]),
+        "film": film,
         "sampler": {"type": "independent", "sample_count": 16},
     }, distance

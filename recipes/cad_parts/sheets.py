@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from datasets import concatenate_datasets
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets_scripts import load_anomaly_dataset
@@ -24,10 +25,8 @@ def tile(row: dict, caption: str, outlined: bool) -> Image.Image:
     image = row["image"].convert("RGB")
     if outlined:
         inside = np.asarray(row["mask"]) > 0
-        near = np.zeros_like(inside)
-        for axis in (0, 1):
-            for step in (-2, -1, 1, 2):
-                near |= np.roll(inside, step, axis)
+        steps = ((step, axis) for axis in (0, 1) for step in (-2, -1, 1, 2))
+        near = np.any([np.roll(inside, *one) for one in steps], axis=0)
         pixels = np.asarray(image).copy()
         pixels[near & ~inside] = (255, 0, 0)
         image = Image.fromarray(pixels)
@@ -57,38 +56,27 @@ def wrapped(text: str, width: int = 27) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cad_parts.sheets",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data", type=pathlib.Path, help="folder of `recipes.cad_parts.pack` (default: the package's)"
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.cad_parts.sheets", description=__doc__, formatter_class=plain)
+    parser.add_argument("--data", type=pathlib.Path, help="folder of recipes.cad_parts.pack (default: the package's)")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("docs/cad_parts"))
     options = parser.parse_args(arguments)
     loaded = load_anomaly_dataset("cad_parts", options.data)
-    rows = [(split, index) for split in loaded for index in range(len(loaded[split]))]
-    facts = {split: loaded[split].remove_columns(["image", "mask"]).to_list() for split in loaded}
+    rows = concatenate_datasets([loaded[split] for split in loaded])
     parts, types = defaultdict(list), defaultdict(list)
-    for split, index in rows:
-        fact = facts[split][index]
-        (types if fact["label"] else parts)[fact["defect_type"] if fact["label"] else fact["part_kind"]].append(
-            (split, index)
-        )
+    facts = rows.remove_columns(["image", "mask"]).to_list()
+    for index, fact in enumerate(facts):
+        (types[fact["defect_type"]] if fact["label"] else parts[fact["part_kind"]]).append(index)
     options.output.mkdir(parents=True, exist_ok=True)
     good = []
     for kind in sorted(parts):
-        chosen = {facts[split][index]["category"]: (split, index) for split, index in reversed(parts[kind])}
-        for category in sorted(chosen)[:3]:
-            split, index = chosen[category]
-            good.append(tile(loaded[split][index], wrapped(category), False))
+        chosen = {facts[index]["category"]: index for index in reversed(parts[kind])}
+        good += [tile(rows[chosen[category]], wrapped(category), False) for category in sorted(chosen)[:3]]
     bad = []
     for name in sorted(types):
         of = types[name]
-        for split, index in [of[k * len(of) // 4] for k in range(min(4, len(of)))]:
-            fact = facts[split][index]
-            bad.append(tile(loaded[split][index], wrapped(f"{name}: {fact['words']}"), True))
+        for index in [of[k * len(of) // 4] for k in range(min(4, len(of)))]:
+            bad.append(tile(rows[index], wrapped(f"{name}: {facts[index]['words']}"), True))
     for name, tiles in (("parts", good), ("defects", bad)):
         path = options.output / f"{name}.jpg"
         sheet(tiles, 12).save(path, quality=80, optimize=True)

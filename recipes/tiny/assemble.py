@@ -90,11 +90,8 @@ def finish(checkpoint: pathlib.Path, output: pathlib.Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.tiny.assemble",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.tiny.assemble", description=__doc__, formatter_class=plain)
     stages = parser.add_subparsers(dest="stage", required=True)
     first = stages.add_parser("start", help="vision model and tokenizer into an untrained checkpoint")
     eyes = first.add_mutually_exclusive_group(required=True)

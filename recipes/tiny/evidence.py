@@ -4,7 +4,7 @@
 
 Rendered pictures show products of the training families: one product with one, two or four references, sometimes two
 products mixed among references and queries. Photographs of any kind are compared with other exposures of themselves,
-a synthetic anomaly in one of the two. Of each group the first good and the first bad picture are kept.
+a synthetic anomaly in one of the two. Each group gives a good and a bad picture.
 """
 
 import argparse
@@ -23,7 +23,9 @@ from modeling_anomalygpt.memory_bank import MemoryBank
 from recipes.tiny.view_pairs import SYNTHESIS, exposed, relit, square_crop
 
 SIZE = 224
-REFERENCES, QUERIES = (1, 2, 2, 4), 10
+REFERENCES = (1, 2, 2, 4)
+Queries = list[tuple[np.ndarray, np.ndarray]]  # a good and a bad picture, with their masks
+Group = tuple[list[np.ndarray], Queries]
 
 
 def read_evidence(paths: Sequence[str | pathlib.Path], num_layers: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -33,7 +35,7 @@ def read_evidence(paths: Sequence[str | pathlib.Path], num_layers: int) -> tuple
     return layers, np.concatenate([part["masks"] for part in parts])
 
 
-def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
+def rendered_groups(number: int, seed: int) -> Iterator[Group]:
     """References and queries of rendered products, families in turn; every eighth group may mix two."""
     for index in range(number):
         rng = np.random.default_rng([seed, 1, index])
@@ -42,23 +44,14 @@ def rendered_groups(number: int, seed: int) -> Iterator[tuple[list[np.ndarray], 
         products = [render_product(family, rng, SIZE) for _ in range(2 if mixed else 1)]
         references = [products[shot % len(products)].photograph(rng).image for shot in range(shots)]
         queries = []
-        for query in range(QUERIES):
-            product = products[int(rng.integers(len(products)))]
-            part = product.photograph(rng, defect="random" if query % 2 else None)
-            queries.append(
-                {
-                    "image": part.image,
-                    "mask": part.mask,
-                    "category": part.category,
-                    "defect_types": [part.defect_type] if part.mask.any() else [],
-                    "description": {"en": part.description, "zh": part.description_zh},
-                }
-            )
+        for defect in (None, "random"):
+            part = products[int(rng.integers(len(products)))].photograph(rng, defect)
+            queries.append((part.image, part.mask))
         yield references, queries
 
 
-def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[tuple[list[np.ndarray], list[dict]]]:
-    """Exposures of ordinary photographs as references and queries; every other query has a synthetic anomaly."""
+def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[Group]:
+    """Exposures of ordinary photographs as references and queries; the second query has a synthetic anomaly."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     for index in range(number):
         rng = np.random.default_rng([seed, 2, index])
@@ -69,38 +62,28 @@ def photograph_groups(folder: pathlib.Path, number: int, seed: int) -> Iterator[
         play, bend = float(rng.choice([0.5, 2, 6])), float(rng.choice([0, 1, 3]))
         shots = int(rng.choice(REFERENCES))
         references = [relit(exposed(thing, rng, play, bend), rng) for _ in range(shots)]
-        queries = []
-        for query in range(QUERIES):
-            image, kinds = exposed(thing, rng, play, bend), []
-            mask = np.zeros(image.shape[:2], bool)
-            if query % 2 and rng.random() < 0.5:
-                kinds = [str(rng.choice(list(SURFACE_DEFECTS)))]
-                made = apply_defect(image, kinds[0], rng)
-                image, mask = made.image, made.mask
-            elif query % 2:
-                made = SYNTHESIS(image, other, rng)
-                image, mask = made.image, made.mask
-            image = relit(image, rng)
-            queries.append(
-                {"image": image, "mask": mask, "category": "object", "defect_types": kinds, "description": None}
-            )
-        yield references, queries
+        good = relit(exposed(thing, rng, play, bend), rng)
+        image = exposed(thing, rng, play, bend)
+        if rng.random() < 0.5:
+            made = apply_defect(image, str(rng.choice(list(SURFACE_DEFECTS))), rng)
+        else:
+            made = SYNTHESIS(image, other, rng)
+        yield references, [(good, np.zeros(good.shape[:2], bool)), (relit(made.image, rng), made.mask)]
 
 
 @torch.inference_mode()
-def look(model, processor, references: list[np.ndarray], queries: list[dict]) -> list[dict]:
-    """What the model sees of the first two pictures of a group, one good and one bad: patch features and mask."""
+def look(model, processor, references: list[np.ndarray], queries: Queries) -> list[dict]:
+    """What the model sees of the pictures of a group: patch features and mask of each."""
     good = processor(images=references, return_tensors="pt")["pixel_values"]
-    shown = queries[:2]
-    pixel_values = processor(images=[query["image"] for query in shown], return_tensors="pt")["pixel_values"]
+    pixel_values = processor(images=[image for image, _ in queries], return_tensors="pt")["pixel_values"]
     bank = MemoryBank.build(model.model.get_patch_features(good))
     seen = model.get_image_features(pixel_values, memory_bank=bank, return_dict=True)
     return [
         {
-            "mask": np.packbits(query["mask"], axis=-1),
+            "mask": np.packbits(mask, axis=-1),
             "features": [layer.vectors[index].half().numpy() for layer in seen.patch_features],
         }
-        for index, query in enumerate(shown)
+        for index, (_, mask) in enumerate(queries)
     ]
 
 
@@ -108,9 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.evidence", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="model with a trained vision tower")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="file to write (.npz)")
-    parser.add_argument("--products", type=int, default=500, help="rendered groups, ten pictures each")
+    parser.add_argument("--products", type=int, default=500, help="rendered groups, two pictures each")
     parser.add_argument("--photographs", type=pathlib.Path, help="folder of ordinary photographs")
-    parser.add_argument("--views", type=int, default=300, help="photographs to use, ten pictures each")
+    parser.add_argument("--views", type=int, default=300, help="photographs to use, two pictures each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

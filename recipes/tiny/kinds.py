@@ -11,10 +11,11 @@ that it gives to regions of those parts are right.
 import argparse
 import pathlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -40,16 +41,11 @@ class Defects:
         found (`torch.BoolTensor` of shape `(count,)`): Whether the map found the region; else it is the mask.
     """
 
-    def __init__(self, inspector: AnomalyInspector, config_name: str, seed: int = 0):
+    def __init__(self, inspector: AnomalyInspector, config_name: str):
         rows = []
-        train, test = (load_anomaly_dataset("cad_parts", config_name=config_name, split=s) for s in ("train", "test"))
-        good, defective = by_category(train), by_category(test, left_out="good")
-        rng = np.random.default_rng(seed)
-        for category in tqdm(sorted(defective), desc=f"parts, {config_name}"):
-            references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:2]]
+        for category, references, defective in parts_of(config_name, 2, "good"):
             inspector.set_references(references, category=category)
-            for index in defective[category]:
-                row = test[index]
+            for row in defective:
                 rows += [(*one, row["kind"], row["part_kind"]) for one in regions_of(inspector, row)]
         features, found, kinds, self.part_kinds = (list(column) for column in zip(*rows, strict=True))
         self.features, self.found = torch.stack(features), torch.tensor(found)
@@ -70,13 +66,20 @@ def regions_of(inspector: AnomalyInspector, row: dict) -> list[tuple[torch.Tenso
     return [(features, found) for features, found in told if features is not None]
 
 
-def by_category(rows: object, left_out: str | None = None) -> dict[str, list[int]]:
-    """Row numbers of each part, without those of a kind."""
-    found = defaultdict(list)
-    for index, (category, kind) in enumerate(zip(rows["category"], rows["kind"], strict=True)):
-        if kind != left_out:
-            found[category].append(index)
-    return found
+def parts_of(
+    config_name: str, count: int, left_out: str | None = None
+) -> Iterator[tuple[str, list[Image.Image], list[dict]]]:
+    """CAD parts with so many good pictures of each, drawn, and the rows of its test pictures, less those of a kind."""
+    train, test = (load_anomaly_dataset("cad_parts", config_name=config_name, split=s) for s in ("train", "test"))
+    good, shown = defaultdict(list), defaultdict(list)
+    for found, rows in ((good, train), (shown, test)):
+        for index, (category, kind) in enumerate(zip(rows["category"], rows["kind"], strict=True)):
+            if rows is train or kind != left_out:
+                found[category].append(index)
+    rng = np.random.default_rng(0)
+    for category in tqdm(sorted(shown), desc=f"parts, {config_name}"):
+        references = [train[int(i)]["image"].convert("RGB") for i in rng.permutation(good[category])[:count]]
+        yield category, references, [test[index] for index in shown[category]]
 
 
 def trained(features: torch.Tensor, kinds: torch.Tensor, dims: list[int]) -> DefectKindHead:

@@ -68,9 +68,8 @@ class FactsTrainer(Trainer):
         whole = getattr(model, "get_base_model", lambda: model)()
         loss = cross_entropy(whole, whole.model.language_model, whole.lm_head, inputs)
         if "topics" in inputs:
-            of_topics = cross_entropy(
-                whole, first_layers(whole.model.language_model), whole.topic_head, inputs["topics"]
-            )
+            first = first_layers(whole.model.language_model)
+            of_topics = cross_entropy(whole, first, whole.topic_head, inputs["topics"])
             self.topic_losses.append(of_topics.item())
             loss = loss + TOPIC_WEIGHT * of_topics
         if "plain_ids" in inputs:
@@ -312,10 +311,6 @@ def train(model: torch.nn.Module, data: Questions, options: argparse.Namespace) 
         str(folder),
         max_steps=options.steps,
         per_device_train_batch_size=1,  # an item of the data is a batch
-        learning_rate=options.learning_rate,
-        warmup_steps=0.03,
-        lr_scheduler_type="cosine",
-        max_grad_norm=1.0,
         logging_steps=20,
         save_steps=50,
         save_total_limit=1,

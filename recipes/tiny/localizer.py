@@ -51,11 +51,8 @@ def train(model, features: list[np.ndarray], masks: np.ndarray, epochs: int, see
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.tiny.localizer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.tiny.localizer", description=__doc__, formatter_class=plain)
     parser.add_argument("--checkpoint", type=pathlib.Path, required=True)
     parser.add_argument("--evidence", type=pathlib.Path, nargs="+", required=True, help="seen pictures")
     parser.add_argument("--output", type=pathlib.Path, required=True)

@@ -64,9 +64,8 @@ def chosen_tokens(base: dict, used: Sequence[str], common: int) -> tuple[list[st
         `tuple[list[str], list[list[str]]]`: Tokens in their order, merges in their order.
     """
     made = {"".join(pair): pair for pair in reversed(base["merges"])}  # the first merge that makes a token counts
-    kept = {token for token, number in base["vocab"].items() if number < common}
-    waiting = [token for token in {*used, *kept} if token in base["vocab"]]
-    kept = set()
+    commonest = {token for token, number in base["vocab"].items() if number < common}
+    waiting, kept = [token for token in {*used, *commonest} if token in base["vocab"]], set()
     while waiting:
         token = waiting.pop()
         if token not in kept:
@@ -90,17 +89,18 @@ def small_tokenizer(base: PreTrainedTokenizerFast, common: int) -> PreTrainedTok
     """
     state = json.loads(base.backend_tokenizer.to_str())
     texts = conversation_texts()
-    used = {token for text in texts for token in base.convert_ids_to_tokens(base(text)["input_ids"])}
+    used = {token for encoding in base.backend_tokenizer.encode_batch(texts) for token in encoding.tokens}
     tokens, merges = chosen_tokens(state["model"], sorted(used), common)
-    tokens = [token for token in tokens if not token.startswith("<|")]
+    tokens = dict.fromkeys(token for token in tokens if not token.startswith("<|"))
+    merges = dict.fromkeys(map(tuple, merges))
     byte_names = Tokenizer.from_str(json.dumps(_state(state, ["a"], [])))
     for character in sorted({one for text in [*texts, CHINESE] for one in text if one >= "\u3000"}):
         pieces = list(byte_names.pre_tokenizer.pre_tokenize_str(character)[0][0])
         while len(pieces) > 1:
-            merges += [] if pieces[:2] in merges else [pieces[:2]]
+            merges[tuple(pieces[:2])] = None
             pieces = ["".join(pieces[:2]), *pieces[2:]]
-            tokens += [] if pieces[0] in tokens else [pieces[0]]
-    tokenizer = Tokenizer.from_str(json.dumps(_state(state, [*SPECIAL_TOKENS, *tokens], merges)))
+            tokens[pieces[0]] = None
+    tokenizer = Tokenizer.from_str(json.dumps(_state(state, [*SPECIAL_TOKENS, *tokens], list(merges))))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.add_tokens([f"@{field}" for field in FIELDS])
     return PreTrainedTokenizerFast(
@@ -115,7 +115,7 @@ def small_tokenizer(base: PreTrainedTokenizerFast, common: int) -> PreTrainedTok
     )
 
 
-def _state(base: dict, tokens: list[str], merges: list[list[str]]) -> dict:
+def _state(base: dict, tokens: list[str], merges: Sequence[Sequence[str]]) -> dict:
     state = copy.deepcopy(base)
     state["added_tokens"], state["post_processor"] = [], None
     state["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": _SPLIT}
@@ -142,11 +142,6 @@ def word_vectors(base: np.ndarray, width: int, deviation: float) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes and saves the tokenizer and its vectors.
-
-    Args:
-        arguments (`Sequence[str]`, *optional*): Words of the command line; those of the process by default.
-    """
     parser = argparse.ArgumentParser(prog="python -m recipes.tiny.tokenizer", description=__doc__.split("\n")[0])
     parser.add_argument("--base", type=Path, required=True, help="folder with SmolLM2-135M-Instruct")
     parser.add_argument("--output", type=Path, required=True, help="folder to save the tokenizer in")

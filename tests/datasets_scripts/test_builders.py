@@ -63,15 +63,15 @@ def test_the_builder_class_works_directly_and_in_two_processes(mvtec, tmp_path):
     assert "bergmann2019mvtec" in builder.info.citation
 
 
-@pytest.mark.parametrize(
-    ("protocol", "train", "test"),
-    [("1cls", (6, 0), (2, 6)), ("2cls_fewshot", (2, 2), (6, 4)), ("2cls_highshot", (4, 4), (4, 2))],
-)
-def test_visa_follows_each_of_its_split_files(tmp_path, protocol, train, test):
-    dataset = load_anomaly_dataset("visa", draw_visa(tmp_path / "visa"), protocol=protocol)
-    for split, expected in (("train", train), ("test", test)):
-        labels = dataset[split]["label"]
-        assert (labels.count(0), labels.count(1)) == expected
+def test_visa_follows_each_of_its_split_files(tmp_path):
+    root = draw_visa(tmp_path / "visa")
+    for protocol, train, test in (
+        ("1cls", (6, 0), (2, 6)), ("2cls_fewshot", (2, 2), (6, 4)), ("2cls_highshot", (4, 4), (4, 2)),
+    ):  # fmt: skip
+        dataset = load_anomaly_dataset("visa", root, protocol=protocol)
+        for split, expected in (("train", train), ("test", test)):
+            labels = dataset[split]["label"]
+            assert (labels.count(0), labels.count(1)) == expected, protocol
 
 
 def test_visa_masks_of_small_values_become_0_and_255_and_kinds_come_from_the_annotations(tmp_path):
@@ -88,10 +88,10 @@ def test_visa_masks_of_small_values_become_0_and_255_and_kinds_come_from_the_ann
     assert set(rows["defect_type"]) == {"good", "anomaly"}
 
 
-@pytest.mark.parametrize("row", ["candle/Data/Images/Anomaly/000.JPG,,", ",spot,"])
-def test_visa_annotations_with_an_empty_cell_name_no_kind(tmp_path, row):
+def test_visa_annotations_with_an_empty_cell_name_no_kind(tmp_path):
     root = draw_visa(tmp_path / "visa")
-    (root / "candle" / "image_anno.csv").write_text(f"image,label,mask\n{row}\n")
+    rows = "candle/Data/Images/Anomaly/000.JPG,,\n,spot,\n"
+    (root / "candle" / "image_anno.csv").write_text(f"image,label,mask\n{rows}")
     rows = load_anomaly_dataset("visa", root, category="candle", split="test")
     assert set(rows["defect_type"]) == {"good", "anomaly"}
 
@@ -143,14 +143,12 @@ def test_streaming_equals_prepared(name, tmp_path):
         assert [facts(row) for row in streamed[split]] == [facts(row) for row in prepared[split]]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_nodes_share_all_rows_without_overlap(mvtec, streaming, world_size):
+def test_nodes_share_all_rows_without_overlap(mvtec, streaming):
     dataset = load_anomaly_dataset("mvtec_ad", mvtec, split="test", streaming=streaming)
-    nodes = [split_dataset_by_node(dataset, rank, world_size) for rank in range(world_size)]
-    ids = [[row["image_id"] for row in node] for node in nodes]
+    ids = [[row["image_id"] for row in split_dataset_by_node(dataset, rank, 3)] for rank in range(3)]
     assert sorted(sum(ids, [])) == sorted(row["image_id"] for row in dataset)
-    assert min(map(len, ids)) >= 10 // world_size
+    assert min(map(len, ids)) >= 10 // 3
 
 
 def test_new_and_changed_files_are_noticed_by_the_cache_and_others_are_not(mvtec):
@@ -433,8 +431,6 @@ def test_the_real_grid_is_read_as_its_files_are(real_data):
         ("hazelnut_toy", 28, 6, 17, 17),
         ("dobot_cubes", 92, 24, 72, 0),
         ("cookies", 31, 14, 40, 32),
-        ("circuit_board", 20, 20, 40, 0),
-        ("battery_weld", 36, 28, 93, 93),
     ],
 )
 def test_real_photographs_have_the_counts_they_are_said_to_have(real_data, name, train, normal, defective, masks):

@@ -6,14 +6,17 @@ import json
 import pathlib
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from datasets_scripts import cad_parts
 from datasets_scripts.anomaly_builder import COLUMNS
 from datasets_scripts.cad_parts import CAD_PARTS_FACTS, cad_parts_features
 from datasets_scripts.loading import load_anomaly_dataset, load_builder
 from datasets_scripts.publishing import data_card
 from recipes.cad_parts import pack, render
+from recipes.cad_parts.measure import MARKERS, insert
 from tests.dataset_checks import make_private_cache  # noqa: F401 (fixture)
 
 pytestmark = pytest.mark.usefixtures("private_cache")
@@ -44,11 +47,16 @@ def draw_pictures(folder, parts=("spur_gear_1", "hex_nut_2"), good=4, bad=2):
     return folder
 
 
-@pytest.fixture
-def packed(tmp_path):
-    draw_pictures(tmp_path / "pictures")
-    pack.main(["--pictures", str(tmp_path / "pictures"), "--output", str(tmp_path / "packed")])
-    return tmp_path / "packed"
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def packed(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    pack.main(["--pictures", str(pictures), "--output", str(folder)])
+    return folder
 
 
 # ---------------------------------------------------------------- packing and the builder
@@ -69,17 +77,13 @@ def test_packed_pictures_come_back_with_masks_and_facts(packed):
 
 
 def test_kinds_held_back_are_read_apart_from_those_for_training(packed):
-    names = {
-        config: set(load_anomaly_dataset("cad_parts", packed, split="test", config_name=config)["category"])
-        for config in ("training", "held_back")
-    }
-    assert names == {"training": {"hex_nut_2"}, "held_back": {"spur_gear_1"}}
+    for config, name in (("training", "hex_nut_2"), ("held_back", "spur_gear_1")):
+        rows = load_anomaly_dataset("cad_parts", packed, split="test", config_name=config)
+        assert set(rows["category"]) == {name}
 
 
 def test_one_part_is_read_by_its_name(packed):
-    assert set(load_anomaly_dataset("cad_parts", packed, category="hex_nut_2", split="train")["category"]) == {
-        "hex_nut_2"
-    }
+    assert set(load_anomaly_dataset("cad_parts", packed, category="hex_nut_2")["train"]["category"]) == {"hex_nut_2"}
     streamed = load_anomaly_dataset("cad_parts", packed, category="hex_nut_2", split="test", streaming=True)
     assert sum(1 for _ in streamed) == 4
     with pytest.raises(ValueError, match="'hex_nut_3'.*Did you mean 'hex_nut_2'"):
@@ -91,18 +95,17 @@ def test_a_folder_without_the_files_is_refused_with_what_is_expected(tmp_path):
         load_builder("cad_parts", tmp_path)
 
 
-def test_packing_again_replaces_the_files_and_needs_pictures(packed, tmp_path, capsys):
-    before = sorted(path.name for path in packed.iterdir())
-    pack.main(["--pictures", str(tmp_path / "pictures"), "--output", str(packed)])
-    assert sorted(path.name for path in packed.iterdir()) == before == ["cad_parts-00000-of-00001.parquet"]
-    (tmp_path / "none").mkdir()
+def test_packing_again_replaces_the_files_and_needs_pictures(pictures, packed, tmp_path, capsys):
+    (packed / "cad_parts-00001-of-00002.parquet").write_bytes(b"of a larger set before")
+    pack.main(["--pictures", str(pictures), "--output", str(packed)])
+    assert [path.name for path in packed.iterdir()] == ["cad_parts-00000-of-00001.parquet"]
     with pytest.raises(SystemExit):
-        pack.main(["--pictures", str(tmp_path / "none"), "--output", str(packed)])
+        pack.main(["--pictures", str(tmp_path), "--output", str(packed)])
     assert "Render them first" in capsys.readouterr().err
 
 
-def test_the_quality_falls_until_all_fits(tmp_path):
-    found = pack.find(draw_pictures(tmp_path / "pictures"))
+def test_the_quality_falls_until_all_fits(pictures):
+    found = pack.find(pictures)
     sizes = [len(pack.encoded(found[0][0], quality)) for quality in pack.QUALITIES]
     assert sizes == sorted(sizes, reverse=True)
     assert pack.best_quality(found, 1e9) == pack.QUALITIES[0]
@@ -116,30 +119,18 @@ def test_a_grey_camera_is_stored_as_grey(tmp_path):
 
 def shipped():
     """The files of the package; tests of them skip while there are none."""
-    from datasets_scripts.cad_parts import _DATA
-
-    files = sorted(_DATA.glob("*.parquet"))
+    files = sorted(cad_parts._DATA.glob("*.parquet"))
     if not files:
         pytest.skip("no pictures are packed yet")
     return files
 
 
-def test_the_shipped_files_stay_small():
+def test_the_shipped_set_is_small_and_keeps_its_promises():
     sizes = [path.stat().st_size for path in shipped()]
     assert max(sizes) < 25e6
     assert sum(sizes) <= 40e6
-
-
-def test_the_shipped_set_keeps_its_promises():
-    import pyarrow.parquet as pq
-
-    rows = [
-        row
-        for path in shipped()
-        for row in pq.read_table(
-            path, columns=["category", "label", "held_back", "part_kind", "image_id", "area_share"]
-        ).to_pylist()
-    ]
+    columns = ["category", "label", "held_back", "part_kind", "image_id", "area_share"]
+    rows = [row for path in shipped() for row in pq.read_table(path, columns=columns).to_pylist()]
     assert len({row["image_id"] for row in rows}) == len(rows)
     assert len({row["category"] for row in rows}) >= 100
     kinds = {row["part_kind"] for row in rows}
@@ -154,8 +145,6 @@ def test_the_shipped_set_keeps_its_promises():
 
 
 def test_the_shipped_masks_are_as_large_as_said():
-    import pyarrow.parquet as pq
-
     for path in shipped():
         for row in pq.read_table(path, filters=[("label", "=", 1)]).slice(0, 40).to_pylist():
             mask = np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"])))
@@ -170,8 +159,6 @@ def test_the_data_card_says_what_each_column_holds(packed):
 
 
 def test_the_measured_table_replaces_the_one_of_the_data_card(tmp_path):
-    from recipes.cad_parts.measure import MARKERS, insert
-
     card = tmp_path / "card.md"
     card.write_text(f"before\n{MARKERS[0]}\n\nold\n\n{MARKERS[1]}\nafter\n")
     for table in ("| new |", "| newer |"):
@@ -201,11 +188,8 @@ def test_a_picture_is_written_with_its_facts_last_and_nothing_else_is_left(tmp_p
 
     path = render.stem(tmp_path, "part_1", 3, True)
     render.save(path, Made)
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "defect_003.json",
-        "defect_003.png",
-        "defect_003_mask.png",
-    ]
+    names = ["defect_003.json", "defect_003.png", "defect_003_mask.png"]
+    assert sorted(file.name for file in path.parent.iterdir()) == names
     assert (np.asarray(Image.open(path.with_name("defect_003_mask.png"))) == Made.mask).all()
     render.save(render.stem(tmp_path, "part_1", 4, True), None)
     assert pack.find(tmp_path) == [(path.with_suffix(".png"), {"label": 1})]
@@ -478,14 +462,8 @@ def test_only_the_body_with_the_defect_is_repainted(meshes):
 
     steel, cube = metal("steel"), meshes.block((1, 1, 1))
     bodies = [Body("fin 1", cube, "metal"), Body("fin 2", cube.moved(x=3), "metal"), Body("base", cube, "other")]
-    shot = Shot(
-        bodies,
-        {n: plain_texture(steel, 8.0) for n in ("metal", "other")},
-        {"metal": steel, "other": steel},
-        Pose(),
-        8.0,
-        [],
-    )
+    textures = {n: plain_texture(steel, 8.0) for n in ("metal", "other")}
+    shot = Shot(bodies, textures, {"metal": steel, "other": steel}, Pose(), 8.0, [])
     attempt = Attempt(None, shot, None, 1.0, np.random.default_rng(0))
     changed, made = attempt.repainted(bodies[0])
     textures = {body.name: changed.textures[body.material] for body in changed.bodies}

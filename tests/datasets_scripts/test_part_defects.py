@@ -41,7 +41,7 @@ def test_the_picture_changes_under_the_mask_and_hardly_anywhere_else(name):
     for seed in range(12):
         image = photograph(seed)
         drawn = apply_defect(image, name, np.random.default_rng(seed))
-        change = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)
+        change = cv2.absdiff(drawn.image, image).max(2).astype(int)
         assert change[drawn.mask].mean() >= 9
         near = cv2.dilate(drawn.mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
         assert change[~near].max(initial=0) <= 1 or change[~near].sum() < 0.02 * change.sum()
@@ -56,8 +56,7 @@ def test_a_defect_stays_on_the_object(name):
         drawn = apply_defect(image, name, np.random.default_rng(seed), solid)
         assert drawn.mask.any()
         assert not (drawn.mask & ~solid).any()
-        outside = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)[~solid]
-        assert (outside > 0).mean() < 0.01
+        assert (cv2.absdiff(drawn.image, image).max(2)[~solid] > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,13 +69,12 @@ def test_the_sizes_lie_between_a_fraction_of_a_percent_and_a_tenth_of_the_pictur
 
 
 @pytest.mark.parametrize("level", [0, 12, 128, 250, 255])
-@pytest.mark.parametrize("name", NAMES)
-def test_defects_show_on_black_grey_and_white_parts(name, level):
+def test_defects_show_on_black_grey_and_white_parts(level):
     image = np.full((96, 96, 3), level, np.uint8)
-    for seed in range(4):
-        drawn = apply_defect(image, name, np.random.default_rng(seed))
-        change = np.abs(drawn.image.astype(int) - image.astype(int)).max(2)
-        assert change[drawn.mask].mean() >= 6
+    for name in NAMES:
+        for seed in range(4):
+            drawn = apply_defect(image, name, np.random.default_rng(seed))
+            assert cv2.absdiff(drawn.image, image).max(2)[drawn.mask].mean() >= 6, (name, seed)
 
 
 def test_a_tiny_object_can_still_have_a_defect():

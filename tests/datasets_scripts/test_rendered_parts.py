@@ -23,11 +23,11 @@ SIZE = 96
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_photograph_is_a_pure_function_of_the_seeds(family):
-    def take(product_seed, seed):
-        product = render_product(family, np.random.default_rng(product_seed), SIZE)
+    def take(seed):
+        product = render_product(family, np.random.default_rng(1), SIZE)
         return product.photograph(np.random.default_rng(seed), "random")
 
-    first, again, other = take(1, 2), take(1, 2), take(1, 3)
+    first, again, other = take(2), take(2), take(3)
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
     assert first.defect_words == again.defect_words
@@ -61,8 +61,8 @@ def test_good_and_bad_photographs_are_labelled_and_described(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_structural_defects_change_the_picture_mostly_under_their_mask(family):
     seen = 0
-    for seed in range(5):
-        product = render_product(family, np.random.default_rng(seed), 128)
+    for seed in range(3):
+        product = render_product(family, np.random.default_rng(seed), SIZE)
         for defect in product.design.structural:
             # the same seeds give the same pose, light, piece and noise with and without the defect
             good = product.photograph(np.random.default_rng(seed), None)
@@ -96,11 +96,8 @@ def test_a_fixed_camera_shifts_by_at_most_two_pixels_and_others_move_far():
     fixed, loose = 0, 0
     for seed in range(28):
         product = render_product("hex_nut", np.random.default_rng(seed), 112)
-        centres = []
-        for shot in range(4):
-            solid = product.photograph(np.random.default_rng(shot)).object_mask
-            centres.append(np.argwhere(solid).mean(0))
-        spread = np.ptp(np.array(centres), 0).max()
+        shots = [product.photograph(np.random.default_rng(shot)) for shot in range(3)]
+        spread = np.ptp([np.argwhere(shot.object_mask).mean(0) for shot in shots], 0).max()
         if product.play[2] <= 2:
             assert spread <= 2.5  # from -2 to 2 pixels of a 224 pixel picture, and half a pixel of the outline
             fixed += 1

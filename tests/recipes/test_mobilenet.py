@@ -1,5 +1,6 @@
 """The teacher of the embedded checkpoint: torchvision names, written out by rule, meet those of transformers."""
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -37,10 +38,19 @@ def torchvision_weights():
     return weights
 
 
-def test_every_weight_of_torchvision_has_its_place(tmp_path):
-    weights = torchvision_weights()
-    save_file(weights, tmp_path / "mobilenet.safetensors")
-    model = load_mobilenet(tmp_path / "mobilenet.safetensors")
+@pytest.fixture(scope="module")
+def weights():
+    return torchvision_weights()
+
+
+@pytest.fixture(scope="module")
+def model(weights, tmp_path_factory):
+    file = tmp_path_factory.mktemp("weights") / "mobilenet.safetensors"
+    save_file(weights, file)
+    return load_mobilenet(file)
+
+
+def test_every_weight_of_torchvision_has_its_place(weights, model):
     assert len(model.state_dict()) == len(weights) - 1
     assert torch.equal(model.layer[3].conv_3x3.convolution.weight, weights["features.5.conv.1.0.weight"])
     assert torch.equal(model.layer[3].reduce_1x1.normalization.bias, weights["features.5.conv.3.bias"])
@@ -48,17 +58,12 @@ def test_every_weight_of_torchvision_has_its_place(tmp_path):
     assert not model.training
 
 
-def test_the_named_layers_have_the_strides_and_widths_that_the_recipe_relies_on(tmp_path):
-    save_file(torchvision_weights(), tmp_path / "mobilenet.safetensors")
-    model = load_mobilenet(tmp_path / "mobilenet.safetensors")
+def test_the_named_layers_have_the_strides_and_widths_that_the_recipe_relies_on(model):
     states = model(torch.zeros(1, 3, 64, 64), output_hidden_states=True).hidden_states
     assert [tuple(states[layer].shape[1:]) for layer in (4, 8, 11)] == [(32, 8, 8), (64, 4, 4), (96, 4, 4)]
 
 
-def test_padding_is_that_of_tensorflow(tmp_path):
-    weights = torchvision_weights()
-    save_file(weights, tmp_path / "mobilenet.safetensors")
-    model = load_mobilenet(tmp_path / "mobilenet.safetensors")
+def test_padding_is_that_of_tensorflow(model):
     picture = torch.rand(1, 3, 8, 8)
     got = model.conv_stem.first_conv.convolution(torch.nn.functional.pad(picture, (0, 1, 0, 1)))
     norm = model.conv_stem.first_conv.normalization

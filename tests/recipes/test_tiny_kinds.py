@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional
 
 from modeling_anomalygpt.regions import DEFECT_KINDS
 from recipes.tiny.kinds import confidence_needed, temperature_of, trained
@@ -19,13 +18,12 @@ def test_a_head_learns_what_tells_kinds_apart_whatever_the_scale_of_the_features
     assert torch.equal(head.hidden.weight, again.hidden.weight)
 
 
-@pytest.mark.parametrize("factor", [1.0, 2.0, 4.0])
-def test_log_odds_that_are_too_sure_are_divided_by_what_makes_them_as_sure_as_they_are_right(factor):
+def test_log_odds_that_are_too_sure_are_divided_by_what_makes_them_as_sure_as_they_are_right():
     generator = torch.Generator().manual_seed(0)
     odds = torch.randn(20000, 9, generator=generator)
     kinds = torch.multinomial(odds.softmax(1), 1, generator=generator)[:, 0]
-    assert temperature_of(odds * factor, kinds) == pytest.approx(factor, rel=0.1)
-    assert functional.cross_entropy(odds, kinds) < functional.cross_entropy(odds * 4, kinds)
+    for factor in (1.0, 4.0):
+        assert temperature_of(odds * factor, kinds) == pytest.approx(factor, rel=0.1)
 
 
 def test_by_hand_the_lowest_probability_from_which_enough_names_are_right():

@@ -9,7 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_anomalygpt.prompts import NO_WORDS, YES_WORDS
 from modeling_anomalygpt.wording import FIELDS
+from recipes.tiny import tokenizer as recipe
 from recipes.tiny.tokenizer import SPECIAL_TOKENS, chosen_tokens, conversation_texts, small_tokenizer, word_vectors
+
+TEXTS = conversation_texts()[::20]
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +22,16 @@ def base() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([text for text in conversation_texts() if text.isascii()], trainer)
+    tokenizer.train_from_iterator([text for text in TEXTS if text.isascii()], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
 
 
 @pytest.fixture(scope="module")
 def tokenizer(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    small_tokenizer(base, 400).save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "conversation_texts", lambda: TEXTS)
+        small_tokenizer(base, 400).save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
@@ -36,18 +41,17 @@ def test_special_tokens_survive_saving_and_come_first(tokenizer):
     assert (tokenizer.image_token, tokenizer.image_token_id) == ("<image>", 3)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_any_text_comes_back_as_it_went_in(seed, tokenizer):
-    rng = random.Random(seed)
+def test_any_text_comes_back_as_it_went_in(tokenizer):
+    rng = random.Random(0)
     ranges = [(0, 0x7F), (0xA0, 0x24F), (0x4E00, 0x9FFF), (0x1F300, 0x1F6FF), (0, 0xD7FF), (0xE000, 0x10FFFF)]
-    for low, high in ranges:
+    for low, high in ranges * 6:
         text = "".join(chr(rng.randint(low, high)) for _ in range(60))
         assert tokenizer.decode(tokenizer(text).input_ids, clean_up_tokenization_spaces=False) == text
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_yes_and_no_begin_with_other_tokens(language, tokenizer):
-    assert tokenizer(YES_WORDS[language]).input_ids[0] != tokenizer(NO_WORDS[language]).input_ids[0]
+def test_yes_and_no_begin_with_other_tokens(tokenizer):
+    for language in ("en", "zh"):
+        assert tokenizer(YES_WORDS[language]).input_ids[0] != tokenizer(NO_WORDS[language]).input_ids[0]
 
 
 def test_digits_characters_and_fields_stand_alone(tokenizer):
@@ -59,9 +63,8 @@ def test_digits_characters_and_fields_stand_alone(tokenizer):
 
 
 def test_what_the_conversations_need_is_kept_as_the_base_writes_it(base, tokenizer):
-    english = [text for text in conversation_texts() if text.isascii() and "@" not in text and "{" not in text]
-    for text in english[::20]:
-        if not any(letter.isdigit() for letter in text):
+    for text in TEXTS:
+        if text.isascii() and not any(letter in "@{" or letter.isdigit() for letter in text):
             assert tokenizer.tokenize(text) == base.tokenize(text), text
     assert len(tokenizer) < len(base) + 4000
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from modeling_anomalygpt.dialogue import Dialogue
 from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import tiny_pair
 
@@ -15,9 +16,13 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine():
+    """Of random weights, which would talk on and on, so answers end after a few tokens."""
     from spaces_app.engine import Engine  # here, for the page's tests are skipped without gradio
 
-    return Engine(AnomalyInspector(*tiny_pair()))
+    options = Dialogue._options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dialogue, "_options", lambda self, most: options(self, min(most, 8)))
+        yield Engine(AnomalyInspector(*tiny_pair()))
 
 
 @pytest.fixture

@@ -38,18 +38,21 @@ def picture(seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def query(tmp_path_factory):
-    path = tmp_path_factory.mktemp("files") / "query.png"
-    path.write_bytes(picture())
-    return handle_file(path)
+@pytest.fixture
+def query(tmp_path):
+    (tmp_path / "query.png").write_bytes(picture())
+    return handle_file(tmp_path / "query.png")
+
+
+@pytest.fixture
+def good(tmp_path):
+    (tmp_path / "good.png").write_bytes(picture(1))
+    return handle_file(tmp_path / "good.png")
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    path = tmp_path_factory.mktemp("files") / "good.png"
-    path.write_bytes(picture(1))
-    return handle_file(path)
+def client(address):
+    return Client(address, verbose=False)
 
 
 def sent(address: str, path: str, content: bytes, kind: str = "application/json"):
@@ -62,17 +65,18 @@ def uploaded(address: str, name: str, content: bytes) -> list[str]:
     return sent(address, "upload", head + content + b"\r\n--border--\r\n", "multipart/form-data; boundary=border")
 
 
-def inspected(path: str) -> list:
-    """The arguments of `/inspect` as they are sent without a client."""
+def inspecting(address: str, path: str):
+    """The events of an inspection asked for without a client."""
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    return [file, None, "", "", "en", "auto", False, 0, 0, "", False, False]
+    data = [file, None, "", "", "en", "auto", False, 0, 0, "", False, False]
+    event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
+    return urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60)
 
 
 # Endpoints
 
 
-def test_programs_inspect_and_chat(address, query, good):
-    client = Client(address, verbose=False)
+def test_programs_inspect_and_chat(client, query, good):
     result, overlay = client.predict(query, [good], "bolt", mm_per_pixel=0.5, api_name="/inspect")
     assert result["verdict"] in ("normal", "anomalous", "uncertain")
     assert result["category"] == "bolt"
@@ -83,38 +87,37 @@ def test_programs_inspect_and_chat(address, query, good):
     assert client.predict("Highlight the anomalies", api_name="/chat")[1].endswith(".png")
 
 
-def test_programs_have_pictures_aligned(address, tmp_path):
+def test_programs_have_pictures_aligned(client, tmp_path):
     part().save(tmp_path / "good.png")
     moved(part(), 73).save(tmp_path / "query.png")
     query, good = (handle_file(str(tmp_path / f"{name}.png")) for name in ("query", "good"))
-    client = Client(address, verbose=False)
     result, _ = client.predict(query, [good], "plate", align=True, api_name="/inspect")
     assert result["evidence"]["pose"]["degrees"] == 73
     with pytest.raises(AppError, match="Switch one of the two settings off"):
         client.predict(query, [good], "plate", rotations=True, align=True, api_name="/inspect")
 
 
-def test_a_question_waits_for_the_model_and_is_answered(address, engine, query, good):
-    client = Client(address, verbose=False)
+def test_a_question_waits_for_the_model_and_is_answered(client, engine, query, good):
     client.predict(query, [good], api_name="/inspect")
     with engine.turn("somebody else") as turn:
         assert not list(turn)
         waiting = client.submit("Highlight the anomalies", api_name="/chat")
-        time.sleep(0.8)
+        end = time.monotonic() + 30
+        while not engine._waiting and time.monotonic() < end:
+            time.sleep(0.01)
         assert not waiting.done()
     assert waiting.result(30)[1].endswith(".png")
 
 
-def test_a_client_does_not_see_another_ones_picture(address, query, good):
-    one, two = (Client(address, verbose=False) for _ in range(2))
-    one.predict(query, [good], api_name="/inspect")
+def test_a_client_does_not_see_another_ones_picture(client, address, query, good):
+    client.predict(query, [good], api_name="/inspect")
+    another = Client(address, verbose=False)
     with pytest.raises(AppError, match="Inspect a picture first"):
-        two.predict("Where is it?", api_name="/chat")
-    assert two.predict("Where is it?", query, [good], api_name="/chat")[0]
+        another.predict("Where is it?", api_name="/chat")
+    assert another.predict("Where is it?", query, [good], api_name="/chat")[0]
 
 
-def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
-    client = Client(address, verbose=False)
+def test_programs_get_the_reason_and_no_traceback(client, tmp_path, query):
     bad = tmp_path / "bad <b>.png"
     bad.write_bytes(b"nothing")
     with pytest.raises(AppError, match="cannot be used") as refused:
@@ -133,8 +136,8 @@ def test_programs_get_the_reason_and_no_traceback(address, tmp_path, query):
             client.predict(query, **wrong, api_name="/inspect")
 
 
-def test_only_the_two_endpoints_are_offered(address):
-    named = Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+def test_only_the_two_endpoints_are_offered(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/inspect", "/chat"}
 
 
@@ -151,10 +154,7 @@ def test_work_stops_when_its_client_disconnects(address, engine, query, monkeypa
             started.set()
 
     monkeypatch.setattr(engine_module, "learn_and_inspect", endless)
-    path = uploaded(address, "query.png", picture())[0]
-    data = inspected(path)
-    event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
-    stream = urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60)
+    stream = inspecting(address, uploaded(address, "query.png", picture())[0])
     assert started.wait(30)
     stream.close()
     end = time.monotonic() + 20
@@ -176,31 +176,29 @@ def test_a_file_above_the_limit_is_refused_while_it_arrives(address):
     assert error.value.code == 413
 
 
-@pytest.mark.parametrize("name", ["../../../escaped.png", "..\\escaped.png", "/etc/escaped.png"])
-def test_an_uploaded_name_does_not_lead_out_of_the_cache(address, name):
-    path = pathlib.Path(uploaded(address, name, picture())[0])
-    assert path.resolve().is_relative_to(os.environ["GRADIO_TEMP_DIR"])
+def test_an_uploaded_name_does_not_lead_out_of_the_cache(address):
+    for name in ("../../../escaped.png", "..\\escaped.png", "/etc/escaped.png"):
+        path = pathlib.Path(uploaded(address, name, picture())[0])
+        assert path.resolve().is_relative_to(os.environ["GRADIO_TEMP_DIR"]), name
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "setup.py", "../../etc/passwd", "/proc/self/environ"])
-def test_files_of_the_server_are_not_served(address, path):
-    with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(f"{address}/gradio_api/file={path}", timeout=60)
-    assert error.value.code in (403, 404)
+def test_files_of_the_server_are_not_served(address):
+    for path in ("/etc/passwd", "setup.py", "../../etc/passwd", "/proc/self/environ"):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{address}/gradio_api/file={path}", timeout=60)
+        assert error.value.code in (403, 404), path
 
 
 def test_files_of_the_server_are_not_inspected(address, tmp_path):
     (tmp_path / "secret.png").write_bytes(picture())
 
-    def ended(path: str) -> str:
-        # What the client would upload is named here as a path of the server.
-        data = inspected(path)
-        event = sent(address, "call/inspect", json.dumps({"data": data}).encode())["event_id"]
-        with urllib.request.urlopen(f"{address}/gradio_api/call/inspect/{event}", timeout=60) as answer:
-            return answer.read().decode()
-
-    assert "event: error" in ended(str(tmp_path / "secret.png"))
-    assert "event: complete" in ended(uploaded(address, "own.png", picture())[0])
+    # What the client would upload is named here as a path of the server.
+    for path, event in (
+        (str(tmp_path / "secret.png"), "error"),
+        (uploaded(address, "own.png", picture())[0], "complete"),
+    ):
+        with inspecting(address, path) as answer:
+            assert f"event: {event}" in answer.read().decode()
 
 
 # Start

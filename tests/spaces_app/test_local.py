@@ -61,7 +61,8 @@ def controls(engine):
 
 
 def inspect(engine, session, files, **settings):
-    for _ in inspect_picture(engine, session, files[0], files[3:], Settings(**settings)):
+    settings = Settings(use_language=False, **settings)
+    for _ in inspect_picture(engine, session, files[0], files[3:], settings):
         pass
     return session.result
 
@@ -71,12 +72,12 @@ def test_a_chosen_part_judges_as_it_does_elsewhere_whatever_else_was_given(engin
     result = inspect(engine, session, files, part="bolt", category="nut", rotations=True, tile=40)
     inspector = engine.inspector()
     engine.parts.read("bolt").use(inspector)
-    expected = inspector.inspect(files[0], mm_per_pixel=0.5)
+    expected = inspector.inspect(files[0], mm_per_pixel=0.5, use_language=False)
     assert result.pred_score == pytest.approx(expected.pred_score, abs=1e-6)
     assert (result.category, result.evidence["num_references"]) == ("hexagon bolt", 2)
     assert [region.area_mm2 for region in result.regions] == [region.area_mm2 for region in expected.regions]
     assert all(region.box[0] < 42 for region in result.regions)
-    *_, rows = inspect_batch(engine, session, [files[0]], files[3:], Settings(part="bolt"))
+    *_, rows = inspect_batch(engine, session, [files[0]], files[3:], Settings(part="bolt", use_language=False))
     assert rows[0].pred_score == pytest.approx(expected.pred_score, abs=1e-6)
     assert "bolt" in session.batch.report.setup.values()
     assert inspect(engine, session, files, category="nut").evidence["num_references"] == 1
@@ -84,22 +85,22 @@ def test_a_chosen_part_judges_as_it_does_elsewhere_whatever_else_was_given(engin
 
 def test_a_new_version_of_a_part_is_used_from_then_on(engine, files):
     session = Session(engine)
-    inspect(engine, session, files, part="bolt", use_language=False)
+    inspect(engine, session, files, part="bolt")
     before = session.inspector
-    inspect(engine, session, files, part="bolt", use_language=False)
+    inspect(engine, session, files, part="bolt")
     assert session.inspector is before
     add_part(engine, files[1:])
-    assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 3
+    assert inspect(engine, session, files, part="bolt").evidence["num_references"] == 3
 
 
 def test_a_version_whose_number_was_used_before_is_told_from_it(engine, files):
     session = Session(engine)
     add_part(engine, files[1:])
-    assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 3
+    assert inspect(engine, session, files, part="bolt").evidence["num_references"] == 3
     engine.parts.take_back("bolt", 2)
     add_part(engine, files[1:2])
     assert engine.parts.versions("bolt") == [1, 2]
-    assert inspect(engine, session, files, part="bolt", use_language=False).evidence["num_references"] == 1
+    assert inspect(engine, session, files, part="bolt").evidence["num_references"] == 1
 
 
 def test_visitors_who_choose_parts_at_the_same_moment_get_their_own(engine, files, monkeypatch):
@@ -223,12 +224,12 @@ def test_counts_by_hour_and_the_worst_first(shift_engine):
     assert table[0][1:5] == ["03-29 06:30", "3.png", "Anomalous", "3.000"]
 
 
-@pytest.mark.parametrize(
-    ("since", "verdict", "expected"),
-    [("13:00", "", [4, 5]), (" 06:00 ", "anomalous", [3, 2]), ("2026-03-30", "", [])],
-)
-def test_only_the_pictures_that_are_wanted_are_listed(shift_engine, since, verdict, expected):
-    assert numbers(controls(shift_engine)["show_shift"](None, since, verdict, "zh")[2]) == expected
+def test_only_the_pictures_that_are_wanted_are_listed(shift_engine):
+    show = controls(shift_engine)["show_shift"]
+    for since, verdict, expected in (
+        ("13:00", "", [4, 5]), (" 06:00 ", "anomalous", [3, 2]), ("2026-03-30", "", []),
+    ):  # fmt: skip
+        assert numbers(show(None, since, verdict, "zh")[2]) == expected
 
 
 def test_a_moment_that_is_none_is_said_in_place_of_the_counts(shift_engine):
