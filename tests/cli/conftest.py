@@ -1,19 +1,19 @@
 """A tiny model and two categories of own pictures, and the command as a person calls it."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_anomalygpt import cli
-from tests.tiny import tiny_pair
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_folder, tmp_path_factory):
     """`model`, and `parts/nut` and `parts/bolt` with good training pictures, good and scratched test pictures."""
     place = tmp_path_factory.mktemp("cli")
-    for part in tiny_pair():
-        part.save_pretrained(place / "model")
+    shutil.copytree(tiny_folder, place / "model")
     rng = np.random.default_rng(0)
     for category in ("nut", "bolt"):
         root = place / "parts" / category
