@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt import cli
-from modeling_anomalygpt.hub.export import MapPath, compare, export_map_path, map_path, run_exported
+from modeling_anomalygpt.hub.export import MapPath, compare, export_map_path, map_path
+from modeling_anomalygpt.hub.runtimes import load_exported
 from modeling_anomalygpt.inspector import AnomalyInspector
 from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from tests.tiny import TEXT_TOWER_CONFIG, VISION_CONFIG, tiny_pair
@@ -100,7 +101,7 @@ def test_a_region_of_interest_is_a_part_of_the_export(taught, tmp_path):
     roi = np.zeros(GOOD[0].shape[:2], bool)
     roi[: len(roi) // 2] = True
     taught.set_references(GOOD, roi=roi)
-    maps, scores = run_exported(export_map_path(taught, tmp_path / "half.pt2", check=False).path, pixels(1).numpy())
+    maps, scores = load_exported(export_map_path(taught, tmp_path / "half.pt2", check=False).path)(pixels(1).numpy())
     assert everywhere[:, 14:].min() > 0
     assert maps[:, 14:].max() == 0
     assert scores == pytest.approx(maps[:, :14].max())
@@ -133,7 +134,7 @@ def test_another_runtime_gives_pytorchs_maps(taught, tmp_path, ending, bank_as_i
     for count in (1, 5):
         with torch.no_grad():
             expected = taught.model.get_image_features(pixels(count), memory_bank=taught.memory_bank, return_dict=True)
-        maps, scores = run_exported(made.path, pixels(count).numpy(), *(bank if bank_as_input else []))
+        maps, scores = load_exported(made.path)(pixels(count).numpy(), *(bank if bank_as_input else []))
         np.testing.assert_allclose(maps, expected.anomaly_map.numpy(), atol=1e-4)
         np.testing.assert_allclose(scores, expected.pred_score.numpy(), atol=1e-4)
     how = json.loads((tmp_path / "map.json").read_text())
@@ -184,7 +185,7 @@ def test_eight_bits_are_in_transformer_layers_alone_and_are_compared_on_pictures
     for one in pictures[1::2]:
         values = taught.processor(images=[one], return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            differences.append(np.abs(run_exported(made.path, values.numpy())[0] - path(values)[0].numpy()).max())
+            differences.append(np.abs(load_exported(made.path)(values.numpy())[0] - path(values)[0].numpy()).max())
     assert made.agreement.pictures == 3
     assert made.largest_difference == made.agreement.largest_difference == pytest.approx(max(differences), abs=1e-6)
     assert 1e-5 < made.largest_difference < 0.2
@@ -237,7 +238,7 @@ def test_without_references_the_words_of_the_category_are_inside(tmp_path):
     inputs = processor(images=GOOD, category="object", return_tensors="pt")
     with torch.no_grad():
         expected = inspector.model.get_image_features(**inputs, return_dict=True).anomaly_map
-    maps, _ = run_exported(made.path, inputs["pixel_values"].numpy())
+    maps, _ = load_exported(made.path)(inputs["pixel_values"].numpy())
     np.testing.assert_allclose(maps, expected.numpy(), atol=1e-4)
     assert json.loads((tmp_path / "words.json").read_text())["localization"] == "text"
 
