@@ -694,7 +694,7 @@ def station(place, tiny_folder, monkeypatch):
         noise(place / "good" / f"{number}.png", number)
     assert cli.main(["parts", "add", "bolt", "good", "--model", "model"]) == 0
     output = ["--output", "shift", "--move-to", "ok", "ng", "unsure"]
-    return place, ["watch", "in", "--part", "bolt", "--model", "model", *output]
+    return place, ["watch", "in", "--part", "bolt", "--model", "model", "--no-language", *output]
 
 
 def noise(path, number, light=1.0):
@@ -774,7 +774,7 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     alone = AnomalyInspector.from_pretrained("model")
     alone.set_references([f"good/{number}.png" for number in range(3)], category="bolt")
     assert [row["pred_score"] for row in rows] == [
-        pytest.approx(alone.inspect(row["image"]).pred_score, abs=1e-5) for row in rows
+        pytest.approx(alone.inspect(row["image"], use_language=False).pred_score, abs=1e-5) for row in rows
     ]
 
 
@@ -783,7 +783,7 @@ def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station, capsys):
     for number in range(140):
         noise(place / "in" / f"{number}.png", number, light=1.0 if number < 100 else 0.7)
         os.utime(place / "in" / f"{number}.png", (number, number))
-    assert main_until([*command, "--no-language"], lambda: written(place) >= 140) == 0
+    assert main_until(command, lambda: written(place) >= 140) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "Drift: the exposure" in line]
     assert len(said) == 1
     assert "Verdicts are not changed" in said[0]
