@@ -526,24 +526,20 @@ def test_what_a_part_has_learned_is_taken_back_before_something_else_is_said(cor
     assert corrected.versions("bolt") == [1]
 
 
-def test_a_correction_that_could_not_be_stored_can_be_said_again(learned, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "name"), [(parts_module, "write_atomically"), (corrections.FeedbackHistory, "note")]
+)
+def test_a_correction_that_could_not_be_stored_or_noted_is_not_learned_and_can_be_said_again(
+    learned, capsys, monkeypatch, owner, name
+):
     words = "out", "--correct", "2.png", other(next(each_result("out/results.jsonl")).verdict), "--model", "model"
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr(parts_module, "write_atomically", lambda *_: (_ for _ in ()).throw(full))
-        assert "No space left on device" in call(capsys, *words)[2]
-    assert "corrected" not in call(capsys, "out")[1]
-    assert "(version 2)" in call(capsys, *words)[1]
-
-
-def test_a_correction_whose_line_could_not_be_written_is_not_learned(learned, capsys, monkeypatch):
-    words = "out", "--correct", "2.png", other(next(each_result("out/results.jsonl")).verdict), "--model", "model"
-    with monkeypatch.context() as patch:
-        full = OSError(errno.ENOSPC, "No space left on device")
-        patch.setattr(corrections.FeedbackHistory, "note", lambda *_: (_ for _ in ()).throw(full))
+        patch.setattr(owner, name, lambda *_: (_ for _ in ()).throw(full))
         assert "No space left on device" in call(capsys, *words)[2]
     assert PartStore().versions("bolt") == [1]
     assert "corrected" not in call(capsys, "out")[1]
+    assert "(version 2)" in call(capsys, *words)[1]
 
 
 def test_a_correction_is_no_longer_learned_once_the_part_is_made_anew(corrected, capsys):

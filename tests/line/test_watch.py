@@ -563,19 +563,6 @@ def test_a_full_disk_stops_the_judging_until_there_is_room(place):
     assert_consistent(line, [f"{number}.png" for number in range(4)])
 
 
-def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place):
-    draw(place / "in" / "0.png", 0)
-    line = Line(place)
-    with line.open() as (incoming, shift), full_disk(100):
-        path = incoming.next(5, line.stop)
-        line.stop.set()
-        with pytest.raises(StoppedError, match="the next run goes on with this picture. Nothing is lost"):
-            shift.judge(path, incoming.folder)
-    again = Line(place)
-    again.run()
-    assert_consistent(again, ["0.png"])
-
-
 def other_disk(source, target, real=os.replace):
     if "/in/" in str(source):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
@@ -640,11 +627,10 @@ class Seer(Judge):
             yield result
 
 
-@pytest.mark.parametrize("move", [True, False])
-def test_overlays_of_anomalous_and_uncertain_pictures_are_kept_and_named_by_their_rows(place, move):
+def test_overlays_of_anomalous_and_uncertain_pictures_are_kept_and_named_by_their_rows(place):
     for number in range(6):
         os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
-    line = Line(place, move, Seer(), overlays=True)
+    line = Line(place, judge=Seer(), overlays=True)
     line.run()
     rows = line.rows()
     kept = [row.evidence.get("overlay") for row in rows]
@@ -669,16 +655,21 @@ def test_a_kill_between_overlay_and_row_leaves_no_second_overlay(place, monkeypa
     assert list(place.glob("shift/overlays/*")) == [before]
 
 
-def test_an_overlay_waits_for_room_on_the_disk_before_its_row_is_written(place):
+@pytest.mark.parametrize(("judge", "what"), [(Judge, "result"), (Seer, "overlay")])
+def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place, judge, what):
     draw(place / "in" / "1.png", 1)
-    line = Line(place, judge=Seer(), overlays=True)
+    line = Line(place, judge=judge(), overlays=what == "overlay")
     with line.open() as (incoming, shift), full_disk(100):
         path = incoming.next(5, line.stop)
         line.stop.set()
-        with pytest.raises(StoppedError, match="Cannot write the overlay of .* Nothing is lost"):
+        said = f"Cannot write the {what} of .*; the next run goes on with this picture. Nothing is lost"
+        with pytest.raises(StoppedError, match=said):
             shift.judge(path, incoming.folder)
     assert line.rows() == []
     assert not list(place.glob("shift/overlays/*.png"))
+    again = Line(place, judge=judge())
+    again.run()
+    assert_consistent(again, ["1.png"])
 
 
 # The command
