@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_anomalygpt import AnomalyInspector, cli
+from modeling_anomalygpt.inspector import InspectionOptions
 from modeling_anomalygpt.line import parts
 from modeling_anomalygpt.line.parts import EMBEDDED, PartChooser, PartError, PartFacts, PartStore, read_part
 from tests.test_faults_kills import dies_before_renaming, killed
@@ -77,7 +78,7 @@ def test_a_part_comes_back_as_it_was_stored_and_judges_alike(store):
     other = AnomalyInspector(*tiny_pair())
     part.check(other, None)
     part.use(other)
-    assert other.inspect(noise(5)).pred_score == inspector.inspect(noise(5)).pred_score
+    assert other.inspect(noise(5), answer=False).pred_score == inspector.inspect(noise(5), answer=False).pred_score
     assert store.names() == ["bolt M8"]
 
 
@@ -213,11 +214,12 @@ def test_a_picture_is_judged_as_the_part_that_it_shows_and_one_of_no_part_as_non
         store.write(name, references, PartFacts(EMBEDDED, mm_per_pixel=0.5))
     inspector = AnomalyInspector(*tiny_pair())
     chooser = PartChooser(inspector, [store.read(name) for name in store.names()])
-    results = list(chooser.inspect_many([noise(7, 0, 90), noise(8, 160, 256)]))
+    options = InspectionOptions(answer=False)
+    results = list(chooser.inspect_many([noise(7, 0, 90), noise(8, 160, 256)], options))
     assert [(result.category, result.evidence["part"]) for result in results] == [("dark",) * 2, ("bright",) * 2]
     alone = AnomalyInspector(*tiny_pair())
     store.read("dark").use(alone)
-    assert results[0].pred_score == alone.inspect(noise(7, 0, 90)).pred_score
+    assert results[0].pred_score == alone.inspect(noise(7, 0, 90), options).pred_score
     far = [parts.replace(part, references=_narrow(part.references)) for part in chooser.parts]
     (none,) = PartChooser(inspector, far).inspect_many([noise(7, 0, 90)])
     assert (none.verdict, none.answer) == ("unknown", "The picture is like none of the stored parts.")
@@ -268,7 +270,8 @@ def test_a_part_is_added_listed_shown_exported_imported_used_and_removed(call, t
     assert "scale:          0.5 mm a pixel" in shown
     assert call("parts", "export", "nut", "nut_7.safetensors")[0] == 0
     assert call("parts", "import", "nut_7.safetensors")[1].startswith("nut_7: version 1, made with model, in")
-    assert call("inspect", "dark/0.png", "--part", "nut_7", "--model", "model", "--output", "out")[0] == 0
+    words = ("--part", "nut_7", "--model", "model", "--no-language", "--output", "out")
+    assert call("inspect", "dark/0.png", *words)[0] == 0
     (row,) = map(json.loads, (tmp_path / "out/results.jsonl").read_text().splitlines())
     assert (row["setup"]["part"], row["category"], row["setup"]["mm_per_pixel"]) == ("nut_7", "hex nut", "0.5")
     assert call("parts", "remove", "nut")[1] == "removed nut\n"
