@@ -99,7 +99,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
     nowhere; letters that it cannot show are written as their numbers.
     """
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")
+        return _lasting(open(os.devnull, "w", encoding="utf-8"))
     if not hasattr(stream, "reconfigure") or "write" in vars(stream):
         return stream
     stream.reconfigure(errors="backslashreplace")

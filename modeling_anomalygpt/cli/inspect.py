@@ -270,10 +270,12 @@ def _print_results(results: Sequence[Any], language: str) -> None:
         print(f"... and {len(results) - len(shown)} more in results.csv")
     counts = {kind: sum(result.verdict == kind for result in results) for kind in COLOURS}
     seconds = sum(result.seconds for result in results)
-    parts = [f"{counts['anomalous']} anomalous", f"{counts['normal']} normal"]
-    parts += [f"{counts['uncertain']} uncertain"] if counts["uncertain"] else []
-    parts += [f"{counts['unknown']} without a verdict"] if counts["unknown"] else []
-    parts += [f"{counts['error']} unreadable"] if counts["error"] else []
+    called = {"unknown": "without a verdict", "error": "unreadable"}
+    parts = [
+        f"{number} {called.get(kind, kind)}"
+        for kind, number in counts.items()
+        if number or kind in ("anomalous", "normal")
+    ]
     noun = "picture" if len(results) == 1 else "pictures"
     print(f"\n{len(results)} {noun}: {', '.join(parts)}; {seconds:.1f} s ({seconds / len(results):.2f} s each)")
 

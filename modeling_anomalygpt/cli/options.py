@@ -5,7 +5,6 @@ Imports nothing heavy before a model is loaded.
 
 import argparse
 import contextlib
-import io
 import logging
 import math
 import os
@@ -158,15 +157,14 @@ def _write_region(roi: Any, good: str, bits: int | None, folder: pathlib.Path) -
 
     from ..files import write_atomically
     from ..images import load_picture
+    from ..report.overlays import encoded
 
     picture = np.asarray(load_picture(good, bits))
     images = {".png": roi, "_shown.png": np.where(roi[..., None], picture, picture // 4)}
     names = ("roi", *(f"roi_{number}" for number in range(2, 1000)))
     stem = next(name for name in names if not (folder / f"{name}.png").exists())
     for ending, image in images.items():
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        write_atomically(folder / f"{stem}{ending}", buffer.getvalue())
+        write_atomically(folder / f"{stem}{ending}", encoded(Image.fromarray(image)))
     return [folder / f"{stem}{ending}" for ending in images]
 
 
@@ -204,7 +202,7 @@ def be_quiet() -> None:
     if not os.environ.get("ANOMALYGPT_DEBUG"):
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", category=UserWarning, module="modeling_anomalygpt")
-        warnings.showwarning = _one_line
+        warnings.showwarning = one_line
         # That there is no torchvision: four lines of every export to ONNX.
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     from .. import import_uncollected
@@ -219,8 +217,10 @@ def be_quiet() -> None:
     quiet_client()
 
 
-def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"anomalygpt: warning: {' '.join(str(message).split())}", file=sys.stderr)
+def one_line(message: Warning | str, *_: Any, command: str = "anomalygpt", **__: Any) -> None:
+    """Prints a warning as one line, on the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{command}: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def check_model(name: str | None, option: str = "--model") -> None:
@@ -337,7 +337,6 @@ def rate(text: str) -> float:
     return value
 
 
-def uses_colour(stream: Any = None) -> bool:
-    """Whether a terminal that shows colours reads the stream (https://no-color.org)."""
-    stream = sys.stdout if stream is None else stream
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def uses_colour() -> bool:
+    """Whether a terminal that shows colours reads what is printed (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

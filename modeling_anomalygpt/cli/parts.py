@@ -82,7 +82,8 @@ def _add(args: argparse.Namespace, store: Any) -> int:
         calibrate(inspector, normals, args.max_false_alarm or 0.02)
     facts = PartFacts(model=args.model or EMBEDDED, tile=args.tile, mm_per_pixel=args.mm_per_pixel)
     part = store.write(args.name, inspector.references, facts)
-    print(f"{part.name}: version {part.version}, {_counted(len(good))}, in {store.folder}")
+    pictures = "good picture" if len(good) == 1 else "good pictures"
+    print(f"{part.name}: version {part.version}, {len(good)} {pictures}, in {store.folder}")
     print(f"Use it: anomalygpt inspect PICTURE --part {part.name}")
     return 0
 
@@ -160,7 +161,3 @@ def _import(args: argparse.Namespace, store: Any) -> int:
     part = store.take_in(args.file, args.name or os.path.basename(args.file).removesuffix(".safetensors"))
     print(f"{part.name}: version {part.version}, made with {printable(part.facts.model)}, in {store.folder}")
     return 0
-
-
-def _counted(number: int) -> str:
-    return f"{number} good picture" + ("" if number == 1 else "s")

@@ -42,17 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=whole(1, most=64), default=1, metavar="N", help=workers)
     add_inspection_options(parser)
     add_model_options(parser, tile=True)
-    parser.set_defaults(
-        references=[],
-        category=None,
-        description=None,
-        bits=None,
-        roi=None,
-        foreground=None,
-        align=False,
-        presence=False,
-        rotations=False,
-    )
+    of_pictures = ("category", "description", "bits", "roi", "foreground", "align", "presence", "rotations")
+    parser.set_defaults(references=[], **dict.fromkeys(of_pictures))  # what a stored part has of its own
 
 
 def run(args: argparse.Namespace) -> int:

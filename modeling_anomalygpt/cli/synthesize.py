@@ -4,7 +4,6 @@ Imports nothing heavy before the arguments are known to be good.
 """
 
 import argparse
-import io
 import json
 import pathlib
 import sys
@@ -93,6 +92,7 @@ def _progress(items: Any, description: str) -> Any:
 
 def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
     from ..files import write_atomically
+    from ..report.overlays import encoded
     from ..synthesis.contact_sheet import SheetCell, contact_sheet
 
     def cell(made: Any) -> SheetCell:
@@ -112,7 +112,7 @@ def _write_sheet(args: argparse.Namespace, maker: Any) -> int:
     path = pathlib.Path(args.sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(rows)
-    write_atomically(path, _png(sheet))
+    write_atomically(path, encoded(sheet))
     print(f"{path}: {len(rows)} rows, {sheet.width} x {sheet.height} pixels")
     return 0
 
@@ -149,6 +149,7 @@ def _write_picture(folder: pathlib.Path, job: str, index: int, make: Callable[[i
     from PIL import Image
 
     from ..files import write_atomically
+    from ..report.overlays import encoded
 
     made = make(index)
     place = pathlib.PurePosixPath(made.category or "")
@@ -161,14 +162,8 @@ def _write_picture(folder: pathlib.Path, job: str, index: int, make: Callable[[i
         if file is not None:
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _png(Image.fromarray(pictures[name])))
+            write_atomically(path, encoded(Image.fromarray(pictures[name])))
     return {"job": job, "index": index, **files, "defect_type": made.defect_type, "origin": made.origin}
-
-
-def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format="PNG")
-    return file.getvalue()
 
 
 class _Log:

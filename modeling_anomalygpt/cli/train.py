@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -12,7 +13,7 @@ import warnings
 from typing import Any
 
 from . import OneLineParser
-from .options import only_writer
+from .options import one_line, only_writer
 
 # Other packages' remarks that are true of every run of a mode and ask for nothing.
 _KNOWN = (
@@ -192,14 +193,9 @@ def _leave_out_the_known() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     for text in _KNOWN:
         warnings.filterwarnings("ignore", message=f".*{re.escape(text)}")
-    warnings.showwarning = _one_line
+    warnings.showwarning = functools.partial(one_line, command="anomalygpt train")
     for handler in logging.getLogger("transformers").handlers:
         handler.addFilter(lambda record: not any(text in record.getMessage() for text in _KNOWN))
-
-
-def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"anomalygpt train: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _start(training_args: Any) -> str | None:

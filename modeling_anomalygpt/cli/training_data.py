@@ -6,7 +6,6 @@ The only place where training and `datasets_scripts` meet.
 import pathlib
 import urllib.parse
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,28 +24,23 @@ class NamedDataset:
     labels: str = "synthetic"
     options: dict[str, Any] = field(default_factory=dict)
 
-    def load(self, split: str, categories: Sequence[str] | None = None, option: str = "--dataset") -> Any:
-        """Opens a split, of all categories or of these; `TrainingError` where there is no such folder or split."""
-        import datasets
-
-        parts = []
-        for category in categories or [None]:
-            builder = self._builder(category, option)
-            if split.isidentifier() and split not in builder.info.splits:
-                raise TrainingError(
-                    f"`{option}` {self.name} must have a {split} split, got {', '.join(builder.info.splits) or 'none'}"
-                    f"{f' for {category}' if category else ''}. Good pictures belong into train/good, labelled ones "
-                    "into test/<kind>; `anomalygpt evaluate` can take --references-from test."
-                )
-            parts.append(builder.as_dataset(split=split))
-        return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    def load(self, split: str, option: str = "--dataset") -> Any:
+        """Opens a split; `TrainingError` where there is no such folder or split."""
+        builder = self._builder(option)
+        if split.isidentifier() and split not in builder.info.splits:
+            raise TrainingError(
+                f"`{option}` {self.name} must have a {split} split, got {', '.join(builder.info.splits) or 'none'}. "
+                "Good pictures belong into train/good, labelled ones into test/<kind>; `anomalygpt evaluate` can take "
+                "--references-from test."
+            )
+        return builder.as_dataset(split=split)
 
     def good_rows(self) -> Any:
         """The split that references are drawn from when a set is inspected; `None` where it has no such split."""
         builder = self._builder()
         return builder.as_dataset(split="train") if "train" in builder.info.splits else None
 
-    def _builder(self, category: str | None = None, option: str = "--dataset") -> Any:
+    def _builder(self, option: str = "--dataset") -> Any:
         from datasets_scripts import load_builder
 
         if self.folder is not None and not pathlib.Path(self.folder).is_dir():
@@ -54,8 +48,7 @@ class NamedDataset:
                 f"`{option}` {self.name} must name a folder, got {self.folder!r}, which does not exist. Check the "
                 "path."
             )
-        options = self.options | ({} if category is None else {"category": category})
-        builder = load_builder(self.name, self.folder, **options)
+        builder = load_builder(self.name, self.folder, **self.options)
         builder.download_and_prepare()
         return builder
 
@@ -164,16 +157,19 @@ def evaluation_sets(arguments: DataArguments, processor: Any, config: Any, seed:
     for text in arguments.eval_dataset:
         named = parse_dataset(text)
         shots = arguments.eval_references
-        options = {"references": named.load("train", option="--eval_dataset"), "shots": shots} if shots > 0 else {}
-        rows = named.load(named.split or "test", option="--eval_dataset")
-        options |= {
-            "name": named.name,
-            "seed": seed,
-            "map_size": config.map_size,
-            "num_examples": arguments.eval_samples,
-        }
-        options["grounded"] = config.answering == "grounded"
-        sets.append(EvaluationExamples(rows, processor, language=arguments.languages.split(",")[0], **options))
+        shown = {"references": named.load("train", option="--eval_dataset"), "shots": shots} if shots > 0 else {}
+        examples = EvaluationExamples(
+            named.load(named.split or "test", option="--eval_dataset"),
+            processor,
+            name=named.name,
+            seed=seed,
+            map_size=config.map_size,
+            num_examples=arguments.eval_samples,
+            language=arguments.languages.split(",")[0],
+            grounded=config.answering == "grounded",
+            **shown,
+        )
+        sets.append(examples)
     return ConcatDataset(sets) if sets else None
 
 

@@ -66,10 +66,8 @@ class ModelFacts:
             ones make the whole `other`; none makes it `unknown`.
         adapter (`bool`, defaults to `False`): Whether only an adapter is in the repository; its model is the first of
             `base_models`.
-        datasets, limits (`list[str]`): What it was trained on; sentences beside those that hold for every model of
-            this kind.
+        datasets (`list[str]`): What it was trained on.
         training (`dict[str, Any]`): Settings worth telling, name and value.
-        results (`list[dict]`): Benchmark rows: `set`, `k_shot`, `seed` and columns of `SCORES`.
         limits (`list[str]`): Sentences beside those that hold for every model of this kind.
         category (`str`, defaults to `"object"`): What it is shown with in the section "Use".
     """
@@ -81,7 +79,6 @@ class ModelFacts:
     adapter: bool = False
     datasets: list[str] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
-    results: list[dict[str, Any]] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
     category: str = "object"
 
@@ -109,8 +106,6 @@ def model_card(facts: ModelFacts) -> str:
         language=["en", "zh"],
         tags=list(TAGS),
         datasets=[name for name in facts.datasets if name.count("/") == 1] or None,
-        model_name=title if facts.results else None,
-        eval_results=evaluation_results(facts.results) or None,
     )
     purpose = f"An adapter for {facts.base_models[0]}. {_PURPOSE}" if facts.adapter else _PURPOSE
     lines = ["---", data.to_yaml(), "---", "", f"# {title}", "", purpose, ""]
@@ -120,7 +115,6 @@ def model_card(facts: ModelFacts) -> str:
     lines += _table("## Training", ("setting", "value"), facts.training.items())
     if facts.datasets:
         lines += [f"Trained on: {', '.join(facts.datasets)}.", ""]
-    lines += _results(facts.results)
     lines += ["## Limits", "", *(f"- {_cell(sentence)}" for sentence in (*_LIMITS, *facts.limits)), ""]
     lines += ["Method: AnomalyGPT, https://arxiv.org/abs/2308.15366.", ""]
     return "\n".join(lines)
@@ -205,18 +199,6 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
 def _use(repo_id: str, adapter_of: str | None, category: str) -> str:
     category = re.sub(r'["\\\s]+', " ", category)  # it stands between quotes in code
     return (_USE_ADAPTER if adapter_of else _USE).format(id=repo_id, base=adapter_of, category=category)
-
-
-def _results(rows: Sequence[dict[str, Any]]) -> list[str]:
-    means = _means(rows)
-    if not means:
-        return []
-    columns = [column for column in SCORES if any(column in scores for scores in means.values())]
-    table = [
-        [name, shots, *(f"{scores[column]:.3f}" if column in scores else "-" for column in columns)]
-        for (name, shots), scores in means.items()
-    ]
-    return _table("## Results", ("set", "references", *(SCORES[column] for column in columns)), table)
 
 
 def _table(heading: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:

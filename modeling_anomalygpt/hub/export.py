@@ -67,7 +67,7 @@ class MapPath(nn.Module):
         if bank is not None and not bank_as_input:
             for index, layer in enumerate(bank.features):
                 self.register_buffer(f"bank_{index}", layer.clone().float())
-            self.threshold = bank.threshold if bank is not None and self.config.decision["normalised_maps"] else None
+            self.threshold = bank.threshold if self.config.decision["normalised_maps"] else None
         elif not bank_as_input:
             states = unit_length((self.localizer.state_embeds[None] if text_embeds is None else text_embeds).detach())
         self.register_buffer("text_embeds", states)
@@ -357,11 +357,6 @@ def compare(
 def _pixels(inspector: Any, image: Image.Image) -> np.ndarray:
     """A picture `(1, 3, height, width)` as the model takes it."""
     return inspector.processor(images=[image], return_tensors="pt")["pixel_values"].float().numpy()
-
-
-def run_exported(file: str | os.PathLike, pixel_values: np.ndarray, *bank: np.ndarray) -> list[np.ndarray]:
-    """Runs an exported file once; arguments and results are those of [`MapPath.forward`], as arrays."""
-    return load_exported(file)(pixel_values, *bank)
 
 
 def _description(inspector: Any, path: MapPath, extra: tuple[torch.Tensor, ...]) -> dict[str, Any]:

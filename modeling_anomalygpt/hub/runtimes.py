@@ -58,12 +58,11 @@ def name_of(runtime: str) -> str:
     return _NAMES[runtime]
 
 
-def load_exported(file: str | os.PathLike, threads: int | None = None) -> Callable[..., list[np.ndarray]]:
+def load_exported(file: str | os.PathLike) -> Callable[..., list[np.ndarray]]:
     """Loads an exported file to be run many times, on the CPU in float32.
 
     Args:
         file (`str` or `os.PathLike`): `NAME.onnx`, `NAME.xml` or `NAME.pt2`.
-        threads (`int`, *optional*): Of onnxruntime and OpenVINO; as many as they like by default.
 
     Returns:
         `Callable`: Arguments (`pixel_values` and, where the memory bank is an input, its layers) and results are
@@ -88,17 +87,14 @@ def load_exported(file: str | os.PathLike, threads: int | None = None) -> Callab
         needs_packages(["onnxruntime"], "A file for onnxruntime", "export")
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
         return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
     needs_packages(["openvino"], "A file for OpenVINO", "openvino")
     import openvino
 
     # Processors with bfloat16 would otherwise compute in it, and the map would differ in the third digit.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run_openvino(*arrays: np.ndarray) -> list[np.ndarray]:
         results = compiled(list(arrays))

@@ -5,7 +5,6 @@ Of a video every frame is taken. A camera or a stream that gives no frame any mo
 """
 
 import datetime
-import io
 import os
 import pathlib
 import threading
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import write_atomically
+from ..report.overlays import encoded
 
 # Seconds before a camera that gives no frame is opened again.
 _OPEN_AGAIN = 5.0
@@ -109,16 +109,15 @@ class Camera(threading.Thread):
 
     def _write(self, frame: np.ndarray, number: int) -> None:
         """Writes a frame; on a full disk it is kept until it can be written, and no other one is taken meanwhile."""
-        content = io.BytesIO()
         try:
-            _picture(frame).save(content, "PNG", compress_level=1)
+            content = encoded(_picture(frame), compress_level=1)
         except Exception as error:  # nobody waits for this thread, and the next frame may be a good one
             return self._say(f"A frame is left out: {' '.join(str(error).split())}")
         name = f"camera_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}_{number:06d}.png"
         said = False
         while True:
             try:
-                return write_atomically(self._folder / name, content.getvalue())
+                return write_atomically(self._folder / name, content)
             except OSError as error:
                 if not said:
                     self._say(f"Cannot write a frame: {error.strerror}. No further one is taken before it is written.")

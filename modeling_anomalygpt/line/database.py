@@ -128,9 +128,9 @@ class ResultsDatabase:
             for number, said, text in rows:
                 yield number, said, InspectionResult.from_dict(json.loads(text))
 
-    def said(self, wanted: Wanted | None = None) -> tuple[int, int]:
-        """How many verdicts were confirmed and how many corrected, of all rows or the wanted ones."""
-        condition, values = (wanted or Wanted()).condition()
+    def said(self, wanted: Wanted) -> tuple[int, int]:
+        """How many verdicts of the wanted rows were confirmed and how many corrected."""
+        condition, values = wanted.condition()
         query = "SELECT COALESCE(SUM(said = verdict), 0), COALESCE(SUM(said != verdict), 0) FROM results"
         return self._connection.execute(f"{query} WHERE {condition}", values).fetchone()
 

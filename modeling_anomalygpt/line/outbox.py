@@ -65,11 +65,11 @@ class Outbox(threading.Thread):
         """Says that there is a further row."""
         self._wake.set()
 
-    def close(self, seconds: float = 5.0) -> int:
-        """Ends it; what can be delivered within so many seconds is. Returns how many rows are left for later."""
+    def close(self) -> int:
+        """Ends it; what can be delivered within five seconds is. Returns how many rows are left for later."""
         self._ending.set()
         self._wake.set()
-        self.join(seconds)
+        self.join(5)
         try:
             with self._rows.open("rb") as file:
                 file.seek(self._at)

@@ -31,7 +31,6 @@ from ..inspector import AnomalyInspector, InspectionOptions, failed_result
 from ..references import ImageTraits, References
 from ..results import InspectionResult, Loaded, ResultsFile, inspect_in_batches
 
-_VARIABLE = "ANOMALYGPT_PARTS"
 AUTO = "auto"
 # 2: with a region of interest, 3: aligned, 4: with what must be there; earlier versions would pass over these.
 _FORMATS, _SUFFIX = (1, 2, 3, 4), ".safetensors"
@@ -112,7 +111,7 @@ class PartStore:
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
-        place = folder or os.environ.get(_VARIABLE) or pathlib.Path.home() / ".anomalygpt" / "parts"
+        place = folder or os.environ.get("ANOMALYGPT_PARTS") or pathlib.Path.home() / ".anomalygpt" / "parts"
         self.folder = pathlib.Path(place).expanduser()
 
     def names(self) -> list[str]:
@@ -533,7 +532,6 @@ def _load(picture: Any) -> Image.Image:
 
 __all__ = [
     "AUTO",
-    "_VARIABLE",
     "Part",
     "PartChooser",
     "PartError",

@@ -7,6 +7,7 @@ a picture or a conversation: who asks again sends both again. Built on FastAPI, 
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import json
 import os
@@ -14,7 +15,7 @@ import pathlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,8 +72,9 @@ class Service:
         self._buckets: Counter[float] = Counter()
         self._seconds = 0.0
 
-    def enter(self) -> None:
-        """Takes a place among those that wait.
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those that wait.
 
         Raises:
             HTTPException: With code 503, if there is none.
@@ -82,11 +84,11 @@ class Service:
                 self.refused += 1
                 raise HTTPException(503, f"{self.waiting} pictures wait already. Come again.", _AGAIN)
             self.waiting += 1
-
-    def leave(self) -> None:
-        """Gives the place back."""
-        with self._count:
-            self.waiting -= 1
+        try:
+            yield
+        finally:
+            with self._count:
+                self.waiting -= 1
 
     def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         """The result of a picture, from the bytes of its file."""
@@ -156,12 +158,9 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         _check_language(language)
         if question is not None:
             _check_text("question", question)
-        service.enter()
-        try:
+        with service.place():
             content = await _body(request, service.limits, service.limits.max_bytes)
             result = await run_in_threadpool(service.inspect, content, service.options(question, language))
-        finally:
-            service.leave()
         if result.error is not None:
             raise HTTPException(422, result.error)
         return result.to_dict()
@@ -171,14 +170,11 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         """Answers a question about a picture; the conversation so far comes and goes with it."""
         check(request)
         _check_language(language)
-        service.enter()
-        try:
+        with service.place():
             body = await _body(request, service.limits, service.limits.max_bytes * 4 // 3 + 2**18)  # base64, and words
             content, messages = _picture_and_messages(body, service.limits.max_bytes)
             options = service.options(None, language)
             result, answer = await run_in_threadpool(service.chat, content, options, messages)
-        finally:
-            service.leave()
         if result.error is not None or not answer:
             raise HTTPException(422, result.error or result.answer)
         return {"answer": answer, "messages": [*messages, {"role": "assistant", "content": answer}]} | {

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import filecmp
 import hashlib
-import io
 import math
 import os
 import pathlib
@@ -23,7 +22,7 @@ from typing import Any
 from ..files import write_atomically
 from ..images import distinct_names, picture_pages
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
-from ..report.overlays import draw_overlay
+from ..report.overlays import draw_overlay, encoded
 from ..results import InspectionResult, ResultsFile, each_result, source_of
 from .incoming import Incoming, State
 from .parts import PartChooser, PartFollower
@@ -96,8 +95,7 @@ class Shift:
 
     def is_done(self, path: str, state: State) -> bool:
         """Whether this picture was judged and lies where it belongs."""
-        key = _key(path, state)
-        return self._judged.get(key, "") is None
+        return self._judged.get(_key(path, state), "") is None
 
     def judge(self, path: str, incoming: str) -> InspectionResult | None:
         """Judges a picture, writes its row and moves it; only moves it where an earlier run was killed in between.
@@ -128,7 +126,8 @@ class Shift:
             return None
         target = None
         if self._move_to is not None and source_of(path) == result.source:  # else it is another picture by now
-            folder, name = self._folder(result.verdict), os.path.relpath(path, incoming)
+            folder = self._move_to[VERDICT_FOLDERS.get(result.verdict, 2)]
+            name = os.path.relpath(path, incoming)
             target = self._until_done(lambda: _keep_name(path, folder, name), f"move {path!r}")
             result.evidence = result.evidence | {"incoming": path}
             result.image = str(target)
@@ -169,20 +168,16 @@ class Shift:
             return
         threshold = result.evidence.get("region_threshold", 0.5)
         overlay = draw_overlay(result.judged_image, result.anomaly_map, result.regions, threshold)
-        content = io.BytesIO()
-        overlay.save(content, "PNG", compress_level=4)
+        content = encoded(overlay, compress_level=4)
         digest = hashlib.sha256(repr(_key(path, result.source)).encode(errors="surrogateescape")).hexdigest()[:8]
         name = f"{OVERLAYS}/{distinct_names([path])[0]}_{digest}.png"
 
         def write() -> None:
             (self.path.parent / OVERLAYS).mkdir(exist_ok=True)
-            write_atomically(self.path.parent / name, content.getvalue())
+            write_atomically(self.path.parent / name, content)
 
         self._until_done(write, f"write the overlay of {path!r}")
         result.evidence = result.evidence | {"overlay": name}
-
-    def _folder(self, verdict: str) -> pathlib.Path:
-        return self._move_to[VERDICT_FOLDERS.get(verdict, 2)]
 
     def _remember(self, row: InspectionResult) -> None:
         incoming = row.evidence.get("incoming")

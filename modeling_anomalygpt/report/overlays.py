@@ -3,7 +3,9 @@
 Knows arrays, PIL and regions; knows no model, no file and no report.
 """
 
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -135,6 +137,13 @@ def draw_overlay(
     drawn = Image.fromarray(canvas)
     _draw_numbers(drawn, regions, factor)
     return _with_legend(drawn, region_threshold) if legend else drawn
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The file of a picture; `options` are those of Pillow."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def corners(region: Region) -> list[tuple[int, int]]:

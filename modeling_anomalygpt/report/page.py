@@ -46,11 +46,11 @@ def report_words(language: str = "en") -> dict[str, str]:
 def render_page(
     results: Sequence[InspectionResult],
     entries: Sequence[Mapping[str, Any]],
-    language: str = "en",
-    setup: Mapping[str, str] | None = None,
-    versions: Mapping[str, str] | None = None,
-    references: Sequence[tuple[str, str]] = (),
-    num_references: int = 0,
+    language: str,
+    setup: Mapping[str, str],
+    versions: Mapping[str, str],
+    references: Sequence[tuple[str, str]],
+    num_references: int,
 ) -> str:
     """The page.
 
@@ -60,10 +60,10 @@ def render_page(
             of the overlay or `None`), `size` (width, height), `threshold` (score from which a pixel belongs to a
             region), `lines` (outlines of the regions shown, as points of SVG polygons) and `pairs` (for regions,
             addresses of a detail and of the good patch most like it, or `None`).
-        language (`str`, *optional*, defaults to `"en"`): `"en"` or `"zh"`.
-        setup, versions (`Mapping[str, str]`, *optional*): Label to value.
-        references (`Sequence[tuple[str, str]]`, *optional*): Path and data address of the good pictures shown.
-        num_references (`int`, *optional*): How many good pictures there were; default: as the results say.
+        language (`str`): `"en"` or `"zh"`.
+        setup, versions (`Mapping[str, str]`): Label to value.
+        references (`Sequence[tuple[str, str]]`): Path and data address of the good pictures shown.
+        num_references (`int`): How many good pictures there were; 0: as the results say.
 
     Returns:
         `str`: HTML.
@@ -93,8 +93,8 @@ def render_page(
         duration=f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min",
         tiles=_tiles(results, rows, words),
         histogram=_histogram(results, thresholds[-1], words),
-        setup=({words["folder"]: common} if len(common) > 1 else {}) | dict(setup or {}),
-        versions=dict(versions or {}),
+        setup=({words["folder"]: common} if len(common) > 1 else {}) | setup,
+        versions=versions,
         calibrated=calibrated,
         stops=_colour_stops(),
         scale=_joined_scales(thresholds),

@@ -28,7 +28,7 @@ from ..images import PictureError, load_picture
 from ..prompts import check_language
 from ..regions import Region, position_words
 from ..results import InspectionResult, source_of
-from .overlays import corners, draw_overlay, map_layer
+from .overlays import corners, draw_overlay, encoded, map_layer
 from .page import render_page
 
 CSV_COLUMNS = (
@@ -183,7 +183,7 @@ class InspectionReport:
         if result.anomaly_map is None:
             return found
         overlay = draw_overlay(picture, result.anomaly_map, result.regions, threshold)
-        _write(self.folder / "overlays" / f"{name}.png", _encoded(overlay, "PNG", compress_level=4))
+        _write(self.folder / "overlays" / f"{name}.png", encoded(overlay, compress_level=4))
         if self.save_maps:
             buffer = io.BytesIO()
             np.save(buffer, result.anomaly_map.astype(np.float16))
@@ -308,13 +308,7 @@ def _jpeg(picture: Image.Image, side: int) -> str:
 
 
 def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
-    return f"data:image/{kind.lower()};base64," + base64.b64encode(_encoded(picture, kind, **options)).decode("ascii")
-
-
-def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(encoded(picture, kind, **options)).decode("ascii")
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:

@@ -1,19 +1,23 @@
 """A tiny model and two categories of own pictures, and the command as a person calls it."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_anomalygpt import cli
-from tests.tiny import tiny_pair
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_folder, tmp_path_factory):
     """`model`, and `parts/nut` and `parts/bolt` with good training pictures, good and scratched test pictures."""
     place = tmp_path_factory.mktemp("cli")
-    for part in tiny_pair():
-        part.save_pretrained(place / "model")
+    shutil.copytree(tiny_folder, place / "model")
+    settings = place / "model" / "generation_config.json"
+    ends = {"eos_token_id": list(range(0, 300, 2))}  # a random model would never end its answers
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | ends))
     rng = np.random.default_rng(0)
     for category in ("nut", "bolt"):
         root = place / "parts" / category

@@ -402,7 +402,6 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         ),
         (["inspect", "line", "--references", "reference", "--roi", "x", "--foreground", "auto"], "not allowed with"),
         (["inspect", "line", "--output", "line/good.png"], "Cannot write to the output folder 'line/good.png'"),
-        (["inspect", "line", "--output", "line/good.png/x"], "Cannot write to the output folder 'line/good.png/x'"),
         (
             ["inspect", "line", "--model", "some/model"],
             "There is no folder 'some/model' here. No connection to the Hub",
@@ -410,7 +409,6 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "line", "--batch-size", "0"], "must be a whole number of at least 1, got '0'"),
         (["inspect", "line", "--mm-per-pixel", "nan"], "must be a number above 0, got 'nan'"),
         (["inspect", "line", "--max-false-alarm", "5"], "must be between 0 and 1, got '5'; 0.02 means 2 %"),
-        (["inspect", "line", "--tile", "8"], "must be a whole number of at least 32, got '8'"),
         (["inspect", "line", "--language", "fr"], "invalid choice: 'fr'"),
         (["inspect", "line", "--model", "line"], "config.json"),
         (["inspect", "line", "--model", "nomodel"], "must be a folder or a Hub id (user/name), got 'nomodel', which"),
@@ -423,7 +421,6 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["demo", "--port", "99999"], "must be a whole number from 1 to 65535, got '99999'"),
         (["demo", "--model", "nomodel"], "got 'nomodel', which does not exist"),
         (["evaluate", "--dataset", "rendered_parts", "--output", "x", "--model", "no"], "got 'no', which does not"),
-        (["export", "--output", "x.txt"], "`--output` must end in .onnx, .xml or .pt2, got 'x.txt'"),
         (["chat"], "the following arguments are required: IMAGE"),
         (["chat", "missing.png"], "missing.png"),
         (["--model", "x"], "unrecognized arguments: --model x"),
@@ -576,66 +573,59 @@ print(sorted(idle & set(sys.modules)), asked, gc.get_freeze_count() > 100_000, g
     assert printed.splitlines()[-1] == "[] [] True True"
 
 
-def test_a_closed_pipe_is_no_failure():
-    command = f"{sys.executable} -m modeling_anomalygpt.cli inspect --help | head -1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("usage:")
-    assert done.stderr == ""
+# A command that prints more than a pipe holds, to both streams where it gets a word, and works on after that.
+PRINTING = """
+import pathlib, sys
+from modeling_anomalygpt.cli import main, inspect
+
+def run(args):
+    for number in range(9999):
+        print(number, flush=True)
+        print(number, file=sys.stderr) if sys.argv[1:] else None
+    sys.stdout.close()
+    print("after the end")
+    pathlib.Path("done").touch()
+    return 1
+
+inspect.run = run
+sys.exit(main(["inspect", "x"]))
+"""
 
 
-@pytest.mark.parametrize("ending", ["| true", "2>&1 | true", ">&-", ">&- 2>&-"])
-def test_an_exit_code_is_true_whoever_reads_what_is_printed(photos, place, ending):
-    """A gate stays shut, and the work is done, where the reader of the table has gone or there never was one."""
-    words = "inspect line --references reference --device cpu --fail-on-anomaly --output out"
-    command = f"{sys.executable} -m modeling_anomalygpt.cli {words} --model {place / 'model'} {ending}; "
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        ["bash", "-c", command + "exit ${PIPESTATUS[0]}"], env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, pathlib.Path("out/report.html").exists()) == (1, True), done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
-
-
-def test_work_goes_on_when_the_reader_of_its_lines_has_gone(tmp_path):
-    code = (
-        "import pathlib, sys; from modeling_anomalygpt.cli import main, inspect\n"
-        "def run(args):\n"
-        "    for number in range(9999):\n"
-        "        print(number, flush=True)\n"
-        "    pathlib.Path('done').touch()\n"
-        "    return 0\n"
-        "inspect.run = run; sys.exit(main(['inspect', 'x']))"
-    )
-    command = f'{sys.executable} -c "$CODE" | head -1; exit ${{PIPESTATUS[0]}}'
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CODE": code}
+@pytest.mark.parametrize(
+    ("ending", "out", "err"),
+    [
+        ("| head -1", "0\n", ""),
+        ("both 2>&1 | true", "", ""),
+        (">&-", "", ""),
+        ("both >&- 2>&-", "", ""),
+        ("> /dev/full", "", "anomalygpt: what is printed is lost: No space left on device.\n"),
+        ("both > /dev/full 2>&1", "", ""),
+    ],
+)
+def test_work_goes_on_and_its_exit_code_is_true_whoever_reads_what_is_printed(tmp_path, ending, out, err):
+    if "/dev/full" in ending and not os.path.exists("/dev/full"):
+        pytest.skip("there is no disk that is always full")
+    command = f'{sys.executable} -c "$CODE" {ending}; exit ${{PIPESTATUS[0]}}'
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "CODE": PRINTING}
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (1, out, err)
     assert (tmp_path / "done").exists()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no disk that is always full")
-@pytest.mark.parametrize(("ending", "said"), [("> /dev/full 2>&1", ""), ("> /dev/full", "is lost: No space left")])
-def test_work_goes_on_when_the_disk_of_its_log_is_full(tmp_path, ending, said):
-    code = (
-        "import pathlib, sys; from modeling_anomalygpt.cli import main, inspect\n"
-        "def run(args):\n"
-        "    for number in range(9999):\n"
-        "        print(number, flush=True)\n"
-        "        print(number, file=sys.stderr) if sys.argv[1] else None\n"
-        "    sys.stdout.close()\n"
-        "    print('after the end')\n"
-        "    pathlib.Path('done').touch()\n"
-        "    return 0\n"
-        "inspect.run = run; sys.exit(main(['inspect', 'x']))"
-    )
-    command = f'{sys.executable} -c "$CODE" "{"" if said else 1}" {ending}'
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "CODE": code}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert (tmp_path / "done").exists()
-    assert len(done.stderr.splitlines()) == bool(said)
-    assert said in done.stderr
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_gate_stays_shut_and_the_report_is_written_where_nothing_can_be_printed(photos, place):
+    words = ("inspect", "line", "--references", "reference", "--device", "cpu", "--fail-on-anomaly", "--output", "out")
+    child = os.fork()
+    if child == 0:  # as a shell begins a command with >&- 2>&-
+        code, sys.stdout, sys.stderr = 7, None, None
+        os.closerange(1, 3)
+        try:
+            code = run(*words, "--model", place / "model")
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+    assert pathlib.Path("out/report.html").exists()
 
 
 def test_pictures_that_are_references_themselves_are_named(photos, inspector, capsys):
@@ -676,14 +666,11 @@ def test_a_real_checkpoint_inspects_resumes_and_chats(photos, place, capsys, mon
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_threads_of_a_command_wait_without_spinning():
+def test_threads_of_a_command_wait_without_spinning(monkeypatch):
     """Else one other busy process makes every small operation wait for its turn."""
-    code = (
-        "import os; from modeling_anomalygpt import cli; cli.main(['--version']); print(os.environ['OMP_WAIT_POLICY'])"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    told, asked = (
-        subprocess.run([sys.executable, "-c", code], env=environment | more, capture_output=True, text=True, cwd=ROOT)
-        for more in ({}, {"OMP_WAIT_POLICY": "ACTIVE"})
-    )
-    assert (told.stdout.split()[-1], asked.stdout.split()[-1]) == ("PASSIVE", "ACTIVE"), told.stderr
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    run("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -24,7 +24,7 @@ def table(path):
 
 
 def test_a_table_and_a_summary_come_out_and_are_not_made_twice(place, call):
-    words = (*DATA, "--k-shot", 0, 1, "--seeds", 0, 1, "--output", "results.csv")
+    words = (*DATA, "--k-shot", 0, 1, "--seeds", 0, 1, "--limit", 4, "--output", "results.csv")
     code, out, err = call(*words)
     assert code == 0, err
     rows = table(place / "results.csv")

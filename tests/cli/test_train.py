@@ -1,27 +1,21 @@
 """`anomalygpt train` and `anomalygpt merge` as a person calls them."""
 
 import dataclasses
-import functools
 import json
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
 from modeling_anomalygpt.cli.options import only_writer
-from modeling_anomalygpt.cli.train import parse_settings
+from modeling_anomalygpt.cli.train import _classes, parse_settings
 from modeling_anomalygpt.cli.training_data import good_pictures
 from modeling_anomalygpt.hub.card import readdressed
 from modeling_anomalygpt.inspector import AnomalyInspector
 
 pytest.importorskip("peft")
 
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 QUICK = (
     "--model", "model", "--use_cpu", "True", "--short_side", "40", "--max_steps", "2", "--logging_steps", "1",
     "--per_device_train_batch_size", "2", "--save_steps", "1",
@@ -81,29 +75,15 @@ def test_the_same_command_with_resume_goes_on_and_without_it_is_refused(place, c
         0, "finished: again/checkpoint-2 holds the last of 2 steps; nothing was changed",
     ), err  # fmt: skip
     assert before == {path: path.read_bytes() for path in (place / "again").rglob("*") if path.is_file()}
-    with (place / "again" / "checkpoint-2" / "optimizer.pt").open("r+b") as file:
-        file.truncate(1000)
-    code, out, err = call(*common, "--resume")
-    assert code == 0, err
-    assert "checkpoint-2 is damaged (optimizer.pt is not as it was written): again/checkpoint-1 is used instead" in err
-    assert "going on from again/checkpoint-1" in out
-    code, _, err = call(*common, "--resume", "--learning_rate", "0.5")
-    assert (code, "`learning_rate` must be 0.001, got 0.5" in err) == (2, True), err
     code, _, err = call(*common, "--resume", "--mixture", "nsa")
     assert (code, "`mixture` must be mixed, got nsa" in err) == (2, True), err
-    code, _, err = call(*common, "--resume", "--short_side", "48")
-    assert (code, "`short_side` must be 40, got 48" in err) == (2, True), err
-
-
-def test_the_example_of_going_on_names_the_data_of_the_example_before_it(call):
-    lines = [line.split() for line in call("train", "--help")[1].splitlines() if "photos/good" in line]
-    assert lines[1] == [*lines[0], "--resume"]
 
 
 def test_data_sets_are_named_with_options_and_several_at_once(call):
     code, out, err = call(
         "train", "--dataset", "rendered_parts?families=screw&num_train=2&num_test=2&size=64",
         "--dataset", "anomaly_folder=parts/nut?labels=real&weight=2", "--tuning", "paper", "--output", "mixed", *QUICK,
+        "--max_steps", "1",
     )  # fmt: skip
     assert code == 0, err
     assert "rendered_parts (train, synthetic): 2 rows" in out
@@ -134,7 +114,8 @@ def test_every_page_of_a_good_photograph_can_be_read(tmp_path):
 def test_a_warning_is_one_line(place, call):
     (place / "single").mkdir()
     shutil.copy(place / "parts/nut/train/good/0.png", place / "single")
-    code, _, err = call("train", "--good", "single", "--output_dir", "one", "--reference_share", "1", *QUICK)
+    words = ("train", "--good", "single", "--output_dir", "one", "--reference_share", "1", *QUICK, "--max_steps", "1")
+    code, _, err = call(*words)
     assert code == 0, err
     lines = [line for line in err.splitlines() if "arning" in line]
     assert len(lines) == 1, err
@@ -221,14 +202,8 @@ def test_an_adapter_cannot_be_trained_again_and_a_checkpoint_cannot_be_merged(pl
     assert (code, "`adapter` must be an adapter, got 'model'" in err) == (2, True), err
 
 
-def test_the_help_is_quick_and_names_the_options_that_matter(call):
-    from modeling_anomalygpt.cli.train import _classes
-
-    code = "import sys; from modeling_anomalygpt import cli; cli.main(['train', '--help']); print(*sys.modules)"
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    out = run([sys.executable, "-c", code]).stdout
-    shown, _, modules = out.rstrip().rpartition("\n")
-    assert not {"torch", "transformers", "numpy"} & set(modules.split())
+def test_the_help_names_the_options_that_matter(call):
+    shown = call("train", "--help")[1]
     options = set(re.findall(r"--[a-z][\w-]*", shown))
     own = {
         field.name
@@ -240,6 +215,8 @@ def test_the_help_is_quick_and_names_the_options_that_matter(call):
     assert {f"--{name.replace('_', '-')}" for name in own} - {"--output-dir"} <= options
     assert {"--recipe", "--output", "--seed", "--num-train-epochs", "--help-all"} <= options
     assert "own_parts, paper_mvtec" in shown
+    lines = [line.split() for line in shown.splitlines() if "photos/good" in line]
+    assert lines[1] == [*lines[0], "--resume"], "the example of going on names the data of the one before"
     everything = call("train", "--help-all")[1]
     others = {"--help", "--recipe", "--help-all", "--references", "--nproc_per_node"}
     for option in options - others:

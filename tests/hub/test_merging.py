@@ -34,11 +34,14 @@ def adapter(tmp_path_factory):
     return folder / "adapter"
 
 
-def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, tmp_path):
-    merge_adapter(adapter, tmp_path / "merged")
-    base, merged = (
-        load_file(folder / "model.safetensors") for folder in (adapter.parent / "base", tmp_path / "merged")
-    )
+@pytest.fixture(scope="module")
+def whole(adapter):
+    merge_adapter(adapter, adapter.parent / "merged")
+    return adapter.parent / "merged"
+
+
+def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, whole):
+    base, merged = (load_file(folder / "model.safetensors") for folder in (adapter.parent / "base", whole))
     trained = load_file(adapter / "adapter_model.safetensors")
     for name, tensor in merged.items():
         own = trained.get(f"base_model.model.{name}")
@@ -50,7 +53,7 @@ def test_weights_keep_the_dtype_in_which_base_or_adapter_store_them(adapter, tmp
     assert any("q_proj" in name for name in changed)
 
 
-def test_dtypes_are_read_through_the_links_of_the_cache(adapter, tmp_path, monkeypatch):
+def test_dtypes_are_read_through_the_links_of_the_cache(adapter, whole, tmp_path, monkeypatch):
     """Laid out as huggingface_hub does: snapshots hold links, what they lead to has no name of its own."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -68,8 +71,7 @@ def test_dtypes_are_read_through_the_links_of_the_cache(adapter, tmp_path, monke
     config = place / "snapshots" / "0" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "me/base"}))
     merge_adapter("me/adapter", tmp_path / "merged")
-    merge_adapter(adapter, tmp_path / "of_folders")
-    merged, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "of_folders"))
+    merged, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "merged", whole))
     assert {name: one.dtype for name, one in merged.items()} == {name: one.dtype for name, one in expected.items()}
     assert all(torch.equal(one, expected[name]) for name, one in merged.items())
 
@@ -89,10 +91,9 @@ def test_a_dtype_that_is_asked_for_holds_for_all(adapter, tmp_path):
     assert {one.dtype for one in load_file(tmp_path / "merged" / "model.safetensors").values()} == {torch.float32}
 
 
-def test_files_can_be_read_by_whom_any_new_file_can_be_read(adapter, tmp_path):
-    merge_adapter(adapter, tmp_path / "merged")
+def test_files_can_be_read_by_whom_any_new_file_can_be_read(whole, tmp_path):
     (tmp_path / "new").touch()
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "merged").rglob("*"):
+    for path in whole.rglob("*"):
         other = tmp_path / ("folder" if path.is_dir() else "new")
         assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode), path.name

@@ -125,10 +125,9 @@ def test_the_command_prints_what_has_changed_and_draws_it(tmp_path, capsys):
     assert "曝光（1 为良品图片的光照）" in (tmp_path / "zh.html").read_text(encoding="utf-8")
 
 
-def test_what_a_person_said_decides_whether_a_picture_is_a_good_one(tmp_path, capsys):
+def test_what_a_person_said_decides_whether_a_picture_is_a_good_one(tmp_path):
     rows = [row(index, score=9.0 if index == 5 else 0.5, verdict="normal") for index in range(200)]
     shift = write(tmp_path / "shift", rows)
-    assert cli.main(["results", str(shift), "--correct", "nothing.png", "anomalous"]) == 2
     (shift / "feedback.jsonl").write_text('{"row": 6, "image": "/line/5.png", "said": "anomalous"}\n')
     _, courses = drift_of(shift)
     assert len(courses["bolt", "score"]) == 199
@@ -136,7 +135,7 @@ def test_what_a_person_said_decides_whether_a_picture_is_a_good_one(tmp_path, ca
 
 
 def test_a_later_shift_is_compared_with_the_first_one(tmp_path, capsys):
-    first = write(tmp_path / "first", line_of(120))
+    first = write(tmp_path / "first", line_of(60))  # shorter than the window, and not filled up with the later ones
     later = write(tmp_path / "later", line_of(60, seed=1, light=lambda index: 0.8))
     assert cli.main(["drift", str(later)]) == 0
     assert "Too early to tell: 60 pictures so far; 100 first pictures" in capsys.readouterr().out
@@ -145,16 +144,6 @@ def test_a_later_shift_is_compared_with_the_first_one(tmp_path, capsys):
     assert float(cells[2]) == pytest.approx(1.0, abs=0.02)
     assert float(cells[3]) == pytest.approx(0.8, abs=0.02)
     assert cells[-1] == "DRIFT"
-
-
-def test_a_short_first_shift_is_not_filled_up_with_the_later_one(tmp_path):
-    first = write(tmp_path / "first", line_of(60))
-    later = write(tmp_path / "later", line_of(60, seed=1, light=lambda index: 0.8))
-    drift, courses = drift_of(later, against=first)
-    found = {one.quantity: one for one in drift.comparisons()}
-    assert (found["exposure"].first, found["exposure"].last) == pytest.approx((1.0, 0.8), abs=0.02)
-    assert found["exposure"].drifted
-    assert {len(values) for values in courses.values()} == {60}
 
 
 def test_the_range_that_is_drawn_is_that_of_the_pictures_compared_with(tmp_path):

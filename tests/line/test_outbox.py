@@ -119,7 +119,8 @@ def test_a_row_that_the_receiver_will_never_take_is_put_aside_and_the_next_one_g
     until(lambda: receiver.got)
     outbox.close()
     assert images(receiver.got) == ["1.png"]
-    assert said == ["webhook: it refused '0.png' (422 Unprocessable Entity)."] or "422" in said[0]
+    assert len(said) == 1
+    assert said[0].startswith("webhook: it refused '0.png' (422 ")
     assert json.loads((tmp_path / "webhook_refused.jsonl").read_text()) == row(0)
 
 
@@ -132,20 +133,12 @@ def test_an_address_with_letters_that_an_address_cannot_have_is_reached(receiver
     assert receiver.paths == ["/st%C3%BCck%203%20a?line=%C3%BC&key=a+b"]
 
 
-def test_a_row_that_goes_twice_has_the_same_key(receiver):
+def test_a_row_that_goes_twice_has_the_same_key_and_pictures_moved_in_a_burst_have_different_ones(receiver):
     deliver = post_to(receiver.address)
-    deliver(row(0) | {"source": {"changed": 5}})
-    deliver(row(0) | {"source": {"changed": 5}})
-    deliver(row(1) | {"source": {"changed": 6}})
+    for number in (0, 0, 1):
+        deliver(row(number) | {"time": "t", "source": {"changed": 5}})
     keys = [key for _, key in receiver.got]
     assert keys[0] == keys[1] != keys[2]
-
-
-def test_pictures_that_were_moved_in_a_burst_have_different_keys(receiver):
-    deliver = post_to(receiver.address)
-    for number in (0, 1):
-        deliver(row(number) | {"time": "t", "source": {"changed": 5}})
-    assert len({key for _, key in receiver.got}) == 2
 
 
 def test_a_command_that_failed_is_not_run_again_where_that_cannot_be_noted(tmp_path):

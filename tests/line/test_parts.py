@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from modeling_anomalygpt import AnomalyInspector, cli
+from modeling_anomalygpt.inspector import InspectionOptions
 from modeling_anomalygpt.line import parts
 from modeling_anomalygpt.line.parts import EMBEDDED, PartChooser, PartError, PartFacts, PartStore, read_part
 from tests.test_faults_kills import dies_before_renaming, killed
@@ -29,24 +31,26 @@ def taught(*pictures, category="bolt", tile=None):
     return inspector
 
 
+@pytest.fixture(scope="module")
+def references():
+    return taught().references
+
+
 @pytest.fixture
 def store(tmp_path):
     return PartStore(tmp_path / "parts")
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """The command in a folder with a model, good pictures and two stored parts, `dark` and `bright`."""
+def call(tmp_path, tiny_folder, monkeypatch, capsys):
+    """The command in a folder with a model and good pictures, `dark` and `bright`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANOMALYGPT_PARTS", str(tmp_path / "parts"))
-    for half in tiny_pair():
-        half.save_pretrained("model")
+    shutil.copytree(tiny_folder, "model")
     for name, low, high in (("dark", 0, 90), ("bright", 160, 256)):
         for number in range(3):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(noise(number, low, high)).save(tmp_path / name / f"{number}.png")
-
-    capsys.readouterr()
 
     def call(*words):
         code = cli.main([str(word) for word in words])
@@ -74,15 +78,15 @@ def test_a_part_comes_back_as_it_was_stored_and_judges_alike(store):
     other = AnomalyInspector(*tiny_pair())
     part.check(other, None)
     part.use(other)
-    assert other.inspect(noise(5)).pred_score == inspector.inspect(noise(5)).pred_score
+    assert other.inspect(noise(5), answer=False).pred_score == inspector.inspect(noise(5), answer=False).pred_score
     assert store.names() == ["bolt M8"]
 
 
-def test_a_new_version_counts_and_can_be_taken_back_but_only_while_it_is_the_newest(store):
-    store.write("bolt", taught(noise(0)).references, PartFacts(EMBEDDED))
+def test_a_new_version_counts_and_can_be_taken_back_but_only_while_it_is_the_newest(store, references):
+    store.write("bolt", references, PartFacts(EMBEDDED))
     second = taught(noise(1)).references
     store.write("bolt", second, PartFacts(EMBEDDED))
-    store.write("bolt", taught(noise(2)).references, PartFacts(EMBEDDED))
+    store.write("bolt", references, PartFacts(EMBEDDED))
     with pytest.raises(
         PartError, match=r"The newest version of the part 'bolt' must be 2, got 3\. It was changed since"
     ):
@@ -94,51 +98,52 @@ def test_a_new_version_counts_and_can_be_taken_back_but_only_while_it_is_the_new
         store.take_back("bolt", 1)
 
 
-def test_only_the_last_versions_are_kept(store, monkeypatch):
+def test_only_the_last_versions_are_kept(store, references, monkeypatch):
     monkeypatch.setattr(parts, "_KEPT_VERSIONS", 2)
-    for number in range(4):
-        store.write("bolt", taught(noise(number)).references, PartFacts(EMBEDDED))
+    for _ in range(4):
+        store.write("bolt", references, PartFacts(EMBEDDED))
     assert store.versions("bolt") == [3, 4]
 
 
-@pytest.mark.parametrize(
-    "name", ["", "auto", "../bolt", "a/b", "a\\b", ".hidden", "bolt.", "a\nb", "x" * 90, "c:d", "nul", "Com1.8"]
-)
-def test_a_name_that_could_leave_the_folder_or_be_no_file_is_refused(store, name):
-    with pytest.raises(PartError, match=r"`NAME` must be 1 to 80 letters.* got .*\. Try bolt_m8\."):
-        store.write(name, taught().references, PartFacts(EMBEDDED))
+def test_a_name_that_could_leave_the_folder_or_be_no_file_is_refused(store, references):
+    for name in (
+        "", "auto", "../bolt", "a/b", "a\\b", ".hidden", "bolt.", "a\nb", "x" * 90, "c:d", "nul", "Com1.8",
+    ):  # fmt: skip
+        with pytest.raises(PartError, match=r"`NAME` must be 1 to 80 letters.* got .*\. Try bolt_m8\."):
+            store.write(name, references, PartFacts(EMBEDDED))
     assert not store.folder.exists()
 
 
-def test_names_in_chinese_are_names(store):
-    store.write("螺栓 8.8", taught().references, PartFacts(EMBEDDED))
+def test_names_in_chinese_are_names(store, references):
+    store.write("螺栓 8.8", references, PartFacts(EMBEDDED))
     assert store.read("螺栓 8.8").references.category == "bolt"
     for name in ("console", "null", "n"):
         parts.check_name(name)
 
 
-def test_a_kill_while_a_part_is_stored_leaves_the_earlier_version_and_of_a_new_part_nothing(store, monkeypatch):
-    inspector = taught()
+def test_a_kill_while_a_part_is_stored_leaves_the_earlier_version_and_of_a_new_part_nothing(
+    store, references, monkeypatch
+):
     with monkeypatch.context() as patch:
         dies_before_renaming(patch, "1.safetensors")
-        killed(lambda: store.write("bolt", inspector.references, PartFacts(EMBEDDED)))
+        killed(lambda: store.write("bolt", references, PartFacts(EMBEDDED)))
     assert store.names() == []
-    store.write("bolt", inspector.references, PartFacts(EMBEDDED))
+    store.write("bolt", references, PartFacts(EMBEDDED))
     with monkeypatch.context() as patch:
         dies_before_renaming(patch, "2.safetensors")
-        killed(lambda: store.write("bolt", inspector.references, PartFacts(EMBEDDED)))
+        killed(lambda: store.write("bolt", references, PartFacts(EMBEDDED)))
     assert store.read("bolt").version == 1
     with monkeypatch.context() as patch:
         patch.setattr(parts.shutil, "rmtree", lambda path, **_: path.exists() and os.kill(os.getpid(), signal.SIGKILL))
         killed(lambda: store.remove("bolt"))
     assert store.names() == []
-    store.write("bolt", inspector.references, PartFacts(EMBEDDED))
+    store.write("bolt", references, PartFacts(EMBEDDED))
     store.remove("bolt")
     assert [file.name for file in store.folder.iterdir()] == [".lock"]
 
 
-def test_a_forged_or_damaged_file_is_refused_in_one_line(store, tmp_path):
-    store.write("bolt", taught().references, PartFacts(EMBEDDED))
+def test_a_forged_or_damaged_file_is_refused_in_one_line(store, references, tmp_path):
+    store.write("bolt", references, PartFacts(EMBEDDED))
     good, bad = store.path("bolt"), tmp_path / "bad.safetensors"
     flipped = bytearray(good.read_bytes())
     flipped[-100] ^= 1
@@ -178,17 +183,17 @@ def test_a_file_that_is_too_large_is_not_even_opened(store, tmp_path, monkeypatc
         store.take_in(tmp_path / "huge.safetensors", "huge")
 
 
-def test_a_part_that_would_be_too_large_to_be_read_again_is_not_written(store, monkeypatch):
-    store.write("bolt", taught().references, PartFacts(EMBEDDED))
+def test_a_part_that_would_be_too_large_to_be_read_again_is_not_written(store, references, monkeypatch):
+    store.write("bolt", references, PartFacts(EMBEDDED))
     monkeypatch.setattr(parts, "_MAX_BYTES", 1000)
     for name in ("bolt", "new"):
         with pytest.raises(PartError, match="A part must have at most .* GiB, got more. Use fewer good pictures."):
-            store.write(name, taught().references, PartFacts(EMBEDDED))
+            store.write(name, references, PartFacts(EMBEDDED))
     assert (store.versions("bolt"), store.versions("new")) == ([1], [])
 
 
-def test_a_part_of_a_newer_version_says_to_update(store, tmp_path):
-    store.write("bolt", taught().references, PartFacts(EMBEDDED))
+def test_a_part_of_a_newer_version_says_to_update(store, references, tmp_path):
+    store.write("bolt", references, PartFacts(EMBEDDED))
     rewritten(store.path("bolt"), tmp_path / "new.safetensors", part=json.dumps({"model": "m", "format": 99}))
     with pytest.raises(PartError, match=r"made by a newer version \(format 99\)\. Update:"):
         read_part(tmp_path / "new.safetensors")
@@ -209,11 +214,12 @@ def test_a_picture_is_judged_as_the_part_that_it_shows_and_one_of_no_part_as_non
         store.write(name, references, PartFacts(EMBEDDED, mm_per_pixel=0.5))
     inspector = AnomalyInspector(*tiny_pair())
     chooser = PartChooser(inspector, [store.read(name) for name in store.names()])
-    results = list(chooser.inspect_many([noise(7, 0, 90), noise(8, 160, 256)]))
+    options = InspectionOptions(answer=False)
+    results = list(chooser.inspect_many([noise(7, 0, 90), noise(8, 160, 256)], options))
     assert [(result.category, result.evidence["part"]) for result in results] == [("dark",) * 2, ("bright",) * 2]
     alone = AnomalyInspector(*tiny_pair())
     store.read("dark").use(alone)
-    assert results[0].pred_score == alone.inspect(noise(7, 0, 90)).pred_score
+    assert results[0].pred_score == alone.inspect(noise(7, 0, 90), options).pred_score
     far = [parts.replace(part, references=_narrow(part.references)) for part in chooser.parts]
     (none,) = PartChooser(inspector, far).inspect_many([noise(7, 0, 90)])
     assert (none.verdict, none.answer) == ("unknown", "The picture is like none of the stored parts.")
@@ -239,8 +245,8 @@ def _narrow(references):
     return parts.replace(references, domain_gate=parts.replace(references.domain_gate, max_distance=1e-9))
 
 
-def test_parts_that_cannot_be_told_apart_are_left_out_by_name(store):
-    store.write("whole", taught().references, PartFacts(EMBEDDED))
+def test_parts_that_cannot_be_told_apart_are_left_out_by_name(store, references):
+    store.write("whole", references, PartFacts(EMBEDDED))
     store.write("other", taught(tile=32).references, PartFacts(EMBEDDED, tile=32))
     every = [store.read(name) for name in store.names()]
     chooser = PartChooser(AnomalyInspector(*tiny_pair()), every)
@@ -264,7 +270,8 @@ def test_a_part_is_added_listed_shown_exported_imported_used_and_removed(call, t
     assert "scale:          0.5 mm a pixel" in shown
     assert call("parts", "export", "nut", "nut_7.safetensors")[0] == 0
     assert call("parts", "import", "nut_7.safetensors")[1].startswith("nut_7: version 1, made with model, in")
-    assert call("inspect", "dark/0.png", "--part", "nut_7", "--model", "model", "--output", "out")[0] == 0
+    words = ("--part", "nut_7", "--model", "model", "--no-language", "--output", "out")
+    assert call("inspect", "dark/0.png", *words)[0] == 0
     (row,) = map(json.loads, (tmp_path / "out/results.jsonl").read_text().splitlines())
     assert (row["setup"]["part"], row["category"], row["setup"]["mm_per_pixel"]) == ("nut_7", "hex nut", "0.5")
     assert call("parts", "remove", "nut")[1] == "removed nut\n"
@@ -285,7 +292,18 @@ def test_a_region_of_interest_is_stored_with_a_part_and_taken_along(call, tmp_pa
     call("parts", "export", "nut", "nut.safetensors")
     assert call("parts", "import", "nut.safetensors", "--name", "copy")[0] == 0
     for part in ("copy", "auto"):
-        words = ("inspect", "dark/0.png", "bright/0.png", "--part", part, "--model", "model", "--output", part)
+        words = (
+            "inspect",
+            "dark/0.png",
+            "bright/0.png",
+            "--part",
+            part,
+            "--model",
+            "model",
+            "--no-language",
+            "--output",
+            part,
+        )
         assert call(*words)[0] == 0
         rows = [json.loads(line) for line in (tmp_path / part / "results.jsonl").read_text().splitlines()]
         judged = [row for row in rows if row["verdict"] != "unknown"]
@@ -297,10 +315,11 @@ def test_a_region_of_interest_is_stored_with_a_part_and_taken_along(call, tmp_pa
     assert call("parts", "show", "nut")[1].splitlines()[1].split()[1:] == ["1", "of", "1"]
 
 
-def test_auto_inspects_each_picture_as_its_part_and_resumes(call, tmp_path):
+def test_auto_inspects_each_picture_as_its_part_and_resumes_and_chats(call, tmp_path, monkeypatch):
     for name in ("dark", "bright"):
         assert call("parts", "add", name, f"{name}/0.png", f"{name}/1.png", "--model", "model")[0] == 0
     words = ("inspect", "dark/2.png", "bright/2.png", "--part", "auto", "--model", "model", "--output", "out")
+    words += ("--no-language",)
     for extra in ((), ("--resume",)):
         assert call(*words, *extra)[0] == 0
         rows = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
@@ -308,10 +327,6 @@ def test_auto_inspects_each_picture_as_its_part_and_resumes(call, tmp_path):
     call("parts", "add", "dark", "dark", "--model", "model")
     code, _, err = call(*words, "--resume")
     assert (code, "was made with another references" in err) == (2, True)
-
-
-def test_a_chat_about_a_stored_part(call, monkeypatch):
-    call("parts", "add", "dark", "dark", "--model", "model")
     monkeypatch.setattr("sys.stdin", io.StringIO())
     for part in ("dark", "auto"):
         code, out, _ = call("chat", "dark/0.png", "--part", part, "--model", "model")

@@ -7,8 +7,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -31,7 +29,6 @@ from modeling_anomalygpt.line.watch import Shift, StoppedError, watch
 from modeling_anomalygpt.results import InspectionResult, ResultsFileError, each_result, source_of
 from tests.test_faults import full_disk
 from tests.test_faults_kills import dies, killed
-from tests.tiny import tiny_pair
 
 VERDICTS = ("normal", "anomalous", "uncertain")
 
@@ -57,7 +54,8 @@ class Judge:
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(tmp_path, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_SETTLED", 0.05)
     (tmp_path / "in").mkdir()
     (tmp_path / "shift").mkdir()
     return tmp_path
@@ -92,15 +90,14 @@ class Line:
             if incoming is not None:
                 incoming.close()
 
-    def run(self, idle=2):
-        """Judges until it is idle; the results of this run."""
+    def run(self):
+        """Judges until nothing has come for half a second and nothing waits; the results of this run."""
         results = []
         with self.open() as (incoming, shift):
             for result in watch(incoming, shift, self.stop, self.said.append):
-                idle -= result is None
                 if result is not None:
                     results.append(result)
-                elif idle <= 0:
+                elif incoming.lag[0] == 0 and not incoming.lag[2]:
                     return results
         return results
 
@@ -139,7 +136,7 @@ def test_what_lies_there_comes_first_by_time_then_by_name_and_is_moved_by_its_ve
     (place / "in" / ".hidden.png").unlink()
     shutil.rmtree(place / "in" / ".thumbnails")
     assert_consistent(line, ["z.png", "b9.png", "b10.png", "a.png"])
-    assert Line(place, move).run(idle=1) == [], "a further run judges nothing again"
+    assert Line(place, move).run() == [], "a further run judges nothing again"
 
 
 def append_half(self, result):
@@ -160,11 +157,11 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("move", [True, False])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "move"),
+    [*((moment, True) for moment in MOMENTS), ("in the middle of the row", False), ("after the row", False)],
+)
 def test_a_kill_at_any_moment_loses_no_picture_and_judges_none_twice(place, monkeypatch, move, moment):
-    if not move and "move" in moment or not move and "folder" in moment:
-        pytest.skip("nothing is moved")
     for number in range(5):
         os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
     owner, name, make = MOMENTS[moment]
@@ -192,19 +189,19 @@ def test_a_picture_is_read_only_when_its_writer_has_closed_it(place):
             file.flush()
             draw(place / "in" / "quick.png", 0)
             assert incoming.next(5, line.stop).endswith("quick.png")
-            assert incoming.next(1.0, line.stop) is None
+            assert incoming.next(0.4, line.stop) is None
             file.write(content[40:])
         path = incoming.next(5, line.stop)
         assert shift.judge(path, incoming.folder).pred_score == 4
 
 
 def test_an_empty_file_that_is_still_open_is_waited_for(place, monkeypatch):
-    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.3)
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.2)
     line = Line(place)
     with line.open() as (incoming, shift):
         content = draw(place / "whole.png", 4).read_bytes()
         with (place / "in" / "stalled.png").open("wb") as file:
-            assert incoming.next(0.8, line.stop) is None
+            assert incoming.next(0.5, line.stop) is None
             file.write(content)
         path = incoming.next(5, line.stop)
         assert shift.judge(path, incoming.folder).pred_score == 4
@@ -285,7 +282,7 @@ def test_links_are_left_out(place):
 
 def test_where_the_system_does_not_say_who_writes_a_file_it_must_rest_for_a_while(place, monkeypatch):
     monkeypatch.setattr(incoming_module, "_LEASE", None)
-    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 1.0)
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.4)
     line = Line(place)
     with line.open() as (incoming, _):
         content = draw(place / "whole.png", 4).read_bytes()
@@ -293,9 +290,9 @@ def test_where_the_system_does_not_say_who_writes_a_file_it_must_rest_for_a_whil
         for part in (content[:40], content[40:50], content[50:]):
             with (place / "in" / "slow.png").open("ab") as file:
                 file.write(part)
-            time.sleep(0.5)
+            time.sleep(0.2)
         assert incoming.next(5, line.stop).endswith("slow.png")
-        assert time.monotonic() - start > 2.0
+        assert time.monotonic() - start > 0.8
 
 
 def test_files_that_come_by_any_way_are_seen_in_the_order_in_which_they_were_finished(place):
@@ -325,7 +322,7 @@ def test_more_pictures_than_are_kept_in_memory_all_come_in_order(place, monkeypa
     for number in range(15):
         os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
     line = Line(place)
-    line.run(idle=3)
+    line.run()
     assert_consistent(line, [f"{number}.png" for number in range(15)])
     assert "More than 3 pictures wait, the oldest for" in line.said[0]
     assert line.said[-1] == "No picture waits any more."
@@ -367,7 +364,7 @@ def test_the_output_may_lie_above_or_below_the_watched_folder(place, output):
     line = Line(place)
     incoming = Incoming(place / "in", [place / output, place / "in"], lambda *_: False, line.said.append)
     try:
-        paths = [incoming.next(1.0, line.stop) for _ in range(3)]
+        paths = [incoming.next(0.4, line.stop) for _ in range(3)]
     finally:
         incoming.close()
     assert len([path for path in paths if path]) == (2 if output == "." else 1)
@@ -412,7 +409,8 @@ def test_a_picture_that_is_written_anew_while_it_is_judged_is_judged_again_and_m
     assert [(row.pred_score, pathlib.Path(row.image).parent.name) for row in line.rows()] == [(3, "in"), (5, "unsure")]
 
 
-def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place):
+def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place, monkeypatch):
+    monkeypatch.setattr(incoming_module, "_SETTLED_UNKNOWN", 0.3)
     (place / "in" / "0.png").write_bytes(b"junk")
     (place / "in" / "1.png").write_bytes(b"")
     pages = [Image.new("L", (8, 8), level) for level in (0, 9)]
@@ -421,7 +419,7 @@ def test_what_cannot_be_read_gets_a_row_and_ends_nothing(place):
     os.mkfifo(place / "in" / "4.png")
     draw(place / "in" / "5.png", 0)
     line = Line(place)
-    results = sorted(line.run(idle=6), key=lambda row: row.evidence["incoming"])
+    results = sorted(line.run(), key=lambda row: row.evidence["incoming"])
     assert [row.verdict for row in results] == ["error", "error", "error", "error", "normal"]
     assert "has 2 pages. Split it" in results[2].error
     assert "has several frames. Split it" in results[3].error
@@ -471,7 +469,7 @@ def test_pictures_may_be_moved_to_folders_below_the_watched_one(place):
     draw(place / "in" / "a.png", 3)
     line = Line(place)
     line.targets = tuple(str(place / "in" / name) for name in ("ok", "ng", "unsure"))
-    line.run(idle=3)
+    line.run()
     assert [row.image for row in line.rows()] == [str(place / "in" / "ok" / "a.png")]
     assert line.run() == []
 
@@ -508,19 +506,21 @@ def test_a_name_as_long_as_names_can_be_is_moved_also_when_it_comes_again(place,
         (place / "in" / name).write_bytes(draw(place / "short.png", level).read_bytes())
         end = threading.Timer(10, line.stop.set)
         end.start()
-        assert [row.pred_score for row in line.run(idle=1)] == [level]
+        assert [row.pred_score for row in line.run()] == [level]
         end.cancel()
     rows = line.rows()
     assert [load_picture(row.image).getpixel((0, 0))[0] for row in rows] == [3, 6]
     assert pathlib.Path(rows[1].image).name == "é" * 100 + "_2.png"
 
 
-@pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ])
-def test_a_name_that_the_other_disk_cannot_have_becomes_a_plain_one(place, monkeypatch, code):
+def test_a_name_that_the_other_disk_cannot_have_becomes_a_plain_one(place, monkeypatch):
+    codes = {"10:": errno.ENAMETOOLONG, "line:3": errno.EINVAL, "line:4": errno.EILSEQ}
+
     def strict(real):
         def call(*words, **options):
-            if any(":" in str(word) and "/in/" not in str(word) for word in words):
-                raise OSError(code, "no such name here")
+            for mark, code in codes.items():
+                if any(mark in str(word) and "/in/" not in str(word) for word in words):
+                    raise OSError(code, "no such name here")
             return real(*words, **options)
 
         return call
@@ -532,7 +532,7 @@ def test_a_name_that_the_other_disk_cannot_have_becomes_a_plain_one(place, monke
     line = Line(place)
     end = threading.Timer(5, line.stop.set)
     end.start()
-    assert len(line.run(idle=1)) == 3
+    assert len(line.run()) == 3
     end.cancel()
     moved = [pathlib.Path(row.image) for row in line.rows()]
     assert [path.parent for path in moved] == [place / "ok"] * 3
@@ -551,7 +551,7 @@ def test_a_full_disk_stops_the_judging_until_there_is_room(place):
         with full_disk(size + 100):
             thread = threading.Thread(target=lambda: shift.judge(incoming.next(5, line.stop), incoming.folder))
             thread.start()
-            thread.join(2)
+            until(lambda: line.said)
             assert thread.is_alive()
             assert shift.path.stat().st_size == size, "no half of a row is left"
         thread.join(15)
@@ -561,19 +561,6 @@ def test_a_full_disk_stops_the_judging_until_there_is_room(place):
     assert line.said[1:] == ["It can be done again; judging goes on."]
     line.run()
     assert_consistent(line, [f"{number}.png" for number in range(4)])
-
-
-def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place):
-    draw(place / "in" / "0.png", 0)
-    line = Line(place)
-    with line.open() as (incoming, shift), full_disk(100):
-        path = incoming.next(5, line.stop)
-        line.stop.set()
-        with pytest.raises(StoppedError, match="the next run goes on with this picture. Nothing is lost"):
-            shift.judge(path, incoming.folder)
-    again = Line(place)
-    again.run()
-    assert_consistent(again, ["0.png"])
 
 
 def other_disk(source, target, real=os.replace):
@@ -608,19 +595,7 @@ def test_a_clock_that_goes_back_is_said_and_changes_nothing(place, monkeypatch):
     assert_consistent(line, ["0.png", "1.png", "2.png"])
 
 
-def test_another_model_is_refused_but_a_new_version_of_the_part_is_not(place):
-    draw(place / "in" / "0.png", 0)
-    line = Line(place)
-    line.run()
-    line.judge.setup = lambda *_: {"model": "m", "references": "r2", "part": "bolt"}
-    draw(place / "in" / "1.png", 0)
-    assert names(line.run()) == ["1.png"]
-    line.judge.setup = lambda *_: {"model": "m", "references": "r2", "part": "nut"}
-    with pytest.raises(ResultsFileError, match="was made with another references, part. Resume with the same"):
-        line.run()
-
-
-def test_a_new_version_of_the_part_with_another_category_and_scale_goes_on(place):
+def test_a_new_version_of_the_part_goes_on_but_another_part_or_language_is_refused(place):
     line = Line(place)
     facts = {"model": "m", "references": "r1", "part": "bolt", "category": "bolt", "mm_per_pixel": "None"}
     for name, change in (
@@ -630,9 +605,10 @@ def test_a_new_version_of_the_part_with_another_category_and_scale_goes_on(place
         line.judge.setup = lambda *_, facts=facts | change: facts
         draw(place / "in" / name, 0)
         assert names(line.run()) == [name]
-    line.judge.setup = lambda *_: facts | {"language": "zh"}
-    with pytest.raises(ResultsFileError, match="was made with another language"):
-        line.run()
+    for change, other in (({"references": "r3", "part": "nut"}, "references, part"), ({"language": "zh"}, "language")):
+        line.judge.setup = lambda *_, facts=facts | change: facts
+        with pytest.raises(ResultsFileError, match=f"was made with another {other}. Resume with the same"):
+            line.run()
 
 
 def test_a_second_watcher_of_one_output_is_refused(place):
@@ -651,11 +627,10 @@ class Seer(Judge):
             yield result
 
 
-@pytest.mark.parametrize("move", [True, False])
-def test_overlays_of_anomalous_and_uncertain_pictures_are_kept_and_named_by_their_rows(place, move):
+def test_overlays_of_anomalous_and_uncertain_pictures_are_kept_and_named_by_their_rows(place):
     for number in range(6):
         os.utime(draw(place / "in" / f"{number}.png", number), (number, number))
-    line = Line(place, move, Seer(), overlays=True)
+    line = Line(place, judge=Seer(), overlays=True)
     line.run()
     rows = line.rows()
     kept = [row.evidence.get("overlay") for row in rows]
@@ -680,46 +655,37 @@ def test_a_kill_between_overlay_and_row_leaves_no_second_overlay(place, monkeypa
     assert list(place.glob("shift/overlays/*")) == [before]
 
 
-def test_an_overlay_waits_for_room_on_the_disk_before_its_row_is_written(place):
+@pytest.mark.parametrize(("judge", "what"), [(Judge, "result"), (Seer, "overlay")])
+def test_stopped_while_the_disk_is_full_the_next_run_judges_the_picture(place, judge, what):
     draw(place / "in" / "1.png", 1)
-    line = Line(place, judge=Seer(), overlays=True)
+    line = Line(place, judge=judge(), overlays=what == "overlay")
     with line.open() as (incoming, shift), full_disk(100):
         path = incoming.next(5, line.stop)
         line.stop.set()
-        with pytest.raises(StoppedError, match="Cannot write the overlay of .* Nothing is lost"):
+        said = f"Cannot write the {what} of .*; the next run goes on with this picture. Nothing is lost"
+        with pytest.raises(StoppedError, match=said):
             shift.judge(path, incoming.folder)
     assert line.rows() == []
     assert not list(place.glob("shift/overlays/*.png"))
+    again = Line(place, judge=judge())
+    again.run()
+    assert_consistent(again, ["1.png"])
 
 
-# The command, in processes of its own
+# The command
 
 
 @pytest.fixture
-def station(place, monkeypatch):
-    """A folder with a stored part of a tiny model; the command to watch it."""
+def station(place, tiny_folder, monkeypatch):
+    """A folder with a stored part of a tiny model; the words of the command to watch it."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("ANOMALYGPT_PARTS", str(place / "parts"))
-    for half in tiny_pair():
-        half.save_pretrained(place / "model")
+    shutil.copytree(tiny_folder, place / "model")
     for number in range(3):
         noise(place / "good" / f"{number}.png", number)
     assert cli.main(["parts", "add", "bolt", "good", "--model", "model"]) == 0
-    words = [
-        "watch",
-        "in",
-        "--part",
-        "bolt",
-        "--model",
-        "model",
-        "--output",
-        "shift",
-        "--move-to",
-        "ok",
-        "ng",
-        "unsure",
-    ]
-    return place, [sys.executable, "-m", "modeling_anomalygpt.cli", *words]
+    output = ["--output", "shift", "--move-to", "ok", "ng", "unsure"]
+    return place, ["watch", "in", "--part", "bolt", "--model", "model", "--no-language", *output]
 
 
 def noise(path, number, light=1.0):
@@ -740,34 +706,49 @@ def written(place):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def started(command):
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def main_until(words, condition):
+    """The exit code of the command, which is asked to end as soon as the condition holds."""
+
+    def end():
+        until(condition)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    code = cli.main(words)
+    ending.join()
+    return code
 
 
-def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_row(station):
+def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_row(station, capsys):
     place, command = station
     for number in range(6):
         noise(place / "in" / f"{number}.png", number)
         os.utime(place / "in" / f"{number}.png", (number, number))
     (place / "note.sh").write_text('#!/bin/sh\necho "$ANOMALYGPT_VERDICT" >> told\n')
     (place / "note.sh").chmod(0o755)
-    process = started(command)
+    child = os.fork()
+    if child == 0:
+        try:
+            cli.main(command)
+        finally:
+            os._exit(7)
     until(lambda: written(place) >= 2)
-    process.kill()
-    process.communicate()
+    os.kill(child, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     for number in range(6, 9):
         noise(place / "in" / f"{number}.png", number)
         os.utime(place / "in" / f"{number}.png", (number, number))
-    process = started([*command, "--overlays", "--exec", "./note.sh"])
-    until(lambda: written(place) >= 9)
-    noise(place / "in" / "9.png", 9)
-    until(lambda: written(place) >= 10)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 0
+
+    def is_done():
+        if written(place) == 9 and not (place / "in" / "9.png").exists():
+            noise(place / "in" / "9.png", 9)
+        return written(place) == 10
+
+    capsys.readouterr()
+    assert main_until([*command, "--overlays", "--exec", "./note.sh"], is_done) == 0
+    out, err = capsys.readouterr()
     assert "Stopped after" in err
-    assert "Traceback" not in err
     rows = [json.loads(line) for line in (place / "shift/results.jsonl").read_text().splitlines()]
     assert [pathlib.Path(row["evidence"]["incoming"]).name for row in rows] == [
         f"{number}.png" for number in range(10)
@@ -784,20 +765,17 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     alone = AnomalyInspector.from_pretrained("model")
     alone.set_references([f"good/{number}.png" for number in range(3)], category="bolt")
     assert [row["pred_score"] for row in rows] == [
-        pytest.approx(alone.inspect(row["image"]).pred_score, abs=1e-5) for row in rows
+        pytest.approx(alone.inspect(row["image"], use_language=False).pred_score, abs=1e-5) for row in rows
     ]
 
 
-def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station):
+def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station, capsys):
     place, command = station
     for number in range(140):
         noise(place / "in" / f"{number}.png", number, light=1.0 if number < 100 else 0.7)
         os.utime(place / "in" / f"{number}.png", (number, number))
-    process = started([*command, "--no-language"])
-    until(lambda: written(place) >= 140)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=30)
-    said = [line for line in err.splitlines() if "Drift: the exposure" in line]
+    assert main_until(command, lambda: written(place) >= 140) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "Drift: the exposure" in line]
     assert len(said) == 1
     assert "Verdicts are not changed" in said[0]
 
@@ -814,10 +792,7 @@ def test_wrong_usage_is_one_line(station, capsys, monkeypatch):
         (["in", "--part", "bolt", "--output", "x", "--webhook", "http://h:99999/"], "begins with http:// or https://"),
         (["in", "--part", "bolt", "--output", "x", "--webhook", "http://u:hush@h/"], "without a user name and a pass"),
         (["in", "--part", "bolt", "--output", "x", "--exec", "nothing_here"], "`--exec` must be a command that can"),
-        (
-            ["in", "--part", "bolt", "--output", "x", "--exec", "sh 'open"],
-            "`--exec` must be a command that can be run",
-        ),
+        (["in", "--part", "bolt", "--output", "x", "--exec", "sh 'open"], "`--exec` must be a command that can"),
         (["in", "--part", "bolt", "--output", "x", "--interval", "2"], "`--interval` must be given with --camera"),
         (["in", "--part", "nut", "--output", "x"], "There is no part 'nut'"),
         (["in", "--part", "bolt", "--model", "model", "--output", "x", "--camera", "no.avi"], "must be a camera that"),
@@ -887,7 +862,8 @@ class Stream:
     def get(self, name):
         return -1.0
 
-    set = release = lambda self, *_: None
+    def release(self):
+        pass
 
     def grab(self):
         time.sleep(max(0.0, self.start + 0.01 * self.taken - time.monotonic()))
@@ -896,9 +872,6 @@ class Stream:
 
     def retrieve(self):
         return True, np.full((8, 8, 3), min(self.taken - 1, 255), np.uint8)
-
-    def read(self):
-        return self.grab() and self.retrieve()
 
 
 def test_of_a_camera_the_newest_frame_is_taken_also_while_frames_are_written_slowly(place, monkeypatch):
@@ -962,12 +935,12 @@ def test_grey_frames_are_written_and_frames_that_are_none_are_named(place, monke
 def test_a_trigger_takes_the_newest_frame_of_a_camera(place, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Stream)
     camera = Camera("0", place / "in", None, print)
-    time.sleep(0.5)
+    time.sleep(0.3)
     camera.trigger()
     until(lambda: list((place / "in").glob("*.png")), 20)
     camera.close()
     (level,) = shades(place / "in")
-    assert level >= 40
+    assert level >= 20
 
 
 def shades(folder):
