@@ -144,6 +144,12 @@ class AnomalyGPTVisionConfig(PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
 
+    @property
+    def layer_widths(self) -> list[int]:
+        """Width of each hidden state: the channels of the blocks that are read, then the transformer's."""
+        channels = [stage[3] for stage in self.stages for _ in range(stage[4])]
+        return [channels[block] for block in self.read_blocks] + [self.transformer_config.hidden_size]
+
 
 @strict
 class AnomalyGPTConfig(PreTrainedConfig):

@@ -15,6 +15,8 @@ from transformers import AutoModel, PreTrainedConfig
 
 from .localization import PatchFeatures
 
+_WIDTHS: dict[tuple, tuple[int, tuple[int, ...]]] = {}  # what `vision_tower_widths` has found
+
 
 def read_vision_tower(
     tower: nn.Module, pixel_values: torch.Tensor, out_indices: list[int]
@@ -59,16 +61,27 @@ def read_vision_tower(
 
 
 def vision_tower_widths(config: PreTrainedConfig, out_indices: list[int]) -> tuple[int, list[int]]:
-    """Widths of the pooled output and of the selected layers, found by a pass without memory on the meta device."""
-    config = copy.deepcopy(config)
-    config._attn_implementation = "eager"
-    with torch.device("meta"):
-        tower = AutoModel.from_config(config).eval()
-        size = getattr(config, "image_size", None) or 224
-        height, width = (size, size) if isinstance(size, int) else size
-        pixel_values = torch.zeros(1, getattr(config, "num_channels", 3), height, width)
-        pooled, layers = read_vision_tower(tower, pixel_values, out_indices)
-    return pooled.shape[-1], [layer.vectors.shape[-1] for layer in layers]
+    """Widths of the pooled output and of the selected layers.
+
+    Our own vision model's configuration knows them; those of others are found by a pass without memory on the meta
+    device, once for a configuration, since it takes a quarter of a second.
+    """
+    known = getattr(config, "layer_widths", None)
+    if known is not None and max(out_indices) < len(known):
+        return sum(known), [known[index] for index in out_indices]
+    key = (type(config), config.to_json_string(), tuple(out_indices))
+    if key not in _WIDTHS:
+        config = copy.deepcopy(config)
+        config._attn_implementation = "eager"
+        with torch.device("meta"):
+            tower = AutoModel.from_config(config).eval()
+            size = getattr(config, "image_size", None) or 224
+            height, width = (size, size) if isinstance(size, int) else size
+            pixel_values = torch.zeros(1, getattr(config, "num_channels", 3), height, width)
+            pooled, layers = read_vision_tower(tower, pixel_values, out_indices)
+        _WIDTHS[key] = pooled.shape[-1], tuple(layer.vectors.shape[-1] for layer in layers)
+    pooled_width, widths = _WIDTHS[key]
+    return pooled_width, list(widths)
 
 
 def _patch_grid(config: PreTrainedConfig, size: tuple[int, int]) -> tuple[int, int] | None:

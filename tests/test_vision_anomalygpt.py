@@ -34,7 +34,10 @@ def test_layers_have_the_strides_of_their_blocks_and_the_grid_of_the_transformer
     pooled, layers = read_vision_tower(model, torch.randn(3, 3, 32, 32), [0, 1, 2])
     assert [layer.grid for layer in layers] == [(16, 16), (8, 8), (2, 2)]
     assert (pooled.shape, [layer.vectors.shape[2] for layer in layers]) == ((3, 18), [4, 6, 8])
+    assert model.config.layer_widths == [4, 6, 8]
     assert vision_tower_widths(model.config, [0, 2]) == (18, [4, 8])
+    with pytest.raises(ValueError, match="`out_indices` must be below 3"):
+        vision_tower_widths(model.config, [3])
 
 
 @pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 2, 8), (5, 2, 8), (5, 1, 7), (1, 1, 5)])
