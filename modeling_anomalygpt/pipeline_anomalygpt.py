@@ -14,15 +14,12 @@ from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .images import flatten_pictures, load_picture
-from .inspector import AnomalyInspector
+from .inspector import AnomalyInspector, InspectionOptions
 from .results import source_of
 
 TASK = "anomaly-detection"
 
 _REFERENCE_OPTIONS = ("rotations", "max_patches", "roi", "align", "presence")
-_INSPECTION_OPTIONS = (
-    "question", "language", "category", "description", "localization", "answer", "use_language", "mm_per_pixel",
-)  # fmt: skip
 
 
 class AnomalyDetectionPipeline(Pipeline):
@@ -81,7 +78,7 @@ class AnomalyDetectionPipeline(Pipeline):
         return super().__call__(images, **kwargs)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
-        known = ("references", *_REFERENCE_OPTIONS, *_INSPECTION_OPTIONS)
+        known = ("references", *_REFERENCE_OPTIONS, *InspectionOptions.__dataclass_fields__)
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ValueError(
