@@ -22,6 +22,7 @@ from .references import (
     ImageTraits,
     References,
     encode_in_batches,
+    joined,
     mean_brightness,
     same_picture,
     study_references,
@@ -338,10 +339,7 @@ class ImageEncoder:
                     "parts may differ. Add another, or do without."
                 )
             bank = bank.requiring_presence()
-        features = tuple(
-            PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
-            for layers in zip(*(one[1] for one in studied), strict=True)
-        )
+        features = joined([one[1] for one in studied])
         pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
         inside = None if studied[0][3] is None else torch.cat([one[3] for one in studied])
         upright = [stands for one in studied for stands in one[4]]

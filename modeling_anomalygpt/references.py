@@ -211,7 +211,7 @@ class DomainGate:
         middle = (sum(self.brightness_range) / 2 / part - level).clamp(min=1e-3)
         exposure = ((traits.brightness / part - level) / middle).clamp(min=0)
         seen = ((mean_brightness(pixel_values, inside) / part - level) / middle).clamp(min=1e-3)
-        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        distances = self._distances(traits)
         columns = {
             "distance": distances.clamp(min=0) / max(self.max_distance, 1e-6),
             "exposure": exposure,
@@ -231,7 +231,7 @@ class DomainGate:
         Returns:
             `list[list[str]]`: For each image any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
         """
-        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        distances = self._distances(traits)
         low, high = self.brightness_range
         reasons = {
             "unlike": distances > self.max_distance,
@@ -239,6 +239,9 @@ class DomainGate:
             "blur": traits.sharpness < self.min_sharpness,
         }
         return [[name for name, found in reasons.items() if found[index]] for index in range(len(distances))]
+
+    def _distances(self, traits: ImageTraits) -> torch.Tensor:
+        return 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
 
 
 @dataclass(frozen=True)
@@ -710,7 +713,11 @@ def _domain_gate(
 
 def encode_in_batches(encode: Encoder, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
     """Patch features of any number of images, a few at a time."""
-    batches = [encode(batch) for batch in pixel_values.split(_BATCH_SIZE)]
+    return joined([encode(batch) for batch in pixel_values.split(_BATCH_SIZE)])
+
+
+def joined(batches: Sequence[tuple[PatchFeatures, ...]]) -> tuple[PatchFeatures, ...]:
+    """Patch features of several batches as those of one."""
     return tuple(
         PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
         for layers in zip(*batches, strict=True)
@@ -739,6 +746,7 @@ __all__ = [
     "NormalScores",
     "References",
     "encode_in_batches",
+    "joined",
     "mean_brightness",
     "nearest_rotation",
     "reference_threshold",

@@ -22,6 +22,8 @@ from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import CallCounter, tiny_pair
 from tests.tiny_processor import picture
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_) -> None:

@@ -377,36 +377,36 @@ def test_banks_of_earlier_versions_still_load(references, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "facts",
     [
-        ("calibration", {"num_normals": 3}),
-        ("calibration", {"num_normals": "many"}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": "many"}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [float("nan")]}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [], "self_distance": "near"}),
-        ("domain_gate", {"max_distance": "far", "brightness_range": [0, 1], "min_sharpness": 0}),
-        ("domain_gate", {"max_distance": 1.0, "brightness_range": [0], "min_sharpness": 0}),
-        ("copies", 0),
-        ("image_sizes", [[40, 40], [40, 40], [40, 40]]),
-        ("image_sizes", [[40, 40], 3]),
-        ("image_sizes", [[40, -1]]),
-        ("category", 7),
-        ("thumbnails", ["no hexadecimal"]),
+        {"calibration": {"num_normals": 3}},
+        {"calibration": {"num_normals": "many"}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": "many"}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": [float("nan")]}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": [], "self_distance": "near"}},
+        {"domain_gate": {"max_distance": "far", "brightness_range": [0, 1], "min_sharpness": 0}},
+        {"domain_gate": {"max_distance": 1.0, "brightness_range": [0], "min_sharpness": 0}},
+        {"copies": 0},
+        {"image_sizes": [[40, 40], [40, 40], [40, 40]]},
+        {"image_sizes": [[40, 40], 3]},
+        {"image_sizes": [[40, -1]]},
+        {"category": 7},
+        {"thumbnails": ["no hexadecimal"]},
+        "{",
+        "[" * 100_000,
+        "[1]",
     ],
+    ids=range(16),
 )
-def test_values_that_no_inspector_writes_are_refused_when_the_file_is_read(references, tmp_path, name, value):
+def test_values_that_no_inspector_writes_are_refused_when_the_file_is_read(references, tmp_path, facts):
     path = tmp_path / "r.safetensors"
     references.save(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    facts = json.loads(metadata["references"]) | {name: value}
-    save_file(load_file(path), path, metadata | {"references": json.dumps(facts)})
+    text = facts if isinstance(facts, str) else json.dumps(json.loads(metadata["references"]) | facts)
+    save_file(load_file(path), path, metadata | {"references": text})
     with pytest.raises(ValueError, match=r"`path` must hold references that an inspector wrote.*Make them again"):
         References.load(path)
-    for text in ("{", "[" * 100_000, "[1]"):
-        save_file(load_file(path), path, metadata | {"references": text})
-        with pytest.raises(ValueError, match="`path` must hold references"):
-            References.load(path)
 
 
 @pytest.mark.parametrize(

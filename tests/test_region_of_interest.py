@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
@@ -27,9 +29,14 @@ def left_half(size=SIZE) -> np.ndarray:
     return roi
 
 
+@pytest.fixture(scope="module")
+def pair():
+    return tiny_pair()
+
+
 @pytest.fixture
-def inspector() -> AnomalyInspector:
-    return AnomalyInspector(*tiny_pair())
+def inspector(pair) -> AnomalyInspector:
+    return AnomalyInspector(*pair)
 
 
 # The mask
@@ -143,24 +150,24 @@ def test_a_region_is_saved_and_comes_back_and_changes_the_fingerprint(inspector,
     assert other.fingerprint() != kept.fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("size", "bits"),
-    [([0, 8], np.ones(0)), ([8, 8], np.ones(7)), ([8, 8], np.zeros(8)), ("8x8", np.ones(8)), ([8, 10**9], np.ones(8))],
-)
-def test_a_forged_region_is_refused_when_the_file_is_read(inspector, tmp_path, size, bits):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
+def test_a_forged_region_is_refused_when_the_file_is_read(inspector, tmp_path):
     inspector.set_references([picture(0)], roi=left_half())
     path = tmp_path / "r.safetensors"
     inspector.save_references(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    facts = json.loads(metadata["references"]) | {"roi_size": size}
-    tensors = load_file(path) | {"roi": torch.from_numpy(bits.astype(np.uint8))}
-    save_file(tensors, path, metadata | {"references": json.dumps(facts)})
-    with pytest.raises(ValueError, match="`path` must hold references that an inspector wrote"):
-        References.load(path)
+    tensors, facts = load_file(path), json.loads(metadata["references"])
+    for size, bits in (
+        ([0, 8], np.ones(0)),
+        ([8, 8], np.ones(7)),
+        ([8, 8], np.zeros(8)),
+        ("8x8", np.ones(8)),
+        ([8, 10**9], np.ones(8)),
+    ):
+        forged = tensors | {"roi": torch.from_numpy(bits.astype(np.uint8))}
+        save_file(forged, path, metadata | {"references": json.dumps(facts | {"roi_size": size})})
+        with pytest.raises(ValueError, match="`path` must hold references that an inspector wrote"):
+            References.load(path)
 
 
 # Inspection
