@@ -290,7 +290,6 @@ REFERENCES = (
         ({"input_ids": ONE_TOO_MANY}, PLACEHOLDERS + r"2 rows, got \[8, 9\]. Put one picture into each prompt"),
         ({"reference_pixel_values": torch.zeros(2, 3, 28, 28)}, REFERENCES + r"\(2, 3, 28, 28\)"),
         ({"reference_pixel_values": torch.zeros(1, 1, 3, 28, 28)}, REFERENCES + r"\(1, 1, 3, 28, 28\)"),
-        ({"reference_pixel_values": torch.zeros(2, 1, 4, 28, 28)}, PIXELS + r"\(2, 4, 28, 28\)"),
         (
             {"state_prompt_ids": None},
             "`state_prompt_ids` and `state_prompt_labels` must be given for a text-guided map, got None",
