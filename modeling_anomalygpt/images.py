@@ -85,11 +85,12 @@ def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLik
     Raises:
         NoPictureError: If a place does not exist, a pattern matches nothing, or a folder holds no picture.
     """
-    barred = None if without is None else os.path.realpath(without)
+    barred = None if without is None else os.path.realpath(without) + os.sep
     passed_over: dict[str, str] = {}
     found: dict[str, str] = {}
     for place in map(os.fspath, places):
-        files = [file for file in _files(place, passed_over) if barred is None or not _inside(file, barred)]
+        files = _files(place, passed_over)
+        files = [file for file in files if barred is None or not os.path.realpath(file).startswith(barred)]
         if not files:
             raise NoPictureError(_reason(place, FoundPictures((), passed_over).remark))
         for page in (page for file in files for page in picture_pages(file, passed_over)):
@@ -243,10 +244,6 @@ def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[
 def _repeated(names: Sequence[str]) -> set[str]:
     counts = Counter(name.casefold() for name in names)
     return {name for name in names if counts[name.casefold()] > 1}
-
-
-def _inside(file: str, folder: str) -> bool:
-    return os.path.realpath(file).startswith(folder + os.sep)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

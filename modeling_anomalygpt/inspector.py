@@ -423,13 +423,17 @@ class AnomalyInspector:
         scores = [decision_score(row.pred_score, row.log_odds, decision) for row in judged]
         threshold = max(false_alarm_threshold(scores, max_false_alarm), _LOWEST_DECISION_THRESHOLD)
         margin = self.model.config.decision["undecided_margin"]
+        strange = [
+            any(reason["kind"] in ("unlike", "exposure", "blur") for reason in row.evidence["reasons"])
+            for row in judged
+        ]
         calibration = Calibration(
             num_normals=len(judged),
             max_false_alarm=max_false_alarm,
             supported_false_alarm_rate=max(supported_false_alarm_rate(len(judged)), max_false_alarm),
             num_stopped=sum(
-                decide(score, threshold, margin, out_of_domain=_is_out_of_domain(row)) != "normal"
-                for score, row in zip(scores, judged, strict=True)
+                decide(score, threshold, margin, out_of_domain) != "normal"
+                for score, out_of_domain in zip(scores, strange, strict=True)
             ),
             confidence=CONFIDENCE,
             enough=len(judged) >= needed,
@@ -825,10 +829,6 @@ def _distinct_normals(normals: Sequence[Any], references: References) -> list[An
     if left_out := len(readable) - len(distinct):
         warnings.warn(f"{left_out} of {len(readable)} pictures are copies of others and do not count.", stacklevel=3)
     return [image for image, _ in distinct]
-
-
-def _is_out_of_domain(result: InspectionResult) -> bool:
-    return any(reason["kind"] in ("unlike", "exposure", "blur") for reason in result.evidence["reasons"])
 
 
 def _name(image: Any) -> str:

@@ -92,7 +92,8 @@ class AnomalyDetectionPipeline(Pipeline):
         self._remember(**taught)
         is_name = isinstance(picture, str | os.PathLike) and not str(picture).startswith("data:")
         name = os.fspath(picture) if is_name else None
-        return {"picture": self._open(picture), "name": name}
+        fetched = self.processor.image_processor.fetch_images(picture)
+        return {"picture": load_picture(fetched, self.inspector.bits), "name": name}
 
     def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list]:
         batched = isinstance(inputs["picture"], list)
@@ -129,9 +130,6 @@ class AnomalyDetectionPipeline(Pipeline):
             fetch = self.processor.image_processor.fetch_images
             inspector.set_references([fetch(one) for one in pictures], **learning)
         self.inspector, self._known = inspector, known  # together: a picture that is refused changes neither
-
-    def _open(self, picture: Any) -> Image.Image:
-        return load_picture(self.processor.image_processor.fetch_images(picture), self.inspector.bits)
 
 
 def _identity(picture: Any) -> tuple[Any, ...]:

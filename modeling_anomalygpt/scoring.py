@@ -19,6 +19,8 @@ CONFIDENCE = 0.95
 PREFERENCES = {"catch": 0.905, "balance": 1.0, "pass": 1.22}
 # Where the map of an anomalous picture stays below the threshold, its region reaches down to this part of the peak.
 _PART_OF_PEAK = 0.6
+# What a calibration says of the threshold.
+_SUPPORT = ("num_normals", "supported_false_alarm_rate", "num_stopped", "confidence", "decision_threshold")
 
 
 def decision_score(score: float | None, log_odds: float | None, decision: Mapping[str, float]) -> float:
@@ -246,7 +248,10 @@ class Scorer:
             margin = self.decision["undecided_margin"]
             verdict = decide(total, threshold, margin, bool(out_of_domain_reasons))
             evidence |= {"threshold": round(self.references.bank.threshold, 6), "decision_score": round(total, 4)}
-            evidence |= self._support()
+            if calibration is None:  # a rate only where the threshold is an order statistic
+                evidence["num_normals"] = self.references.num_compared
+            else:
+                evidence |= {name: getattr(calibration, name) for name in _SUPPORT}
         elif self.decision["needs_references"]:
             verdict = "unknown"
         else:  # the language model's word, or the checkpoint's threshold
@@ -269,14 +274,6 @@ class Scorer:
             highest = find_regions(anomaly_map, reached, min_area=1, mm_per_pixel=mm_per_pixel, extent=extent)
             return [highest[0], *regions]
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
-
-    def _support(self) -> dict[str, Any]:
-        """How many distinct good pictures stand behind the threshold; a rate only where it is an order statistic."""
-        calibration = self.references.calibration
-        if calibration is None:
-            return {"num_normals": self.references.num_compared}
-        names = ("num_normals", "supported_false_alarm_rate", "num_stopped", "confidence", "decision_threshold")
-        return {name: getattr(calibration, name) for name in names}
 
     def _reasons(
         self,

@@ -4,6 +4,7 @@ import weakref
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,9 +58,14 @@ def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
 
-def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
+@pytest.fixture
+def inspector() -> AnomalyInspector:
     inspector = AnomalyInspector(*tiny_pair())
     inspector.set_references([noise(0), noise(1)])
+    return inspector
+
+
+def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it(inspector):
     encoder, references = inspector.encoder, inspector.references
     (seen,) = encoder.encode([noise(1)], references, "object", "auto")
     for x, y in ((3, 3), (24, 20), (44, 36)):
@@ -73,9 +79,7 @@ def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
     assert inspector.num_references == 3
 
 
-def test_what_is_told_of_a_defect_is_as_by_hand_its_patches_and_how_they_differ_from_the_nearest_good_ones():
-    inspector = AnomalyInspector(*tiny_pair())
-    inspector.set_references([noise(0), noise(1)])
+def test_what_is_told_of_a_defect_is_as_by_hand_its_patches_and_how_they_differ_from_the_nearest_good_ones(inspector):
     encoder, references = inspector.encoder, inspector.references
     (seen,) = encoder.encode([noise(2)], references, "object", "auto")
     region = np.zeros((40, 48), bool)
@@ -103,17 +107,14 @@ def test_a_kind_is_named_only_by_a_model_that_has_a_head_for_it_and_only_from_th
         assert all((region.kind in DEFECT_KINDS) == named for region in regions)
 
 
-def test_a_reference_that_is_inspected_is_told_to_be_one():
-    inspector = AnomalyInspector(*tiny_pair())
-    inspector.set_references([noise(0), noise(1)])
+def test_a_reference_that_is_inspected_is_told_to_be_one(inspector):
     results = [inspector.inspect(image, answer=False) for image in (noise(1), noise(2))]
     kinds = [[reason["kind"] for reason in result.evidence["reasons"]] for result in results]
     assert [row[0] == "is_reference" for row in kinds] == [True, False]
     assert "one of the good pictures itself" in results[0].evidence["reasons"][0]["text"]
 
 
-def test_references_and_queries_go_through_the_vision_model_once(monkeypatch):
-    inspector = AnomalyInspector(*tiny_pair())
+def test_references_and_queries_go_through_the_vision_model_once(inspector):
     tower, seen = inspector.model.model.vision_tower, []
     tower.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
