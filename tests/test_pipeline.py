@@ -42,10 +42,16 @@ def folder(tiny_folder, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.fixture
-def pipe(folder):
+@pytest.fixture(scope="module")
+def loaded(folder):
     assert AnomalyDetectionPipeline is not None  # using the name registers the task
     return pipeline("anomaly-detection", model=str(folder), device="cpu")
+
+
+@pytest.fixture
+def pipe(loaded) -> AnomalyDetectionPipeline:
+    """One that has seen nothing."""
+    return AnomalyDetectionPipeline(loaded.model, processor=loaded.processor, device="cpu")
 
 
 def plain(row: dict) -> dict:
@@ -73,8 +79,9 @@ def test_it_says_what_the_inspector_says_and_is_ready_for_json(pipe, folder):
     assert np.array_equal(np.asarray(found["mask"]) == 255, inside)
 
 
-def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe):
-    pipe.model.config.decision = {"region_threshold": 0.9}  # from words; references bring a limit of their own
+def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe, monkeypatch):
+    # From words; references bring a limit of their own.
+    monkeypatch.setattr(pipe.model.config, "decision", {"region_threshold": 0.9})
     found = pipe(QUERY, references=[GOOD], category="bolt", localization="text")
     assert found["evidence"]["region_threshold"] == 0.9
     values = np.asarray(found["anomaly_map"])
