@@ -674,7 +674,7 @@ class AnomalyInspector:
         """What is decided about a picture, without an answer."""
         scorer = Scorer(references, options.localization, self.model.config.decision)
         score = scorer.score(seen.anomaly_map, log_odds, seen.out_of_domain_reasons, seen.remarks)
-        score = self._unless_rotated(score, image, seen, references, options)
+        score = self._unless_rotated(score, scorer, image, seen, options)
         if seen.pose is not None:
             score = _with_pose(score, seen.pose)
         regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
@@ -705,18 +705,18 @@ class AnomalyInspector:
     def _unless_rotated(
         self,
         score: Score,
+        scorer: Scorer,
         image: Image.Image,
         seen: EncodedImage,
-        references: References | None,
         options: InspectionOptions,
     ) -> Score:
         """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
-        if score.verdict != "anomalous" or references is None or references.copies > 1 or not seen.patches:
+        references = scorer.references
+        if score.verdict != "anomalous" or not scorer.calibrated or references.copies > 1 or not seen.patches:
             return score
         if references.roi is not None or seen.pose is not None:  # the one does not rotate, the other has looked
             return score
-        scorer = Scorer(references, options.localization, self.model.config.decision)
-        angle = nearest_rotation(thumbnail(image), references.thumbnails) if scorer.calibrated else 0
+        angle = nearest_rotation(thumbnail(image), references.thumbnails)
         if not angle:
             return score
         rotated = [image.rotate(angle, expand=True)]

@@ -38,9 +38,10 @@ def embedded(embedded_pair) -> AnomalyInspector:
     return inspector
 
 
-@pytest.fixture
-def inspector() -> AnomalyInspector:
-    return AnomalyInspector(*tiny_pair())
+def without_presence(inspector: AnomalyInspector) -> AnomalyInspector:
+    other = AnomalyInspector(inspector.model, inspector.processor)
+    other.references = replace(inspector.references, bank=replace(inspector.references.bank, tolerance=None))
+    return other
 
 
 def near(place: int, height: int, width: int) -> list[int]:
@@ -135,8 +136,7 @@ def plate(missing: int | None, shade: int = 0, shift: int = 0) -> Image.Image:
 def test_one_of_sixteen_like_pegs_is_seen_missing_at_its_place(embedded):
     inspector = AnomalyInspector(embedded.model, embedded.processor)
     inspector.set_references([plate(None), plate(None, 6, 2), plate(None, -5, -2)], "plate", presence=True)
-    without = AnomalyInspector(embedded.model, embedded.processor)
-    without.references = replace(inspector.references, bank=replace(inspector.references.bank, tolerance=None))
+    without = without_presence(inspector)
     for missing in (0, 5):
         result = inspector.inspect(plate(missing, 2, 1), answer=False)
         assert result.verdict == "anomalous"
@@ -149,11 +149,8 @@ def test_one_of_sixteen_like_pegs_is_seen_missing_at_its_place(embedded):
 
 @pytest.mark.parametrize("missing", [1, 2])
 def test_a_missing_piece_stands_out_where_it_should_be(embedded, missing):
-    without = AnomalyInspector(embedded.model, embedded.processor)
-    bank = replace(embedded.references.bank, tolerance=None)
-    without.references = replace(embedded.references, bank=bank)
     result = embedded.inspect(tray(missing), answer=False)
-    assert result.pred_score > 2 * without.inspect(tray(missing), answer=False).pred_score
+    assert result.pred_score > 2 * without_presence(embedded).inspect(tray(missing), answer=False).pred_score
     row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
     assert np.abs(np.array(PEGS[missing]) - (column, row)).max() <= 60
 
@@ -217,7 +214,8 @@ def test_options_that_leave_patches_out_or_turn_them_and_a_single_picture_are_re
     assert inspector.references is None
 
 
-def test_references_with_it_are_not_exported(inspector):
+def test_references_with_it_are_not_exported():
+    inspector = AnomalyInspector(*tiny_pair())
     inspector.set_references([tray(), tray(shift=3)], presence=True)
     with pytest.raises(ValueError, match="`references` must be learned without `presence` for an export"):
         map_path(inspector)
