@@ -37,16 +37,8 @@ def compose(
     with torch.device("meta"):  # no memory for the random weights that the parts replace
         model = model_class(config)
     _install(model, parts, language_model)
-    model.processor = AnomalyGPTProcessor(
-        _image_processor(config, vision),
-        tokenizer,
-        None if text_tower is None else AutoTokenizer.from_pretrained(text_tower),
-        image_token=image_token,
-        num_image_tokens=config.num_image_tokens,
-        num_prompt_tokens=config.num_prompt_tokens,
-    )
-    model.generation_config.eos_token_id = model.processor.stop_token_ids
-    return model
+    class_tokenizer = None if text_tower is None else AutoTokenizer.from_pretrained(text_tower)
+    return _with_processor(model, _image_processor(config, vision), tokenizer, image_token, class_tokenizer)
 
 
 def with_language_model(
@@ -80,12 +72,15 @@ def with_language_model(
     kept = ("vision_tower", "visual_projection", "text_tower", "text_projection", "localizer", "kind_head")
     parts = {name: getattr(eyes.model, name) for name in kept if getattr(eyes.model, name) is not None}
     _install(model, parts, language_model)
+    return _with_processor(model, processor.image_processor, tokenizer, image_token)
+
+
+def _with_processor(
+    model: PreTrainedModel, image_processor: Any, tokenizer: Any, image_token: str, class_tokenizer: Any = None
+) -> PreTrainedModel:
+    counts = {name: getattr(model.config, name) for name in ("num_image_tokens", "num_prompt_tokens")}
     model.processor = AnomalyGPTProcessor(
-        processor.image_processor,
-        tokenizer,
-        image_token=image_token,
-        num_image_tokens=config.num_image_tokens,
-        num_prompt_tokens=config.num_prompt_tokens,
+        image_processor, tokenizer, class_tokenizer, image_token=image_token, **counts
     )
     model.generation_config.eos_token_id = model.processor.stop_token_ids
     return model

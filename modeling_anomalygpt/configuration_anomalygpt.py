@@ -97,16 +97,11 @@ _COUNTS = {
 _PARTS_IN_PARTS = re.compile(r"(\w*_layers?|layers|num_\w*(blocks|stages|experts)|depths?)$")
 _MOST_PARTS = 1024
 
-# Attributes that transformers itself writes beside the fields of a configuration.
-_WRITTEN_BY_TRANSFORMERS = {
-    "auto_map",
-    "custom_pipelines",
-    "model_type",
-    "quantization_config",
-    "transformers_version",
-    "transformers_weights",
-    "use_cache",
-}
+# Attributes that transformers itself writes beside the fields of a configuration, or gives on the way.
+_OF_TRANSFORMERS = {
+    "attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path",
+    "output_attentions", "quantization_config", "transformers_version", "transformers_weights", "use_cache",
+}  # fmt: skip
 
 
 @strict
@@ -300,14 +295,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
         self.loss_weights = {"lm": 1.0, "focal": 1.0, "dice": 1.0} | (self.loss_weights or {})
         if getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True
-        known_to_transformers = vars(PreTrainedConfig).keys() | PreTrainedConfig.__annotations__.keys()
-        unknown = [
-            key
-            for key in kwargs
-            if key not in known_to_transformers | _WRITTEN_BY_TRANSFORMERS
-            and key not in ("attn_implementation", "experts_implementation", "output_attentions", "name_or_path")
-            and not key.startswith("_")
-        ]
+        known = vars(PreTrainedConfig).keys() | PreTrainedConfig.__annotations__.keys() | _OF_TRANSFORMERS
+        unknown = [key for key in kwargs if key not in known and not key.startswith("_")]
         if unknown:
             raise ValueError(
                 f"`AnomalyGPTConfig` fields must be among {sorted(self._field_names())}, got {sorted(unknown)}. "

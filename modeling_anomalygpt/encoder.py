@@ -22,6 +22,7 @@ from .references import (
     ImageTraits,
     References,
     encode_in_batches,
+    joined,
     mean_brightness,
     same_picture,
     study_references,
@@ -52,8 +53,8 @@ _UNNAMED = {
 }
 
 
-def tile_boxes(height: int, width: int, tile: int, overlap: int | None = None) -> list[Box]:
-    """Boxes of equal size that cover an image, evenly spread, neighbours overlapping at least by `overlap`.
+def tile_boxes(height: int, width: int, tile: int) -> list[Box]:
+    """Boxes of equal size that cover an image, evenly spread, neighbours overlapping by a quarter at least.
 
     All tiles have the same size, so one scale holds for all of them. A side shorter than `tile` is covered by one tile
     of that side.
@@ -62,33 +63,19 @@ def tile_boxes(height: int, width: int, tile: int, overlap: int | None = None) -
         height (`int`): Rows of the image.
         width (`int`): Columns of the image.
         tile (`int`): Side of a tile in pixels.
-        overlap (`int`, *optional*, defaults to a quarter of `tile`): Least number of pixels that neighbours share.
 
     Returns:
         `list[tuple[int, int, int, int]]`: `(x0, y0, x1, y1)`, ends exclusive, row by row.
 
-    Raises:
-        ValueError: If a size is not positive, or `overlap` is not smaller than `tile`.
-
     Example:
     ```python
-    >>> tile_boxes(100, 220, tile=100, overlap=20)
+    >>> tile_boxes(100, 220, tile=100)
     [(0, 0, 100, 100), (60, 0, 160, 100), (120, 0, 220, 100)]
 
     ```
     """
-    overlap = tile // 4 if overlap is None else overlap
-    if min(height, width) < 1:
-        raise ValueError(f"`height` and `width` must be positive, got {height} and {width}. Give the image's size.")
-    if tile < 1:
-        raise ValueError(f"`tile` must be a positive number of pixels, got {tile}. Try 448.")
-    if not 0 <= overlap < tile:
-        raise ValueError(f"`overlap` must be from 0 to less than `tile` = {tile}, got {overlap}. Try {tile // 4}.")
-    return [
-        (x, y, x + min(tile, width), y + min(tile, height))
-        for y in _starts(height, tile, overlap)
-        for x in _starts(width, tile, overlap)
-    ]
+    rows, columns = _starts(height, tile), _starts(width, tile)
+    return [(x, y, x + min(tile, width), y + min(tile, height)) for y in rows for x in columns]
 
 
 def merge_tile_maps(maps: Sequence[np.ndarray], boxes: Sequence[Box], size: Sequence[int]) -> np.ndarray:
@@ -104,33 +91,20 @@ def merge_tile_maps(maps: Sequence[np.ndarray], boxes: Sequence[Box], size: Sequ
 
     Returns:
         `np.ndarray` of shape `(height, width)`: float32.
-
-    Raises:
-        ValueError: If maps and boxes do not fit each other, or the boxes leave a pixel uncovered.
     """
-    if len(maps) != len(boxes):
-        raise ValueError(
-            f"`maps` must hold one map for each of the {len(boxes)} boxes, got {len(maps)}. Leave no tile out."
-        )
     total = np.zeros(tuple(size), dtype=np.float32)
     weights = np.zeros_like(total)
     for tile_map, (x0, y0, x1, y1) in zip(maps, boxes, strict=True):
-        if np.shape(tile_map) != (y1 - y0, x1 - x0):
-            raise ValueError(
-                f"`maps` must have the sizes of their boxes, got {np.shape(tile_map)} for the box {(x0, y0, x1, y1)}. "
-                "Bring each map to its tile's pixels before merging."
-            )
         window = _fade(y1 - y0)[:, None] * _fade(x1 - x0)[None, :]
-        total[y0:y1, x0:x1] += np.asarray(tile_map, dtype=np.float32) * window
+        total[y0:y1, x0:x1] += tile_map * window
         weights[y0:y1, x0:x1] += window
-    if not weights.all():
-        raise ValueError(f"`boxes` must cover the whole image of {tuple(size)}, got gaps. Take those of `tile_boxes`.")
     return total / weights
 
 
-def _starts(side: int, tile: int, overlap: int) -> list[int]:
+def _starts(side: int, tile: int) -> list[int]:
     if side <= tile:
         return [0]
+    overlap = tile // 4
     count = -(-(side - overlap) // (tile - overlap))
     return [round(i * (side - tile) / (count - 1)) for i in range(count)]
 
@@ -259,6 +233,9 @@ class ImageEncoder:
         paste(fitted(mask, (at.height, at.width)), canvas, at)
         return torch.from_numpy(canvas).to(self.model.device)
 
+    def _all_on_canvas(self, masks: Sequence[np.ndarray]) -> torch.Tensor | None:
+        return torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
+
     def _pieces(self, image: Image.Image, roi: np.ndarray | None) -> list[tuple[Box, Image.Image, np.ndarray | None]]:
         """The tiles of an image that count, with their boxes and the region of interest in each."""
         boxes = self.boxes(image)
@@ -272,8 +249,7 @@ class ImageEncoder:
         self, pieces: Sequence[tuple[Box, Image.Image, np.ndarray | None]]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tiles as the model takes them, and the region of interest in each on its canvas, where there is one."""
-        masks = [mask for _, _, mask in pieces if mask is not None]
-        inside = torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
+        inside = self._all_on_canvas([mask for _, _, mask in pieces if mask is not None])
         return self._inputs([tile for _, tile, _ in pieces])["pixel_values"], inside
 
     @torch.inference_mode()
@@ -363,19 +339,16 @@ class ImageEncoder:
                     "parts may differ. Add another, or do without."
                 )
             bank = bank.requiring_presence()
-        features = tuple(
-            PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
-            for layers in zip(*(one[1] for one in studied), strict=True)
-        )
+        features = joined([one[1] for one in studied])
         pixel_values, groups = torch.cat([one[0] for one in studied]), [number for one in studied for number in one[2]]
         inside = None if studied[0][3] is None else torch.cat([one[3] for one in studied])
         upright = [stands for one in studied for stands in one[4]]
         few = None
         if max_patches is not None:  # of those that are studied the same share
             bank, few = bank.reduce(max_patches), max(1, max_patches * len(set(groups)) // len(sizes))
-        scores, gate = study_references(self.model.model, pixel_values, features, groups, inside, upright, few)
+        scores, gate = study_references(self.model.model, pixel_values, features, groups, upright, inside, few)
         return References(
-            bank=MemoryBank(**(vars(bank) | {"threshold": scores.threshold(config.decision)})),
+            bank=replace(bank, threshold=scores.threshold(config.decision)),
             normal_scores=scores,
             domain_gate=None if tiled else gate,
             image_sizes=() if tiled or moved else tuple(sizes),
@@ -440,13 +413,15 @@ class ImageEncoder:
         Raises:
             CheckpointError: If a map holds NaN or infinity.
         """
-        given, known = images, references if localization != "text" else _with_region_alone(references)
+        given, known = images, references
+        if references is not None and localization == "text":  # the pose counts only where images are compared
+            known = replace(references, views=None)
         posed = [self._posed(image, known) for image in images]
         images, gate = [one.image for one in posed], None if references is None else references.domain_gate
         pixel_values = self._inputs(images)["pixel_values"]
         sizes = [(image.height, image.width) for image in images]
         masks = [one.counts for one in posed if one.counts is not None]
-        inside = torch.stack([self._on_canvas(mask) for mask in masks]) if masks else None
+        inside = self._all_on_canvas(masks)
         brightness = mean_brightness(pixel_values, inside)
         matched = torch.zeros(len(images), dtype=torch.bool)
         if gate is not None and localization != "text":
@@ -673,11 +648,6 @@ def _in_pose(image: Image.Image, pose: Pose | None, roi: np.ndarray | None, comp
         comparable = comparable and shown.sum() >= _LEAST_COMPARED * counts.sum()
         counts = shown
     return _Posed(image, counts, pose, comparable)
-
-
-def _with_region_alone(references: References | None) -> References | None:
-    """The references without the pose, which counts only where images are compared with them."""
-    return None if references is None else replace(references, views=None)
 
 
 __all__ = ["Box", "EncodedImage", "ImageEncoder", "PoseError", "merge_tile_maps", "tile_boxes"]

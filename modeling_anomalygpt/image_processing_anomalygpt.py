@@ -379,9 +379,9 @@ def _fetched(address: str) -> bytes:
 def _channels_last(picture: Any, input_data_format: Any) -> Any:
     if input_data_format is None or getattr(picture, "ndim", 0) != 3:
         return picture
-    if str(getattr(input_data_format, "value", input_data_format)) == "channels_last":
-        return np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
-    return np.moveaxis(np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture), 0, -1)
+    values = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
+    last = str(getattr(input_data_format, "value", input_data_format)) == "channels_last"
+    return values if last else np.moveaxis(values, 0, -1)
 
 
 def paste(resized: np.ndarray, canvas: np.ndarray, at: Placement) -> None:

@@ -85,11 +85,12 @@ def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLik
     Raises:
         NoPictureError: If a place does not exist, a pattern matches nothing, or a folder holds no picture.
     """
-    barred = None if without is None else os.path.realpath(without)
+    barred = None if without is None else os.path.realpath(without) + os.sep
     passed_over: dict[str, str] = {}
     found: dict[str, str] = {}
     for place in map(os.fspath, places):
-        files = [file for file in _files(place, passed_over) if barred is None or not _inside(file, barred)]
+        files = _files(place, passed_over)
+        files = [file for file in files if barred is None or not os.path.realpath(file).startswith(barred)]
         if not files:
             raise NoPictureError(_reason(place, FoundPictures((), passed_over).remark))
         for page in (page for file in files for page in picture_pages(file, passed_over)):
@@ -243,10 +244,6 @@ def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[
 def _repeated(names: Sequence[str]) -> set[str]:
     counts = Counter(name.casefold() for name in names)
     return {name for name in names if counts[name.casefold()] > 1}
-
-
-def _inside(file: str, folder: str) -> bool:
-    return os.path.realpath(file).startswith(folder + os.sep)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -422,14 +419,13 @@ def opens_plainly(picture: str | os.PathLike) -> bool:
         return image.mode in ("1", "L", "RGB") and not _is_deep(image) and "transparency" not in image.info
 
 
-def bit_depth(pictures: Iterable[Any], max_pixels: int = MAX_PIXELS) -> int | None:
+def bit_depth(pictures: Iterable[Any]) -> int | None:
     """How many bits the deep values of pictures really use, to be found once and kept.
 
     Cameras of 10, 12 or 14 bits write files of 16, and each picture alone does not tell which; good ones together do.
 
     Args:
         pictures (`Iterable`): Pictures as `load_picture` takes them, such as the references.
-        max_pixels (`int`, *optional*, defaults to 178956970): As for `load_picture`.
 
     Returns:
         `int`, *optional*: The smallest of `BIT_DEPTHS` that holds all values deeper than 8 bits, to be handed to
@@ -448,7 +444,7 @@ def bit_depth(pictures: Iterable[Any], max_pixels: int = MAX_PIXELS) -> int | No
         name = _name(picture)
         if isinstance(picture, (str, os.PathLike)) and opens_plainly(picture):
             continue
-        deep = _open(picture, name, max_pixels)[1]
+        deep = _open(picture, name, MAX_PIXELS)[1]
         if deep is not None:
             highest = _checked_range(_colours(deep), name)
             depths.append(next(bits for bits in BIT_DEPTHS if highest <= 2**bits - 1))

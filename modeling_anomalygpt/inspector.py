@@ -423,13 +423,17 @@ class AnomalyInspector:
         scores = [decision_score(row.pred_score, row.log_odds, decision) for row in judged]
         threshold = max(false_alarm_threshold(scores, max_false_alarm), _LOWEST_DECISION_THRESHOLD)
         margin = self.model.config.decision["undecided_margin"]
+        strange = [
+            any(reason["kind"] in ("unlike", "exposure", "blur") for reason in row.evidence["reasons"])
+            for row in judged
+        ]
         calibration = Calibration(
             num_normals=len(judged),
             max_false_alarm=max_false_alarm,
             supported_false_alarm_rate=max(supported_false_alarm_rate(len(judged)), max_false_alarm),
             num_stopped=sum(
-                decide(score, threshold, margin, out_of_domain=_is_out_of_domain(row)) != "normal"
-                for score, row in zip(scores, judged, strict=True)
+                decide(score, threshold, margin, out_of_domain) != "normal"
+                for score, out_of_domain in zip(scores, strange, strict=True)
             ),
             confidence=CONFIDENCE,
             enough=len(judged) >= needed,
@@ -670,7 +674,7 @@ class AnomalyInspector:
         """What is decided about a picture, without an answer."""
         scorer = Scorer(references, options.localization, self.model.config.decision)
         score = scorer.score(seen.anomaly_map, log_odds, seen.out_of_domain_reasons, seen.remarks)
-        score = self._unless_rotated(score, image, seen, references, options)
+        score = self._unless_rotated(score, scorer, image, seen, options)
         if seen.pose is not None:
             score = _with_pose(score, seen.pose)
         regions = scorer.regions(seen.anomaly_map, score.verdict, options.mm_per_pixel)
@@ -701,18 +705,18 @@ class AnomalyInspector:
     def _unless_rotated(
         self,
         score: Score,
+        scorer: Scorer,
         image: Image.Image,
         seen: EncodedImage,
-        references: References | None,
         options: InspectionOptions,
     ) -> Score:
         """The score; `"uncertain"` with the reason where the part is good in another pose than the references'."""
-        if score.verdict != "anomalous" or references is None or references.copies > 1 or not seen.patches:
+        references = scorer.references
+        if score.verdict != "anomalous" or not scorer.calibrated or references.copies > 1 or not seen.patches:
             return score
         if references.roi is not None or seen.pose is not None:  # the one does not rotate, the other has looked
             return score
-        scorer = Scorer(references, options.localization, self.model.config.decision)
-        angle = nearest_rotation(thumbnail(image), references.thumbnails) if scorer.calibrated else 0
+        angle = nearest_rotation(thumbnail(image), references.thumbnails)
         if not angle:
             return score
         rotated = [image.rotate(angle, expand=True)]
@@ -825,10 +829,6 @@ def _distinct_normals(normals: Sequence[Any], references: References) -> list[An
     if left_out := len(readable) - len(distinct):
         warnings.warn(f"{left_out} of {len(readable)} pictures are copies of others and do not count.", stacklevel=3)
     return [image for image, _ in distinct]
-
-
-def _is_out_of_domain(result: InspectionResult) -> bool:
-    return any(reason["kind"] in ("unlike", "exposure", "blur") for reason in result.evidence["reasons"])
 
 
 def _name(image: Any) -> str:

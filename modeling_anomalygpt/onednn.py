@@ -71,15 +71,9 @@ def _is_plain(model: nn.Module) -> bool:
     """Whether the model is made of the layers that are fused below and of nothing else."""
     config = model.transformer.config
     own = {"Linear", "Conv2d", "LayerNorm", "Identity", "Dropout", "ModuleList", "ParameterList", "GELUActivation"}
-    own |= {
-        type(model).__name__,
-        "Convolution",
-        "InvertedResidual",
-        "Dinov2Model",
-        "Dinov2Encoder",
-        "Dinov2Embeddings",
-    }
-    own |= {f"Dinov2{name}" for name in ("PatchEmbeddings", "Layer", "Attention", "LayerScale", "DropPath", "MLP")}
+    own |= {type(model).__name__, "Convolution", "InvertedResidual", "Dinov2Model"}
+    dinov2 = ("Encoder", "Embeddings", "PatchEmbeddings", "Layer", "Attention", "LayerScale", "DropPath", "MLP")
+    own |= {f"Dinov2{name}" for name in dinov2}
     return config.hidden_act == "gelu" and {type(module).__name__ for module in model.modules()} <= own
 
 

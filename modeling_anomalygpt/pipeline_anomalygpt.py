@@ -14,15 +14,12 @@ from transformers import AutoModelForImageTextToText, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .images import flatten_pictures, load_picture
-from .inspector import AnomalyInspector
+from .inspector import AnomalyInspector, InspectionOptions
 from .results import source_of
 
 TASK = "anomaly-detection"
 
 _REFERENCE_OPTIONS = ("rotations", "max_patches", "roi", "align", "presence")
-_INSPECTION_OPTIONS = (
-    "question", "language", "category", "description", "localization", "answer", "use_language", "mm_per_pixel",
-)  # fmt: skip
 
 
 class AnomalyDetectionPipeline(Pipeline):
@@ -81,7 +78,7 @@ class AnomalyDetectionPipeline(Pipeline):
         return super().__call__(images, **kwargs)
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict, dict, dict]:
-        known = ("references", *_REFERENCE_OPTIONS, *_INSPECTION_OPTIONS)
+        known = ("references", *_REFERENCE_OPTIONS, *InspectionOptions.__dataclass_fields__)
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ValueError(
@@ -95,7 +92,8 @@ class AnomalyDetectionPipeline(Pipeline):
         self._remember(**taught)
         is_name = isinstance(picture, str | os.PathLike) and not str(picture).startswith("data:")
         name = os.fspath(picture) if is_name else None
-        return {"picture": self._open(picture), "name": name}
+        fetched = self.processor.image_processor.fetch_images(picture)
+        return {"picture": load_picture(fetched, self.inspector.bits), "name": name}
 
     def _forward(self, inputs: dict[str, Any], **options: Any) -> dict[str, list]:
         batched = isinstance(inputs["picture"], list)
@@ -132,9 +130,6 @@ class AnomalyDetectionPipeline(Pipeline):
             fetch = self.processor.image_processor.fetch_images
             inspector.set_references([fetch(one) for one in pictures], **learning)
         self.inspector, self._known = inspector, known  # together: a picture that is refused changes neither
-
-    def _open(self, picture: Any) -> Image.Image:
-        return load_picture(self.processor.image_processor.fetch_images(picture), self.inspector.bits)
 
 
 def _identity(picture: Any) -> tuple[Any, ...]:

@@ -211,7 +211,7 @@ class DomainGate:
         middle = (sum(self.brightness_range) / 2 / part - level).clamp(min=1e-3)
         exposure = ((traits.brightness / part - level) / middle).clamp(min=0)
         seen = ((mean_brightness(pixel_values, inside) / part - level) / middle).clamp(min=1e-3)
-        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        distances = self._distances(traits)
         columns = {
             "distance": distances.clamp(min=0) / max(self.max_distance, 1e-6),
             "exposure": exposure,
@@ -231,7 +231,7 @@ class DomainGate:
         Returns:
             `list[list[str]]`: For each image any of `"unlike"`, `"exposure"`, `"blur"`; empty where there is none.
         """
-        distances = 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
+        distances = self._distances(traits)
         low, high = self.brightness_range
         reasons = {
             "unlike": distances > self.max_distance,
@@ -239,6 +239,9 @@ class DomainGate:
             "blur": traits.sharpness < self.min_sharpness,
         }
         return [[name for name, found in reasons.items() if found[index]] for index in range(len(distances))]
+
+    def _distances(self, traits: ImageTraits) -> torch.Tensor:
+        return 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
 
 
 @dataclass(frozen=True)
@@ -577,9 +580,9 @@ def study_references(
     model: nn.Module,
     pixel_values: torch.Tensor,
     features: tuple[PatchFeatures, ...],
-    groups: Sequence[int] | None = None,
+    groups: Sequence[int],
+    upright: Sequence[bool],
     inside: torch.Tensor | None = None,
-    upright: Sequence[bool] | None = None,
     max_patches: int | None = None,
 ) -> tuple[NormalScores, DomainGate]:
     """Compares good images with each other, with augmented views of themselves and with synthetic anomalies on these.
@@ -588,22 +591,18 @@ def study_references(
         model ([`AnomalyGPTModel`]): Encodes the views and compares.
         pixel_values (`torch.Tensor` of shape `(num_images, 3, height, width)`): Normalised good images.
         features (`tuple[PatchFeatures]`): Theirs, from [`AnomalyGPTModel.get_patch_features`].
-        groups (`list[int]`, *optional*): Which reference each image belongs to (rotated copies and tiles share one);
-            each its own by default.
+        groups (`list[int]`): Which reference each image belongs to; rotated copies and tiles share one.
+        upright (`list[bool]`): Whether each image is an upright reference or a tile of one, whose score is the highest
+            of its tiles; the others are rotated copies.
         inside (`torch.BoolTensor` of shape `(num_images, height, width)`, *optional*): The region of interest in each,
             outside which nothing counts; it stays where it is while the views move.
-        upright (`list[bool]`, *optional*): Whether each image is a tile of an upright reference, whose score is the
-            highest of its tiles; by default the first image of each reference is all of it, the others are copies.
         max_patches (`int`, *optional*): Every bank is reduced to so many patches a layer, as that of the queries is.
 
     Returns:
         `tuple(NormalScores, DomainGate)`
     """
-    numbers = torch.as_tensor(list(groups) if groups is not None else range(len(pixel_values)))
-    if upright is None:
-        originals = [int((numbers == group).nonzero()[0]) for group in numbers.unique()]
-    else:
-        originals = [index for index, stands in enumerate(upright) if stands]
+    numbers = torch.as_tensor(groups)
+    originals = [index for index, stands in enumerate(upright) if stands]
     encoded, shown = _Encoded(features, inside), _shown(originals)
     views, around = augmented_views(pixel_values[shown]), None if inside is None else inside[shown]
     seen = _Encoded(encode_in_batches(model.get_patch_features, views), around)
@@ -714,7 +713,11 @@ def _domain_gate(
 
 def encode_in_batches(encode: Encoder, pixel_values: torch.Tensor) -> tuple[PatchFeatures, ...]:
     """Patch features of any number of images, a few at a time."""
-    batches = [encode(batch) for batch in pixel_values.split(_BATCH_SIZE)]
+    return joined([encode(batch) for batch in pixel_values.split(_BATCH_SIZE)])
+
+
+def joined(batches: Sequence[tuple[PatchFeatures, ...]]) -> tuple[PatchFeatures, ...]:
+    """Patch features of several batches as those of one."""
     return tuple(
         PatchFeatures(torch.cat([layer.vectors for layer in layers]), layers[0].grid)
         for layers in zip(*batches, strict=True)
@@ -743,6 +746,7 @@ __all__ = [
     "NormalScores",
     "References",
     "encode_in_batches",
+    "joined",
     "mean_brightness",
     "nearest_rotation",
     "reference_threshold",

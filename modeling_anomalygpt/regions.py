@@ -101,7 +101,8 @@ class Region:
         box (`tuple[int, int, int, int]`): `(x0, y0, x1, y1)`, the end exclusive: `x1 - x0` is the width in pixels.
         centroid (`tuple[float, float]`): Mean `(x, y)` of the region's pixels.
         area_pixels (`int`): Number of pixels.
-        position (`str`): English name of the cell of the 3 x 3 grid, such as `"top left"` (see [`grid_cell`]).
+        position (`str`): English name of the cell of the 3 x 3 grid, such as `"top left"`: that of the
+            centroid; where the region has no pixel there (a ring, a hook), the one that holds most of its pixels.
         row (`int`), column (`int`): That cell, 0 to 2 from the top and from the left.
         peak_score (`float`), mean_score (`float`): Largest and mean value of the map inside; 1.0 where there is only a
             mask.
@@ -213,9 +214,8 @@ def regions_of_mask(
     mask: np.ndarray,
     min_area: int | None = None,
     mm_per_pixel: float | None = None,
-    anomaly_map: np.ndarray | None = None,
 ) -> list[Region]:
-    """Connected regions of a mask, the largest first (or the highest peak, when a map is given).
+    """Connected regions of a mask, the largest first.
 
     A mask with any pixel set never gives an empty list: where every region is smaller than `min_area`, the first of
     them is kept, so that what is said about the picture cannot contradict the mask.
@@ -224,8 +224,6 @@ def regions_of_mask(
         mask (`np.ndarray` of shape `(height, width)`): Boolean or integer; anything but zero is inside.
         min_area (`int`, *optional*): As in [`find_regions`].
         mm_per_pixel (`float`, *optional*): As in [`find_regions`].
-        anomaly_map (`np.ndarray` of shape `(height, width)`, *optional*): Scores in [0, 1] for `peak_score` and
-            `mean_score`.
 
     Returns:
         `list[Region]`: Sorted as in [`find_regions`].
@@ -239,20 +237,18 @@ def regions_of_mask(
 
     ```
     """
-    scores = None if anomaly_map is None else _checked_map(anomaly_map)
-    inside = _checked_mask(mask, None if scores is None else scores.shape)
+    inside = _checked_mask(mask)
     parts = _connected_parts(inside)
-    regions = _regions(parts, inside.shape, scores, min_area, mm_per_pixel)
-    return regions or _regions(parts, inside.shape, scores, 1, mm_per_pixel)[:1]
+    regions = _regions(parts, inside.shape, None, min_area, mm_per_pixel)
+    return regions or _regions(parts, inside.shape, None, 1, mm_per_pixel)[:1]
 
 
-def core(region: Region, anomaly_map: np.ndarray, part_of_peak: float = 0.6) -> np.ndarray:
-    """Where a region's map is highest: what lies there is least of all good.
+def core(region: Region, anomaly_map: np.ndarray) -> np.ndarray:
+    """Where a region's map reaches six tenths of its highest value in the region's box: least of all good.
 
     Args:
         region ([`Region`]): Of the map.
         anomaly_map (`np.ndarray` of shape `(height, width)`): The map.
-        part_of_peak (`float`, *optional*, defaults to 0.6): From this part of its highest value in the region's box.
 
     Returns:
         `np.ndarray` of shape `(height, width)`: Boolean.
@@ -260,24 +256,8 @@ def core(region: Region, anomaly_map: np.ndarray, part_of_peak: float = 0.6) -> 
     x0, y0, x1, y1 = region.box
     inside = np.zeros(anomaly_map.shape, bool)
     window = anomaly_map[y0:y1, x0:x1]
-    inside[y0:y1, x0:x1] = window >= part_of_peak * window.max()
+    inside[y0:y1, x0:x1] = window >= 0.6 * window.max()
     return inside
-
-
-def grid_cell(mask: np.ndarray) -> tuple[int, int]:
-    """The cell of the 3 x 3 grid in which a region lies.
-
-    It is the cell of the centroid; where the region has no pixel there (a ring, a hook), the cell that holds most of
-    its pixels, so that the named place always holds a part of the region.
-
-    Args:
-        mask (`np.ndarray` of shape `(height, width)`): Boolean, the region in the whole picture, not empty.
-
-    Returns:
-        `tuple[int, int]`: `(row, column)`, each 0 to 2.
-    """
-    ys, xs = np.nonzero(mask)
-    return _grid_cell(ys, xs, mask.shape)
 
 
 def position_words(region: Region, language: str = "en") -> str:
@@ -379,6 +359,7 @@ def _outline(part: np.ndarray, x0: int, y0: int) -> tuple[tuple[int, int], ...]:
 
 
 def _grid_cell(ys: np.ndarray, xs: np.ndarray, size: tuple[int, ...]) -> tuple[int, int]:
+    """The cell of the centroid or, where the region has no pixel there (a ring, a hook), that with most of it."""
     rows = (6 * ys + 3) // (2 * size[0])
     columns = (6 * xs + 3) // (2 * size[1])
     row = min(2, int(3 * (ys.mean() + 0.5) / size[0]))
@@ -399,7 +380,7 @@ def _checked_map(anomaly_map: np.ndarray) -> np.ndarray:
     return anomaly_map
 
 
-def _checked_mask(mask: np.ndarray, size: tuple[int, ...] | None) -> np.ndarray:
+def _checked_mask(mask: np.ndarray, size: tuple[int, ...] | None = None) -> np.ndarray:
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.size == 0:
         raise ValueError(f"`mask` must have shape (height, width), got {mask.shape}. Pass one mask.")

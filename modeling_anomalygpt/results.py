@@ -278,6 +278,7 @@ def _is_sound(result: InspectionResult) -> bool:
     """Whether every value is of the kind that a report and a table can show."""
     texts = (result.verdict, result.answer, result.question, result.category, result.language)
     numbers = (result.pred_score, result.log_odds)
+    source = {} if result.source is None else result.source
     return (
         all(isinstance(text, str) for text in texts)
         and result.verdict in VERDICTS
@@ -285,21 +286,13 @@ def _is_sound(result: InspectionResult) -> bool:
         and all(value is None or isinstance(value, int | float) for value in numbers)
         and isinstance(result.seconds, int | float)
         and isinstance(result.evidence, dict)
-        and _are_reasons(result.evidence.get("reasons", []))
+        and isinstance(reasons := result.evidence.get("reasons", []), list)
+        and all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in reasons)
         and all(map(_is_sound_region, result.regions))
         and isinstance(result.setup, dict)
-        and (result.source is None or _is_source(result.source))
+        and isinstance(source, dict)
+        and all(isinstance(value, int) for value in source.values())
     )
-
-
-def _are_reasons(reasons: Any) -> bool:
-    return isinstance(reasons, list) and all(
-        isinstance(one, dict) and isinstance(one.get("text"), str) for one in reasons
-    )
-
-
-def _is_source(source: Any) -> bool:
-    return isinstance(source, dict) and all(isinstance(value, int) for value in source.values())
 
 
 def _is_sound_region(region: Region) -> bool:

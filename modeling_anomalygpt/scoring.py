@@ -20,6 +20,8 @@ CONFIDENCE = 0.95
 PREFERENCES = {"catch": 0.905, "balance": 1.0, "pass": 1.22}
 # Where the map of an anomalous picture stays below the threshold, its region reaches down to this part of the peak.
 _PART_OF_PEAK = 0.6
+# What a calibration says of the threshold.
+_SUPPORT = ("num_normals", "supported_false_alarm_rate", "num_stopped", "confidence", "decision_threshold")
 
 
 def decision_score(score: float | None, log_odds: float | None, decision: Mapping[str, float]) -> float:
@@ -66,15 +68,14 @@ def decide(score: float, threshold: float = 0.0, margin: float = 0.0, out_of_dom
     return "normal" if score < threshold else "anomalous"
 
 
-def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE) -> float:
-    """Which false-alarm rate holds with this confidence when the threshold is the highest of so many good pictures.
+def supported_false_alarm_rate(num_normals: int) -> float:
+    """Which false-alarm rate holds at 95 % confidence when the threshold is the highest of so many good pictures.
 
     The chance that all `n` stay below the threshold that a share `r` of all good pictures exceeds is `(1 - r) ** n`
     (order statistics; Wilks 1941, https://doi.org/10.1214/aoms/1177731788).
 
     Args:
         num_normals (`int`): Independent good pictures.
-        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `float`: In (0, 1]; 1 without any.
@@ -86,21 +87,20 @@ def supported_false_alarm_rate(num_normals: int, confidence: float = CONFIDENCE)
 
     ```
     """
-    return 1.0 if num_normals < 1 else 1 - (1 - confidence) ** (1 / num_normals)
+    return 1.0 if num_normals < 1 else 1 - (1 - CONFIDENCE) ** (1 / num_normals)
 
 
-def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> int:
-    """Good pictures of which the highest is a threshold for this false-alarm rate.
+def normals_needed(false_alarm_rate: float) -> int:
+    """Good pictures of which the highest is a threshold for this false-alarm rate, at 95 % confidence.
 
     Args:
         false_alarm_rate (`float`): In (0, 1).
-        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `int`
 
     Raises:
-        ValueError: If a number is outside its range.
+        ValueError: If the rate is outside its range.
 
     Example:
     ```python
@@ -111,41 +111,44 @@ def normals_needed(false_alarm_rate: float, confidence: float = CONFIDENCE) -> i
     """
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"`false_alarm_rate` must be between 0 and 1, got {false_alarm_rate}. 0.02 is usual.")
-    return math.ceil(math.log(1 - confidence) / math.log(1 - false_alarm_rate) - 1e-9)
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - false_alarm_rate) - 1e-9)
 
 
-def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float, confidence: float = CONFIDENCE) -> float:
+def false_alarm_threshold(scores: Sequence[float], false_alarm_rate: float) -> float:
     """The threshold that good pictures exceed at most at this rate, as far as so many can tell.
 
-    It is the lowest order statistic that holds with the confidence asked for; with too few pictures the highest,
+    It is the lowest order statistic that holds at 95 % confidence; with too few pictures the highest,
     which supports [`supported_false_alarm_rate`] only.
 
     Args:
         scores (`list[float]`): Of independent good pictures.
         false_alarm_rate (`float`): In (0, 1).
-        confidence (`float`, defaults to 0.95): In (0, 1).
 
     Returns:
         `float`
 
     Raises:
-        ValueError: If there is no score, **or** a number is outside its range.
+        ValueError: If there is no score, **or** the rate is outside its range.
     """
     if not len(scores):
         raise ValueError("`scores` must hold at least one good picture, got none.")
-    normals_needed(false_alarm_rate, confidence)  # refuses what is out of range
+    normals_needed(false_alarm_rate)  # refuses what is out of range
     ordered = sorted(scores, reverse=True)
     count, tail, num_above = len(ordered), 0.0, 0
-    # The (e+1)-th highest holds while P(at most e of n exceed the true threshold) stays within 1 - confidence.
+    # The (e+1)-th highest holds while P(at most e of n exceed the true threshold) stays within 1 - CONFIDENCE.
     while num_above < count:
         # Logarithms: of some thousand pictures the binomial coefficients are too large for a float.
         ways = math.lgamma(count + 1) - math.lgamma(num_above + 1) - math.lgamma(count - num_above + 1)
         above, below = num_above * math.log(false_alarm_rate), (count - num_above) * math.log1p(-false_alarm_rate)
         tail += math.exp(ways + above + below)
-        if tail > 1 - confidence:
+        if tail > 1 - CONFIDENCE:
             break
         num_above += 1
     return ordered[max(0, num_above - 1)]
+
+
+def _probability(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ class Scorer:
         if self.references is not None and self.references.roi is not None:
             evidence["region_of_interest"] = round(float(self.references.roi.mean()), 4)
         if log_odds is not None:
-            evidence["yes_probability"] = round(1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds)))), 6)
+            evidence["yes_probability"] = round(_probability(log_odds), 6)
         if self.calibrated:
             calibration = self.references.calibration
             # A calibrated threshold keeps a rate of false alarms; what they cost has no say in it.
@@ -246,7 +249,10 @@ class Scorer:
             margin = self.decision["undecided_margin"]
             verdict = decide(total, threshold, margin, bool(out_of_domain_reasons))
             evidence |= {"threshold": round(self.references.bank.threshold, 6), "decision_score": round(total, 4)}
-            evidence |= self._support()
+            if calibration is None:  # a rate only where the threshold is an order statistic
+                evidence["num_normals"] = self.references.num_compared
+            else:
+                evidence |= {name: getattr(calibration, name) for name in _SUPPORT}
         elif self.decision["needs_references"]:
             verdict = "unknown"
         else:  # the language model's word, or the checkpoint's threshold
@@ -275,14 +281,6 @@ class Scorer:
             return [find(threshold=reached, min_area=1)[0], *regions]
         return find_regions(anomaly_map, _PART_OF_PEAK * peak, min_area=1, mm_per_pixel=mm_per_pixel)[:1]
 
-    def _support(self) -> dict[str, Any]:
-        """How many distinct good pictures stand behind the threshold; a rate only where it is an order statistic."""
-        calibration = self.references.calibration
-        if calibration is None:
-            return {"num_normals": self.references.num_compared}
-        names = ("num_normals", "supported_false_alarm_rate", "num_stopped", "confidence", "decision_threshold")
-        return {name: getattr(calibration, name) for name in names}
-
     def _reasons(
         self,
         verdict: str,
@@ -293,8 +291,8 @@ class Scorer:
     ) -> list[tuple[str, dict[str, float]]]:
         if verdict == "unknown":
             return [("no_references" if self.references is None else "not_compared", {})]
-        kinds = [*(kind for kind in remarks if kind == "is_reference"), *out_of_domain]
-        reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in kinds]
+        known = ["is_reference"] if "is_reference" in remarks else []
+        reasons: list[tuple[str, dict[str, float]]] = [(kind, {}) for kind in (*known, *out_of_domain)]
         if verdict == "uncertain" and not out_of_domain:
             reasons.append(("close", {}))
         if self.calibrated:
@@ -304,10 +302,8 @@ class Scorer:
         if log_odds is not None:
             says_yes = log_odds > 0
             differs = verdict in ("normal", "anomalous") and says_yes != (verdict == "anomalous")
-            kind = ("language_alone_yes" if differs else "language_yes") if says_yes else (
-                "language_alone_no" if differs else "language_no"
-            )  # fmt: skip
-            reasons.append((kind, {"probability": 1 / (1 + math.exp(-max(-50.0, min(50.0, log_odds))))}))
+            kind = f"language{'_alone' if differs else ''}_{'yes' if says_yes else 'no'}"
+            reasons.append((kind, {"probability": _probability(log_odds)}))
         if self.calibrated and self.references.calibration is None and self.references.num_compared < 4:
             reasons.append(("few_references", {"count": self.references.num_compared}))
         if "exposure_matched" in remarks and "exposure" not in out_of_domain:

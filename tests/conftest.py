@@ -53,5 +53,19 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def embedded_pair():
+    """Model and processor of the embedded checkpoint; nobody changes them."""
+    from modeling_anomalygpt.checkpoints import load_checkpoint
+
+    return load_checkpoint(device="cpu")
+
+
+@pytest.fixture
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models never end an answer by themselves."""
+    monkeypatch.setattr("modeling_anomalygpt.inspector.MAX_NEW_TOKENS", 8)
+
+
+@pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     return pathlib.Path(os.environ["ANOMALYGPT_REAL_DATA"])

@@ -18,7 +18,7 @@ SECONDS = 20
 MEGABYTES = 400
 PIXELS = 4_000_000
 
-NUMBER = int(os.environ.get("ANOMALYGPT_FUZZ", "60"))
+NUMBER = int(os.environ.get("ANOMALYGPT_FUZZ", "30"))
 
 
 def fuzz(share: float = 1.0) -> settings:

@@ -1,5 +1,6 @@
 """Adapters: trained by PEFT alone or by ours, loaded by transformers, merged into plain checkpoints."""
 
+import functools
 import json
 
 import pytest
@@ -42,10 +43,12 @@ PROMPTS = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
     lively_model().save_pretrained(folder / "base")
-    make_processor(num_prompt_tokens=7).save_pretrained(folder / "base")
+    for name in ("base", "paper", "prompt", "lora", "full"):
+        make_processor(num_prompt_tokens=7).save_pretrained(folder / name)
     return folder
 
 
+@functools.cache
 def trained(folder, mode):
     """A model of each mode with changed weights, saved as it is after training."""
     model = AnomalyGPTForConditionalGeneration.from_pretrained(folder / "base")
@@ -77,7 +80,6 @@ def test_a_saved_adapter_loads_with_the_auto_class_and_says_the_same(folder, mod
 @pytest.mark.parametrize("mode", ["paper", "prompt", "lora"])
 def test_a_merged_adapter_is_a_plain_checkpoint_that_says_the_same(folder, mode):
     adapted = trained(folder, mode)
-    make_processor(num_prompt_tokens=7).save_pretrained(folder / mode)
     merge_adapter(folder / mode, folder / f"{mode}-merged")
     assert not (folder / f"{mode}-merged" / "adapter_config.json").exists()
     loaded, _ = load_checkpoint(folder / f"{mode}-merged", device="cpu")
@@ -93,7 +95,6 @@ def test_a_merged_adapter_is_a_plain_checkpoint_that_says_the_same(folder, mode)
 
 def test_padding_before_virtual_tokens_changes_nothing(folder):
     adapted = trained(folder, "prompt")
-    make_processor(num_prompt_tokens=7).save_pretrained(folder / "prompt")
     loaded, _ = load_checkpoint(folder / "prompt", device="cpu")
     assert loaded.config.num_virtual_tokens == 5
     inputs = tiny_inputs(adapted.config)

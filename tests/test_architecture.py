@@ -2,12 +2,15 @@
 
 import ast
 import functools
+import gc
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from modeling_anomalygpt import import_uncollected
 from modeling_anomalygpt.hub.publishing import code_files
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -52,6 +55,7 @@ def imports(path: pathlib.Path) -> list[tuple[int, str, list[str]]]:
     return found
 
 
+@functools.cache
 def own_imports(path: pathlib.Path) -> set[pathlib.Path]:
     """Files of the package that a file of it imports."""
     found = set()
@@ -145,13 +149,14 @@ def test_words_numbers_and_pictures_need_no_torch(module):
 
 def test_torchvision_is_imported_nowhere():
     for path in ALL_CODE:
-        assert "torchvision" not in third_party(path), name_of(path)
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*(import|from) torchvision\b", text, re.MULTILINE), name_of(path)
 
 
-@pytest.mark.parametrize("path", OWN_CODE, ids=name_of)
-def test_a_function_is_read_without_scrolling(path):
+def test_a_function_is_read_without_scrolling():
     long = [
-        f"{node.name} ({length} lines)"
+        f"{name_of(path)}: {node.name} ({length} lines)"
+        for path in OWN_CODE
         for node in ast.walk(tree(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         # the docstring is not counted
@@ -168,34 +173,31 @@ def test_no_file_is_a_drawer_for_anything():
 # Import of the package
 
 
-def test_importing_the_package_loads_no_framework():
-    source = (
-        "import sys; import modeling_anomalygpt; dir(modeling_anomalygpt); "
-        "print([name for name in ('torch', 'transformers', 'datasets', 'gradio', 'cv2') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+IMPORTS = """
+import gc, sys, modeling_anomalygpt
+loaded = lambda *names: [name for name in names if name in sys.modules]
+dir(modeling_anomalygpt)
+assert not loaded("torch", "transformers", "datasets", "gradio", "cv2"), "importing the package loads a framework"
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+from modeling_anomalygpt import AnomalyInspector
+during = len(runs)
+gc.collect(0)
+assert during < 20 and len(runs) == during + 2, "hundreds of collections"
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+import torch
+assert not loaded("datasets", "gradio", "torchvision") and not torch.cuda.is_initialized()
+"""
 
 
-def test_using_a_model_class_loads_no_datasets_and_starts_no_device():
-    source = (
-        "import gc, sys, torch; from modeling_anomalygpt import AnomalyGPTForConditionalGeneration; "
-        "print([name for name in ('datasets', 'gradio', 'torchvision') if name in sys.modules], "
-        "torch.cuda.is_initialized(), gc.isenabled(), gc.get_freeze_count())"
-    )
-    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    # torch was there before: what the program has made is left to the garbage collection.
-    assert done.stdout.strip() == "[] False True 0"
+def test_importing_the_package_loads_no_framework_and_using_a_class_no_data_sets_and_collects_hardly_anything():
+    subprocess.run([sys.executable, "-c", IMPORTS], cwd=REPOSITORY, check=True)
 
 
-def test_hardly_anything_is_collected_while_torch_and_transformers_are_loaded():
-    source = (
-        "import gc; runs = []; gc.callbacks.append(lambda phase, info: runs.append(phase)); "
-        "from modeling_anomalygpt import AnomalyInspector; during = len(runs); gc.collect(0); "
-        "print(during < 20, len(runs) - during, gc.isenabled(), gc.get_freeze_count() > 100_000)"
-    )
-    done = subprocess.run([sys.executable, "-c", source], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True 2 True True"  # otherwise hundreds
+def test_where_torch_is_loaded_already_what_the_program_has_made_is_left_to_the_garbage_collection():
+    frozen = gc.get_freeze_count()
+    assert import_uncollected(".inspector").AnomalyInspector
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, frozen)
 
 
 def test_every_public_name_of_the_package_exists():
@@ -224,11 +226,11 @@ def public(path: pathlib.Path):
                     yield f"{node.name}.{method.name}", method
 
 
-@pytest.mark.parametrize("path", OWN_CODE, ids=name_of)
-def test_everything_public_is_described(path):
-    assert ast.get_docstring(tree(path)), "the file itself"
-    undescribed = [
-        name
+def test_everything_public_is_described():
+    undescribed = [name_of(path) for path in OWN_CODE if not ast.get_docstring(tree(path))]
+    undescribed += [
+        f"{name_of(path)}: {name}"
+        for path in OWN_CODE
         for name, node in public(path)
         if not ast.get_docstring(node)
         and name.split(".")[-1] not in INHERITED
@@ -240,10 +242,10 @@ def test_everything_public_is_described(path):
     assert not undescribed
 
 
-@pytest.mark.parametrize("path", OWN_CODE, ids=name_of)
-def test_everything_public_is_typed(path):
+def test_everything_public_is_typed():
     untyped = []
-    for name, node in public(path):
+    functions = [(path, *found) for path in OWN_CODE for found in public(path)]
+    for file, name, node in functions:
         if not isinstance(node, ast.FunctionDef):
             continue
         static = any(getattr(mark, "id", "") == "staticmethod" for mark in node.decorator_list)
@@ -254,5 +256,5 @@ def test_everything_public_is_typed(path):
         if node.returns is None:
             bare.append("return")
         if bare and name.split(".")[-1] not in INHERITED:
-            untyped.append(f"{name}({', '.join(bare)})")
+            untyped.append(f"{name_of(file)}: {name}({', '.join(bare)})")
     assert not untyped

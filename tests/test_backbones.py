@@ -58,7 +58,6 @@ VISION_MODELS = {
     ),
 }
 LANGUAGE_MODELS = {
-    "llama": TEXT_CONFIG,
     "qwen3": TEXT_CONFIG | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
     "gemma3": TEXT_CONFIG
     | {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},
@@ -105,7 +104,7 @@ def test_any_vision_model_gives_maps_and_answers(name, tmp_path):
     check(without_tower(vision_config, TEXT_CONFIG, out_indices), size, grids, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in LANGUAGE_MODELS if name != "llama"])
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_any_language_model_answers(name, tmp_path):
     check(without_tower(CLIP, LANGUAGE_MODELS[name], [2, 4]), (28, 28), [(4, 4)] * 2, tmp_path)
 

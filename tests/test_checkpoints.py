@@ -63,11 +63,7 @@ def test_each_auto_class_loads_ours(tiny_folder, auto, name):
     modeling_anomalygpt.register()
     modeling_anomalygpt.register()  # twice does no harm
     assert type(auto.from_pretrained(tiny_folder)) is getattr(modeling_anomalygpt, name)
-
-
-def test_auto_models_are_made_from_a_configuration():
-    modeling_anomalygpt.register()
-    assert type(AutoModel.from_config(tiny_config())) is modeling_anomalygpt.AnomalyGPTModel
+    assert auto is not AutoModel or type(auto.from_config(tiny_config())) is modeling_anomalygpt.AnomalyGPTModel
 
 
 def test_the_first_use_of_a_class_registers_all(monkeypatch):

@@ -95,6 +95,12 @@ def check_files(model, folder) -> None:
 
 
 @torch.no_grad()
+def speaks_as_alone(model, alone) -> None:
+    ids = torch.randint(3, 90, (2, 7))
+    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+
+
+@torch.no_grad()
 def test_both_halves_of_clip_see_and_read_as_before(parts, tmp_path):
     model = compose(parts, "clip", text_tower="clip")
     clip = CLIPModel.from_pretrained(parts / "clip").eval()
@@ -129,7 +135,7 @@ def test_both_halves_of_siglip_see_as_before(parts, tmp_path):
 
 
 @torch.no_grad()
-def test_a_vision_model_without_a_text_tower_gets_two_learned_states(parts, tmp_path):
+def test_a_vision_model_without_a_text_tower_gets_two_learned_states_and_new_parts_are_initialised(parts, tmp_path):
     model = compose(parts, "dinov2")
     assert model.model.text_tower is None
     assert model.config.text_tower_config is None
@@ -137,12 +143,19 @@ def test_a_vision_model_without_a_text_tower_gets_two_learned_states(parts, tmp_
     alone = AutoModel.from_pretrained(parts / "dinov2").eval()(pixel_values, output_hidden_states=True)
     layer = model.get_image_features(pixel_values).patch_features[1].vectors
     torch.testing.assert_close(layer, alone.hidden_states[2][:, 1:])
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert not tensor.is_meta, name
+        assert torch.isfinite(tensor).all(), name
+    assert model.model.prompt_learner.convolutions[0].weight.std() > 0.1
     check_files(model, tmp_path)
 
 
 @torch.no_grad()
 def test_the_middle_stages_of_a_staged_model_are_compared_unless_others_are_named(parts, tmp_path):
-    assert compose(parts, "resnet", projection_dim=16).config.out_indices == [1]
+    model = compose(parts, "resnet", projection_dim=16)
+    assert model.config.out_indices == [1]
+    size = model.processor.image_processor.size  # of a folder without settings: the usual one
+    assert (size["height"], size["width"]) == (224, 224)
     check_files(compose(parts, "resnet", out_indices=[1, 2], projection_dim=16), tmp_path)
 
 
@@ -150,12 +163,10 @@ def test_the_middle_stages_of_a_staged_model_are_compared_unless_others_are_name
 @pytest.mark.parametrize("language", ["llama", "tied"])
 def test_the_language_model_speaks_as_before(parts, tmp_path, language):
     model = compose(parts, "dinov2", language)
-    alone = AutoModelForCausalLM.from_pretrained(parts / language).eval()
     assert model.config.image_token_id == IMAGE_TOKEN
     assert model.get_input_embeddings().num_embeddings == model.lm_head.weight.shape[0] == WORDS
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == (language == "tied")
-    ids = torch.randint(3, 90, (2, 7))
-    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    speaks_as_alone(model, AutoModelForCausalLM.from_pretrained(parts / language).eval())
     assert model.generation_config.suppress_tokens == [IMAGE_TOKEN]
     check_files(model, tmp_path)
 
@@ -194,8 +205,8 @@ def language_folder(config, folder):
 @pytest.mark.parametrize("kind", SPOKEN)
 def test_scores_of_other_language_models_are_those_that_they_have_alone(parts, tmp_path, kind):
     alone = language_folder(SPOKEN[kind], tmp_path / "words")
-    model, ids = compose(parts, "dinov2", tmp_path / "words"), torch.randint(3, 90, (2, 7))
-    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    model = compose(parts, "dinov2", tmp_path / "words")
+    speaks_as_alone(model, alone)
     check_files(model, tmp_path / "composed")
 
 
@@ -221,9 +232,9 @@ def words_without_image(folder, vocabulary: int, known: int) -> None:
 @pytest.mark.parametrize(("vocabulary", "rows"), [(60, 61), (70, 70)], ids=["full", "rows to spare"])
 def test_a_tokenizer_without_a_placeholder_learns_one_after_its_last_word(parts, tmp_path, vocabulary, rows):
     words_without_image(tmp_path / "words", vocabulary, 60)
-    with pytest.raises(ValueError, match="must write 'Yes' and 'No' differently"):
-        compose(parts, "dinov2", tmp_path / "words").processor.yes_no_token_ids()
     model = compose(parts, "dinov2", tmp_path / "words")
+    with pytest.raises(ValueError, match="must write 'Yes' and 'No' differently"):
+        model.processor.yes_no_token_ids()
     assert model.config.image_token_id == model.processor.image_token_id == 60
     assert model.get_input_embeddings().num_embeddings == model.config.text_config.vocab_size == rows
     other = compose(parts, "dinov2", tmp_path / "words", image_token_index=7)
@@ -233,23 +244,16 @@ def test_a_tokenizer_without_a_placeholder_learns_one_after_its_last_word(parts,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("vision", "text_tower"), [("clip", "clip"), ("dinov2", None), ("siglip", "siglip")])
-def test_parts_in_half_precision_make_a_model_that_runs(parts, tmp_path, vision, text_tower):
+@pytest.mark.parametrize(("vision", "text_tower"), [("clip", "clip"), ("dinov2", None)])
+def test_parts_in_half_precision_make_a_model_that_runs_and_keep_their_number_format_on_disk(
+    parts, tmp_path, vision, text_tower
+):
     model = compose(parts, vision, text_tower=text_tower, dtype=torch.bfloat16)
-    number_formats = {}
-    for name, parameter in model.named_parameters():
-        number_formats.setdefault(name.split(".")[1], set()).add(parameter.dtype)
-    assert number_formats.pop("localizer") == {torch.float32}
-    assert set().union(*number_formats.values()) == {torch.bfloat16}
     check_files(model, tmp_path)
-
-
-def test_new_parts_are_initialised_and_nothing_stays_without_memory(parts):
-    model = compose(parts, "dinov2")
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        assert not tensor.is_meta, name
-        assert torch.isfinite(tensor).all(), name
-    assert model.model.prompt_learner.convolutions[0].weight.std() > 0.1
+    saved = load_file(tmp_path / "model.safetensors")
+    for tensors in (dict(model.named_parameters()), saved):
+        assert {tensor.dtype for name, tensor in tensors.items() if "localizer" in name} == {torch.float32}
+        assert {tensor.dtype for name, tensor in tensors.items() if "localizer" not in name} == {torch.bfloat16}
 
 
 # Complete folders
@@ -264,18 +268,7 @@ def test_a_composed_model_is_saved_with_its_processor_and_inspects(parts, tmp_pa
     assert model.generation_config.eos_token_id == processor.stop_token_ids
     inspector = AnomalyInspector(model, processor)
     inspector.set_references([picture(0)], category="bolt")
-    assert inspector.inspect(picture(1), category="bolt").anomaly_map.shape == (20, 30)
-
-
-def test_parts_keep_their_number_format_on_disk(parts, tmp_path):
-    compose(parts, "dinov2", dtype=torch.bfloat16).save_pretrained(tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    assert {tensor.dtype for name, tensor in tensors.items() if "localizer" not in name} == {torch.bfloat16}
-
-
-def test_a_vision_folder_without_settings_takes_the_models_size(parts):
-    images = compose(parts, "resnet", projection_dim=16).processor.image_processor
-    assert (images.size["height"], images.size["width"]) == (224, 224)
+    assert inspector.inspect(picture(1), category="bolt", answer=False).anomaly_map.shape == (20, 30)
 
 
 def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, capsys):
@@ -298,7 +291,9 @@ def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, ca
 
 def test_the_eyes_of_one_model_see_the_same_with_the_words_of_another(parts, tmp_path):
     torch.manual_seed(0)
-    eyes, processor = tiny_pair(answering="grounded")
+    eyes, processor = tiny_pair(answering="grounded", kind_width=8)
+    features = torch.randn(3, eyes.model.kind_head.hidden.in_features)
+    kinds_of_defects = eyes.model.kind_head(features)
     fields = {name: torch.clone(value) for name, value in eyes.model.vision_tower.state_dict().items()}
     pictures = tiny_inputs(eyes.config)["pixel_values"]
     kinds = {name: value for name, value in tiny_inputs(eyes.config).items() if name.startswith("state_prompt")}
@@ -307,25 +302,15 @@ def test_the_eyes_of_one_model_see_the_same_with_the_words_of_another(parts, tmp
     after = model.get_image_features(pictures, **kinds)
     torch.testing.assert_close(after.anomaly_map, before.anomaly_map)
     assert all(torch.equal(value, fields[name]) for name, value in model.model.vision_tower.state_dict().items())
+    assert torch.equal(model.model.kind_head(features), kinds_of_defects)
     assert model.config.answering == "grounded"
-    alone = AutoModelForCausalLM.from_pretrained(parts / "llama").eval()
-    ids = torch.randint(3, 90, (2, 7))
-    torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    speaks_as_alone(model, AutoModelForCausalLM.from_pretrained(parts / "llama").eval())
     check_files(model, tmp_path)
 
 
-def test_kinds_of_defects_are_named_as_before_with_other_words(parts):
-    eyes, processor = tiny_pair(kind_width=8)
-    features = torch.randn(3, eyes.model.kind_head.hidden.in_features)
-    expected = eyes.model.kind_head(features)
-    model = with_language_model(eyes, processor, str(parts / "llama"), torch.float32)
-    assert torch.equal(model.model.kind_head(features), expected)
-
-
-def test_without_eyes_the_command_takes_the_embedded_ones(parts, tmp_path):
+def test_without_eyes_the_command_takes_the_embedded_ones(parts, tmp_path, embedded_pair):
     assert main(["compose", "--language", str(parts / "llama"), "--output", str(tmp_path / "out")]) == 0
-    model, _ = load_checkpoint(tmp_path / "out", device="cpu")
-    own, _ = load_checkpoint(device="cpu")
+    (model, _), (own, _) = load_checkpoint(tmp_path / "out", device="cpu"), embedded_pair
     assert model.model.encoder_fingerprint() == own.model.encoder_fingerprint()
     assert model.config.decision == own.config.decision
 

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTConfig
-from tests.tiny import TEXT_CONFIG, VISION_CONFIG, tiny_config
+from tests.tiny import TEXT_CONFIG, tiny_config
 
 
 def test_defaults_are_the_published_sizes():
@@ -19,19 +19,14 @@ def test_defaults_are_the_published_sizes():
 
 
 @pytest.mark.parametrize("tower", [{}, {"text_tower_config": None}], ids=["text tower", "none"])
-def test_a_saved_configuration_is_read_back_equal(tmp_path, tower):
+def test_a_saved_configuration_is_read_back_equal_and_what_is_not_given_follows(tmp_path, tower):
     config = tiny_config(
         decision={"region_threshold": 0.3}, reference_dims=[5, 7], loss_weights={"dice": 0.5}, **tower
     )
     config.save_pretrained(tmp_path)
     assert AnomalyGPTConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
-
-
-def test_loss_weights_that_are_not_given_are_one():
-    assert tiny_config(loss_weights={"dice": 0.5}).loss_weights == {"lm": 1.0, "focal": 1.0, "dice": 0.5}
-
-
-def test_tied_embeddings_follow_the_language_model():
+    assert config.loss_weights == {"lm": 1.0, "focal": 1.0, "dice": 0.5}
+    assert tiny_config(vision_config=config.vision_config).to_dict() == tiny_config().to_dict()  # object or dictionary
     assert tiny_config(text_config=TEXT_CONFIG | {"tie_word_embeddings": True}).tie_word_embeddings
 
 
@@ -105,9 +100,3 @@ def test_decision_entries_that_nothing_reads_any_more_are_passed_over(tmp_path):
 def test_a_field_of_the_wrong_type_is_refused():
     with pytest.raises(StrictDataclassFieldValidationError, match="map_size"):
         tiny_config(map_size="large")
-
-
-def test_sub_configurations_may_be_dictionaries_or_objects():
-    config = tiny_config()
-    assert tiny_config(vision_config=config.vision_config).to_dict() == config.to_dict()
-    assert config.vision_config.hidden_size == VISION_CONFIG["hidden_size"]

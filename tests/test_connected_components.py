@@ -8,11 +8,10 @@ from modeling_anomalygpt import regions
 from modeling_anomalygpt.regions import connected_components
 
 
-@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 0.5, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 17), (23, 1), (40, 31)])
-def test_labels_and_boxes_are_those_of_opencv(density, shape):
-    rng = np.random.default_rng([int(density * 100), *shape])
-    for _ in range(5):
+def test_labels_and_boxes_are_those_of_opencv(shape):
+    rng = np.random.default_rng(shape)
+    for density in (0.0, 0.05, 0.3, 0.5, 0.6, 0.9, 1.0):
         inside = rng.random(shape) < density
         labels, stats = connected_components(inside)
         count, expected, expected_stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)

@@ -64,11 +64,6 @@ def reaches_the_build(path: str) -> bool:
     return kept
 
 
-def test_the_parser_joins_lines_and_leaves_comments_out():
-    text = 'FROM a\n# COPY b\nRUN one \\\n  && two\nCMD ["c"]\n'
-    assert instructions(text) == [("FROM", "a"), ("RUN", "one && two"), ("CMD", '["c"]')]
-
-
 def test_every_file_that_is_copied_exists_and_reaches_the_build(setup_options):
     wheel = f"dist/{setup_options['name']}-{setup_options['version']}-py3-none-any.whl"
     sources = [source for rest in arguments("COPY") for source in rest.split()[:-1]]
@@ -119,11 +114,12 @@ def test_it_is_not_root_and_its_parts_lie_in_the_volume(monkeypatch):
     assert f"chown inspector {folder}" in arguments("RUN")[0]
 
 
-@pytest.mark.parametrize(("code", "healthy"), [(200, True), (503, False)])
-def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(code, healthy):
+def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not():
     class Handler(http.server.BaseHTTPRequestHandler):
+        code = 200
+
         def do_GET(self):
-            self.send_response(code if self.path == "/health" else 404)
+            self.send_response(self.code if self.path == "/health" else 404)
             self.end_headers()
 
         def log_message(self, *_):
@@ -135,7 +131,8 @@ def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(co
     assert command[0] == "python"
     check = [sys.executable, *command[1:]]
     check[-1] = check[-1].replace(":8000/", f":{server.server_address[1]}/")
-    assert (subprocess.run(check, capture_output=True, timeout=60).returncode == 0) == healthy
+    for Handler.code, healthy in ((200, True), (503, False)):
+        assert (subprocess.run(check, capture_output=True, timeout=60).returncode == 0) == healthy
     server.shutdown()
     server.server_close()
     assert subprocess.run(check, capture_output=True, timeout=60).returncode != 0

@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def inspector() -> AnomalyInspector:
-    return AnomalyInspector.from_pretrained(device="cpu")
+def inspector(embedded_pair) -> AnomalyInspector:
+    return AnomalyInspector(*embedded_pair)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,13 @@ def inspected(inspector):
     """Label and result of held-back products, two references each."""
     rows = []
     for family in HELD_BACK_FAMILIES:
-        for index in range(4):
-            rng = np.random.default_rng([99, index])
-            product = render_product(family, rng)
-            references = [product.photograph(rng).image for _ in range(2)]
-            inspector.set_references(references, category=family.replace("_", " "))
-            for defect in (None, "random"):
-                part = product.photograph(rng, defect=defect)
-                rows.append((part.label, inspector.inspect(part.image)))
+        rng = np.random.default_rng(99)
+        product = render_product(family, rng)
+        references = [product.photograph(rng).image for _ in range(2)]
+        inspector.set_references(references, category=family.replace("_", " "))
+        for defect in (None, "random") * 2:
+            part = product.photograph(rng, defect=defect)
+            rows.append((part.label, inspector.inspect(part.image)))
     return rows
 
 
@@ -93,17 +92,14 @@ def test_the_answer_to_a_question_is_the_same_at_the_beginning_and_after_ten_tur
 def test_the_suggested_questions_of_the_page_get_their_answers(inspector, inspected):
     for language in ("en", "zh"):
         words = json.loads((ROOT / "spaces_app" / f"words_{language}.json").read_text(encoding="utf-8"))
-        for _, result in inspected[-4:]:
+        for _, result in inspected[-2:]:
             for name, topic in (("ask_where", "where"), ("ask_where_full", "where"), ("ask_what", "kind")):
                 expected = grounded_answer(Question(words[name], topic), result.facts, language)
                 assert inspector.ask(result, words[name]) == expected
 
 
-@pytest.mark.parametrize("name", ["GX-7 flange", "弹簧座圈", "Ölwannendichtung"])
-def test_a_name_it_never_saw_comes_back_as_it_was_given(inspector, name):
-    rng = np.random.default_rng(5)
-    product = render_product("capsules", rng)
-    inspector.set_references([product.photograph(rng).image for _ in range(2)], category=name)
-    result = inspector.inspect(product.photograph(rng).image)
-    assert name in inspector.ask(result, "What is this part called?")
-    assert name in inspector.ask(result, "这是什么物体？")
+def test_a_name_it_never_saw_comes_back_as_it_was_given(inspector, inspected):
+    for name in ("GX-7 flange", "弹簧座圈", "Ölwannendichtung"):
+        result = inspector.inspect(inspected[-1][1].judged_image, category=name, answer=False)
+        assert name in inspector.ask(result, "What is this part called?")
+        assert name in inspector.ask(result, "这是什么物体？")

@@ -20,10 +20,9 @@ sides = st.integers(1, 60)
 
 
 @settings(max_examples=60, deadline=None)
-@given(sides, sides, st.integers(1, 40), st.data())
-def test_tiles_cover_the_picture_have_one_size_and_overlap_enough(height, width, tile, data):
-    overlap = data.draw(st.integers(0, tile - 1))
-    boxes = tile_boxes(height, width, tile, overlap)
+@given(sides, sides, st.integers(1, 40))
+def test_tiles_cover_the_picture_have_one_size_and_overlap_by_a_quarter(height, width, tile):
+    boxes = tile_boxes(height, width, tile)
     covered = np.zeros((height, width), int)
     for x0, y0, x1, y1 in boxes:
         assert 0 <= x0 < x1 <= width
@@ -33,7 +32,7 @@ def test_tiles_cover_the_picture_have_one_size_and_overlap_enough(height, width,
     assert covered.min() >= 1
     for start, end in ((0, 2), (1, 3)):
         spans = sorted({(box[start], box[end]) for box in boxes})
-        assert all(left[1] - right[0] >= overlap for left, right in zip(spans, spans[1:], strict=False))
+        assert all(left[1] - right[0] >= tile // 4 for left, right in zip(spans, spans[1:], strict=False))
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,37 +45,27 @@ def test_tiles_that_agree_give_back_the_map_they_were_cut_from(height, width, ti
 
 
 def test_tiles_that_disagree_leave_no_step():
-    boxes = tile_boxes(40, 100, tile=40, overlap=20)
+    boxes = tile_boxes(40, 100, tile=40)
     levels = np.random.default_rng(0).random(len(boxes))
     merged = merge_tile_maps([np.full((40, 40), level) for level in levels], boxes, (40, 100))
     assert merged.min() >= levels.min() - 1e-6
     assert merged.max() <= levels.max() + 1e-6
-    assert np.abs(np.diff(merged, axis=1)).max() < 2 * np.ptp(levels) / 20
+    assert np.abs(np.diff(merged, axis=1)).max() < 2 * np.ptp(levels) / 10
     assert np.abs(np.diff(merged, axis=0)).max() < 1e-6
-
-
-def test_wrong_tiles_are_refused():
-    with pytest.raises(ValueError, match="`overlap` must be from 0 to less than `tile` = 8, got 8"):
-        tile_boxes(10, 10, 8, 8)
-    with pytest.raises(ValueError, match="`tile` must be a positive number of pixels, got 0"):
-        tile_boxes(10, 10, 0)
-    with pytest.raises(ValueError, match="`height` and `width` must be positive, got 0 and 3"):
-        tile_boxes(0, 3, 8)
-    with pytest.raises(ValueError, match=r"sizes of their boxes, got \(3, 3\) for the box \(0, 0, 4, 4\)"):
-        merge_tile_maps([np.zeros((3, 3))], [(0, 0, 4, 4)], (4, 4))
-    with pytest.raises(ValueError, match="must cover the whole image"):
-        merge_tile_maps([np.zeros((4, 4))], [(0, 0, 4, 4)], (4, 5))
-    with pytest.raises(ValueError, match="one map for each of the 1 boxes, got 0"):
-        merge_tile_maps([], [(0, 0, 4, 4)], (4, 4))
 
 
 def noise(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
 
-def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
+@pytest.fixture
+def inspector() -> AnomalyInspector:
     inspector = AnomalyInspector(*tiny_pair())
     inspector.set_references([noise(0), noise(1)])
+    return inspector
+
+
+def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it(inspector):
     encoder, references = inspector.encoder, inspector.references
     (seen,) = encoder.encode([noise(1)], references, "object", "auto")
     for x, y in ((3, 3), (24, 20), (44, 36)):
@@ -90,9 +79,7 @@ def test_a_reference_is_its_own_nearest_good_patch_unless_feedback_added_it():
     assert inspector.num_references == 3
 
 
-def test_what_is_told_of_a_defect_is_as_by_hand_its_patches_and_how_they_differ_from_the_nearest_good_ones():
-    inspector = AnomalyInspector(*tiny_pair())
-    inspector.set_references([noise(0), noise(1)])
+def test_what_is_told_of_a_defect_is_as_by_hand_its_patches_and_how_they_differ_from_the_nearest_good_ones(inspector):
     encoder, references = inspector.encoder, inspector.references
     (seen,) = encoder.encode([noise(2)], references, "object", "auto")
     region = np.zeros((40, 48), bool)
@@ -120,17 +107,14 @@ def test_a_kind_is_named_only_by_a_model_that_has_a_head_for_it_and_only_from_th
         assert all((region.kind in DEFECT_KINDS) == named for region in regions)
 
 
-def test_a_reference_that_is_inspected_is_told_to_be_one():
-    inspector = AnomalyInspector(*tiny_pair())
-    inspector.set_references([noise(0), noise(1)])
+def test_a_reference_that_is_inspected_is_told_to_be_one(inspector):
     results = [inspector.inspect(image, answer=False) for image in (noise(1), noise(2))]
     kinds = [[reason["kind"] for reason in result.evidence["reasons"]] for result in results]
     assert [row[0] == "is_reference" for row in kinds] == [True, False]
     assert "one of the good pictures itself" in results[0].evidence["reasons"][0]["text"]
 
 
-def test_references_and_queries_go_through_the_vision_model_once(monkeypatch):
-    inspector = AnomalyInspector(*tiny_pair())
+def test_references_and_queries_go_through_the_vision_model_once(inspector):
     tower, seen = inspector.model.model.vision_tower, []
     tower.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True

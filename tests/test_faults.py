@@ -55,22 +55,17 @@ def row(name: str) -> InspectionResult:
 
 
 def test_a_full_disk_leaves_the_earlier_file_and_no_rest(tmp_path):
-    path = tmp_path / "report.html"
-    write_atomically(path, "first")
-    with full_disk(1000), pytest.raises(OSError, match="File too large"):
-        write_atomically(path, "x" * 5000)
-    assert path.read_text() == "first"
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_a_full_disk_leaves_the_earlier_memory_bank(tmp_path):
-    path = tmp_path / "bank.safetensors"
+    page, path = tmp_path / "report.html", tmp_path / "bank.safetensors"
+    write_atomically(page, "first")
     bank(0).save(path)
     before = path.read_bytes()
-    with full_disk(10_000), pytest.raises(OSError, match="."):
-        bank(1, patches=32).save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
+    with full_disk(10_000):
+        with pytest.raises(OSError, match="File too large"):
+            write_atomically(page, "x" * 50_000)
+        with pytest.raises(OSError, match="File too large"):
+            bank(1, patches=32).save(path)
+    assert (page.read_text(), path.read_bytes()) == ("first", before)
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "bank.safetensors"}
 
 
 def test_results_written_before_the_disk_was_full_are_read_again(tmp_path):

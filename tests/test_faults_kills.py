@@ -40,61 +40,69 @@ def dies(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dies_before_renaming(monkeypatch, ending: str, number: int = 1) -> None:
-    """The process dies instead of renaming the `number`-th file whose name ends so."""
-    rename, seen = os.replace, []
+def dies_before_renaming(monkeypatch, ending: str) -> None:
+    """The process dies instead of renaming the first file whose name ends so."""
+    rename = os.replace
 
     def replace(source, target, **options):
-        seen.extend([target] * str(target).endswith(ending))
-        if len(seen) == number:
+        if str(target).endswith(ending):
             dies()
         return rename(source, target, **options)
 
     monkeypatch.setattr(os, "replace", replace)
 
 
-@pytest.fixture
-def files(tmp_path) -> list[str]:
-    paths = []
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        paths.append(str(tmp_path / f"{number}.png"))
-    return paths
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return [str(folder / f"{number}.png") for number in range(3)]
 
 
-def write_report(folder, files) -> None:
+@pytest.fixture(scope="module")
+def pair():
+    return tiny_pair()
+
+
+def write_report(folder, files, pair) -> None:
     folder.mkdir(exist_ok=True)
-    inspector = AnomalyInspector(*tiny_pair())
+    inspector = AnomalyInspector(*pair)
     report = InspectionReport(folder, inspector.region_threshold, len(files), save_maps=True)
     for number, result in enumerate(inspector.inspect_many(files, progress=False, answer=False)):
         report.add(result, str(number))
     report.write()
 
 
-@pytest.mark.parametrize(
-    ("ending", "number"), [("overlays/1.png", 1), ("maps/2.npy", 1), ("results.csv", 1), ("report.html", 1)]
-)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, files, pair):
+    """A report that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "report"
+    write_report(folder, files, pair)
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["overlays/1.png", "maps/2.npy", "results.csv", "report.html"])
 def test_a_kill_while_a_report_is_written_leaves_whole_files_and_the_next_run_all_of_them(
-    tmp_path, files, monkeypatch, ending, number
+    tmp_path, files, pair, whole, monkeypatch, ending
 ):
-    folder, whole = tmp_path / "report", tmp_path / "whole"
-    write_report(whole, files)
-    before = (whole / "report.html").read_bytes()
+    folder = tmp_path / "report"
     with monkeypatch.context() as patch:
-        dies_before_renaming(patch, ending, number)
-        killed(lambda: write_report(folder, files))
+        dies_before_renaming(patch, ending)
+        killed(lambda: write_report(folder, files, pair))
     for left in folder.rglob("*"):
         if left.suffix in (".png", ".npy"):
             assert left.read_bytes() == (whole / left.relative_to(folder)).read_bytes(), left
     assert not (folder / "report.html").exists()
-    write_report(folder, files)
-    assert len((folder / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
+    write_report(folder, files, pair)
+    size = (whole / "report.html").stat().st_size
+    assert (folder / "report.html").stat().st_size == pytest.approx(size, rel=0.01)
     assert {f.name for f in folder.rglob("*") if f.suffix != ".tmp"} == {f.name for f in whole.rglob("*")}
 
 
-def test_a_kill_while_a_bank_is_replaced_leaves_the_earlier_one(tmp_path, monkeypatch):
-    inspector = AnomalyInspector(*tiny_pair())
+def test_a_kill_while_a_bank_is_replaced_leaves_the_earlier_one(tmp_path, pair, monkeypatch):
+    inspector = AnomalyInspector(*pair)
     inspector.set_references([np.full((40, 40, 3), 90, np.uint8)])
     inspector.save_references(tmp_path / "bank.safetensors")
     before = (tmp_path / "bank.safetensors").read_bytes()
@@ -107,17 +115,17 @@ def test_a_kill_while_a_bank_is_replaced_leaves_the_earlier_one(tmp_path, monkey
     assert MemoryBank.load(tmp_path / "bank.safetensors").num_references == 1
 
 
-def test_a_kill_while_old_results_are_tidied_loses_none(tmp_path, files, monkeypatch):
+def test_a_kill_while_old_results_are_tidied_loses_none(tmp_path, files, pair, monkeypatch):
     """`--resume` rewrites the file of results, to cut off half a line; killed there, all is still there."""
     path = tmp_path / "results.jsonl"
-    list(AnomalyInspector(*tiny_pair()).inspect_many(files[:2], progress=False, answer=False, results_file=path))
+    inspector = AnomalyInspector(*pair)
+    list(inspector.inspect_many(files[:2], progress=False, answer=False, results_file=path))
     with path.open("ab") as file:
         file.write(b'{"image": "half')
     with monkeypatch.context() as patch:
         dies_before_renaming(patch, "results.jsonl")
         killed(lambda: ResultsFile(path, resume=True))
     assert [row.image for row in read_results(path)] == files[:2]
-    inspector = AnomalyInspector(*tiny_pair())
     rows = list(inspector.inspect_many(files, progress=False, answer=False, results_file=path, resume=True))
     assert [row.image for row in read_results(path)] == files
     assert [bool(row.evidence.get("resumed")) for row in rows] == [True, True, False]

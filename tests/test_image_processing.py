@@ -193,12 +193,7 @@ def test_every_other_option_changes_the_pixels(option, value):
     assert not np.array_equal(usual["pixel_values"], changed["pixel_values"])
 
 
-def test_an_order_of_channels_that_does_not_exist_is_refused():
-    with pytest.raises(ValueError, match="`input_data_format` must be channels_first or channels_last, got 'first'"):
-        AnomalyGPTImageProcessor()(gradient(6, 5), input_data_format="first")
-
-
-def test_masks_that_do_not_fit_their_pictures_are_refused():
+def test_masks_and_settings_that_do_not_fit_their_pictures_are_refused():
     processor = AnomalyGPTImageProcessor()
     with pytest.raises(ValueError, match="got a mask of 5 x 6 for a picture of 6 x 5"):
         processor(gradient(6, 5), masks=np.zeros((5, 6), bool))
@@ -206,6 +201,8 @@ def test_masks_that_do_not_fit_their_pictures_are_refused():
         processor([gradient(6, 5)] * 2, masks=[None])
     with pytest.raises(ValueError, match="must have the size 224 x 224 when `do_resize` is False, got 6 x 5"):
         processor(gradient(6, 5), do_resize=False)
+    with pytest.raises(ValueError, match="`input_data_format` must be channels_first or channels_last, got 'first'"):
+        processor(gradient(6, 5), input_data_format="first")
 
 
 def test_settings_may_change_for_one_call_and_survive_saving(tmp_path):

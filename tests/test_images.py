@@ -96,10 +96,11 @@ def test_a_place_without_pictures_is_named(tree, place, message):
     refused(find_pictures, ["top.png", place], error=NoPictureError, match=message)
 
 
-@pytest.mark.parametrize("suffix", [*PICTURE_SUFFIXES, ".AVIF"])
-def test_every_suffix_of_the_one_list_is_found(tmp_path, suffix):
-    (tmp_path / f"p{suffix}").write_bytes(b"x")
-    assert find_pictures([tmp_path]) == [str(tmp_path / f"p{suffix}")]
+def test_every_suffix_of_the_one_list_is_found(tmp_path):
+    files = [tmp_path / f"p{suffix}" for suffix in [*PICTURE_SUFFIXES, ".AVIF"]]
+    for file in files:
+        file.write_bytes(b"x")
+    assert sorted(find_pictures([tmp_path])) == sorted(map(str, files))
 
 
 def test_linked_folders_are_followed_and_loops_end(tree, tmp_path_factory):
@@ -318,7 +319,7 @@ def test_transparency_says_nothing_of_the_depth(tmp_path):
     for picture in (tmp_path / "p.png", opaque):
         assert bit_depth([picture]) == 12
         assert load_picture(picture, bits=12).getpixel((1, 1)) == (249, 249, 249)
-        with pytest.warns(UserWarning, match="nearly black: its brightest value is 4000"):
+        with pytest.warns(UserWarning, match="nearly black: its brightest value is 4000. Say how many bits"):
             load_picture(picture)
 
 
@@ -328,11 +329,6 @@ def test_plain_pictures_have_no_depth_and_ignore_it(tmp_path):
     np.testing.assert_array_equal(np.asarray(load_picture(tmp_path / "p.png", bits=12)), gradient(8, 8))
     assert bit_depth([np.full((4, 4), 0.5)]) == 1
     refused(load_picture, np.zeros((4, 4), np.uint16), 17, match="`bits` must be between 1 and 16, got 17")
-
-
-def test_a_picture_that_comes_out_nearly_black_is_warned_about():
-    with pytest.warns(UserWarning, match="nearly black: its brightest value is 4000. Say how many bits"):
-        load_picture(np.full((4, 4), 4000, np.uint16))
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (6, 6, 3), (6, 6, 4)])
@@ -409,10 +405,10 @@ def test_nonsense_paths_give_one_line(nonsense):
 def test_gigapixel_pictures_are_refused_before_they_are_decoded(tmp_path):
     path = tmp_path / "bomb.png"
     Image.new("1", (20000, 10000)).save(path)
-    refused(load_picture, path, match="at most 178956970 pixels, .*bomb.png' has more")
-    Image.new("1", (1001, 1000)).save(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        refused(load_picture, path, match="at most 178956970 pixels, .*bomb.png' has more")
+        Image.new("1", (1001, 1000)).save(path)
         refused(load_picture, path, None, 1_000_000, match="at most 1000000 pixels")
 
 

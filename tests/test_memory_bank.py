@@ -66,13 +66,6 @@ def test_greedy_selection_equals_a_naive_loop():
     assert k_centre_indices(rows, 12).tolist() == naive_k_centre(rows, 12)
 
 
-def test_a_reduced_bank_keeps_every_cluster():
-    centres = torch.eye(6)
-    rows = unit_length(centres.repeat_interleave(20, dim=0) + 0.01 * torch.randn(120, 6))
-    kept = rows[k_centre_indices(rows, 6)]
-    assert (kept @ centres.T).argmax(1).unique().numel() == 6
-
-
 def test_reduction_keeps_features_and_sources_together():
     bank = bank_of()
     reduced = bank.reduce(5)

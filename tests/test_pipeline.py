@@ -22,6 +22,8 @@ from modeling_anomalygpt.inspector import AnomalyInspector
 from tests.tiny import CallCounter, tiny_pair
 from tests.tiny_processor import picture
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_) -> None:
@@ -40,10 +42,16 @@ def folder(tiny_folder, tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.fixture
-def pipe(folder):
+@pytest.fixture(scope="module")
+def loaded(folder):
     assert AnomalyDetectionPipeline is not None  # using the name registers the task
     return pipeline("anomaly-detection", model=str(folder), device="cpu")
+
+
+@pytest.fixture
+def pipe(loaded) -> AnomalyDetectionPipeline:
+    """One that has seen nothing."""
+    return AnomalyDetectionPipeline(loaded.model, processor=loaded.processor, device="cpu")
 
 
 def plain(row: dict) -> dict:
@@ -71,8 +79,9 @@ def test_it_says_what_the_inspector_says_and_is_ready_for_json(pipe, folder):
     assert np.array_equal(np.asarray(found["mask"]) == 255, inside)
 
 
-def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe):
-    pipe.model.config.decision = {"region_threshold": 0.9}  # from words; references bring a limit of their own
+def test_the_mask_is_of_the_kind_of_map_that_was_asked_for(pipe, monkeypatch):
+    # From words; references bring a limit of their own.
+    monkeypatch.setattr(pipe.model.config, "decision", {"region_threshold": 0.9})
     found = pipe(QUERY, references=[GOOD], category="bolt", localization="text")
     assert found["evidence"]["region_threshold"] == 0.9
     values = np.asarray(found["anomaly_map"])
@@ -228,9 +237,7 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
     ("inputs", "message"),
     [
         (None, "`image` must be a picture as base64 text, got NoneType"),
-        ({"references": []}, "`image` must be a picture as base64 text, got NoneType"),
         ("/etc/passwd", "`image` must be a picture as base64 text, got one that cannot be decoded"),
-        ("https://example.com/a.png", "`image` must be a picture as base64 text, got one that cannot be decoded"),
         (base64.b64encode(b"no picture").decode(), "got one that cannot be decoded. Encode the whole file"),
         ({"image": encoded(QUERY), "references": "x"}, "`references` must be a list of at most 64 pictures"),
         ({"image": encoded(QUERY), "references": [encoded(GOOD)] * 65}, "must be a list of at most 64 pictures"),
@@ -243,7 +250,6 @@ def test_one_request_teaches_nothing_to_the_next(endpoint):
             {"image": encoded(QUERY), "question": {"a": "b" * 9999}},
             "`question` must be a text, a number, true or false",
         ),
-        ({"image": encoded(QUERY), "images": 1}, "`images` must be left out"),
         ({"image": encoded(QUERY), 3: 4}, "`3` must be left out"),
         ({"image": encoded(QUERY), "category": 5}, "`category` must be a text, got '5' of type int"),
         (
@@ -269,7 +275,7 @@ def test_a_wrong_request_is_refused_in_one_line(endpoint, inputs, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("data", [None, [], "x", {"inputs": "x", "parameters": [1]}, {"inputs": "x", "parameters": 5}])
+@pytest.mark.parametrize("data", [None, [], {"inputs": "x", "parameters": [1]}])
 def test_what_is_no_request_is_refused_in_one_line(endpoint, data):
     with pytest.raises(ValueError, match="A request must be an object of `inputs`"):
         endpoint(data)

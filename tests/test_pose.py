@@ -12,6 +12,8 @@ from modeling_anomalygpt.pose import LEAST_CORRELATION, Pose, find_pose, view
 from modeling_anomalygpt.references import References
 from tests.tiny import tiny_pair
 
+pytestmark = pytest.mark.usefixtures("short_answers")
+
 SIZE = (240, 200)  # width, height
 MIDDLE = np.array([(SIZE[0] - 1) / 2, (SIZE[1] - 1) / 2])
 
@@ -40,9 +42,10 @@ def where(point: tuple[float, float], degrees: float, shift: tuple[int, int] = (
     return turn @ (np.array(point) - MIDDLE) + MIDDLE + shift
 
 
-@pytest.mark.parametrize("light", [1.0, 0.6])
 @pytest.mark.parametrize(
-    ("degrees", "shift"), [(33, (0, 0)), (90, (12, -8)), (171, (0, 0)), (247, (-10, 9)), (352, (6, 0)), (0, (15, -12))]
+    ("degrees", "shift", "light"),
+    [(33, (0, 0), 1.0), (90, (12, -8), 0.6), (171, (0, 0), 1.0), (247, (-10, 9), 0.6), (352, (6, 0), 1.0)]
+    + [(0, (15, -12), 0.6)],
 )
 def test_a_moved_part_is_brought_back_to_within_a_pixel_or_two_in_any_light(degrees, shift, light):
     pose, correlation = find_pose(moved(part(light), degrees, shift), [view(part())], SIZE[::-1])

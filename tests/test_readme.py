@@ -6,8 +6,6 @@ import shlex
 
 import pytest
 
-from modeling_anomalygpt.checkpoints import EMBEDDED_CHECKPOINT
-
 ROOT = pathlib.Path(__file__).parent.parent
 READMES = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh.md")]
 README, CHINESE = READMES
@@ -69,11 +67,6 @@ def test_both_readmes_have_the_same_blocks_pictures_tables_and_links():
         if "src" in pattern:  # each links the other
             found = [sorted(set(links) - {("README.md", ""), ("README_zh.md", "")}) for links in found]
             assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "README.md"])
-def test_the_embedded_checkpoint_is_complete(name):
-    assert (EMBEDDED_CHECKPOINT / name).is_file()
 
 
 def test_the_tables_say_what_was_measured():

@@ -57,8 +57,11 @@ MODEL = SimpleNamespace(
 )
 
 
-def study(good: torch.Tensor, groups=None) -> tuple[NormalScores, DomainGate]:
-    return study_references(MODEL, good, encode(good), groups)
+def study(good: torch.Tensor, groups=None, upright=None, model=MODEL, **options) -> tuple[NormalScores, DomainGate]:
+    count = len(good)
+    return study_references(
+        model, good, model.get_patch_features(good), groups or range(count), upright or [True] * count, **options
+    )
 
 
 # Scores and threshold
@@ -76,14 +79,14 @@ def test_each_reference_is_scored_against_the_others_alone():
 
 def test_references_are_studied_against_as_few_patches_as_queries_are_compared_with():
     good = pixels(0, 3)
-    scores, _ = study_references(MODEL, good, encode(good), max_patches=4)
+    scores, _ = study(good, max_patches=4)
     for number in range(3):
         others = [index for index in range(3) if index != number]
         bank = MemoryBank.build(encode(good[others])).reduce(4).features
         expected = few_shot_anomaly_map(encode(good[number : number + 1]), bank, 16).max()
         assert scores.leave_one_out_scores[number] == pytest.approx(float(expected), abs=1e-6)
     assert scores.threshold(DECISION) > study(good)[0].threshold(DECISION)
-    assert study_references(MODEL, good, encode(good), max_patches=999)[0] == study(good)[0]
+    assert study(good, max_patches=999)[0] == study(good)[0]
 
 
 def test_views_are_scored_against_all_references():
@@ -96,7 +99,7 @@ def test_views_are_scored_against_all_references():
 def test_rotated_copies_of_a_reference_do_not_vouch_for_it():
     good = pixels(0, 2)
     copies = torch.stack([good[0], good[0].flip(-1), good[1], good[1].flip(-1)])
-    scores, _ = study(copies, groups=[0, 0, 1, 1])
+    scores, _ = study(copies, [0, 0, 1, 1], [True, False] * 2)
     bank = MemoryBank.build(encode(copies[2:])).features
     expected = float(few_shot_anomaly_map(encode(copies[:1]), bank, 16).max())
     assert len(scores.leave_one_out_scores) == 2
@@ -107,12 +110,12 @@ def test_a_reference_of_several_tiles_is_scored_by_the_highest_of_them():
     """A first tile that shows the mat alone would set the threshold of the part."""
     mat, part = torch.ones(1, 3, 16, 16), pixels(0, 2)
     tiles = torch.cat([mat, part[:1], mat, part[1:]])
-    whole, _ = study_references(MODEL, tiles, encode(tiles), [0, 0, 1, 1], upright=[True] * 4)
+    whole, _ = study(tiles, [0, 0, 1, 1])
     for number, (own, others) in enumerate((([0, 1], [2, 3]), ([2, 3], [0, 1]))):
         bank = MemoryBank.build(encode(tiles[others])).features
         expected = float(few_shot_anomaly_map(encode(tiles[own]), bank, 16).max())
         assert whole.leave_one_out_scores[number] == pytest.approx(expected, abs=1e-6)
-    first, _ = study_references(MODEL, tiles, encode(tiles), [0, 0, 1, 1])
+    first, _ = study(tiles, [0, 0, 1, 1], [True, False] * 2)
     assert first.leave_one_out_scores == (), "two mats are one photograph"
 
 
@@ -173,7 +176,7 @@ def test_a_bank_with_a_threshold_and_references_as_pictures_give_the_same_map(no
     query = tiny_inputs(model.config, batch_size=2)["pixel_values"]
     references = tiny_inputs(model.config, batch_size=2, seed=1)["pixel_values"]
     features = model.get_patch_features(references)
-    scores, _ = study_references(model, references, features)
+    scores, _ = study(references, model=model)
     threshold = scores.threshold(model.config.decision)
     bank = MemoryBank.build(features)
     raw = few_shot_anomaly_map(model.get_patch_features(query), bank.features, 28)
@@ -374,36 +377,36 @@ def test_banks_of_earlier_versions_still_load(references, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "facts",
     [
-        ("calibration", {"num_normals": 3}),
-        ("calibration", {"num_normals": "many"}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": "many"}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [float("nan")]}),
-        ("normal_scores", {"augmented_scores": [0.1], "leave_one_out_scores": [], "self_distance": "near"}),
-        ("domain_gate", {"max_distance": "far", "brightness_range": [0, 1], "min_sharpness": 0}),
-        ("domain_gate", {"max_distance": 1.0, "brightness_range": [0], "min_sharpness": 0}),
-        ("copies", 0),
-        ("image_sizes", [[40, 40], [40, 40], [40, 40]]),
-        ("image_sizes", [[40, 40], 3]),
-        ("image_sizes", [[40, -1]]),
-        ("category", 7),
-        ("thumbnails", ["no hexadecimal"]),
+        {"calibration": {"num_normals": 3}},
+        {"calibration": {"num_normals": "many"}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": "many"}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": [float("nan")]}},
+        {"normal_scores": {"augmented_scores": [0.1], "leave_one_out_scores": [], "self_distance": "near"}},
+        {"domain_gate": {"max_distance": "far", "brightness_range": [0, 1], "min_sharpness": 0}},
+        {"domain_gate": {"max_distance": 1.0, "brightness_range": [0], "min_sharpness": 0}},
+        {"copies": 0},
+        {"image_sizes": [[40, 40], [40, 40], [40, 40]]},
+        {"image_sizes": [[40, 40], 3]},
+        {"image_sizes": [[40, -1]]},
+        {"category": 7},
+        {"thumbnails": ["no hexadecimal"]},
+        "{",
+        "[" * 100_000,
+        "[1]",
     ],
+    ids=range(16),
 )
-def test_values_that_no_inspector_writes_are_refused_when_the_file_is_read(references, tmp_path, name, value):
+def test_values_that_no_inspector_writes_are_refused_when_the_file_is_read(references, tmp_path, facts):
     path = tmp_path / "r.safetensors"
     references.save(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    facts = json.loads(metadata["references"]) | {name: value}
-    save_file(load_file(path), path, metadata | {"references": json.dumps(facts)})
+    text = facts if isinstance(facts, str) else json.dumps(json.loads(metadata["references"]) | facts)
+    save_file(load_file(path), path, metadata | {"references": text})
     with pytest.raises(ValueError, match=r"`path` must hold references that an inspector wrote.*Make them again"):
         References.load(path)
-    for text in ("{", "[" * 100_000, "[1]"):
-        save_file(load_file(path), path, metadata | {"references": text})
-        with pytest.raises(ValueError, match="`path` must hold references"):
-            References.load(path)
 
 
 @pytest.mark.parametrize(

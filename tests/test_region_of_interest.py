@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from modeling_anomalygpt import AnomalyInspector
 from modeling_anomalygpt.memory_bank import MemoryBank, PatchFeatures
 from modeling_anomalygpt.references import References
 from modeling_anomalygpt.region_of_interest import fitted, foreground, load_roi, mean_inside, patches_inside
-from tests.test_references import BLACK, MODEL, encode, gate_for, pixels
+from tests.test_references import BLACK, encode, gate_for, pixels, study
 from tests.tiny import CallCounter, DtypeRecorder, tiny_pair
 
 SIZE = (56, 56)
@@ -27,9 +29,14 @@ def left_half(size=SIZE) -> np.ndarray:
     return roi
 
 
+@pytest.fixture(scope="module")
+def pair():
+    return tiny_pair()
+
+
 @pytest.fixture
-def inspector() -> AnomalyInspector:
-    return AnomalyInspector(*tiny_pair())
+def inspector(pair) -> AnomalyInspector:
+    return AnomalyInspector(*pair)
 
 
 # The mask
@@ -103,15 +110,11 @@ def test_a_bank_holds_the_patches_of_the_region_and_their_neighbours():
 
 def test_what_references_say_of_each_other_is_said_of_the_region_alone():
     """Against maps worked out patch by patch; the rest of the pictures is another one, and nothing changes."""
-    from modeling_anomalygpt.references import study_references
-
     inside = torch.zeros(2, 16, 16, dtype=torch.bool)
     inside[:, :8, :8] = True
     good = pixels(0, 2)
-    scores, gate = study_references(MODEL, good, encode(good), inside=inside)
-    one, other = (layer.vectors for layer in encode(good)), None
-    (vectors,) = one
-    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    scores, gate = study(good, inside=inside)
+    unit = torch.nn.functional.normalize(encode(good)[0].vectors, dim=-1)
     near = [row * 4 + column for row in range(3) for column in range(3)]  # the region and a patch around it
     for number in range(2):
         other = unit[1 - number][near]
@@ -120,7 +123,7 @@ def test_what_references_say_of_each_other_is_said_of_the_region_alone():
         assert scores.leave_one_out_scores[number] == pytest.approx(float(whole[:8, :8].max()), abs=1e-5)
     elsewhere = good.clone()
     elsewhere[:, :, 12:, 12:] = 9.0
-    again, gate_again = study_references(MODEL, elsewhere, encode(elsewhere), inside=inside)
+    again, gate_again = study(elsewhere, inside=inside)
     assert again.leave_one_out_scores == scores.leave_one_out_scores
     torch.testing.assert_close(gate_again.features, gate.features)
 
@@ -147,24 +150,24 @@ def test_a_region_is_saved_and_comes_back_and_changes_the_fingerprint(inspector,
     assert other.fingerprint() != kept.fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("size", "bits"),
-    [([0, 8], np.ones(0)), ([8, 8], np.ones(7)), ([8, 8], np.zeros(8)), ("8x8", np.ones(8)), ([8, 10**9], np.ones(8))],
-)
-def test_a_forged_region_is_refused_when_the_file_is_read(inspector, tmp_path, size, bits):
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
+def test_a_forged_region_is_refused_when_the_file_is_read(inspector, tmp_path):
     inspector.set_references([picture(0)], roi=left_half())
     path = tmp_path / "r.safetensors"
     inspector.save_references(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    facts = json.loads(metadata["references"]) | {"roi_size": size}
-    tensors = load_file(path) | {"roi": torch.from_numpy(bits.astype(np.uint8))}
-    save_file(tensors, path, metadata | {"references": json.dumps(facts)})
-    with pytest.raises(ValueError, match="`path` must hold references that an inspector wrote"):
-        References.load(path)
+    tensors, facts = load_file(path), json.loads(metadata["references"])
+    for size, bits in (
+        ([0, 8], np.ones(0)),
+        ([8, 8], np.ones(7)),
+        ([8, 8], np.zeros(8)),
+        ("8x8", np.ones(8)),
+        ([8, 10**9], np.ones(8)),
+    ):
+        forged = tensors | {"roi": torch.from_numpy(bits.astype(np.uint8))}
+        save_file(forged, path, metadata | {"references": json.dumps(facts | {"roi_size": size})})
+        with pytest.raises(ValueError, match="`path` must hold references that an inspector wrote"):
+            References.load(path)
 
 
 # Inspection

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from modeling_anomalygpt.prompts import POSITION_NAMES
-from modeling_anomalygpt.regions import find_regions, grid_cell, position_words, regions_of_mask
+from modeling_anomalygpt.regions import find_regions, position_words, regions_of_mask
 
 
 def blobs(seed: int, size: tuple[int, int] = (61, 83)) -> np.ndarray:
@@ -15,7 +15,7 @@ def blobs(seed: int, size: tuple[int, int] = (61, 83)) -> np.ndarray:
     return ((noise - noise.min()) / (noise.max() - noise.min())).astype(np.float32)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_regions_agree_with_scipy_in_number_box_area_centroid_and_scores(seed):
     anomaly_map = blobs(seed)
     labels, count = ndimage.label(anomaly_map >= 0.6, structure=np.ones((3, 3)))
@@ -38,7 +38,7 @@ def test_regions_agree_with_scipy_in_number_box_area_centroid_and_scores(seed):
         np.testing.assert_allclose([region.peak_score, region.mean_score], [peak, mean], rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_regions_come_by_falling_peak_and_small_ones_are_dropped(seed):
     regions = find_regions(blobs(seed), 0.6, min_area=15)
     assert [region.peak_score for region in regions] == sorted((r.peak_score for r in regions), reverse=True)
@@ -47,7 +47,7 @@ def test_regions_come_by_falling_peak_and_small_ones_are_dropped(seed):
     assert [r for r in everything if r.area_pixels >= 15] == regions
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_outline_filled_again_covers_the_region_without_its_holes(seed):
     mask = blobs(seed) >= 0.45
     import cv2
@@ -75,15 +75,15 @@ def test_each_of_the_nine_cells_has_its_name(size):
             assert position_words(region, "zh") == POSITION_NAMES["zh"][row][column]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_named_cell_always_holds_a_part_of_the_region(seed):
     mask = blobs(seed) >= 0.5
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     ys, xs = np.mgrid[: mask.shape[0], : mask.shape[1]]
     rows, columns = ((ys + 0.5) * 3 / mask.shape[0]).astype(int), ((xs + 0.5) * 3 / mask.shape[1]).astype(int)
-    for index in range(1, count + 1):
-        row, column = grid_cell(labels == index)
-        assert np.any((labels == index) & (rows == row) & (columns == column))
+    for region in regions_of_mask(mask, min_area=1):
+        x, y = region.outline[0]
+        assert np.any((labels == labels[y, x]) & (rows == region.row) & (columns == region.column))
 
 
 def test_a_ring_is_named_by_the_cell_with_most_of_it_not_by_its_empty_middle():
@@ -115,17 +115,6 @@ def test_a_mask_with_pixels_never_gives_an_empty_list():
     assert regions_of_mask(mask) == []
     mask[7, 9] = True
     assert [region.area_pixels for region in regions_of_mask(mask)] == [1]
-
-
-def test_scores_of_a_mask_come_from_the_map_where_one_is_given():
-    mask = np.zeros((20, 20), bool)
-    mask[2:4, 2:4] = mask[10:15, 10:15] = True
-    anomaly_map = np.zeros((20, 20), np.float32)
-    anomaly_map[2, 2] = 0.75
-    first, second = regions_of_mask(mask, anomaly_map=anomaly_map)
-    assert (first.area_pixels, first.peak_score, first.mean_score) == (4, 0.75, 0.1875)
-    assert (second.area_pixels, second.peak_score) == (25, 0.0)
-    assert [region.area_pixels for region in regions_of_mask(mask)] == [25, 4]
 
 
 def test_only_pixels_of_the_given_mask_are_looked_at():

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.regions import DEFECT_KINDS, regions_of_mask
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words
-from tests.conversations.drawn_facts import region, some_facts
+from tests.conversations.drawn_facts import region
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -126,5 +126,5 @@ def test_numbers_are_words_up_to_nine(count, english, chinese):
 
 def test_names_are_filled_in_as_they_were_given():
     for name in ("M8x40 hex bolt", "齿轮箱", "@places", "Über-Teil"):
-        facts = some_facts(1)[0].__class__("normal", ratio=0.5, category=name)
+        facts = MeasuredFacts("normal", ratio=0.5, category=name)
         assert fill_in("It is called @name here.", facts, "en") == f"It is called {name} here."
