@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.conversion import convert as convert_anomalygpt_to_hf
 from modeling_anomalygpt.conversion import streams as checkpoint_streams
 from modeling_anomalygpt.memory_bank import MemoryBank
+from modeling_anomalygpt.processing_anomalygpt import AnomalyGPTProcessor
 from modeling_anomalygpt.report.report import InspectionReport
 from modeling_anomalygpt.results import ResultsFile, read_results
 from tests.published_files import run, write_published_files
@@ -139,7 +139,7 @@ def test_a_killed_conversion_leaves_no_folder_that_looks_finished(tmp_path, monk
         if moment == "weights":
             patch.setattr(checkpoint_streams.SafetensorsWriter, "finish", dies)
         elif moment == "words":
-            patch.setattr(convert_anomalygpt_to_hf.AnomalyGPTProcessor, "save_pretrained", dies)
+            patch.setattr(AnomalyGPTProcessor, "save_pretrained", dies)
         else:
             patch.setattr(os, "replace", dies)
             patch.setattr(os, "rename", dies)
