@@ -8,6 +8,7 @@ imported where it is used, so that `anomalygpt convert --help` answers at once.
 import json
 import math
 import shutil
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +133,8 @@ def convert(
     # File by file and, within a file, in its own order: shards are read once, front to back.
     position = {(file, key): (i, j) for i, file in enumerate(published) for j, key in enumerate(published[file])}
     order = sorted(origins, key=lambda name: position[origins[name].file, origins[name].key])
-    dtypes = {True: torch.float32, False: getattr(torch, dtype)}
-    plan = {name: (parameters[name], dtypes[name.startswith(_FP32_PREFIX)]) for name in order}
+    kept = getattr(torch, dtype)
+    plan = {name: (parameters[name], torch.float32 if name.startswith(_FP32_PREFIX) else kept) for name in order}
     with new_folder(output) as partial:
         folder = Path(partial)
         folder.mkdir(parents=True)
@@ -141,14 +142,12 @@ def convert(
         writer = streams.SafetensorsWriter(folder, plan, shard_bytes)
         adapters = {} if keep_lora else layout.lora_keys(depth)
         streams.copy_tensors(writer, {name: origins[name] for name in order}, files, adapters, progress)
-        writer.finish()
         if keep_lora:
             streams.save_adapter(folder / "lora", output, files["pandagpt"], depth, rank)
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         for part in (processor, generation, config):
             part.save_pretrained(folder)
-        lines = "\n".join(f"    {line}" for line in str(report).split("\n"))
-        (folder / "README.md").write_text(_MODEL_CARD.format(report=lines))
+        (folder / "README.md").write_text(_MODEL_CARD.format(report=textwrap.indent(str(report), "    ")))
         (folder / "conversion_report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 

@@ -397,7 +397,7 @@ def copy_tensors(
     adapters: Mapping[str, tuple[str, str]],
     progress: bool,
 ) -> None:
-    """Stream every tensor from its published file to the writer, in the order of `origins`; close the files.
+    """Stream every tensor from its published file to the writer, in the order of `origins`; close and finish all.
 
     `adapters` are keys of the language model with the keys of the LoRA matrices that are added to them.
     """
@@ -425,6 +425,7 @@ def copy_tensors(
             bar.update(math.prod(shape) * dtype.itemsize)
     for file in files.values():
         file.close()
+    writer.finish()
 
 
 def save_adapter(folder: Path, base: Path, pandagpt: Checkpoint, depth: int, rank: int) -> None:
