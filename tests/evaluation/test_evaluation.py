@@ -9,10 +9,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from modeling_anomalygpt.conversations.word_metrics import WordMetrics
-from modeling_anomalygpt.evaluation.detectors import Detection
+from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector, Detection
 from modeling_anomalygpt.evaluation.evaluate import EvaluationError, EvaluationPlan, evaluate
 from modeling_anomalygpt.evaluation.protocols import Protocol
 from modeling_anomalygpt.evaluation.tables import EvaluationRows, read_rows
+from modeling_anomalygpt.inspector import AnomalyInspector
+from tests.tiny import tiny_pair
 
 SIDE = 24
 
@@ -221,43 +223,37 @@ def test_numbers_out_of_range_are_refused(options, message):
         plan(**options)
 
 
-def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_its_map(tmp_path):
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
+def detector(config=None, **options):
+    model, processor = tiny_pair(**(config or {}))
+    return AnomalyGPTDetector(AnomalyInspector(model, processor), published=False, **options)
 
-    model, processor = tiny_pair(answering="grounded", decision={"needs_references": True})
-    detector = AnomalyGPTDetector(AnomalyInspector(model, processor), published=False)
-    plan = EvaluationPlan(Protocol("ours", "anomaly_folder", (28, 28)), [0], [0])
-    (row, _) = evaluate(plan, [detector], made_set(4), None, EvaluationRows(tmp_path / "rows.csv"))
+
+def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_its_map(tmp_path):
+    given = EvaluationPlan(Protocol("ours", "anomaly_folder", (28, 28)), [0], [0])
+    grounded = detector({"answering": "grounded", "decision": {"needs_references": True}})
+    (row,) = evaluate(given, [grounded], made_set(4, ("nut",)), None, EvaluationRows(tmp_path / "rows.csv"))
     assert 0 <= float(row["image_auroc"]) <= 1
     assert (row["balanced_accuracy"], row["accuracy_paper"]) == ("", "")
 
 
-def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_them_as_they_lie():
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
+NOISE = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8)) for seed in (0, 1)]
 
-    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, align=True)
-    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
-    assert detector.name == "anomalygpt_aligned"
-    detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
-    assert detector.inspector.references.views is not None
-    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
-    assert detector.inspector.references.views is None
-    assert detector.inspector.num_references == 2
+
+def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_them_as_they_lie():
+    aligned = detector(align=True)
+    assert aligned.name == "anomalygpt_aligned"
+    aligned.learn(NOISE[:1], "noise", "Noise.")
+    assert aligned.inspector.references.views is not None
+    with pytest.warns(UserWarning, match="noise: compared as the parts lie, not aligned"):
+        aligned.learn(NOISE, "noise", "Noise.")
+    assert aligned.inspector.references.views is None
+    assert aligned.inspector.num_references == 2
 
 
 def test_from_one_good_picture_the_presence_method_compares_without_and_says_so():
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
-
-    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, presence=True)
-    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
+    presence = detector(presence=True)
     with pytest.warns(UserWarning, match="noise: one good picture does not tell what must be there"):
-        detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
-    assert not detector.inspector.references.bank.presence
-    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
-    assert detector.inspector.references.bank.presence
+        presence.learn(NOISE[:1], "noise", "Noise.")
+    assert not presence.inspector.references.bank.presence
+    presence.learn(NOISE, "noise", "Noise.")
+    assert presence.inspector.references.bank.presence
