@@ -6,6 +6,7 @@ pictures, then a stream), or when the process kills itself without warning: `ste
 """
 
 import hashlib
+import json
 import os
 import pathlib
 import signal
@@ -114,10 +115,11 @@ def train_all(folder: str) -> None:
         run.train()
         if run.is_world_process_zero():
             torch.save({"weights": weights(run.model), "log": run.state.log_history}, f"{place}/end.pt")
-    print("epochs", run.args.process_index, list(dict.fromkeys(run.train_dataset.epochs)))
+    epochs = list(dict.fromkeys(run.train_dataset.epochs))
     run, seen = streamed(f"{folder}/stream", ddp_find_unused_parameters=True)
     run.train()
-    print("rows", run.args.process_index, sorted(seen))
+    noticed = {"epochs": epochs, "rows": sorted(seen)}  # not printed: two processes print into each other's lines
+    pathlib.Path(folder, f"noticed_{run.args.process_index}.json").write_text(json.dumps(noticed))
 
 
 def main(folder: str, moment: str) -> None:

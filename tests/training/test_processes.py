@@ -61,12 +61,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(alone, tmp_path, moment, last):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Runs of two processes: their folder and the lines they print."""
+    """Runs of two processes: their folder, and what each has noticed."""
     folder = tmp_path_factory.mktemp("two")
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = run(sys.executable, *launch, "-m", "tests.training.squares", str(folder), "never")
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, sorted(done.stdout.splitlines())
+    return folder, [json.loads((folder / f"noticed_{rank}.json").read_text()) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("count", [9, 10, 11, 12])
@@ -80,8 +80,8 @@ def test_two_processes_give_the_losses_of_one_also_of_a_last_small_batch(alone, 
 
 
 def test_two_processes_end_with_the_weights_of_one_and_whole_checkpoints(alone, together):
-    folder, lines = together[0] / "12", together[1]
-    assert [line for line in lines if line.startswith("epochs")] == ["epochs 0 [0, 1]", "epochs 1 [0, 1]"]
+    folder, noticed = together[0] / "12", together[1]
+    assert [one["epochs"] for one in noticed] == [[0, 1], [0, 1]]
     two = torch.load(folder / "end.pt", weights_only=True)["weights"]
     for name, value in weights(alone(12).model).items():
         torch.testing.assert_close(two[name], value, rtol=2e-2, atol=1e-3)
@@ -92,8 +92,7 @@ def test_two_processes_end_with_the_weights_of_one_and_whole_checkpoints(alone, 
 
 
 def test_a_stream_is_split_by_process(together):
-    lines = [line for line in together[1] if line.startswith("rows")]
-    first, second = (set(line.partition("[")[2].rstrip("]").split(", ")) for line in lines)
+    first, second = (set(one["rows"]) for one in together[1])
     assert len(first) == len(second) == 4
     assert not first & second
 
