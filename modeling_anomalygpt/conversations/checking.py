@@ -86,6 +86,3 @@ def _holds(said: re.Match, facts: MeasuredFacts) -> bool:
     cells = {region.position for region in facts.regions}
     there = any(words <= set(cell.split()) for cell in cells) if said["side"] else name in cells
     return there == (said["found"] in ("an anomaly", "有异常"))
-
-
-__all__ = ["contradictions"]

@@ -276,17 +276,3 @@ def draw_facts(
     described = f"This is the {category_name(category)}." if rng.random() < 0.5 else None
     count = 0 if verdict == "unknown" else int(rng.choice((1, 2, 4, 8, 16)))
     return MeasuredFacts(verdict, regions, image_size, ratio, reasons, count, name, described)
-
-
-__all__ = [
-    "HELD_BACK_EVERY",
-    "Question",
-    "case_of",
-    "draw_facts",
-    "draw_question",
-    "grounded_answer",
-    "load_answers",
-    "load_questions",
-    "marked_answer",
-    "named_place",
-]

@@ -6,7 +6,7 @@ Knows what the answers of a working model look like; knows nothing of the publis
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,10 +60,6 @@ class ConversionReport:
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": self.misshapen}
         found = "; ".join(f"{len(keys)} {kind} ({_listed(keys, 2)})" for kind, keys in kinds.items() if keys)
         raise ValueError(f"The published files do not fit together: {found}. Nothing was written.\n{self}")
-
-    def to_dict(self) -> dict:
-        """Everything as plain values, for a JSON file beside the weights."""
-        return asdict(self)
 
     def __str__(self) -> str:
         lines = [f"{name}: {self.num_tensors.get(name, 0)} tensors from {path}" for name, path in self.files.items()]

@@ -7,10 +7,9 @@ imported where it is used, so that `anomalygpt convert --help` answers at once.
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +92,7 @@ def convert(
     import torch
     from transformers import GenerationConfig
 
+    from ..checkpoints import new_folder
     from ..image_processing_anomalygpt import AnomalyGPTImageProcessor
     from ..processing_anomalygpt import AnomalyGPTProcessor
     from . import checks, layout, streams
@@ -115,9 +115,8 @@ def convert(
     class_tokenizer = clip_tokenizer(streams.clip_merges_file(clip_bpe))
     config, tokenizer = _configuration(files["language_model"], published, num_attention_heads, out_indices)
     config.dtype, config.architectures = dtype, ["AnomalyGPTForConditionalGeneration"]
-    parameters = layout.parameter_shapes(config)
+    parameters, origins = layout.parameter_shapes(config), layout.parameter_origins(config)
     depth, rank = config.text_config.num_hidden_layers, layout.lora_rank(published["pandagpt"])
-    origins = layout.parameter_origins(config)
     report = _report(paths, published, config, rank)
     checks.compare_keys(report, origins, parameters, published, depth)
     report.raise_if_wrong()
@@ -134,22 +133,22 @@ def convert(
     # File by file and, within a file, in its own order: shards are read once, front to back.
     position = {(file, key): (i, j) for i, file in enumerate(published) for j, key in enumerate(published[file])}
     order = sorted(origins, key=lambda name: position[origins[name].file, origins[name].key])
-    dtypes = {True: torch.float32, False: getattr(torch, dtype)}
-    plan = {name: (parameters[name], dtypes[name.startswith(_FP32_PREFIX)]) for name in order}
-    with _atomic_folder(output) as folder:
+    kept = getattr(torch, dtype)
+    plan = {name: (parameters[name], torch.float32 if name.startswith(_FP32_PREFIX) else kept) for name in order}
+    with new_folder(output) as partial:
+        folder = Path(partial)
+        folder.mkdir(parents=True)
         _check_free_space(folder, sum(math.prod(shape) * kind.itemsize for shape, kind in plan.values()))
         writer = streams.SafetensorsWriter(folder, plan, shard_bytes)
         adapters = {} if keep_lora else layout.lora_keys(depth)
         streams.copy_tensors(writer, {name: origins[name] for name in order}, files, adapters, progress)
-        writer.finish()
         if keep_lora:
             streams.save_adapter(folder / "lora", output, files["pandagpt"], depth, rank)
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         for part in (processor, generation, config):
             part.save_pretrained(folder)
-        lines = "\n".join(f"    {line}" for line in str(report).split("\n"))
-        (folder / "README.md").write_text(_MODEL_CARD.format(report=lines))
-        (folder / "conversion_report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+        (folder / "README.md").write_text(_MODEL_CARD.format(report=textwrap.indent(str(report), "    ")))
+        (folder / "conversion_report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
@@ -195,20 +194,3 @@ def _check_free_space(folder: Path, needed: int) -> None:
             f"`output` needs {needed / 1e9:.1f} GB, got {free / 1e9:.1f} GB free on the disk of '{folder.parent}'. "
             "Choose another disk."
         )
-
-
-@contextmanager
-def _atomic_folder(output: Path) -> Iterator[Path]:
-    """A hidden sibling that takes the name `output` at the end, or disappears with the error."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = output.parent / f".{output.name}.unfinished-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-        if output.is_dir():
-            output.rmdir()
-        folder.rename(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

@@ -20,12 +20,11 @@ _CLIP_START, _CLIP_END = "<|startoftext|>", "<|endoftext|>"
 _NORMAL, _CONTROL, _BYTE = 1, 3, 6
 _BPE_MODEL = 2
 _SPACE = "\u2581"
+_IMAGE = "<image>"
 
 
-def llama_tokenizer(
-    model_file: str | Path, num_embeddings: int, image_token: str = "<image>"
-) -> PreTrainedTokenizerFast:
-    """A fast tokenizer from LLaMA's `tokenizer.model`, with a placeholder for image and prompt vectors.
+def llama_tokenizer(model_file: str | Path, num_embeddings: int) -> PreTrainedTokenizerFast:
+    """A fast tokenizer from LLaMA's `tokenizer.model`, with the placeholder `<image>` for image and prompt vectors.
 
     The placeholder takes the first row that the language model has beyond the vocabulary: `[PAD]` (32000) of Vicuna
     v0, which its texts never use. A model without such a row lends `<unk>`, which byte fallback never produces. So no
@@ -34,7 +33,6 @@ def llama_tokenizer(
     Args:
         model_file (`str` or `Path`): SentencePiece model of type BPE with byte fallback.
         num_embeddings (`int`): Rows of the language model's embedding.
-        image_token (`str`, defaults to `"<image>"`): Text of the placeholder.
 
     Returns:
         `PreTrainedTokenizerFast`: Padding is the end token, as in the original; `<s>` is put before a text unless
@@ -56,9 +54,9 @@ def llama_tokenizer(
         )
     vocabulary = {piece: i for i, (piece, _, _) in enumerate(pieces)}
     if num_embeddings == len(pieces):
-        vocabulary = {image_token if piece == "<unk>" else piece: i for piece, i in vocabulary.items()}
+        vocabulary = {_IMAGE if piece == "<unk>" else piece: i for piece, i in vocabulary.items()}
     else:
-        vocabulary[image_token] = len(pieces)
+        vocabulary[_IMAGE] = len(pieces)
     backend = Tokenizer(BPE(vocab=vocabulary, merges=_merges(pieces), fuse_unk=True, byte_fallback=True))
     # The original tokenizes with a leading space before every text, also between special tokens.
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
@@ -66,7 +64,7 @@ def llama_tokenizer(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     start, end = (piece for piece, _, kind in pieces[:3] if kind == _CONTROL)
-    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in (start, end, image_token)])
+    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in (start, end, _IMAGE)])
     backend.post_processor = processors.TemplateProcessing(
         single=f"{start} $A", pair=f"{start} $A {start} $B", special_tokens=[(start, vocabulary[start])]
     )
@@ -75,14 +73,14 @@ def llama_tokenizer(
         bos_token=start,
         eos_token=end,
         pad_token=end,
-        unk_token=None if image_token in vocabulary and vocabulary[image_token] == 0 else "<unk>",
+        unk_token=None if vocabulary[_IMAGE] == 0 else "<unk>",
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        extra_special_tokens={"image_token": image_token},
+        extra_special_tokens={"image_token": _IMAGE},
     )
 
 
-def clip_tokenizer(merges_file: str | Path, context: int = 77) -> PreTrainedTokenizerFast:
+def clip_tokenizer(merges_file: str | Path) -> PreTrainedTokenizerFast:
     """A fast tokenizer from CLIP's merge list (`bpe_simple_vocab_16e6.txt.gz`, or `merges.txt` of a CLIP on the Hub).
 
     The original first repairs the text (package ftfy). Of that, full-width characters, curly quotes, Unicode
@@ -91,17 +89,16 @@ def clip_tokenizer(merges_file: str | Path, context: int = 77) -> PreTrainedToke
 
     Args:
         merges_file (`str` or `Path`): One merge of two symbols per line after a version line, packed with gzip or not.
-        context (`int`, defaults to 77): Longest sequence, in tokens, with start and end.
 
     Returns:
-        `PreTrainedTokenizerFast`: Padding is the end token. The text tower reads its state at the first one, so what
-        follows has no effect (the original pads with 0).
+        `PreTrainedTokenizerFast`: Cuts at 77 tokens, with start and end. Padding is the end token. The text tower
+            reads its state at the first one, so what follows has no effect (the original pads with 0).
 
     Raises:
         ValueError: If the file has too few merges.
     """
     merges = _read_merges(Path(merges_file))
-    symbols = _byte_symbols()
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())  # CLIP's order: printable bytes, then the rest from 256 up
     words = symbols + [f"{symbol}</w>" for symbol in symbols] + ["".join(pair) for pair in merges]
     vocabulary = {word: i for i, word in enumerate([*words, _CLIP_START, _CLIP_END])}
     backend = Tokenizer(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=_CLIP_END))
@@ -137,7 +134,7 @@ def clip_tokenizer(merges_file: str | Path, context: int = 77) -> PreTrainedToke
         eos_token=_CLIP_END,
         pad_token=_CLIP_END,
         unk_token=_CLIP_END,
-        model_max_length=context,
+        model_max_length=77,
         clean_up_tokenization_spaces=False,
     )
 
@@ -154,12 +151,6 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
             "bpe_simple_vocab_16e6.txt.gz of ImageBind's or CLIP's source, or merges.txt of a CLIP on the Hub."
         )
     return merges
-
-
-def _byte_symbols() -> list[str]:
-    """The 256 characters that stand for bytes, in CLIP's order: printable ones themselves, the rest from 256 up."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def _full_width_forms() -> Iterator[tuple[str, str]]:

@@ -98,9 +98,8 @@ def evaluate(
     test: Any,
     train: Any,
     rows: EvaluationRows,
-    progress: bool = True,
 ) -> list[dict[str, str]]:
-    """Measures every cell of the plan that is not in the table yet.
+    """Measures every cell of the plan that is not in the table yet, with a progress bar on stderr.
 
     Args:
         plan ([`EvaluationPlan`]): What.
@@ -109,7 +108,6 @@ def evaluate(
         train (`datasets.Dataset`, *optional*): Good pictures, for references; not needed where they come from `test`
             or there are none.
         rows ([`EvaluationRows`]): The table; the first process writes.
-        progress (`bool`, defaults to `True`): Whether a progress bar is shown on stderr.
 
     Returns:
         `list[dict[str, str]]`: The rows of the plan, those measured before included.
@@ -142,8 +140,7 @@ def evaluate(
             done[number] = row
     state.wait_for_everyone()  # all have read the table before the first process changes it
     total = sum(len(cells[number][1].chosen) for number in waiting)
-    shown = progress and state.is_main_process
-    with tqdm(total=total, desc="evaluating", unit="picture", disable=not shown) as bar:
+    with tqdm(total=total, desc="evaluating", unit="picture", disable=not state.is_main_process) as bar:
         for number in waiting:
             detector, category, k_shot, seed = cells[number]
             bar.set_postfix_str(f"{detector.name} {category.name} {k_shot}-shot seed {seed}")

@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from ..checkpoints import adapter_base
 
 DATA_FILE = "training_data.json"
+_QUIET = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "missing_entries", "connection_errors")}
 
 
 class SeenPicturesError(ValueError):
@@ -32,7 +33,7 @@ def training_record(checkpoint: str | os.PathLike) -> list[dict[str, Any]] | Non
     """
     record, source = None, str(checkpoint)
     while source is not None:
-        file = _record_file(source)
+        file = cached_file(source, DATA_FILE, **_QUIET)
         if file is not None:
             try:
                 record = (record or []) + json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["datasets"]
@@ -61,11 +62,3 @@ def seen_pictures(record: Collection[dict[str, Any]], dataset: str, fingerprints
         if source.get("fingerprint") in fingerprints or same_name:
             return f"{source.get('name')} (split {source.get('split')}, labels {source.get('labels')})"
     return None
-
-
-def _record_file(source: str) -> str | None:
-    if os.path.isdir(source):
-        path = os.path.join(source, DATA_FILE)
-        return path if os.path.isfile(path) else None
-    quiet = ("gated_repo", "missing_entries", "connection_errors")
-    return cached_file(source, DATA_FILE, **{f"_raise_exceptions_for_{kind}": False for kind in quiet})

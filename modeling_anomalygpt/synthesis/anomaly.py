@@ -191,18 +191,17 @@ def intensity_label(
     return label
 
 
-def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray, tolerance: float = 5.0) -> np.ndarray:
-    """Pixels of a pasted shape that can be seen: their colours changed, specks removed and pinholes closed.
+def changed_pixels(before: np.ndarray, after: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Pixels of a pasted shape that can be seen: more than 5 grey levels changed, specks removed, pinholes closed.
 
     Args:
         before, after (`np.ndarray` of shape `(height, width, 3)`, `uint8`): the picture without and with the change.
         shape (`np.ndarray` of shape `(height, width)`, `bool`): where the change was made.
-        tolerance (`float`, *optional*, defaults to 5): mean absolute change in grey levels that is still invisible.
 
     Returns:
         `np.ndarray` of shape `(height, width)`, `bool`: the visible part of `shape`.
     """
-    changed = majority((channel_sum(cv2.absdiff(before, after)) > 3 * tolerance) & shape, 5)
+    changed = majority((channel_sum(cv2.absdiff(before, after)) > 3 * 5) & shape, 5)
     return (cv2.morphologyEx(changed.view(np.uint8), cv2.MORPH_CLOSE, np.ones((7, 7), np.uint8)) > 0) & shape
 
 

@@ -171,9 +171,9 @@ def _crop(image: np.ndarray, height: int, width: int, rng: np.random.Generator) 
     return image[top : top + height, left : left + width]
 
 
-def _jittered(patch: np.ndarray, rng: np.random.Generator, strength: float = 0.1) -> np.ndarray:
-    """Changes brightness, contrast and saturation by up to `strength` each."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
+def _jittered(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Changes brightness, contrast and saturation by up to a tenth each."""
+    brightness, contrast, saturation = rng.uniform(0.9, 1.1, size=3)
     values = patch.astype(np.float32) * brightness
     values = (values - values.mean()) * contrast + values.mean()
     grey = values.mean(axis=2, keepdims=True)

@@ -4,7 +4,6 @@ A recipe is a flat YAML or JSON file with the names of the command line; it may 
 """
 
 import dataclasses
-import importlib.resources
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -16,13 +15,11 @@ from transformers import TrainingArguments
 from ..errors import did_you_mean
 from .checkpoints import TrainingError
 
-_RECIPES = "recipes"
 
-
-def _option(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
     """A field with its line of help."""
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": text})
     return field(default=default, metadata={"help": text})
 
 
@@ -30,12 +27,12 @@ def _option(default: Any, text: str) -> Any:
 class ModelArguments:
     """Which model is trained, and in what numbers its frozen part is kept; each field's help says what it is."""
 
-    model: str | None = _option(None, "checkpoint folder or Hub id (default: the embedded one)")
-    dtype: str = _option("float32", "of the frozen weights: float32 or bfloat16")
-    load_in_4bit: bool = _option(False, "keep the frozen language model in 4 bits (needs bitsandbytes)")
-    loss_weight_lm: float | None = _option(None, "weight of the answers' loss (default: the model's)")
-    loss_weight_focal: float | None = _option(None, "weight of the maps' focal loss (default: the model's)")
-    loss_weight_dice: float | None = _option(None, "weight of the maps' dice loss (default: the model's)")
+    model: str | None = option(None, "checkpoint folder or Hub id (default: the embedded one)")
+    dtype: str = option("float32", "of the frozen weights: float32 or bfloat16")
+    load_in_4bit: bool = option(False, "keep the frozen language model in 4 bits (needs bitsandbytes)")
+    loss_weight_lm: float | None = option(None, "weight of the answers' loss (default: the model's)")
+    loss_weight_focal: float | None = option(None, "weight of the maps' focal loss (default: the model's)")
+    loss_weight_dice: float | None = option(None, "weight of the maps' dice loss (default: the model's)")
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
@@ -58,25 +55,25 @@ class DataArguments:
     unless `split=` says otherwise). Each field's help says what it is.
     """
 
-    good: list[str] = _option([], "folders of good photographs; defects are synthesised on them")
-    dataset: list[str] = _option([], "data set NAME=DIR[?option=value&...], repeatable")
-    conversations: str | None = _option(
+    good: list[str] = option([], "folders of good photographs; defects are synthesised on them")
+    dataset: list[str] = option([], "data set NAME=DIR[?option=value&...], repeatable")
+    conversations: str | None = option(
         None, "JSON file of plain conversations (PandaGPT's layout), pictures in images/"
     )
-    conversation_weight: float = _option(1.0, "share of plain conversations, relative to a data set")
-    eval_dataset: list[str] = _option([], "labelled data set NAME=DIR to measure on during training")
-    eval_references: int = _option(1, "good photographs for the map of each picture measured; 0: none")
-    eval_samples: int | None = _option(None, "measure on at most so many pictures, half of them anomalous")
-    category: str = _option("object", "what the photographs of --good show, in any words")
-    description: str | None = _option(None, "a sentence that says how a good one looks")
-    mixture: str = _option("mixed", "synthetic defects: nsa (published) or mixed")
-    reference_share: float = _option(0.5, "share of samples with a map from another good photograph")
-    languages: str = _option("en", "of the conversations: en, zh or en,zh")
-    max_turns: int = _option(3, "most questions about a picture")
-    varied: bool = _option(True, "whether questions and words vary; else the published question and answers")
-    max_length: int = _option(1024, "tokens after which a conversation is cut")
-    short_side: int = _option(224, "side in pixels to which pictures are shrunk before defects are made")
-    samples_per_epoch: int | None = _option(None, "samples of an epoch (default: every picture twice)")
+    conversation_weight: float = option(1.0, "share of plain conversations, relative to a data set")
+    eval_dataset: list[str] = option([], "labelled data set NAME=DIR to measure on during training")
+    eval_references: int = option(1, "good photographs for the map of each picture measured; 0: none")
+    eval_samples: int | None = option(None, "measure on at most so many pictures, half of them anomalous")
+    category: str = option("object", "what the photographs of --good show, in any words")
+    description: str | None = option(None, "a sentence that says how a good one looks")
+    mixture: str = option("mixed", "synthetic defects: nsa (published) or mixed")
+    reference_share: float = option(0.5, "share of samples with a map from another good photograph")
+    languages: str = option("en", "of the conversations: en, zh or en,zh")
+    max_turns: int = option(3, "most questions about a picture")
+    varied: bool = option(True, "whether questions and words vary; else the published question and answers")
+    max_length: int = option(1024, "tokens after which a conversation is cut")
+    short_side: int = option(224, "side in pixels to which pictures are shrunk before defects are made")
+    samples_per_epoch: int | None = option(None, "samples of an epoch (default: every picture twice)")
 
     def __post_init__(self) -> None:
         if self.mixture not in ("nsa", "mixed"):
@@ -89,17 +86,17 @@ class DataArguments:
 class AnomalyTrainingArguments(TrainingArguments):
     """`TrainingArguments` of transformers with other defaults and a few more options; every one can be given."""
 
-    output_dir: str | None = _option("anomalygpt-trained", "folder of checkpoints and result")
-    resume: bool = _option(False, "go on from the last whole checkpoint in --output_dir, if there is one")
-    learning_rate: float = _option(1e-3, "highest learning rate")
-    lr_scheduler_type: str = _option("cosine", "course of the learning rate")
-    warmup_steps: float = _option(0.05, "steps of rising learning rate; below 1: share of all steps")
-    per_device_train_batch_size: int = _option(8, "samples of a step on each device")
-    per_device_eval_batch_size: int = _option(8, "samples measured at once on each device")
-    logging_steps: float = _option(10, "steps between two lines of losses")
-    save_steps: float = _option(100, "steps between two checkpoints")
-    save_total_limit: int | None = _option(2, "checkpoints that are kept")
-    train_sampling_strategy: str = _option("sequential", "the data are mixed already, pairs stand together")
+    output_dir: str | None = option("anomalygpt-trained", "folder of checkpoints and result")
+    resume: bool = option(False, "go on from the last whole checkpoint in --output_dir, if there is one")
+    learning_rate: float = option(1e-3, "highest learning rate")
+    lr_scheduler_type: str = option("cosine", "course of the learning rate")
+    warmup_steps: float = option(0.05, "steps of rising learning rate; below 1: share of all steps")
+    per_device_train_batch_size: int = option(8, "samples of a step on each device")
+    per_device_eval_batch_size: int = option(8, "samples measured at once on each device")
+    logging_steps: float = option(10, "steps between two lines of losses")
+    save_steps: float = option(100, "steps between two checkpoints")
+    save_total_limit: int | None = option(2, "checkpoints that are kept")
+    train_sampling_strategy: str = option("sequential", "the data are mixed already, pairs stand together")
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -108,17 +105,17 @@ def read_recipe(name: str) -> dict[str, Any]:
     Raises:
         TrainingError: If there is no such recipe, **or** it cannot be read, **or** it is no list of settings.
     """
-    path = pathlib.Path(name)
-    if path.is_file():
-        text, shown = path.read_text(encoding="utf-8-sig", errors="replace"), str(path)
-    else:
-        packaged = importlib.resources.files(__package__) / _RECIPES / f"{name}.yaml"
-        if not packaged.is_file():
+    path, packaged = pathlib.Path(name), sorted(pathlib.Path(__file__).with_name("recipes").glob("*.yaml"))
+    shown = str(path)
+    if not path.is_file():
+        path = next((one for one in packaged if one.stem == name), None)
+        if path is None:
+            names = [one.stem for one in packaged]
             raise TrainingError(
-                f"`recipe` must be a file or one of {', '.join(recipe_names())}, got {name!r}."
-                f"{did_you_mean(name, recipe_names())}"
+                f"`recipe` must be a file or one of {', '.join(names)}, got {name!r}.{did_you_mean(name, names)}"
             )
-        text, shown = packaged.read_text(encoding="utf-8"), packaged.name
+        shown = path.name
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         if shown.endswith(".json"):
             settings = json.loads(text)
@@ -136,12 +133,6 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise TrainingError(f"The recipe {shown} must hold `name: value` lines, got {type(settings).__name__}.")
     return settings
-
-
-def recipe_names() -> list[str]:
-    """Names of the package's recipes."""
-    folder = importlib.resources.files(__package__) / _RECIPES
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
 
 
 def check_recipe(settings: Mapping[str, Any], classes: Iterable[type]) -> None:

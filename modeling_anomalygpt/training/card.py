@@ -34,7 +34,7 @@ def write_training_card(folder: str | os.PathLike, trainer: Any) -> None:
         for name, value in measured.items()
         if name.startswith("eval_") and not name.endswith(("runtime", "per_second"))
     }
-    training |= recipe | {f"version of {name}": _version(name) for name in _VERSIONS if _version(name)}
+    training |= recipe | {f"version of {name}": importlib.metadata.version(name) for name in _VERSIONS}
     licence = _licence_of(base)
     facts = ModelFacts(
         repo_id=pathlib.Path(folder).resolve().name,
@@ -74,10 +74,3 @@ def _licence_of(base: str | None) -> str | None:
         return None
     line = re.search(r"^license: *(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE)
     return line.group(1) if line else None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

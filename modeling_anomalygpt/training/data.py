@@ -20,7 +20,6 @@ from ..processing_anomalygpt import AnomalyGPTProcessor
 from ..synthesis.dataset import FollowsEpoch, RecentPictures, number_of
 
 Generator = np.random.Generator
-_PERMUTATIONS_KEPT = 8
 
 
 class TrainingMix(FollowsEpoch):
@@ -145,7 +144,6 @@ class TrainingExamples(TrainingMix, torch.utils.data.Dataset):
         self._position_of = np.empty_like(self._source_of)
         for number, count in enumerate(self._counts):
             self._position_of[self._source_of == number] = np.arange(count)
-        self._permutations: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._source_of)
@@ -218,13 +216,14 @@ class TrainingExamples(TrainingMix, torch.utils.data.Dataset):
         source = self.sources[number]
         unit, version = divmod(position, source.versions)
         passes, place = divmod(unit, len(source.rows))
-        if (number, passes) not in self._permutations:
-            if len(self._permutations) >= _PERMUTATIONS_KEPT:
-                self._permutations.pop(next(iter(self._permutations)))
-            # Three numbers more than a sample's key has, so that no sample draws the same values.
-            rng = np.random.default_rng([self.seed, number, passes, 0, 0, 1])
-            self._permutations[number, passes] = rng.permutation(len(source.rows))
-        return int(self._permutations[number, passes][place]), version
+        return int(_permutation(self.seed, number, passes, len(source.rows))[place]), version
+
+
+@functools.lru_cache(maxsize=8)
+def _permutation(seed: int, number: int, passes: int, length: int) -> np.ndarray:
+    """The order of a source's rows in one pass."""
+    # Three numbers more than a sample's key has, so that no sample draws the same values.
+    return np.random.default_rng([seed, number, passes, 0, 0, 1]).permutation(length)
 
 
 def _counts(sources: list[TrainingSource], length: int | None) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import upload_folder
+from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -109,13 +110,9 @@ class SamplePictures(TrainerCallback):
         question = processor.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True)
         answer = f"{question} -> **{processor.strip_answer(words)}** (score {outputs.anomaly_map.max():.3f})"
         panels = [_as_bytes(values) for values in (sample["pixel_values"], outputs.anomaly_map[0], mask.clamp(min=0))]
-        side = len(panels[0])
-        factors = [-(-side // len(panel)) for panel in panels]
-        panels = [
-            panel.repeat(factor, 0).repeat(factor, 1)[:side, :side]
-            for panel, factor in zip(panels, factors, strict=True)
-        ]
-        return np.concatenate(panels, axis=1), answer
+        size = panels[0].shape[1::-1]
+        panels = [Image.fromarray(panel).resize(size, Image.Resampling.NEAREST) for panel in panels]
+        return np.concatenate([np.asarray(panel) for panel in panels], axis=1), answer
 
 
 def _as_bytes(values: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from ..checkpoints import (
     load_checkpoint,
 )
 from ..errors import needs_connection
+from .arguments import option
 from .checkpoints import TrainingError
 
 TUNING_MODES = ("paper", "prompt", "lora", "full")
@@ -41,17 +42,14 @@ class TuningArguments:
     result is a whole checkpoint. Each field's help says what it is.
     """
 
-    tuning: str = field(default="prompt", metadata={"help": "what is trained: paper, prompt, lora or full"})
-    train_parts: list[str] | None = field(
-        default=None, metadata={"help": "own parts to train: localizer prompt_learner multi_modal_projector"}
-    )
-    num_virtual_tokens: int = field(default=9, metadata={"help": "virtual tokens of --tuning prompt"})
-    lora_rank: int = field(default=8, metadata={"help": "rank of --tuning lora"})
-    lora_alpha: int = field(default=16, metadata={"help": "scale of --tuning lora, divided by the rank"})
-    lora_dropout: float = field(default=0.0, metadata={"help": "dropout of --tuning lora"})
-    lora_target: list[str] = field(
-        default_factory=lambda: ["q_proj", "v_proj"],
-        metadata={"help": "linear layers of the language model that --tuning lora changes"},
+    tuning: str = option("prompt", "what is trained: paper, prompt, lora or full")
+    train_parts: list[str] | None = option(None, "own parts to train: localizer prompt_learner multi_modal_projector")
+    num_virtual_tokens: int = option(9, "virtual tokens of --tuning prompt")
+    lora_rank: int = option(8, "rank of --tuning lora")
+    lora_alpha: int = option(16, "scale of --tuning lora, divided by the rank")
+    lora_dropout: float = option(0.0, "dropout of --tuning lora")
+    lora_target: list[str] = option(
+        ["q_proj", "v_proj"], "linear layers of the language model that --tuning lora changes"
     )
 
     def __post_init__(self) -> None:

@@ -52,10 +52,11 @@ def true_regions(mask: np.ndarray) -> list[tuple[int, set[int], int, tuple[int, 
     regions = []
     for index in range(1, count + 1):
         ys, xs = np.nonzero(labels == index)
-        cells = [3 * int(3 * (y + 0.5) / height) + int(3 * (x + 0.5) / width) for y, x in zip(ys, xs, strict=True)]
+        pixels = np.bincount(3 * (3 * (ys + 0.5) / height).astype(int) + (3 * (xs + 0.5) / width).astype(int))
+        cells = set(np.flatnonzero(pixels).tolist())
         cell = 3 * int(3 * (ys.mean() + 0.5) / height) + int(3 * (xs.mean() + 0.5) / width)
-        cell = cell if cell in cells else int(np.bincount(cells).argmax())
-        regions.append((len(ys), set(cells), cell, (np.ptp(xs) + 1, np.ptp(ys) + 1)))
+        cell = cell if cell in cells else int(pixels.argmax())
+        regions.append((len(ys), cells, cell, (np.ptp(xs) + 1, np.ptp(ys) + 1)))
     return regions
 
 
@@ -167,10 +168,9 @@ def contradictions(
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("seed", range(3))
-def test_no_answer_contradicts_the_mask(seed, language):
-    rng = np.random.default_rng(1000 * seed + (language == "zh"))
-    for _ in range(300):
+def test_no_answer_contradicts_the_mask(language):
+    rng = np.random.default_rng(int(language == "zh"))
+    for _ in range(600):
         mask, facts = draw_case(rng)
         messages = conversation(facts, rng, language, max_turns=6)
         regions = true_regions(mask)
@@ -197,7 +197,7 @@ def test_the_reading_notices_answers_that_belong_to_another_mask(language):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_texts_are_whole_sentences_in_their_language(language):
     rng = np.random.default_rng(7)
-    for _ in range(600):
+    for _ in range(300):
         _, facts = draw_case(rng)
         for message in conversation(facts, rng, language, max_turns=6):
             text = message["content"]
@@ -233,7 +233,7 @@ def test_every_topic_occurs_and_follow_ups_refer_to_what_was_said():
         for topic, options in phrases.items()
     }
     others, seen = 0, set()
-    for _ in range(1500):
+    for _ in range(800):
         mask, facts = draw_case(rng)
         texts = [message["content"] for message in conversation(facts, rng, "en", max_turns=6)]
         seen |= {topic for text in texts[::2] for topic, pattern in patterns.items() if pattern.search(text)}

@@ -13,10 +13,6 @@ from modeling_anomalygpt.conversion.streams import Checkpoint, CheckpointFile, S
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.float16), "c": torch.tensor(2.5)}
 
 
-def writer_of(folder, tensors, **options):
-    return SafetensorsWriter(folder, {key: (tuple(one.shape), one.dtype) for key, one in tensors.items()}, **options)
-
-
 def save_as_before_pytorch_1_6(tensors, path):
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
@@ -99,15 +95,10 @@ def test_what_is_missing_is_named(tmp_path):
         Checkpoint(tmp_path)
 
 
-def test_the_writer_refuses_wrong_shapes_second_arrivals_and_gaps(tmp_path):
-    writer = writer_of(tmp_path, TENSORS)
+def test_the_writer_refuses_wrong_shapes(tmp_path):
+    writer = SafetensorsWriter(tmp_path, {key: (tuple(one.shape), one.dtype) for key, one in TENSORS.items()})
     with pytest.raises(ValueError, match=r"'a' must have shape \(2, 3\), got \(3, 2\)"):
         writer.write("a", TENSORS["a"].T)
-    writer.write("a", TENSORS["a"])
-    with pytest.raises(ValueError, match="was not written yet, got 'a'"):
-        writer.write("a", TENSORS["a"])
-    with pytest.raises(ValueError, match="2 tensors were never written: b, c"):
-        writer.finish()
 
 
 def test_sizes_are_read_or_refused():

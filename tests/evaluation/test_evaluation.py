@@ -9,10 +9,12 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from modeling_anomalygpt.conversations.word_metrics import WordMetrics
-from modeling_anomalygpt.evaluation.detectors import Detection
+from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector, Detection
 from modeling_anomalygpt.evaluation.evaluate import EvaluationError, EvaluationPlan, evaluate
 from modeling_anomalygpt.evaluation.protocols import Protocol
 from modeling_anomalygpt.evaluation.tables import EvaluationRows, read_rows
+from modeling_anomalygpt.inspector import AnomalyInspector
+from tests.tiny import tiny_pair
 
 SIDE = 24
 
@@ -70,10 +72,14 @@ def plan(k_shots=(1,), seeds=(0,), protocol="ours", **options):
     return EvaluationPlan(Protocol(protocol, "made", (SIDE, SIDE)), k_shots, seeds, **options)
 
 
+def measured(folder, given, detector, test, train):
+    return evaluate(given, [detector], test, train, EvaluationRows(folder / "t.csv"))
+
+
 def test_every_metric_of_a_row_is_that_of_scikit_learn(tmp_path):
     test, train = made_set(), made_set(4, split="train", seed=1)
     detector = Brightness()
-    rows = evaluate(plan((2,)), [detector], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    rows = measured(tmp_path, plan((2,)), detector, test, train)
     assert [(row["category"], row["k_shot"], row["seed"]) for row in rows] == [("bolt", "2", "0"), ("nut", "2", "0")]
     assert detector.pictures == len(test)
     for row in rows:
@@ -105,26 +111,25 @@ def test_every_metric_of_a_row_is_that_of_scikit_learn(tmp_path):
 def test_rows_that_are_there_are_not_measured_again(tmp_path):
     test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
     first, second = Brightness(), Brightness()
-    before = evaluate(plan((1,)), [first], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
-    again = EvaluationRows(tmp_path / "t.csv")
-    rows = evaluate(plan((1, 2), (0, 1)), [second], test, train, again, progress=False)
+    before = measured(tmp_path, plan((1,)), first, test, train)
+    rows = measured(tmp_path, plan((1, 2), (0, 1)), second, test, train)
     assert first.pictures == 10
     assert second.pictures == 30
     assert rows[0] == before[0]
     assert [(row["k_shot"], row["seed"]) for row in rows] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
     changed = test.select([*range(9)])
-    evaluate(plan((1,)), [second], changed, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    measured(tmp_path, plan((1,)), second, changed, train)
     assert second.pictures == 39
 
 
 def test_a_row_of_other_references_is_measured_anew_and_replaces_the_old_one(tmp_path):
     test, train, other = made_set(categories=("nut",)), *(made_set(4, ("nut",), "train", seed=seed) for seed in (1, 2))
-    detector, table = Brightness(), tmp_path / "t.csv"
-    (old,) = evaluate(plan((2,)), [detector], test, train, EvaluationRows(table), progress=False)
-    (new,) = evaluate(plan((2,)), [detector], test, other, EvaluationRows(table), progress=False)
+    detector = Brightness()
+    (old,) = measured(tmp_path, plan((2,)), detector, test, train)
+    (new,) = measured(tmp_path, plan((2,)), detector, test, other)
     assert old["references"] == new["references"], "the names of the pictures are the same"
-    assert (detector.pictures, read_rows(table)) == (20, [new])
-    (kept,) = evaluate(plan((2,)), [detector], test, other, EvaluationRows(table), progress=False)
+    assert (detector.pictures, read_rows(tmp_path / "t.csv")) == (20, [new])
+    (kept,) = measured(tmp_path, plan((2,)), detector, test, other)
     assert (detector.pictures, kept) == (20, new)
 
 
@@ -132,18 +137,17 @@ def test_a_method_with_weights_of_its_own_names_them_instead_of_the_checkpoint(t
     test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
     own = Brightness()
     own.facts = {"checkpoint_hash": "b", "checkpoint": "eyes"}
-    for checkpoint, measured in (("a", 10), ("c", 10)):
+    for checkpoint in ("a", "c"):
         given = plan((1,), facts={"checkpoint_hash": checkpoint, "checkpoint": "model", "commit": "1"})
-        (row,) = evaluate(given, [own], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+        (row,) = measured(tmp_path, given, own, test, train)
         assert (row["checkpoint"], row["checkpoint_hash"], row["commit"]) == ("eyes", "b", "1")
-        assert own.pictures == measured
+        assert own.pictures == 10
 
 
 def test_nothing_is_drawn_for_none_and_for_all_references(tmp_path):
     test, train = made_set(categories=("nut",)), made_set(4, ("nut",), "train")
     detector = Brightness()
-    table = EvaluationRows(tmp_path / "t.csv")
-    rows = evaluate(plan((0, "all"), (0, 1)), [detector], test, train, table, progress=False)
+    rows = measured(tmp_path, plan((0, "all"), (0, 1)), detector, test, train)
     assert [(row["k_shot"], row["seed"], row["references_from"]) for row in rows] == [
         ("0", "", ""), ("all", "", "train"),
     ]  # fmt: skip
@@ -153,7 +157,7 @@ def test_nothing_is_drawn_for_none_and_for_all_references(tmp_path):
 def test_references_from_the_test_split_are_not_measured_on(tmp_path):
     test = made_set(categories=("nut",))
     given = plan((2,), references_from="test")
-    (row,) = evaluate(given, [Brightness()], test, None, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    (row,) = measured(tmp_path, given, Brightness(), test, None)
     assert (row["num_pictures"], row["num_anomalous"]) == ("8", "5")
     assert len(row["references"].split(";")) == 2
 
@@ -163,14 +167,14 @@ def test_where_all_good_pictures_would_be_references_it_is_said_before_anything_
     test, detector = made_set(categories=("nut",)), Brightness()
     given = plan((1, k_shot), (0, 1, 2), references_from="test", limit=limit)
     with pytest.raises(EvaluationError, match="'nut' must have good test pictures that are no references, got none"):
-        evaluate(given, [detector], test, None, EvaluationRows(tmp_path / "t.csv"), progress=False)
+        measured(tmp_path, given, detector, test, None)
     assert detector.pictures == 0
 
 
 def test_a_limit_takes_half_of_each_class_and_without_masks_there_are_no_pixel_metrics(tmp_path):
     test, train = made_set(20, masks=False), made_set(4, split="train")
     given = plan((1,), limit=6)
-    rows = evaluate(given, [Brightness()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    rows = measured(tmp_path, given, Brightness(), test, train)
     assert [(row["num_pictures"], row["num_anomalous"]) for row in rows] == [("6", "3")] * 2
     assert rows[0]["pixel_auroc"] == ""
     assert rows[0]["image_auroc"] != ""
@@ -187,7 +191,7 @@ def test_the_published_protocol_measures_on_the_models_canvas(tmp_path):
                 yield found
 
     given = EvaluationPlan(Protocol("paper", "made", (12, 12)), (1,), (0,))
-    (row,) = evaluate(given, [Sizes()], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+    (row,) = measured(tmp_path, given, Sizes(), test, train)
     assert sizes == {(12, 12)}
     assert row["references"] == "nut/train/0"
 
@@ -202,7 +206,7 @@ def test_the_published_protocol_measures_on_the_models_canvas(tmp_path):
 def test_one_class_and_too_few_references_are_refused_before_anything_is_measured(tmp_path, split, message):
     test, train, detector = made_set(categories=("nut",), split=split), made_set(2, ("nut",), "train"), Brightness()
     with pytest.raises(EvaluationError, match=re.escape(message)):
-        evaluate(plan((1, 4)), [detector], test, train, EvaluationRows(tmp_path / "t.csv"), progress=False)
+        measured(tmp_path, plan((1, 4)), detector, test, train)
     assert detector.pictures == 0
 
 
@@ -221,43 +225,37 @@ def test_numbers_out_of_range_are_refused(options, message):
         plan(**options)
 
 
-def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_its_map(tmp_path):
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
+def detector(config=None, **options):
+    model, processor = tiny_pair(**(config or {}))
+    return AnomalyGPTDetector(AnomalyInspector(model, processor), published=False, **options)
 
-    model, processor = tiny_pair(answering="grounded", decision={"needs_references": True})
-    detector = AnomalyGPTDetector(AnomalyInspector(model, processor), published=False)
-    plan = EvaluationPlan(Protocol("ours", "anomaly_folder", (28, 28)), [0], [0])
-    (row, _) = evaluate(plan, [detector], made_set(4), None, EvaluationRows(tmp_path / "rows.csv"))
+
+def test_a_checkpoint_that_gives_no_verdict_without_references_is_measured_by_its_map(tmp_path):
+    given = EvaluationPlan(Protocol("ours", "anomaly_folder", (28, 28)), [0], [0])
+    grounded = detector({"answering": "grounded", "decision": {"needs_references": True}})
+    (row,) = measured(tmp_path, given, grounded, made_set(4, ("nut",)), None)
     assert 0 <= float(row["image_auroc"]) <= 1
     assert (row["balanced_accuracy"], row["accuracy_paper"]) == ("", "")
 
 
-def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_them_as_they_lie():
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
+NOISE = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8)) for seed in (0, 1)]
 
-    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, align=True)
-    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
-    assert detector.name == "anomalygpt_aligned"
-    detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
-    assert detector.inspector.references.views is not None
-    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
-    assert detector.inspector.references.views is None
-    assert detector.inspector.num_references == 2
+
+def test_where_good_pictures_have_no_common_pose_the_aligned_method_compares_them_as_they_lie():
+    aligned = detector(align=True)
+    assert aligned.name == "anomalygpt_aligned"
+    aligned.learn(NOISE[:1], "noise", "Noise.")
+    assert aligned.inspector.references.views is not None
+    with pytest.warns(UserWarning, match="noise: compared as the parts lie, not aligned"):
+        aligned.learn(NOISE, "noise", "Noise.")
+    assert aligned.inspector.references.views is None
+    assert aligned.inspector.num_references == 2
 
 
 def test_from_one_good_picture_the_presence_method_compares_without_and_says_so():
-    from modeling_anomalygpt.evaluation.detectors import AnomalyGPTDetector
-    from modeling_anomalygpt.inspector import AnomalyInspector
-    from tests.tiny import tiny_pair
-
-    detector = AnomalyGPTDetector(AnomalyInspector(*tiny_pair()), published=False, presence=True)
-    noise = [np.random.default_rng(seed).integers(0, 256, (56, 56, 3), dtype=np.uint8) for seed in (0, 1)]
+    presence = detector(presence=True)
     with pytest.warns(UserWarning, match="noise: one good picture does not tell what must be there"):
-        detector.learn([Image.fromarray(noise[0])], "noise", "Noise.")
-    assert not detector.inspector.references.bank.presence
-    detector.learn([Image.fromarray(one) for one in noise], "noise", "Noise.")
-    assert detector.inspector.references.bank.presence
+        presence.learn(NOISE[:1], "noise", "Noise.")
+    assert not presence.inspector.references.bank.presence
+    presence.learn(NOISE, "noise", "Noise.")
+    assert presence.inspector.references.bank.presence

@@ -86,12 +86,12 @@ def test_curves_of_pictures_agree_with_scikit_learn(kind, number):
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(-5, 5)), min_size=2, max_size=40))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_no_threshold_beats_the_oracle_and_it_is_reached(rows):
     labels, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], float)
     if len(set(labels.tolist())) < 2:
         return
-    tried = [*scores, np.inf]
+    tried = [*np.unique(scores), np.inf]
     best = max(accuracy(labels, scores >= threshold) for threshold in tried)
     balanced = max(accuracy(labels, scores >= threshold, balanced=True) for threshold in tried)
     for expected, is_balanced in ((best, False), (balanced, True)):
@@ -124,14 +124,10 @@ def test_the_papers_accuracy_searches_for_a_word():
 
 
 @pytest.mark.parametrize("function", [auroc, average_precision, f1_max, oracle_accuracy])
-@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1, 1]])
-def test_one_class_alone_is_an_error_and_not_a_number(function, labels):
-    normal, anomalous = (3, 0) if labels[0] == 0 else (0, 3)
-    text = (
-        f"is undefined: there are {normal} normal and {anomalous} anomalous pictures. Evaluate a split that has both."
-    )
-    with pytest.raises(ValueError, match=text):
-        function(labels, [0.1, 0.2, 0.3])
+def test_one_class_alone_is_an_error_and_not_a_number(function):
+    for labels, there in (([0, 0, 0], "3 normal and 0 anomalous"), ([1, 1, 1], "0 normal and 3 anomalous")):
+        with pytest.raises(ValueError, match=f"is undefined: there are {there} pictures. Evaluate a split that has"):
+            function(labels, [0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize(

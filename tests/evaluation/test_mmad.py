@@ -65,7 +65,7 @@ def place(tmp_path_factory):
     return place
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inspector(place):
     return AnomalyInspector.from_pretrained(str(place / "model"), device="cpu")
 

@@ -1,11 +1,12 @@
 """Training that fits the smallest model: pictures with bright squares, an answer that depends on them.
 
-`python -m tests.training.squares FOLDER MOMENT [BATCH [COUNT]]` trains in a process of its own. MOMENT is `never`,
-`stream` (samples of a stream), or when the process kills itself without warning: `step` (between two checkpoints),
-`saving` (in the middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under its name).
+`python -m tests.training.squares FOLDER MOMENT` trains in a process of its own. MOMENT is `never` (several numbers of
+pictures, then a stream), or when the process kills itself without warning: `step` (between two checkpoints), `saving`
+(in the middle of a checkpoint), `renaming` (the checkpoint is written, but not yet under its name).
 """
 
 import hashlib
+import json
 import os
 import pathlib
 import signal
@@ -107,13 +108,24 @@ def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(folder: str, moment: str, batch: str = "4", count: str = "12") -> None:
-    if moment == "stream":
-        run, seen = streamed(folder, ddp_find_unused_parameters=True)
+def train_all(folder: str) -> None:
+    for count in (9, 10, 11, 12):
+        place = f"{folder}/{count}"
+        run = trainer(place, "lora", count, per_device_train_batch_size=2, ddp_find_unused_parameters=True)
         run.train()
-        print("rows", run.args.process_index, sorted(seen))
-        return
-    run = trainer(folder, "lora", int(count), per_device_train_batch_size=int(batch), ddp_find_unused_parameters=True)
+        if run.is_world_process_zero():
+            torch.save({"weights": weights(run.model), "log": run.state.log_history}, f"{place}/end.pt")
+    epochs = list(dict.fromkeys(run.train_dataset.epochs))
+    run, seen = streamed(f"{folder}/stream", ddp_find_unused_parameters=True)
+    run.train()
+    noticed = {"epochs": epochs, "rows": sorted(seen)}  # not printed: two processes print into each other's lines
+    pathlib.Path(folder, f"noticed_{run.args.process_index}.json").write_text(json.dumps(noticed))
+
+
+def main(folder: str, moment: str) -> None:
+    if moment == "never":
+        return train_all(folder)
+    run = trainer(folder, "lora", ddp_find_unused_parameters=True)
     save, replace, training_step = torch.save, os.replace, run.training_step
 
     def maybe_die_saving(value, target, *args, **kwargs):
@@ -132,10 +144,7 @@ def main(folder: str, moment: str, batch: str = "4", count: str = "12") -> None:
         return training_step(*args, **kwargs)
 
     torch.save, os.replace, run.training_step = maybe_die_saving, maybe_die_renaming, maybe_die_stepping
-    run.train(resume_from_checkpoint=True)
-    if run.is_world_process_zero():
-        save({"weights": weights(run.model), "log": run.state.log_history}, pathlib.Path(folder) / "end.pt")
-    print("epochs", run.args.process_index, list(dict.fromkeys(run.train_dataset.epochs)))
+    run.train()
 
 
 if __name__ == "__main__":

@@ -64,12 +64,17 @@ def test_a_batch_without_any_reference_has_none(processor):
     assert "reference_pixel_values" not in InspectionCollator(processor)(samples)
 
 
-def test_one_mixed_batch_costs_what_its_samples_cost_alone():
+def test_one_mixed_batch_costs_what_its_samples_cost_alone_and_has_the_maps_that_they_ask_for():
     model, processor = tiny_pair()
     collate = InspectionCollator(processor)
     samples = samples_of(processor, count=12)
+    batch = collate(samples)
     with torch.no_grad():
-        together = model(**collate(samples))
+        together = model(**batch)
+        text = model.get_image_features(batch["pixel_values"]).anomaly_map
+        shot = model.get_image_features(
+            batch["pixel_values"], reference_pixel_values=batch["reference_pixel_values"]
+        ).anomaly_map
         alone = [model(**collate([sample])) for sample in samples]
     words = torch.tensor([sum(label != -100 for label in sample["labels"]) for sample in samples])
     lm = torch.stack([one.loss_lm for one in alone])
@@ -78,20 +83,9 @@ def test_one_mixed_batch_costs_what_its_samples_cost_alone():
         pictures = [one[name] for one, sample in zip(alone, samples, strict=True) if sample["mask_labels"] is not None]
         assert len(pictures) == 6
         torch.testing.assert_close(together[name], torch.stack(pictures).mean(), rtol=1e-4, atol=1e-5)
-
-
-def test_the_map_of_each_sample_is_the_one_its_references_ask_for():
-    model, processor = tiny_pair()
-    samples = samples_of(processor, count=12)
-    batch = InspectionCollator(processor)(samples)
-    with torch.no_grad():
-        maps = model(**batch).anomaly_map
-        text = model.get_image_features(batch["pixel_values"]).anomaly_map
-        shot = model.get_image_features(
-            batch["pixel_values"], reference_pixel_values=batch["reference_pixel_values"]
-        ).anomaly_map
     for row, sample in enumerate(samples):
-        torch.testing.assert_close(maps[row], shot[row] if sample["use_reference"] else text[row])
+        expected = shot[row] if sample["use_reference"] else text[row]
+        torch.testing.assert_close(together.anomaly_map[row], expected)
 
 
 def test_what_does_not_fit_is_refused(processor, samples):

@@ -1,16 +1,19 @@
 """Numbers measured during training, against the plain functions of the metrics."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from transformers import EvalPrediction, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from modeling_anomalygpt.evaluation.metrics import auroc
 from modeling_anomalygpt.training.evaluation import InspectionMetrics, yes_no_ids
 from modeling_anomalygpt.training.trainer import AnomalyTrainer, SamplePictures
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 from tests.tiny import tiny_pair
-from tests.training.squares import Squares
+from tests.training.squares import Squares, trainer
 
 pytest.importorskip("peft")
 
@@ -63,16 +66,16 @@ def test_the_trainer_measures_keeps_the_best_checkpoint_and_shows_pictures(tmp_p
         disable_tqdm=True, logging_steps=1, train_sampling_strategy="sequential",
     )  # fmt: skip
     held_back = Squares(processor, 7, seed=5)
-    trainer = AnomalyTrainer(
+    run = AnomalyTrainer(
         model, args, train_dataset=Squares(processor), eval_dataset=held_back, processing_class=processor
     )
-    trainer.add_callback(SamplePictures(trainer, count=2))
-    trainer.train()
-    measured = [entry for entry in trainer.state.log_history if "eval_loss_lm" in entry]
+    run.add_callback(SamplePictures(run, count=2))
+    run.train()
+    measured = [entry for entry in run.state.log_history if "eval_loss_lm" in entry]
     assert len(measured) == 4
     assert {"eval_image_auroc", "eval_pixel_auroc", "eval_token_accuracy", "eval_loss_focal"} <= set(measured[0])
     best = min(measured, key=lambda entry: entry["eval_loss_lm"])
-    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best['step']}")
+    assert run.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best['step']}")
     assert (tmp_path / f"checkpoint-{best['step']}").is_dir()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -81,6 +84,18 @@ def test_the_trainer_measures_keeps_the_best_checkpoint_and_shows_pictures(tmp_p
     assert events.Tags()["images"] == ["pictures/0", "pictures/6"]
     assert len(events.Images("pictures/0")) == 4
     assert "eval/loss_lm" in events.Tags()["scalars"]
+
+
+def test_a_map_of_another_size_than_the_picture_is_shown_whole(tmp_path):
+    run = trainer(tmp_path, pair=tiny_pair(map_size=20))
+    run.eval_dataset, shown = Squares(run.processing_class, 2, map_size=20), []
+    board = object.__new__(TensorBoardCallback)  # without the package, of which it would make its writer
+    board.tb_writer = mock.Mock(add_image=lambda name, picture, *_, **__: shown.append(picture))
+    run.callback_handler.callbacks.append(board)
+    SamplePictures(run).on_evaluate(run.args, run.state, run.control)
+    assert [picture.shape for picture in shown] == [(28, 84, 3)] * 2
+    rows, columns = np.nonzero(shown[1][:, 56:, 0])  # of the target, 8 to 16 of 20
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (11, 22, 11, 22)
 
 
 def test_a_processor_without_words_for_yes_and_no_gives_none():

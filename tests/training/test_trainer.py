@@ -1,8 +1,11 @@
 """The trainer: the same loss however a step is cut, what is trained, whole checkpoints, resuming, saving memory."""
 
+import dataclasses
 import json
 import math
 import os
+import pathlib
+import shutil
 import sys
 import warnings
 
@@ -58,13 +61,10 @@ def test_sample_losses_are_those_of_each_sample_alone():
     assert losses.shape == (3, len(COLUMNS))
 
 
-@pytest.mark.parametrize("tuning", ["paper", "prompt"])
-def test_accumulated_steps_and_a_last_small_batch_give_the_gradients_of_one_large_batch(tmp_path, tuning):
-    large = trainer(tmp_path / "a", tuning, count=10, per_device_train_batch_size=10, max_steps=1, optim="sgd")
-    small = trainer(
-        tmp_path / "b", tuning, count=10, per_device_train_batch_size=4, gradient_accumulation_steps=3, max_steps=1,
-        optim="sgd",
-    )  # fmt: skip
+def test_accumulated_steps_and_a_last_small_batch_give_the_gradients_of_one_large_batch(tmp_path):
+    options = {"count": 10, "max_steps": 1, "save_strategy": "no", "optim": "sgd"}
+    large = trainer(tmp_path, per_device_train_batch_size=10, **options)
+    small = trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=3, **options)
     before = weights(large.model)
     assert all(torch.equal(value, before[name]) for name, value in weights(small.model).items())
     large.train()
@@ -101,8 +101,8 @@ def test_every_mode_lowers_the_loss_and_leaves_what_is_frozen(tmp_path, tuning):
     assert all(torch.equal(state[name], value) for name, value in frozen.items())
 
 
-def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradients(tmp_path):
-    run = trainer(tmp_path, "prompt", max_steps=1, save_strategy="no")
+def test_frozen_parts_stay_in_evaluation_mode_and_the_data_know_the_epoch(tmp_path):
+    run = trainer(tmp_path, "prompt", count=4, save_strategy="no")
     modes = {}
 
     def look(module, *_):
@@ -115,6 +115,7 @@ def test_frozen_parts_stay_in_evaluation_mode_and_get_no_gradients(tmp_path):
     assert modes["base_model.model.prompt_learner.modules_to_save.default"]
     trained = set(trainable_names(run.model))
     assert all(parameter.grad is None for name, parameter in run.model.named_parameters() if name not in trained)
+    assert list(dict.fromkeys(run.train_dataset.epochs)) == [0, 1]
 
 
 def test_statistics_of_batches_never_move_even_when_everything_is_trained():
@@ -128,12 +129,6 @@ def test_statistics_of_batches_never_move_even_when_everything_is_trained():
     assert model[0].training
 
 
-def test_the_epoch_of_the_data_is_set_before_each_epoch(tmp_path):
-    run = trainer(tmp_path, save_strategy="no")
-    run.train()
-    assert list(dict.fromkeys(run.train_dataset.epochs)) == [0, 1]
-
-
 def test_a_stream_trains(tmp_path):
     run, seen = streamed(tmp_path)
     run.train()
@@ -142,25 +137,22 @@ def test_a_stream_trains(tmp_path):
     assert all(math.isfinite(entry["loss"]) for entry in run.state.log_history if "loss" in entry)
 
 
-@pytest.mark.parametrize(
-    ("name", "greater"), [("loss", False), ("eval_loss_dice", False), ("image_auroc", True), ("auroc", None)]
-)
-def test_the_best_checkpoint_is_that_of_the_least_loss_or_the_highest_rate(tmp_path, name, greater):
-    run = trainer(tmp_path, metric_for_best_model=name)
+def test_the_best_checkpoint_is_that_of_the_least_loss_or_the_highest_rate(tmp_path):
+    run = trainer(tmp_path)
     settings = {"eval_dataset": Squares(run.processing_class, 2), "processing_class": run.processing_class}
-    if greater is None:
-        with pytest.raises(TrainingError, match="`metric_for_best_model` must be one of loss, .* got 'auroc'"):
-            AnomalyTrainer(run.model, run.args, **settings)
-    else:
-        assert AnomalyTrainer(run.model, run.args, **settings).args.greater_is_better is greater
+    for name, greater in (("loss", False), ("eval_loss_dice", False), ("image_auroc", True)):
+        args = dataclasses.replace(run.args, metric_for_best_model=name)
+        assert AnomalyTrainer(run.model, args, **settings).args.greater_is_better is greater
+    args.metric_for_best_model = "auroc"
+    with pytest.raises(TrainingError, match="`metric_for_best_model` must be one of loss, .* got 'auroc'"):
+        AnomalyTrainer(run.model, args, **settings)
 
 
 def test_an_option_without_effect_is_refused(tmp_path):
     with pytest.raises(TrainingError, match=r"`label_smoothing_factor` must be 0, got 0\.1"):
         trainer(tmp_path, label_smoothing_factor=0.1)
-    for tuning in ("paper", "prompt", "lora"):
-        with pytest.raises(TrainingError, match="`neftune_noise_alpha` must be left out where the word embeddings"):
-            trainer(tmp_path, tuning, neftune_noise_alpha=5.0)
+    with pytest.raises(TrainingError, match="`neftune_noise_alpha` must be left out where the word embeddings"):
+        trainer(tmp_path, neftune_noise_alpha=5.0)
     assert trainer(tmp_path, "full", neftune_noise_alpha=5.0).args.neftune_noise_alpha == 5
 
 
@@ -180,26 +172,34 @@ def test_a_metric_that_the_pictures_cannot_give_ends_the_run_before_the_first_st
 # Checkpoints
 
 
-def test_a_resumed_run_ends_bit_identical(tmp_path):
-    whole = trainer(tmp_path / "whole", "lora", save_steps=2)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of six steps with the checkpoints 2, 4 and 6: folder and trainer. What changes it, mends it."""
+    run = trainer(tmp_path_factory.mktemp("run"))
+    run.train()
+    return pathlib.Path(run.args.output_dir), run
+
+
+def the_same(run, other):
+    expected = weights(other.model)
+    return all(torch.equal(value, expected[name]) for name, value in weights(run.model).items())
+
+
+def test_a_run_that_is_resumed_in_the_middle_of_an_epoch_ends_bit_identical(tmp_path):
+    whole, halted = (trainer(tmp_path, "lora", count=8, save_steps=1) for _ in range(2))
     whole.train()
-    assert sorted(path.name for path in (tmp_path / "whole").glob("checkpoint-*")) == [
-        "checkpoint-2", "checkpoint-4", "checkpoint-6",
-    ]  # fmt: skip
-    halted = trainer(tmp_path / "whole", "lora", save_steps=2)
-    halted.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
-    for name, value in weights(whole.model).items():
-        assert torch.equal(value, weights(halted.model)[name]), name
-    last = [[entry for entry in run.state.log_history if entry.get("step") == 6][0] for run in (whole, halted)]
+    halted.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert the_same(halted, whole)
+    last = [[entry for entry in run.state.log_history if entry.get("step") == 4][0] for run in (whole, halted)]
     assert last[0] == {**last[1], "grad_norm": last[0].get("grad_norm")}
 
 
 def test_a_checkpoint_holds_what_is_trained_and_what_decides_the_run(tmp_path):
-    run = trainer(tmp_path, "paper", save_total_limit=2, num_train_epochs=3)
+    run = trainer(tmp_path, "paper", save_total_limit=2, max_steps=3, save_steps=1)
     run.train()
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
-    assert names == ["checkpoint-8", "checkpoint-9"]
-    folder = tmp_path / "checkpoint-9"
+    assert names == ["checkpoint-2", "checkpoint-3"]
+    folder = tmp_path / "checkpoint-3"
     saved = load_file(folder / "adapter_model.safetensors")
     assert all(any(part in name for part in ("localizer", "prompt_learner")) for name in saved)
     facts = json.loads((folder / "training_run.json").read_text())
@@ -229,36 +229,37 @@ def other_pair():
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, changes, message):
-    trainer(tmp_path, max_steps=2).train()
+def test_a_checkpoint_of_another_run_is_refused(finished, changes, message):
     changes = {name: value() if callable(value) else value for name, value in changes.items()}
     with pytest.raises(TrainingError, match=message):
-        trainer(tmp_path, **({"max_steps": 2} | changes)).train(resume_from_checkpoint=True)
+        trainer(finished[0], **changes).train(resume_from_checkpoint=True)
 
 
 def test_a_folder_that_was_not_finished_is_never_taken(tmp_path):
-    trainer(tmp_path, max_steps=2).train()
+    whole = tmp_path / "checkpoint-2" / "trainer_state.json"  # of an earlier version, which wrote no digests
+    whole.parent.mkdir()
+    whole.write_text("{}")
     (tmp_path / ".unfinished" / "checkpoint-4").mkdir(parents=True)
     (tmp_path / "checkpoint-5").mkdir()
     assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
     with pytest.raises(TrainingError, match="must be a whole checkpoint, got .*checkpoint-5: trainer_state.json is"):
-        trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+        trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
 def bits_of(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_finished_run_takes_no_step_and_changes_no_file_when_it_is_resumed(tmp_path):
-    run = trainer(tmp_path, save_total_limit=1)
-    run.train()
-    before = bits_of(tmp_path)
+def test_a_finished_run_takes_no_step_and_changes_no_file_when_it_is_resumed(finished):
+    folder, run = finished
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == [f"checkpoint-{step}" for step in (2, 4, 6)]
+    before = bits_of(folder)
     for _ in range(2):
-        again = trainer(tmp_path, save_total_limit=1)
+        again = trainer(folder, save_total_limit=1)
         again.training_step = None
         assert again.train(resume_from_checkpoint=True).global_step == 6
-        assert all(torch.equal(value, weights(again.model)[name]) for name, value in weights(run.model).items())
-    assert bits_of(tmp_path) == before
+        assert the_same(again, run)
+    assert bits_of(folder) == before
 
 
 DAMAGES = {
@@ -270,17 +271,9 @@ DAMAGES = {
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_run.json")
 
 
-@pytest.fixture(scope="module")
-def three_checkpoints(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    run = trainer(folder)
-    run.train()
-    return folder, weights(run.model)
-
-
 @pytest.mark.parametrize("file", FILES)
-def test_a_damaged_checkpoint_is_recognised_and_the_intact_one_beside_it_is_named(three_checkpoints, file):
-    folder, _ = three_checkpoints
+def test_a_damaged_checkpoint_is_recognised_and_the_intact_one_beside_it_is_named(finished, file):
+    folder, again = finished[0], trainer(finished[0])
     path = folder / "checkpoint-6" / file
     intact = path.read_bytes()
     for damage in DAMAGES.values():
@@ -288,85 +281,86 @@ def test_a_damaged_checkpoint_is_recognised_and_the_intact_one_beside_it_is_name
         with pytest.warns(UserWarning, match=rf"checkpoint-6 is damaged \({file} is .*\): .*checkpoint-4 is used"):
             assert last_whole_checkpoint(folder) == str(folder / "checkpoint-4")
         with pytest.raises(TrainingError, match=rf"must be a whole checkpoint, got .*checkpoint-6: {file} is"):
-            trainer(folder).train(resume_from_checkpoint=str(folder / "checkpoint-6"))
+            again.train(resume_from_checkpoint=str(folder / "checkpoint-6"))
         path.write_bytes(intact)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert last_whole_checkpoint(folder) == str(folder / "checkpoint-6")
 
 
-def test_a_run_goes_on_from_the_intact_checkpoint_to_the_same_bits_and_mends_the_damaged_one(three_checkpoints):
-    folder, expected = three_checkpoints
+def test_a_run_goes_on_from_the_intact_checkpoint_to_the_same_bits_and_mends_the_damaged_one(finished):
+    folder, run = finished
     os.truncate(folder / "checkpoint-6" / "optimizer.pt", 1000)
     again = trainer(folder)
     with pytest.warns(UserWarning, match="checkpoint-6 is damaged"):
         again.train(resume_from_checkpoint=True)
-    assert all(torch.equal(value, expected[name]) for name, value in weights(again.model).items())
+    assert the_same(again, run)
     assert last_whole_checkpoint(folder) == str(folder / "checkpoint-6")
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_begun(tmp_path):
-    trainer(tmp_path, max_steps=2).train()
+def test_where_every_checkpoint_is_damaged_nothing_is_begun(finished, tmp_path):
+    shutil.copytree(finished[0] / "checkpoint-2", tmp_path / "checkpoint-2")
     os.truncate(tmp_path / "checkpoint-2" / "adapter_model.safetensors", 1000)
     with pytest.raises(TrainingError, match=r"Every checkpoint in .* is damaged \(checkpoint-2: adapter_model.safet"):
-        trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
+        trainer(tmp_path).train(resume_from_checkpoint=True)
 
 
 def test_a_full_disk_ends_the_run_in_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    run = trainer(tmp_path)
+    run = trainer(tmp_path, count=4, save_steps=1)
     save = torch.save
 
     def full(value, target, *args, **kwargs):
-        if run.state.global_step >= 4 and "optimizer" in str(target):
+        if run.state.global_step >= 2 and "optimizer" in str(target):
             raise OSError(28, "No space left on device")
         return save(value, target, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match="No space left on device. The last checkpoint .*checkpoint-2 is whole"):
+    with pytest.raises(TrainingError, match="No space left on device. The last checkpoint .*checkpoint-1 is whole"):
         run.train()
-    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
-    assert not (tmp_path / ".unfinished" / "checkpoint-4").exists()
+    assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-1")
+    assert not (tmp_path / ".unfinished" / "checkpoint-2").exists()
     monkeypatch.undo()
-    again = trainer(tmp_path)
+    again = trainer(tmp_path, count=4, save_steps=1)
     again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == 6
+    assert again.state.global_step == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(tmp_path):
-    run = trainer(tmp_path)
-    good = run.train_dataset.__class__.__getitem__
+    class Broken(Squares):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            if self.epoch == 1 and index == 5:
+                sample["pixel_values"] = np.full_like(sample["pixel_values"], np.nan)
+            return sample
 
-    def broken(self, index):
-        sample = good(self, index)
-        if self.epoch == 1 and index == 5:
-            sample["pixel_values"] = np.full_like(sample["pixel_values"], np.nan)
-        return sample
-
-    run.train_dataset.__class__ = type("Broken", (Squares,), {"__getitem__": broken})
-    expected = r"The loss must be finite, got nan in step 5 \(pictures: square 4, square 5, .*checkpoint-4; try half"
+    run = trainer(tmp_path, count=8)
+    run.train_dataset.__class__ = Broken
+    expected = r"The loss must be finite, got nan in step 4 \(pictures: square 4, square 5, .*checkpoint-2; try half"
     with pytest.raises(TrainingError, match=expected):
         run.train()
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
-    run = trainer(tmp_path, max_steps=2)
+    run = trainer(tmp_path, max_steps=1, save_strategy="no")
     run.train()
     name, parameter = next((n, p) for n, p in run.model.named_parameters() if p.requires_grad)
     parameter.data.fill_(float("inf"))
-    run.state.global_step = 4
     with pytest.raises(TrainingError, match="Trained weights must be finite"):
         run._save_checkpoint(run.model, None)
-    assert not os.path.exists(tmp_path / "checkpoint-4")
+    assert not os.path.exists(tmp_path / "checkpoint-1")
 
 
-def test_the_saved_model_is_an_adapter_folder_that_loads_to_the_same_numbers(tmp_path):
+def test_the_saved_model_is_an_adapter_folder_without_the_token_that_loads_to_the_same_numbers(tmp_path):
     model, processor = tiny_pair()
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    run = trainer(tmp_path / "out", "prompt")
+    run = trainer(tmp_path / "out", max_steps=2, hub_token="hf_secret")
     run.model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     run.train()
     run.save_model()
+    assert (tmp_path / "out" / "training_args.bin").is_file()
+    assert not [path for path, content in bits_of(tmp_path).items() if b"hf_secret" in content]
+    assert run.args.hub_token == "hf_secret"  # pushing needs it
     assert not (tmp_path / "out" / ".unfinished").exists()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "squares (split all, 12 pictures, labels synthetic)" in card
@@ -382,15 +376,6 @@ def test_the_saved_model_is_an_adapter_folder_that_loads_to_the_same_numbers(tmp
     assert torch.equal(got.anomaly_map, expected.anomaly_map)
 
 
-def test_a_token_of_the_hub_is_in_no_file(tmp_path):
-    run = trainer(tmp_path, max_steps=2, hub_token="hf_secret")
-    run.train()
-    run.save_model()
-    assert (tmp_path / "training_args.bin").is_file()
-    assert not [path for path, content in bits_of(tmp_path).items() if b"hf_secret" in content]
-    assert run.args.hub_token == "hf_secret"  # pushing needs it
-
-
 # Memory
 
 
@@ -398,13 +383,13 @@ def test_a_token_of_the_hub_is_in_no_file(tmp_path):
 def test_checkpointed_activations_are_computed_twice_and_give_the_same_losses(tmp_path, tuning):
     losses, calls = [], []
     for saving in (False, True):
-        run = trainer(tmp_path, tuning, max_steps=3, save_strategy="no", gradient_checkpointing=saving)
+        run = trainer(tmp_path, tuning, max_steps=2, save_strategy="no", gradient_checkpointing=saving)
         layer = run.model.get_base_model().model.language_model.layers[1].input_layernorm
         with CallCounter(layer) as counter:
             run.train()
         calls.append(counter.calls)
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
-    assert calls == [3, 6]
+    assert calls == [2, 4]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -413,7 +398,7 @@ def trained_from_a_folder(tmp_path, tuning, **settings):
         part.save_pretrained(tmp_path / "base")
     pair = load_for_training(ModelArguments(str(tmp_path / "base"), **settings))
     bf16 = settings.get("dtype") == "bfloat16"
-    run = trainer(tmp_path / "out", tuning, pair=pair, max_steps=6, save_strategy="no", bf16=bf16)
+    run = trainer(tmp_path / "out", tuning, pair=pair, max_steps=4, save_strategy="no", bf16=bf16)
     run.train()
     run.save_model()
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]

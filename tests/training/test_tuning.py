@@ -37,10 +37,13 @@ def trained(model):
 )
 def test_each_mode_trains_its_parts_and_as_many_numbers_as_virtual_tokens_have(tuning, parts, tokens):
     model = lively_model()
-    expected = sizes(model, *parts) + tokens
+    expected, total = sizes(model, *parts) + tokens, sizes(model, "") + tokens
     adapted = prepare_for_tuning(model, TuningArguments(tuning, num_virtual_tokens=6))
     assert trained(adapted) == expected
     assert (adapted is model) == (tuning == "full")
+    line = describe_tuning(adapted, tuning)
+    assert line.startswith(f"{tuning}: trains {expected:,} of {total:,} parameters ({100 * expected / total:.1f} %): ")
+    assert "\n" not in line
 
 
 def test_lora_changes_the_language_model_only_and_begins_without_a_change():
@@ -85,22 +88,6 @@ def test_projections_before_matching_are_never_trained_by_an_adapter():
     assert not any("reference_projections" in name for name in names)
 
 
-def test_what_is_trained_is_float32_beside_a_half_precision_model():
-    model = lively_model().to(torch.bfloat16)
-    adapted = prepare_for_tuning(model, TuningArguments("prompt"))
-    kinds = {parameter.requires_grad: parameter.dtype for parameter in adapted.parameters()}
-    assert kinds == {True: torch.float32, False: torch.bfloat16}
-
-
-def test_one_line_says_what_is_trained():
-    model = lively_model()
-    total = sum(value.numel() for value in model.parameters())
-    own = sizes(model, "localizer", "prompt_learner")
-    line = describe_tuning(prepare_for_tuning(model, TuningArguments("paper")), "paper")
-    assert line.startswith(f"paper: trains {own:,} of {total:,} parameters ({100 * own / total:.1f} %): localizer ")
-    assert "\n" not in line
-
-
 def test_virtual_tokens_begin_near_the_start_token():
     model = lively_model()
     adapted = prepare_for_tuning(model, TuningArguments("prompt"))
@@ -143,10 +130,10 @@ def test_what_is_put_together_or_lies_as_an_adapter_on_the_hub_is_not_trained_on
         load_for_training(ModelArguments("me/bolts"))
 
 
-@pytest.mark.parametrize("weight", [-3.0, float("nan"), float("inf")])
-def test_a_loss_weight_must_be_a_finite_number(weight):
-    with pytest.raises(ValueError, match="`loss_weight_lm` must be a finite number of at least 0, got"):
-        ModelArguments(loss_weight_lm=weight)
+def test_a_loss_weight_must_be_a_finite_number():
+    for weight in (-3.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`loss_weight_lm` must be a finite number of at least 0, got"):
+            ModelArguments(loss_weight_lm=weight)
     assert ModelArguments(loss_weight_lm=0).loss_weight_lm == 0
 
 
