@@ -419,13 +419,14 @@ def opens_plainly(picture: str | os.PathLike) -> bool:
         return image.mode in ("1", "L", "RGB") and not _is_deep(image) and "transparency" not in image.info
 
 
-def bit_depth(pictures: Iterable[Any]) -> int | None:
+def bit_depth(pictures: Iterable[Any], max_pixels: int = MAX_PIXELS) -> int | None:
     """How many bits the deep values of pictures really use, to be found once and kept.
 
     Cameras of 10, 12 or 14 bits write files of 16, and each picture alone does not tell which; good ones together do.
 
     Args:
         pictures (`Iterable`): Pictures as `load_picture` takes them, such as the references.
+        max_pixels (`int`, *optional*, defaults to 178956970): As for `load_picture`.
 
     Returns:
         `int`, *optional*: The smallest of `BIT_DEPTHS` that holds all values deeper than 8 bits, to be handed to
@@ -444,7 +445,7 @@ def bit_depth(pictures: Iterable[Any]) -> int | None:
         name = _name(picture)
         if isinstance(picture, (str, os.PathLike)) and opens_plainly(picture):
             continue
-        deep = _open(picture, name, MAX_PIXELS)[1]
+        deep = _open(picture, name, max_pixels)[1]
         if deep is not None:
             highest = _checked_range(_colours(deep), name)
             depths.append(next(bits for bits in BIT_DEPTHS if highest <= 2**bits - 1))
