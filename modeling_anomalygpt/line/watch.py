@@ -34,6 +34,7 @@ VERDICT_FOLDERS = {"normal": 0, "anomalous": 1}
 # Seconds between two tries to write where that was impossible, and between two remarks about pictures that wait.
 _TRY_AGAIN, _LAG_REMARK = (0.5, 10.0), (30.0, 600.0)
 _WORTH_A_REMARK = 10
+_LONGEST_WAIT = 0.5  # seconds until the caller hears that nothing came
 # Names have at most 255 bytes on most file systems; a number and the suffix come behind.
 _STEM_BYTES = 200
 # What a disk answers that cannot have a name, however long one waits: too long, `:` on exFAT or SMB, other letters.
@@ -239,7 +240,7 @@ def watch(incoming: Incoming, shift: Shift, stop: threading.Event, say: Callable
     lag = _Lag(say)
     before = time.time()
     while not stop.is_set():
-        path = incoming.next(0.5, stop)
+        path = incoming.next(_LONGEST_WAIT, stop)
         lag.look(*incoming.lag)
         if path is None:
             yield None

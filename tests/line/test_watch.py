@@ -56,6 +56,7 @@ class Judge:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(incoming_module, "_SETTLED", 0.05)
+    monkeypatch.setattr(watch_module, "_LONGEST_WAIT", 0.2)
     (tmp_path / "in").mkdir()
     (tmp_path / "shift").mkdir()
     return tmp_path
@@ -91,7 +92,7 @@ class Line:
                 incoming.close()
 
     def run(self):
-        """Judges until nothing has come for half a second and nothing waits; the results of this run."""
+        """Judges until nothing has come for a while and nothing waits; the results of this run."""
         results = []
         with self.open() as (incoming, shift):
             for result in watch(incoming, shift, self.stop, self.said.append):
