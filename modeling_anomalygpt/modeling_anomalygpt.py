@@ -38,7 +38,6 @@ from .memory_bank import MemoryBank, PatchFeatures, normalised_map, unit_length,
 from .processing_anomalygpt import AnomalyGPTProcessor
 from .references import reference_threshold
 from .regions import DEFECT_KINDS
-from .vision_anomalygpt import AnomalyGPTVisionModel  # noqa: F401 (transformers finds it by its configuration)
 from .vision_features import read_vision_tower, vision_tower_widths
 
 

@@ -8,8 +8,8 @@ from transformers import AutoModel
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTVisionConfig
 from modeling_anomalygpt.onednn import fused_pass, product
-from modeling_anomalygpt.vision_anomalygpt import AnomalyGPTVisionModel
-from tests.test_vision_anomalygpt import SMALL
+from modeling_anomalygpt.vision_features import AnomalyGPTVisionModel
+from tests.test_vision_features import SMALL
 
 
 @pytest.fixture

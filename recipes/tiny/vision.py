@@ -23,7 +23,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from modeling_anomalygpt import load_picture
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTVisionConfig
 from modeling_anomalygpt.image_processing_anomalygpt import AnomalyGPTImageProcessor
-from modeling_anomalygpt.vision_anomalygpt import AnomalyGPTVisionModel
+from modeling_anomalygpt.vision_features import AnomalyGPTVisionModel
 
 State = dict[str, torch.Tensor]
 NEW_NAMES = {  # of transformers 5

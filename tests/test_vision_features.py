@@ -5,8 +5,13 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTVisionConfig
-from modeling_anomalygpt.vision_anomalygpt import AnomalyGPTVisionModel, Convolution, InvertedResidual
-from modeling_anomalygpt.vision_features import read_vision_tower, vision_tower_widths
+from modeling_anomalygpt.vision_features import (
+    AnomalyGPTVisionModel,
+    Convolution,
+    InvertedResidual,
+    read_vision_tower,
+    vision_tower_widths,
+)
 
 SMALL = {
     "image_size": 32,
