@@ -204,7 +204,7 @@ def find_regions(
     parts = []
     for part, left, top in _connected_parts(inside):
         height, width = part.shape
-        window = np.where(part, anomaly_map[top : top + height, left : left + width], 0)
+        window = np.where(part, anomaly_map[top : top + height, left : left + width], -1)
         if window.max() >= threshold:
             parts.append((_as_high_as_connected(window, levels), left, top))
     return _regions(parts, anomaly_map.shape, anomaly_map, min_area, mm_per_pixel)

@@ -121,8 +121,10 @@ def test_only_pixels_of_the_given_mask_are_looked_at():
     anomaly_map = np.ones((30, 30), np.float32)
     mask = np.zeros((30, 30), bool)
     mask[3:6, 3:6] = True
-    (region,) = find_regions(anomaly_map, 0.5, mask=mask)
-    assert region.box == (3, 3, 6, 6)
+    mask[5, 5] = False
+    for threshold in (0.5, 0.0):
+        (region,) = find_regions(anomaly_map, threshold, mask=mask)
+        assert (region.box, region.area_pixels) == ((3, 3, 6, 6), 8)
 
 
 def test_a_dictionary_of_a_region_survives_json():
