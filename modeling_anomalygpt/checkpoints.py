@@ -20,6 +20,7 @@ from .configuration_anomalygpt import AnomalyGPTConfig
 from .errors import HubError, describe_error, hub_failure, needs_connection
 from .image_processing_anomalygpt import AnomalyGPTImageProcessor
 from .modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTModel
+from .onednn import multiplies_bfloat16
 from .processing_anomalygpt import AnomalyGPTProcessor
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -76,8 +77,9 @@ def load_checkpoint(
             `"small"`: its eyes with a real language model, from the Hub or from the folder that the environment
             variable `ANOMALYGPT_SMALL_BASE` names.
         device (`str` or `torch.device`, *optional*): `None`: the GPU if there is one, else the CPU.
-        dtype (`str` or `torch.dtype`, *optional*): `None`: the checkpoint's own on a GPU, float32 on the CPU. Maps are
-            float32 in any case.
+        dtype (`str` or `torch.dtype`, *optional*): `None`: the checkpoint's own on a GPU, float32 on the CPU, where
+            processors with AMX multiply in bfloat16 in the embedded vision model's transformer. Maps are float32 in
+            any case.
         quantization_config (*optional*): Passed to `from_pretrained`; leave out `UNQUANTIZED_MODULES`.
 
     Returns:
@@ -112,7 +114,13 @@ def load_checkpoint(
     _check_weights(loaded, info, source)
     if quantization_config is None:
         loaded.to(device)
-    return loaded.eval(), processor
+    return _ready(loaded, dtype), processor
+
+
+def _ready(model: AnomalyGPTForConditionalGeneration, dtype: object) -> AnomalyGPTForConditionalGeneration:
+    """Ready to inspect, in the products of this processor where no dtype is asked for."""
+    model.model.vision_tower.bfloat16_products = dtype is None and multiplies_bfloat16()
+    return model.eval()
 
 
 def _load_small(
@@ -143,7 +151,7 @@ def _load_small(
     kept = _dtype(dtype, device)
     model.to(device, *([] if kept == "auto" else [kept]))
     model.model.localizer.float()  # maps are float32 in any case
-    return model.eval(), processor
+    return _ready(model, dtype), processor
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 torch takes products from a library that uses half of what many processors can do, and writes every intermediate result
 to memory. Here the vision model's weights are packed once, channels come last, and activations, residuals and layer
-scales belong to the products. Only for looking: without gradients, in float32, on the CPU.
+scales belong to the products. Only for looking: without gradients, in float32, on the CPU. Processors that multiply
+tiles of bfloat16 take the transformer's products in it where that is allowed.
 """
 
 import platform
@@ -16,6 +17,15 @@ from torch.nn import functional
 _OPS = torch.ops.mkldnn
 _AVAILABLE = platform.machine() in ("x86_64", "AMD64") and hasattr(_OPS, "_linear_pointwise")
 _PASSES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies tiles of bfloat16 (AMX): products of it take a third of float32's time.
+
+    The older instructions for it (AVX512-BF16) gain nothing in these layers, and without any they take thirty times as
+    long (docs/experiments.md). It is asked for, not timed: a timing could choose differently from run to run.
+    """
+    return _AVAILABLE and torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def _suit(*tensors: torch.Tensor) -> bool:
@@ -60,10 +70,11 @@ def fused_pass(model: nn.Module, pixel_values: torch.Tensor) -> "FusedPass | Non
     # Nothing tells when tensors of inference mode change.
     if model.training or not _suit(pixel_values, *weights) or any(one.is_inference() for one in weights):
         return None
-    state = [(one.data_ptr(), one._version) for one in weights]
+    dtype = torch.bfloat16 if model.bfloat16_products else torch.float32
+    state = [dtype, *((one.data_ptr(), one._version) for one in weights)]
     known = _PASSES.get(model)
     if known is None or known[0] != state:
-        known = _PASSES[model] = (state, FusedPass(model) if _is_plain(model) else None)
+        known = _PASSES[model] = (state, FusedPass(model, dtype) if _is_plain(model) else None)
     return known[1]
 
 
@@ -82,14 +93,15 @@ class FusedPass:
 
     Args:
         model ([`AnomalyGPTVisionModel`]): In evaluation mode, on the CPU, float32, its transformer DINOv2.
+        dtype (`torch.dtype`): Of the transformer's products. What they are added to stays float32.
     """
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
         self._rescale = [weight.view(-1, 1, 1) for weight in (model.rescale.weight, model.rescale.bias)]
         self._stem = _Convolution(model.stem)
         self._blocks = [_InvertedResidual(block) for block in model.blocks]
-        self._transformer_blocks = [_TransformerBlock(layer) for layer in model.transformer.encoder.layer]
+        self._transformer_blocks = [_TransformerBlock(layer, dtype) for layer in model.transformer.encoder.layer]
 
     def convolved(self, pixel_values: torch.Tensor, read_blocks: list[int]) -> list[torch.Tensor]:
         """The output of the convolutional network's blocks that are read.
@@ -155,27 +167,30 @@ class _InvertedResidual:
 class _Linear:
     """Linear layers of one input as one product, scaled by the layer scale that follows."""
 
-    def __init__(self, layers: list[nn.Linear], scale: torch.Tensor | None = None):
+    def __init__(self, dtype: torch.dtype, layers: list[nn.Linear], scale: torch.Tensor | None = None):
         weight = torch.cat([layer.weight for layer in layers])
         biases = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
         bias = torch.cat(biases)
         if scale is not None:
             weight, bias = weight * scale[:, None], bias * scale
-        self.weight, self.bias = _OPS._reorder_linear_weight(weight, 257), bias  # packed for one picture's tokens
+        self.dtype, self.bias = dtype, bias
+        self.weight = _OPS._reorder_linear_weight(weight.to(dtype), 257)  # packed for one picture's tokens
 
     def __call__(self, rows: torch.Tensor, residual: torch.Tensor | None = None, gelu: bool = False) -> torch.Tensor:
-        if residual is not None:
+        if residual is not None and residual.dtype == self.dtype:
             return _OPS._linear_pointwise.binary(rows, residual, self.weight, self.bias, "add")
-        return _OPS._linear_pointwise(rows, self.weight, self.bias, "gelu" if gelu else "none", [], "none")
+        activation = "gelu" if gelu else "none"
+        result = _OPS._linear_pointwise(rows.to(self.dtype), self.weight, self.bias, activation, [], "none")
+        return result if residual is None else residual + result
 
 
 class _TransformerBlock:
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: nn.Module, dtype: torch.dtype):
         attention, mlp = layer.attention, layer.mlp
         self.norms, self.num_heads = (layer.norm1, layer.norm2), attention.num_attention_heads
-        self.project_in = _Linear([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.project_out = _Linear([attention.o_proj], layer.layer_scale1.lambda1)
-        self.widen, self.narrow = _Linear([mlp.fc1]), _Linear([mlp.fc2], layer.layer_scale2.lambda1)
+        self.project_in = _Linear(dtype, [attention.q_proj, attention.k_proj, attention.v_proj])
+        self.project_out = _Linear(dtype, [attention.o_proj], layer.layer_scale1.lambda1)
+        self.widen, self.narrow = _Linear(dtype, [mlp.fc1]), _Linear(dtype, [mlp.fc2], layer.layer_scale2.lambda1)
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         projected = self.project_in(self.norms[0](tokens)).unflatten(2, (3, self.num_heads, -1))
@@ -185,4 +200,4 @@ class _TransformerBlock:
         return self.narrow(self.widen(self.norms[1](tokens), gelu=True), residual=tokens)
 
 
-__all__ = ["FusedPass", "fused_pass", "product"]
+__all__ = ["FusedPass", "fused_pass", "multiplies_bfloat16", "product"]

@@ -201,6 +201,8 @@ class AnomalyGPTVisionModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules = ["InvertedResidual"]
+    # Whether weights of float32 may be multiplied as bfloat16 on the CPU; maps then differ by less than .01.
+    bfloat16_products = False
 
     def __init__(self, config: AnomalyGPTVisionConfig):
         super().__init__(config)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel
 
 from modeling_anomalygpt.configuration_anomalygpt import AnomalyGPTVisionConfig
-from modeling_anomalygpt.onednn import fused_pass, product
+from modeling_anomalygpt.onednn import fused_pass, multiplies_bfloat16, product
 from modeling_anomalygpt.vision_features import AnomalyGPTVisionModel
 from tests.test_vision_features import SMALL
 
@@ -43,6 +43,22 @@ def test_the_fused_pass_sees_what_the_usual_layers_see(model):
     for one, other in zip(fused.hidden_states, usual.hidden_states, strict=True):
         torch.testing.assert_close(one, other.detach(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(fused.pooler_output, usual.pooler_output.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="no processor that multiplies tiles of bfloat16")
+def test_products_in_bfloat16_give_the_same_to_two_digits_and_only_where_they_are_allowed(model):
+    pixel_values = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        exact = model(pixel_values).hidden_states
+        model.bfloat16_products = True
+        rounded = model(pixel_values).hidden_states
+        model.bfloat16_products = False
+        again = model(pixel_values).hidden_states
+    for one, other in zip(exact[:-1], rounded[:-1], strict=True):
+        assert torch.equal(one, other)  # the convolutions stay as they are
+    assert 1e-6 < (rounded[-1] - exact[-1]).norm() / exact[-1].norm() < 0.02
+    assert rounded[-1].dtype == torch.float32
+    assert torch.equal(again[-1], exact[-1])
 
 
 @needs_onednn
