@@ -98,7 +98,8 @@ def add_model_options(parser: argparse.ArgumentParser, tile: bool = False) -> An
         group.add_argument("--tile", type=tile_side, metavar="PIXELS", help="split larger pictures into such tiles")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)")
     dtypes = ("auto", "float32", "bfloat16", "float16")
-    group.add_argument("--dtype", choices=dtypes, default="auto", help="default: auto")
+    of_weights = "auto: the checkpoint's own on a GPU; float32 on the CPU, some products in bfloat16 where it has AMX"
+    group.add_argument("--dtype", choices=dtypes, default="auto", help=of_weights)
     return group
 
 

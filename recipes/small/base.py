@@ -34,6 +34,7 @@ def convert(gguf: pathlib.Path, output: pathlib.Path) -> None:
     """Writes weights (float32) and tokenizer of a GGUF file as a folder."""
     names = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     read = AutoModelForCausalLM.from_pretrained(**names, dtype=torch.float32)
+    vars(read.config).pop("quantization_config", None)  # what is written has no packed weights any more
     model = LlamaForCausalLM(read.config)  # a fresh one remembers nothing of the file it came from
     model.load_state_dict(read.state_dict())
     model.save_pretrained(output)
