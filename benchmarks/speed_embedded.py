@@ -1,4 +1,5 @@
-"""The embedded checkpoint on the example pictures: map, verdict, answer; rounded products; from files to verdicts.
+"""The embedded checkpoint on the example pictures: map, verdict, answer; rounded products; from files to verdicts;
+references; the vision model against plain products of its shapes.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed_embedded [--rounds 7]
 
@@ -6,6 +7,7 @@ Pictures are decoded before, except where "end to end" is said. The last line pr
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import tempfile
@@ -17,8 +19,10 @@ from PIL import Image
 
 from benchmarks.measuring import ROOT, in_turns, peak_memory, ratio, summary
 from modeling_anomalygpt import AnomalyInspector, load_picture
+from modeling_anomalygpt.onednn import product
 
-GOOD = sorted((ROOT / "examples" / "capsules" / "good").glob("*.jpg"))[:1]
+ALL_GOOD = sorted((ROOT / "examples" / "capsules" / "good").glob("*.jpg"))
+GOOD = ALL_GOOD[:1]
 QUERIES = sorted((ROOT / "examples" / "capsules" / "query").glob("*.jpg"))
 
 
@@ -57,6 +61,52 @@ def variants(rounds: int) -> dict:
         "bfloat16": inspectors["chosen"].model.model.vision_tower.bfloat16_products,
         "time_to_float32": ratio(times["chosen"], times["float32"]),
         "largest_map_difference": round(apart, 5),
+    }
+
+
+def references(inspector: AnomalyInspector, rounds: int) -> dict:
+    """Learning four and forty good pictures, which differ by what is cut off at their edges."""
+    sides, shown = [1 - 0.01 * cut for cut in range(10)], []
+    for image, side in itertools.product(map(load_picture, ALL_GOOD), sides):
+        shown.append(image.crop((0, 0, round(image.width * side), round(image.height * side))))
+    calls = {str(number): partial(inspector.set_references, shown[:: 40 // number]) for number in (4, 40)}
+    return {number: summary(values) for number, values in in_turns(calls, rounds).items()}
+
+
+def vision_pass(inspector: AnomalyInspector, rounds: int) -> dict:
+    """The vision model's pass against matrix products of the same shapes, each in the dtype that is used for it.
+
+    Products stand for linear layers and for convolutions that mix channels; filters of single channels, norms and
+    attention count nothing.
+    """
+    tower, products = inspector.model.model.vision_tower, []
+    size = inspector.processor.image_processor.size
+    pixel_values = torch.randn(1, 3, size["height"], size["width"])
+
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if isinstance(layer, torch.nn.Conv2d):
+            rows, dtype = output[0, 0].numel(), torch.float32
+        else:
+            rows, dtype = output[..., 0].numel(), torch.bfloat16 if tower.bfloat16_products else torch.float32
+        if getattr(layer, "groups", 1) == 1:
+            weight = layer.weight.detach().flatten(1).to(dtype)
+            products.append((torch.randn(rows, weight.shape[1]).to(dtype), weight))
+
+    layers = [one for one in tower.modules() if isinstance(one, torch.nn.Conv2d | torch.nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    tower(pixel_values)  # with gradients, so through its single layers
+    for hook in hooks:
+        hook.remove()
+    with torch.inference_mode():
+        calls = {
+            "pass": lambda: tower(pixel_values),
+            "products": lambda: [product(rows, weight) for rows, weight in products],
+        }
+        times = in_turns(calls, 5 * rounds, warm_up=3)
+    arithmetic = 2 * sum(rows.shape[0] * weight.numel() for rows, weight in products)
+    return {name: summary(values) for name, values in times.items()} | {
+        "gigaflop_of_products": round(arithmetic / 1e9, 2),
+        "pass_to_products": ratio(times["pass"], times["products"]),
     }
 
 
@@ -100,7 +150,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "stages": stages(inspector, options.rounds),
         "variants": variants(options.rounds),
+        "vision_pass": vision_pass(inspector, options.rounds),
         "end_to_end": end_to_end(inspector, options.files),
+        "references": references(inspector, min(3, options.rounds)),
         "peak_memory_bytes": peak_memory(),
     }
     print(json.dumps(result))

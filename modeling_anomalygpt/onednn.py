@@ -138,15 +138,14 @@ class _Convolution:
     def __init__(self, layer: nn.Module):
         convolution = layer.convolution
         before, after = layer.padding
-        self.extra = after - before  # oneDNN pads both sides alike
-        self.shape = ([before, before], list(convolution.stride), [1, 1], convolution.groups)
-        self.weight = _OPS._reorder_convolution_weight(convolution.weight, *self.shape)
+        # oneDNN pads both sides alike. A kernel with a first row and column of zeros, moved by one, sees the same.
+        weight = functional.pad(convolution.weight, (after - before, 0) * 2)
+        self.shape = ([after, after], list(convolution.stride), [1, 1], convolution.groups)
+        self.weight = _OPS._reorder_convolution_weight(weight, *self.shape)
         self.bias = convolution.bias
         self.activation = ("hardtanh", [0.0, 6.0], "") if layer.bounded else ("none", [], "")
 
     def __call__(self, hidden: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        if self.extra:
-            hidden = functional.pad(hidden, (0, self.extra, 0, self.extra))
         if residual is None:
             return _OPS._convolution_pointwise(hidden, self.weight, self.bias, *self.shape, *self.activation)
         added = ("add", 1.0, None, [], None)
