@@ -292,7 +292,9 @@ def map_path(inspector: Any, bank_as_input: bool = False) -> tuple[MapPath, Memo
         inside = inspector.encoder.inside([references.roi.shape], references.roi).cpu()
     path = MapPath(model, bank, bank_as_input, text_embeds, inside)
     # The inspector's own model stays on its device and in its number format.
-    return copy.deepcopy(path).float().cpu().eval(), bank
+    path = copy.deepcopy(path).float().cpu().eval()
+    path.vision_tower.bfloat16_products = False  # other runtimes are held to exact products
+    return path, bank
 
 
 def example_inputs(

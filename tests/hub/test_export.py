@@ -114,6 +114,15 @@ def test_references_whose_pose_is_followed_are_not_exported(taught, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_other_runtimes_are_held_to_exact_products_and_the_inspector_keeps_its_own():
+    inspector = inspector_of(vision_config=TWO_NETWORKS, out_indices=[0, 2])
+    inspector.model.model.vision_tower.bfloat16_products = True
+    inspector.set_references(GOOD, category="bolt")
+    path, _ = map_path(inspector)
+    assert not path.vision_tower.bfloat16_products
+    assert inspector.model.model.vision_tower.bfloat16_products
+
+
 @pytest.mark.parametrize(
     ("ending", "bank_as_input"),
     [
