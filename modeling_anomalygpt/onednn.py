@@ -22,8 +22,8 @@ _PASSES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def multiplies_bfloat16() -> bool:
     """Whether this processor multiplies tiles of bfloat16 (AMX): products of it take a third of float32's time.
 
-    The older instructions for it (AVX512-BF16) gain nothing in these layers, and without any they take several times as
-    long (docs/experiments.md). It is asked for, not timed: a timing could choose differently from run to run.
+    The older instructions for it (AVX512-BF16) gain nothing in these layers, and without any they take several times
+    as long (docs/experiments.md). It is asked for, not timed: a timing could choose differently from run to run.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch cannot tell
     return _AVAILABLE and capabilities().get("amx_bf16", False)
