@@ -91,9 +91,12 @@ def map_layer(anomaly_map: np.ndarray, region_threshold: float, max_side: int = 
 
 def blend(picture: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Colours of the levels `(height, width)` over a picture `(height, width, 3)`, both uint8."""
-    table = colour_table().astype(np.float32)
-    opacity = table[levels, 3:] / 255
-    return np.round(picture * (1 - opacity) + table[levels, :3] * opacity).astype(np.uint8)
+    table, blended = colour_table().astype(np.float32), picture.copy()
+    seen = table[levels, 3] > 0  # of most pictures a small part
+    colours = table[levels[seen]]
+    opacity = colours[:, 3:] / 255
+    blended[seen] = np.round(picture[seen] * (1 - opacity) + colours[:, :3] * opacity).astype(np.uint8)
+    return blended
 
 
 def draw_overlay(
