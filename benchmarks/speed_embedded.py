@@ -48,7 +48,7 @@ def stages(inspector: AnomalyInspector, rounds: int) -> dict:
 
 
 def variants(rounds: int) -> dict:
-    """The products that are chosen here (bfloat16 with AMX) against float32: time of a verdict, apart of the maps."""
+    """The products chosen on this processor (bfloat16 with AMX) against float32: time, and how far maps lie apart."""
     images, inspectors, maps = pictures(len(QUERIES)), {}, {}
     for name, dtype in (("float32", "float32"), ("chosen", None)):
         inspectors[name] = inspector = AnomalyInspector.from_pretrained(dtype=dtype)

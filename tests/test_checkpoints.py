@@ -129,6 +129,14 @@ def test_a_folder_without_processor_is_refused(saved):
     assert str(saved) in refusal(saved)
 
 
+def test_products_are_rounded_where_the_processor_gains_and_no_dtype_is_asked_for(tiny_folder, monkeypatch):
+    for gains in (True, False):
+        monkeypatch.setattr("modeling_anomalygpt.checkpoints.multiplies_bfloat16", lambda gains=gains: gains)
+        for dtype, rounded in ((None, gains), ("float32", False), ("bfloat16", False)):
+            model, _ = load_checkpoint(tiny_folder, device="cpu", dtype=dtype)
+            assert model.model.vision_tower.bfloat16_products == rounded
+
+
 def test_unknown_device_and_dtype_are_refused(tiny_folder):
     assert "`device` must be usable here, got 'toaster'" in refusal(tiny_folder, device="toaster")
     assert "`dtype` must be one of float32, bfloat16, float16, auto, got 'int4'" in refusal(tiny_folder, dtype="int4")
