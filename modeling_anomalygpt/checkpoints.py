@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import cached_file
@@ -159,21 +160,31 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
     """A folder to write a checkpoint into, which appears as `output` only when it is complete.
 
     Raises:
-        CheckpointError: If `output` holds files already.
+        CheckpointError: If `output` holds files already, **or** another process is writing it.
     """
     if os.path.isdir(output) and os.listdir(output):
         raise CheckpointError(
             f"`output` must be a new folder, got {str(output)!r}, which holds files. Choose another one."
         )
-    partial = f"{os.fspath(output).rstrip(os.sep)}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    name = os.fspath(output).rstrip(os.sep)
+    partial, lock = f"{name}.partial", FileLock(f"{name}.lock")
+    os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
     try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CheckpointError(
+            f"`output` must be free, got {str(output)!r}, which another process is writing. Choose another one."
+        ) from error
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         yield partial
         if os.path.isdir(output):
             os.rmdir(output)
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.unlink(lock.lock_file)
+        lock.release()
 
 
 def adapter_base(source: str | os.PathLike) -> str | None:

@@ -25,6 +25,7 @@ from modeling_anomalygpt.checkpoints import (
     UNQUANTIZED_MODULES,
     CheckpointError,
     load_checkpoint,
+    new_folder,
 )
 from modeling_anomalygpt.composition import with_language_model
 from modeling_anomalygpt.conversations.checking import contradictions
@@ -195,6 +196,31 @@ def test_weights_that_the_configuration_leaves_out_are_named(saved, recwarn):
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.warns(UserWarning, match=r"\d+ tensors of the weights in .* are not used \(.*language_model.layers"):
         load_checkpoint(saved)
+
+
+# Folders to write into
+
+
+def test_two_runs_that_write_one_folder_do_not_take_each_others_files(tmp_path):
+    output = tmp_path / "models" / "mine"
+    with new_folder(output) as partial:
+        pathlib.Path(partial).mkdir()
+        pathlib.Path(partial, "weights").write_text("first")
+        with pytest.raises(CheckpointError, match="must be free.*another process is writing"), new_folder(output):
+            pass
+        assert not output.exists()
+    assert (output / "weights").read_text() == "first"
+    assert [path.name for path in output.parent.iterdir()] == ["mine"], "neither lock nor half a folder stays"
+
+
+def test_what_a_killed_run_left_does_not_enter_the_next_one(tmp_path):
+    left = tmp_path / "mine.partial"
+    left.mkdir()
+    (left / "half").touch()
+    (tmp_path / "mine.lock").touch()
+    with new_folder(tmp_path / "mine") as partial:
+        pathlib.Path(partial).mkdir()
+    assert not list((tmp_path / "mine").iterdir())
 
 
 # The small model: embedded eyes, a language model that does not ship, an adapter that does

@@ -50,6 +50,7 @@ FIRST_TOKENS = 8
 TOPIC_QUESTIONS = 16  # about one picture
 FIRST_LAYERS = 2 / 3  # the part of the layers that tells a question's topic; the others put it into words
 TOPIC_WEIGHT = 0.5
+PLAIN_TEXTS = 2  # a step
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 # Without instructions for it bfloat16 is computed number by number: thirty times slower than float32.
@@ -179,7 +180,7 @@ class Questions(torch.utils.data.Dataset):
             batch["topics"] = collate(unanswered, self.processor.tokenizer.pad_token_id)
         if self.plain is not None:
             rng = np.random.default_rng([self.seed, index, 1])
-            batch["plain_ids"] = self.plain[rng.permutation(len(self.plain))[: self.batch_size]]
+            batch["plain_ids"] = self.plain[rng.permutation(len(self.plain))[:PLAIN_TEXTS]]
         return batch
 
     @staticmethod
@@ -339,6 +340,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch-size", type=int, default=12, help="pictures a step")
     parser.add_argument("--questions", type=int, default=10, help="questions about each picture")
+    parser.add_argument(
+        "--unanswered",
+        type=int,
+        default=24,
+        help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
+    )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--vector-rate", type=float, default=0.2, help="word vectors learn at this part of the rate")
     parser.add_argument("--english", type=float, default=0.5, help="share of English")
@@ -357,12 +364,6 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     words = parser()
     words.add_argument("--checkpoint", type=pathlib.Path, required=True, help="folder with the weights to start from")
-    words.add_argument(
-        "--unanswered",
-        type=int,
-        default=24,
-        help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
-    )
     options = words.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
