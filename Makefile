@@ -65,9 +65,8 @@ $(TINY)/final/model.safetensors: $(TINY)/kinds/model.safetensors
 # The adapter of `--model small`: SMOLLM2=DIR_OR_ID
 SMALL ?= build/small
 train-small: $(SMALL)/adapter_model.safetensors ## Make the adapter of --model small (some hours on two cores)
-# Else glibc gives large arrays back after each use, and a step takes half as long again.
 $(SMALL)/adapter_model.safetensors: | $(VENV)/.installed
-	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=20000000000 $(BIN)/python -m recipes.small.language --language $(SMOLLM2) --output $(@D) --threads 2 --resume
+	$(BIN)/python -m recipes.small.language --language $(SMOLLM2) --output $(@D) --threads 2 --resume
 
 # Goes on where it was stopped. With Debian's libllvm19 (or any from 16 on) it is four times as fast as without.
 CAD ?= build/cad_parts

@@ -30,7 +30,7 @@ SUBJECTS = (
     "deserts", "computers", "coffee", "history", "friendship", "rivers", "cooking rice", "numbers", "winter", "birds",
     "the sun", "letters", "a city", "swimming", "paper", "dreams", "volcanoes", "farming", "clocks", "travel", "glass",
 )  # fmt: skip
-TOPIC_HEAD = "topic_head"
+TOPIC_HEAD, TOPIC_QUESTIONS = "topic_head", 8  # fewer about a picture: plain attention keeps length squared
 LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = parser()
     words.prog = "python -m recipes.small.language"
     words.description = __doc__.split("\n")[0]
-    words.set_defaults(steps=2000, batch_size=6, unanswered=8, learning_rate=1e-3, english=0.75)
+    words.set_defaults(steps=2000, batch_size=8, questions=6, unanswered=18, learning_rate=1e-3, english=0.75)
     words.add_argument("--checkpoint", help="whose eyes: folder or Hub id (default: the embedded checkpoint)")
     words.add_argument("--language", default=SMALL_BASE, help="folder or Hub id of the language model")
     words.add_argument("--adapter", type=pathlib.Path, help="folder of an adapter to go on from (default: a new one)")
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     others = words_alike(model.processor.tokenizer, model.get_input_embeddings())
     plain = texts_of_its_own(options.language)
     mixed = mixed_by_language(options.mixed, options.seed)
-    data = Questions(model.processor, model.config, *sizes, others, plain, options.unanswered, mixed)
+    data = Questions(model.processor, model.config, *sizes, others, plain, options.unanswered, mixed, TOPIC_QUESTIONS)
     train(adapted, data, options)
     save_adapter(adapted, options.output)
 

@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -64,18 +64,26 @@ class FactsTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.topic_losses = []
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean cross-entropy of the answers' tokens, and of the topics of the questions that have no answer."""
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Gradients of one loss after another, so that the activations of one alone are kept."""
+        model.train()
+        total = torch.zeros(())
+        for loss in self.losses(model, self._prepare_inputs(inputs)):
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def losses(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Mean cross-entropy of the answers' tokens, then of the topics of the questions that have no answer."""
         whole = getattr(model, "get_base_model", lambda: model)()
-        loss = cross_entropy(whole, whole.model.language_model, whole.lm_head, inputs)
+        yield cross_entropy(whole, whole.model.language_model, whole.lm_head, inputs)
         if "topics" in inputs:
             first = first_layers(whole.model.language_model)
             of_topics = cross_entropy(whole, first, whole.topic_head, inputs["topics"])
             self.topic_losses.append(of_topics.item())
-            loss = loss + TOPIC_WEIGHT * of_topics
+            yield TOPIC_WEIGHT * of_topics
         if "plain_ids" in inputs:
-            loss = loss + drift_from_base(model, inputs["plain_ids"])
-        return (loss, {}) if return_outputs else loss
+            yield drift_from_base(model, inputs["plain_ids"])
 
     def log(self, logs, *args, **kwargs):
         """With the mean loss of topics since the last time."""
@@ -157,10 +165,12 @@ class Questions(torch.utils.data.Dataset):
         plain: torch.Tensor | None = None,
         unanswered: int = 0,
         mixed: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        topic_questions: int = TOPIC_QUESTIONS,
     ):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
         self.others, self.plain, self.unanswered, self.mixed = others or {}, plain, unanswered, mixed
+        self.topic_questions = topic_questions
         self.all_topics = list(load_questions("en"))
         self.topics = [*self.all_topics, *MORE_OFTEN]
         self.made: tuple[int, list] = -1, []
@@ -197,7 +207,7 @@ class Questions(torch.utils.data.Dataset):
 
     def topics_sample(self, rng: np.random.Generator) -> dict:
         """One picture's facts and questions about them whose labels are the numbers of their topics."""
-        return self.about_a_picture(rng, TOPIC_QUESTIONS, self.unanswered_question)
+        return self.about_a_picture(rng, self.topic_questions, self.unanswered_question)
 
     def about_a_picture(self, rng: np.random.Generator, questions: int, ask: Callable[..., dict]) -> dict:
         """One picture's facts and questions about them."""
@@ -269,8 +279,11 @@ def packed(conversations: Sequence[dict[str, list[int]]]) -> dict[str, list]:
 
 
 def collate(samples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded batch; the mask `(B, 1, T, T)` is 0 where a token sees another, else very low."""
-    length = max(len(sample["input_ids"]) for sample in samples)
+    """Right-padded batch; the mask `(B, 1, T, T)` is 0 where a token sees another, else very low.
+
+    `T` is a multiple of 32: of few sizes, memory that one batch has left fits the next.
+    """
+    length = 32 * math.ceil(max(len(sample["input_ids"]) for sample in samples) / 32)
     batch = {
         name: torch.tensor([sample[name] + [padding] * (length - len(sample[name])) for sample in samples])
         for name, padding in (("input_ids", pad_token_id), ("labels", -100), ("position_ids", 0), ("owners", -1))
