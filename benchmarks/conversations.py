@@ -50,9 +50,9 @@ QUESTIONS = {
 _HEAD = """# Conversations
 
 Ten photographs, twelve turns each, in both languages, as printed by
-`python -m benchmarks.conversations --photographs ../shared/data/inspection --models embedded small`. Pictures were drawn
-with a fixed seed and nothing was left out. Verdicts are the checkpoint's, right or wrong; `contradicts` marks answers
-that do not agree with what was measured.
+`python -m benchmarks.conversations --photographs ../shared/data/inspection --models embedded small`. Pictures were
+drawn with a fixed seed and nothing was left out. Verdicts are the checkpoint's, right or wrong; `contradicts` marks
+answers that do not agree with what was measured.
 """
 
 
