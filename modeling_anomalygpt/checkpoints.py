@@ -162,13 +162,9 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
     Raises:
         CheckpointError: If `output` holds files already, **or** another process is writing it.
     """
-    if os.path.isdir(output) and os.listdir(output):
-        raise CheckpointError(
-            f"`output` must be a new folder, got {str(output)!r}, which holds files. Choose another one."
-        )
-    name = os.fspath(output).rstrip(os.sep)
-    partial, lock = f"{name}.partial", FileLock(f"{name}.lock")
-    os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
+    partial = f"{os.fspath(output).rstrip(os.sep)}.partial"
+    lock = FileLock(f"{partial}.lock")
+    os.makedirs(os.path.dirname(os.path.abspath(partial)), exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -176,6 +172,10 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
             f"`output` must be free, got {str(output)!r}, which another process is writing. Choose another one."
         ) from error
     try:
+        if os.path.isdir(output) and os.listdir(output):
+            raise CheckpointError(
+                f"`output` must be a new folder, got {str(output)!r}, which holds files. Choose another one."
+            )
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         yield partial
         if os.path.isdir(output):
@@ -183,7 +183,8 @@ def new_folder(output: str | os.PathLike) -> Iterator[str]:
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        os.unlink(lock.lock_file)
+        with contextlib.suppress(OSError):  # Windows deletes no open file
+            os.unlink(lock.lock_file)
         lock.release()
 
 

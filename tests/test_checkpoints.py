@@ -217,10 +217,12 @@ def test_what_a_killed_run_left_does_not_enter_the_next_one(tmp_path):
     left = tmp_path / "mine.partial"
     left.mkdir()
     (left / "half").touch()
-    (tmp_path / "mine.lock").touch()
+    (tmp_path / "mine.partial.lock").touch()
+    (tmp_path / "mine.lock").write_text("of another program")
     with new_folder(tmp_path / "mine") as partial:
         pathlib.Path(partial).mkdir()
     assert not list((tmp_path / "mine").iterdir())
+    assert (tmp_path / "mine.lock").read_text() == "of another program"
 
 
 # The small model: embedded eyes, a language model that does not ship, an adapter that does

@@ -66,14 +66,14 @@ class LowRankProduct(torch.autograd.Function):
         down, up = down.to(weight.dtype), up.to(weight.dtype)
         rows, changed = inputs.to(weight.dtype).flatten(0, -2), torch.addmm(weight, up, down)
         ctx.save_for_backward(rows, changed, down, up)
-        ctx.given = inputs
+        ctx.shape, ctx.dtype = inputs.shape, inputs.dtype
         return (rows @ changed.T).unflatten(0, inputs.shape[:-1])
 
     @staticmethod
     def backward(ctx, gradient):
         rows, changed, down, up = ctx.saved_tensors
         outer = gradient.flatten(0, -2)
-        of_inputs = (outer @ changed).unflatten(0, ctx.given.shape[:-1]).to(ctx.given.dtype)
+        of_inputs = (outer @ changed).view(ctx.shape).to(ctx.dtype)
         return of_inputs, None, ((outer @ up).T @ rows).float(), (outer.T @ (rows @ down.T)).float()
 
 
@@ -83,7 +83,8 @@ def low_rank_product(layer: Linear, inputs: torch.Tensor) -> torch.Tensor:
         return layer.base_layer(inputs)
     (name,) = layer.active_adapters
     scaled = layer.scaling[name] * layer.lora_B[name].weight
-    return LowRankProduct.apply(inputs, layer.base_layer.weight, layer.lora_A[name].weight, scaled)
+    product = LowRankProduct.apply(inputs, layer.base_layer.weight, layer.lora_A[name].weight, scaled)
+    return product if layer.base_layer.bias is None else product + layer.base_layer.bias
 
 
 def quicken(language_model: torch.nn.Module) -> None:

@@ -74,7 +74,7 @@ class FactsTrainer(Trainer):
         return total
 
     def losses(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Mean cross-entropy of the answers' tokens, then of the topics of the questions that have no answer."""
+        """Of the answers' tokens, of the topics of the questions that have no answer, of the drift of plain texts."""
         whole = getattr(model, "get_base_model", lambda: model)()
         yield cross_entropy(whole, whole.model.language_model, whole.lm_head, inputs)
         if "topics" in inputs:
@@ -354,10 +354,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=12, help="pictures a step")
     parser.add_argument("--questions", type=int, default=10, help="questions about each picture")
     parser.add_argument(
-        "--unanswered",
-        type=int,
-        default=24,
-        help=f"pictures a step with {TOPIC_QUESTIONS} questions each of which only the topic is asked",
+        "--unanswered", type=int, default=24, help="pictures a step of whose questions only the topic is asked"
     )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--vector-rate", type=float, default=0.2, help="word vectors learn at this part of the rate")

@@ -26,7 +26,7 @@ def output_and_gradients(net, inputs):
 
 
 def test_a_low_rank_product_and_its_gradients_are_those_of_peft():
-    layers = [torch.nn.Linear(12, 20, bias=False), torch.nn.Tanh(), torch.nn.Linear(20, 5, bias=False)]
+    layers = [torch.nn.Linear(12, 20), torch.nn.Tanh(), torch.nn.Linear(20, 5, bias=False)]
     settings = LoraConfig(r=3, lora_alpha=6, target_modules=["0", "2"], init_lora_weights=False)
     net, inputs = get_peft_model(torch.nn.Sequential(*layers), settings), torch.randn(2, 4, 12)
     expected = output_and_gradients(net, inputs)
