@@ -24,34 +24,26 @@ from modeling_anomalygpt.composition import with_language_model
 from modeling_anomalygpt.conversations.grounded import load_questions
 from recipes.tiny.language import HALF_PRECISION, Questions, mixed_by_language, parser, train, words_alike
 
-TEXTS, TEXT_TOKENS = 192, 96
-SUBJECTS = (
-    "bread", "rain", "trains", "the moon", "chess", "gardens", "whales", "money", "bicycles", "the heart", "music",
-    "deserts", "computers", "coffee", "history", "friendship", "rivers", "cooking rice", "numbers", "winter", "birds",
-    "the sun", "letters", "a city", "swimming", "paper", "dreams", "volcanoes", "farming", "clocks", "travel", "glass",
-)  # fmt: skip
+TEXTS, TEXT_TOKENS = 96, 96  # after each beginning
+# Plain text, then conversations in the chat format of SmolLM2, most of them begun by a short question.
+BEGINNINGS = ("<|endoftext|>", *(f"<|im_start|>user\n{word}" for word in ("", "What", "How", "Which", "Who")))
 TOPIC_HEAD, TOPIC_QUESTIONS = "topic_head", 8  # fewer about a picture: plain attention keeps length squared
 LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @torch.inference_mode()
 def texts_of_its_own(language_model: str) -> torch.Tensor:
-    """What a language model writes about everyday subjects, asked in its own chat format.
+    """What a language model writes when it is given nothing but a beginning.
 
     Returns:
-        `torch.LongTensor` of shape `(TEXTS, TEXT_TOKENS)`
+        `torch.LongTensor` of shape `(len(BEGINNINGS) * TEXTS, TEXT_TOKENS)`
     """
-    tokenizer = AutoTokenizer.from_pretrained(language_model, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
     model = AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
-    asked = [f"Tell me about {subject}." for subject in SUBJECTS]
-    chats = [[{"role": "user", "content": text}] for text in asked]
-    prompts = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
     written = []
-    for _ in tqdm(range(TEXTS // len(SUBJECTS)), desc="plain texts"):
-        whole = model.generate(**prompts, do_sample=True, min_new_tokens=TEXT_TOKENS, max_new_tokens=TEXT_TOKENS)
-        written.append(whole[:, -TEXT_TOKENS:])
+    for beginning in tqdm(BEGINNINGS, desc="plain texts"):
+        start = tokenizer([beginning] * TEXTS, return_tensors="pt")
+        written.append(model.generate(**start, do_sample=True, top_k=0, eos_token_id=None, max_length=TEXT_TOKENS))
     return torch.cat(written)
 
 

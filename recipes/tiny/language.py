@@ -50,7 +50,7 @@ FIRST_TOKENS = 8
 TOPIC_QUESTIONS = 16  # about one picture
 FIRST_LAYERS = 2 / 3  # the part of the layers that tells a question's topic; the others put it into words
 TOPIC_WEIGHT = 0.5
-PLAIN_TEXTS = 2  # a step
+PLAIN_TEXTS, PLAIN_WEIGHT = 6, 3.0  # a step
 NOISE = 0.3  # added to the word vectors, in their standard deviations: words of the same sense lie that near
 TRAINED_PARTS = ("language_model", "prompt_learner", "multi_modal_projector")
 # Without instructions for it bfloat16 is computed number by number: thirty times slower than float32.
@@ -83,7 +83,7 @@ class FactsTrainer(Trainer):
             self.topic_losses.append(of_topics.item())
             yield TOPIC_WEIGHT * of_topics
         if "plain_ids" in inputs:
-            yield drift_from_base(model, inputs["plain_ids"])
+            yield PLAIN_WEIGHT * drift_from_base(model, inputs["plain_ids"])
 
     def log(self, logs, *args, **kwargs):
         """With the mean loss of topics since the last time."""
