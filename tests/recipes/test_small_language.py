@@ -44,8 +44,8 @@ def test_a_low_rank_product_and_its_gradients_are_those_of_peft():
 def test_an_adapter_learns_topics_goes_on_from_another_and_loads(tiny_folder, monkeypatch, tmp_path):
     monkeypatch.setattr("modeling_anomalygpt.checkpoints.EMBEDDED_CHECKPOINT", tiny_folder)
     monkeypatch.setattr("recipes.small.language.HALF_PRECISION", False)  # compiling takes a minute
-    monkeypatch.setattr("recipes.small.language.TEXTS", 32)
-    monkeypatch.setattr("recipes.small.language.TEXT_TOKENS", 4)
+    monkeypatch.setattr("recipes.small.language.TEXTS", 2)
+    monkeypatch.setattr("recipes.small.language.TEXT_TOKENS", 32)
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
     config = {name: value for name, value in TEXT_CONFIG.items() if name != "model_type"}
