@@ -6,25 +6,59 @@ For training data, tests and benchmarks; nothing is checked when the model answe
 import re
 
 from ..prompts import category_name
-from ..wording import MeasuredFacts
+from ..wording import MeasuredFacts, number_in_words
 from .word_metrics import parse_positions
 
-# What claims that there is no anomaly, and what claims that there is one.
+# What claims something, by what it is about; it is so where `_states` has it.
 _CLAIMS = {
-    "normal": re.compile(
-        r"\bno anomaly\b(?! [a-z]+ than)|looks as good ones do|nothing (differs|of the kind|speaks against)"
-        r"|nothing wrong there, nor|found nothing|measured no difference|it is fine\b|no place differs"
-        r"|shows the same as the good|no more than the good pictures"
-        r"|没有异常[，。]|没有缺陷|与良品一样|可以放行|没有任何地方|一处也没有|什么异常都没有|没有不同之处|它是好的|没有这种缺陷"
-        r"|没有测到超出|不超过良品之间|那里没有异常，别处"
-    ),
-    "anomalous": re.compile(
-        r"\bthere (is an|are \w+) anomal|^yes, there|\bit is not fine"
-        r"|(?<!how far it )(?<!place )\bdiffers? from the good"
-        r"|one anomaly\b|do not pass it on|the anomal(y is|ies are) at|measured (a )?differences? at|something differs"
-        r"|more than the good pictures do|nothing but the|what i found is at"
-        r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在|我发现的在"
-    ),
+    "verdict": {
+        "normal": re.compile(
+            r"\bno anomaly\b(?! [a-z]+ than)|looks as good ones do|nothing (differs|of the kind|speaks against)"
+            r"|nothing wrong there, nor|found nothing|measured no difference|it is fine\b|no place differs"
+            r"|shows the same as the good|no more than the good pictures"
+            r"|没有异常[，。]|没有缺陷|与良品一样|可以放行|没有任何地方|一处也没有|什么异常都没有|没有不同之处|它是好的|没有这种缺陷"
+            r"|没有测到超出|不超过良品之间|那里没有异常，别处"
+        ),
+        "anomalous": re.compile(
+            r"\bthere (is an|are \w+) anomal|^yes, there|\bit is not fine"
+            r"|(?<!how far it )(?<!place )\bdiffers? from the good"
+            r"|one anomaly\b|do not pass it on|the anomal(y is|ies are) at|measured (a )?differences? at"
+            r"|something differs|more than the good pictures do|nothing but the|what i found is at"
+            r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在|我发现的在"
+        ),
+        "uncertain": re.compile(
+            r"i (cannot|could not) decide (that|it|about)|i could not decide\.|\bundecided\b|too close to call"
+            r"|我无法判定|无法判定的地方|：无法判定|过于接近界限"
+        ),
+        "unknown": re.compile(r"without a good picture to compare|没有良品图片可比较"),
+    },
+    "sure": {
+        "clear": re.compile(r"\bquite sure\b|比较确定"),
+        "close": re.compile(r"\bnot very sure\b|不太确定"),
+        "undecided": re.compile(r"\bnot sure at all\b|完全不确定"),
+    },
+    "picture": {
+        "blur": re.compile(r"less sharp than the good|focus on the part|不如良品图片清晰|对准零件对焦"),
+        "exposure": re.compile(
+            r"much darker or brighter than the good|with the same light|暗得多或亮得多|明显更暗或更亮|光线要与"
+        ),
+        "unlike": re.compile(r"unlike all good|from the same distance|与所有良品图片都不相似|距离和角度与"),
+        "rotated": re.compile(r"part lies rotated|but rotated|lay the part|转了方向|零件旋转了|零件的方向要"),
+        "fine": re.compile(
+            r"as sharp and as bright|picture will do|no rotation|looks like the part in"
+            r"|亮度都与良品|这张图片可以用|没有发现旋转|看起来与良品图片中的零件相同"
+        ),
+    },
+    "told": {
+        "no name": re.compile(r"nobody has told me the name|没有人告诉我这个零件的名称"),
+        "no description": re.compile(r"i was not told how|没有人描述过"),
+        "no scale": re.compile(r"not know the scale|told me the scale|不知道比例|没有人告诉我比例"),
+    },
+    "kind": {
+        "unknown": re.compile(
+            r"cannot name the kind|whether (it is|they are) that; something|说不出是哪种缺陷|无法确定是不是这种"
+        )
+    },
 }
 # What an answer says of one place; "in the top third" is the whole side, "at the top" the cell in its middle.
 _ONE_PLACE = {
@@ -32,6 +66,14 @@ _ONE_PLACE = {
         r"^there is (?P<found>an anomaly|nothing wrong) (?:at|in) the (?P<place>[a-z ]+?)(?P<side> third)?:"
     ),
     "zh": re.compile(r"^(?P<place>[上下左右中][\w]{1,2}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常)："),
+}
+# How many anomalies there are; what is asked about one of them ("the largest one") is no number.
+_COUNT = {
+    "en": re.compile(
+        r"\b(\w+) (?:anomal(?:y|ies)\b|places? at|places differ)|\bthere are (\w+): at|\bonly (one)\b"
+        r"|nothing but the (\w+) at the|another number: (\w+)"
+    ),
+    "zh": re.compile(r"(?:共有?|(?<!没)有|这|发现了) ?(\d+|[一两三四五六七八九])处"),
 }
 _SIZE = re.compile(r"(\d+) x (\d+) (?:pixels|像素)")
 _TIMES = re.compile(r"([\d.]+) ?(?:times|倍)")
@@ -45,27 +87,34 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
         facts ([`MeasuredFacts`]): Of the picture.
 
     Returns:
-        `list[str]`: One word for each contradiction: `"verdict"`, `"place"`, `"size"`, `"ratio"`, `"field"` (something
-        was not filled in); empty where there is none.
+        `list[str]`: One word for each contradiction: `"verdict"`, `"place"`, `"count"`, `"size"`, `"ratio"`, `"sure"`
+        (how sure the verdict is), `"picture"` (what is wrong with it), `"told"` (what the user has said), `"kind"`
+        (that a known one cannot be named), `"field"` (something was not filled in); empty where there is none.
 
     Example:
     ```python
     >>> contradictions("Yes, there is an anomaly in the image.", MeasuredFacts("normal"))
     ['verdict']
+    >>> contradictions("Quite sure: I found no anomaly.", MeasuredFacts("normal", ratio=0.9))
+    ['sure']
 
     ```
     """
     for language in ("en", "zh") if facts.named else ():  # "right bracket" is a name, no place
         answer = answer.replace(category_name(facts.category, language), "it")
+    if facts.description is not None:  # what it says, the user has said
+        answer = answer.replace(facts.description, "")
     found, text = [], answer.casefold()
     one_place = _ONE_PLACE["en"].search(text) or _ONE_PLACE["zh"].search(text)
     others = text[one_place.end() :] if one_place else text
-    claimed = {verdict for verdict, form in _CLAIMS.items() if form.search(others)}
-    if claimed - {facts.verdict}:
-        found.append("verdict")
+    for subject, true in _states(facts).items():
+        if {state for state, form in _CLAIMS[subject].items() if form.search(others)} - true:
+            found.append(subject)
     wrong = parse_positions(others) - {region.position for region in facts.regions}
     if wrong or (one_place and not _holds(one_place, facts)):
         found.append("place")
+    if facts.verdict == "anomalous" and _numbers(text) - {len(facts.regions)}:
+        found.append("count")
     sizes = {(region.width, region.height) for region in facts.regions}
     if {(int(width), int(height)) for width, height in _SIZE.findall(answer)} - sizes:
         found.append("size")
@@ -74,6 +123,26 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
     if "@" in answer or re.search(r"at the [.,;]|：。|在。|  ", answer):
         found.append("field")
     return found
+
+
+def _states(facts: MeasuredFacts) -> dict[str, set[str]]:
+    """What is so, in the words of `_CLAIMS`."""
+    told = {"no name": facts.named, "no description": facts.description is not None, "no scale": facts.scaled}
+    sure = "undecided" if facts.verdict == "uncertain" else "clear" if facts.clear else "close"
+    return {
+        "verdict": {facts.verdict},
+        "sure": {sure},
+        "picture": {facts.condition, *facts.reasons},
+        "told": {gap for gap, known in told.items() if not known},
+        "kind": set() if facts.kind_known else {"unknown"},
+    }
+
+
+def _numbers(text: str) -> set[int]:
+    """Each number of anomalies that an answer names."""
+    names = {number_in_words(count, language): count for language in _COUNT for count in range(1, 100)}
+    said = {word for form in _COUNT.values() for hit in form.finditer(text) for word in hit.groups()}
+    return {names[word] for word in said & names.keys()}
 
 
 def _holds(said: re.Match, facts: MeasuredFacts) -> bool:

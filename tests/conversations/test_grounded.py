@@ -1,5 +1,6 @@
 """Questions about measured facts and their answers: complete, true, and none of the measured ones trained on."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -159,6 +160,57 @@ def test_by_hand_two_places_of_a_scaled_part():
 def test_what_is_said_of_one_place_is_compared_with_what_was_found_there(answer, wrong):
     assert contradictions(answer, MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0)) == wrong
     assert "verdict" in contradictions(answer, MeasuredFacts("normal", ratio=0.5))
+
+
+ONE = MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0, num_references=2)
+TWO, CLOSE = replace(ONE, regions=(region(0, 0), region(2, 2))), replace(ONE, ratio=1.2)
+UNDECIDED, UNKNOWN = replace(ONE, verdict="uncertain"), MeasuredFacts("unknown")
+ABOUT_THE_PICTURE = ("quality", "retake", "same_part", "rotated")
+
+
+@pytest.mark.parametrize(
+    ("subject", "told", "true", "topics"),
+    [
+        ("verdict", UNDECIDED, ONE, ("presence", "where", "size", "advice", "summary")),
+        ("verdict", ONE, UNDECIDED, ("presence", "good", "count", "advice", "summary")),
+        ("verdict", UNKNOWN, ONE, ("presence", "where", "count", "quality")),
+        ("verdict", ONE, UNKNOWN, ("presence", "good", "count", "summary")),
+        ("sure", CLOSE, ONE, ("sure",)),
+        ("sure", ONE, CLOSE, ("sure",)),
+        ("sure", UNDECIDED, CLOSE, ("sure",)),
+        ("sure", CLOSE, UNDECIDED, ("sure",)),
+        ("count", ONE, TWO, ("count", "ordinal", "else", "worst", "largest", "summary")),
+        ("count", TWO, ONE, ("presence", "where", "count", "kind", "else", "describe", "summary")),
+        *(
+            ("picture", *pair, ABOUT_THE_PICTURE)
+            for kind in ("blur", "exposure", "unlike", "rotated")
+            for pair in itertools.permutations((ONE, replace(ONE, reasons={kind: {"degrees": 90}})))
+        ),
+    ],
+)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_is_true_of_another_picture_alone_is_found(language, subject, told, true, topics):
+    for topic in topics:
+        answer = grounded_answer(Question("?", topic), told, language)
+        assert subject in contradictions(answer, true), (topic, answer)
+        assert contradictions(answer, told) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_that_something_is_unknown_contradicts_where_it_is_known(language):
+    scaled, kind = (
+        replace(region(0, 0), **known) for known in ({"width_mm": 2.0, "height_mm": 1.0}, {"kind": "broken"})
+    )
+    known = {
+        "object": ("told", replace(ONE, category="bolt")),
+        "description": ("told", replace(ONE, description="There is no anomaly.")),
+        "millimetres": ("told", replace(ONE, regions=(scaled,))),
+        "kind": ("kind", replace(ONE, regions=(kind,))),
+        "kind_check": ("kind", replace(ONE, regions=(kind,))),
+    }
+    for topic, (subject, facts) in known.items():
+        assert contradictions(grounded_answer(Question("?", topic), ONE, language), facts) == [subject]
+        assert contradictions(grounded_answer(Question("?", topic), facts, language), facts) == []
 
 
 def test_a_part_whose_name_holds_a_place_is_no_contradiction():
