@@ -11,7 +11,8 @@ questions at the end of a conversation of ten. `names`: made names, asked for in
 the part, and how many of those exactly.
 
 An answer is right where it is the true one of its topic (conversations/answers_*.json), word for word, numbers
-filled in. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
+filled in. `follow_ups_told`: the fact asked for is in the answer, in the words of whatever topic, and nothing in it is
+false. A contradiction is read from an answer's words (conversations/checking.py), whatever was asked.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.measuring import RESULTS, ROOT, good_pair, photograph_sets, write_result
 from modeling_anomalygpt import AnomalyInspector
-from modeling_anomalygpt.conversations.checking import contradictions
+from modeling_anomalygpt.conversations.checking import contradictions, tells
 from modeling_anomalygpt.conversations.grounded import (
     Question,
     draw_facts,
@@ -45,7 +46,8 @@ from recipes.tiny.drawn_evidence import draw_category, draw_evidence
 
 LANGUAGES = ("en", "zh")
 FREE_QUESTIONS = {name: ROOT / "tests" / "conversations" / f"{name}_questions.json" for name in ("free", "fresh")}
-FOLLOW_UPS = ("where", "count", "size", "kind", "object", "advice")
+TOLD = ("where", "count", "size", "kind")
+FOLLOW_UPS = (*TOLD, "object", "advice")
 BATCH = 32
 NAMES = 400
 LONGEST = 80
@@ -85,6 +87,13 @@ def is_right(answer: str, asked: Asked) -> bool:
     facts, language, question, topics = asked
     others = [replace(question, topic=topic) for topic in topics]
     return answer in {grounded_answer(one, facts, language) for one in others}
+
+
+def is_told(answer: str, asked: Asked) -> bool:
+    """Whether an answer in the language of the question tells the fact asked for."""
+    facts, language, question, _ = asked
+    same_language = bool(re.search("[\u4e00-\u9fff]", answer)) == (language == "zh")
+    return question.topic in TOLD and same_language and tells(answer, question.topic, facts)
 
 
 def drawn(pictures: int, rng: np.random.Generator) -> Iterator[Asked]:
@@ -143,10 +152,12 @@ def shares(asked: Sequence[Asked], answers: Sequence[str]) -> dict[str, dict[str
             right[name].append(ok)
         if question.topic in FOLLOW_UPS:
             right["follow_ups"].append(ok)
+            right["follow_ups_told"].append(ok or is_told(answer, one))
         if kinds := contradictions(answer, one[0]):
             wrong.append([*kinds, question.topic, question.text, answer])
     rows = {name: {"right": round(float(np.mean(values)), 3), "asked": len(values)} for name, values in right.items()}
-    rows["contradictions"] = {"found": len(wrong), "asked": len(answers), "answers": wrong}
+    of_the_verdict = sum("verdict" in one for one in wrong)
+    rows["contradictions"] = {"found": len(wrong), "verdict": of_the_verdict, "asked": len(answers), "answers": wrong}
     return dict(sorted(rows.items()))
 
 
@@ -245,10 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = measure(AnomalyInspector.from_pretrained(options.model), options)
     suffix = "" if options.model is None else f"_{pathlib.Path(options.model).name}"
     write_result(options.output or RESULTS / f"answers{suffix}.json", rows)
+    shown = ("all", "follow_ups", "follow_ups_told", "contradictions", *LANGUAGES)
     for name, row in rows.items():
-        brief = {
-            key: value for key, value in row.items() if key in ("all", "follow_ups", "contradictions", *LANGUAGES)
-        }
+        brief = {key: value for key, value in row.items() if key in shown}
         print(name, json.dumps(brief or row))
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer contradicts what was measured: read back from its words, not from how it was made.
+"""Whether an answer contradicts what was measured, or tells it: read back from its words, not from how it was made.
 
 For training data, tests and benchmarks; nothing is checked when the model answers.
 """
@@ -6,7 +6,7 @@ For training data, tests and benchmarks; nothing is checked when the model answe
 import re
 
 from ..prompts import category_name
-from ..wording import MeasuredFacts, number_in_words
+from ..wording import MeasuredFacts, field_in_words, number_in_words
 from .word_metrics import parse_positions
 
 # What claims something, by what it is about; it is so where `_states` has it.
@@ -100,10 +100,7 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
 
     ```
     """
-    for language in ("en", "zh") if facts.named else ():  # "right bracket" is a name, no place
-        answer = answer.replace(category_name(facts.category, language), "it")
-    if facts.description is not None:  # what it says, the user has said
-        answer = answer.replace(facts.description, "")
+    answer = _without_what_was_told(answer, facts)
     found, text = [], answer.casefold()
     one_place = _ONE_PLACE["en"].search(text) or _ONE_PLACE["zh"].search(text)
     others = text[one_place.end() :] if one_place else text
@@ -123,6 +120,49 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
     if "@" in answer or re.search(r"at the [.,;]|：。|在。|  ", answer):
         found.append("field")
     return found
+
+
+def tells(answer: str, topic: str, facts: MeasuredFacts) -> bool:
+    """Whether an answer holds what a question of a topic asks for, in whatever words, and nothing that is not so.
+
+    Args:
+        answer (`str`): In English or Chinese.
+        topic (`str`): `"where"`, `"count"`, `"size"` or `"kind"`.
+        facts ([`MeasuredFacts`]): Of the picture. Only of `"normal"` and `"anomalous"` ones anything can be asked for.
+
+    Example:
+    ```python
+    >>> normal = MeasuredFacts("normal")
+    >>> tells("No, there is no anomaly in the image.", "where", normal), tells("You are welcome.", "where", normal)
+    (True, False)
+
+    ```
+    """
+    if contradictions(answer, facts):
+        return False
+    answer = _without_what_was_told(answer, facts)
+    text = answer.casefold()
+    if facts.verdict == "normal":
+        return bool(_CLAIMS["verdict"]["normal"].search(text))
+    if facts.verdict != "anomalous":
+        return False
+    if topic == "where":
+        return parse_positions(text) == {region.position for region in facts.regions}
+    if topic == "count":
+        return _numbers(text) == {len(facts.regions)}
+    if topic == "size":
+        sizes = {(str(region.width), str(region.height)) for region in facts.regions}
+        return set(_SIZE.findall(answer)) == sizes
+    if facts.kind_known:
+        return any(field_in_words("kind", facts, language) in answer for language in ("en", "zh"))
+    return bool(_CLAIMS["kind"]["unknown"].search(text))
+
+
+def _without_what_was_told(answer: str, facts: MeasuredFacts) -> str:
+    """The answer without the part's name ("right bracket" is no place) and the user's description."""
+    for language in ("en", "zh") if facts.named else ():
+        answer = answer.replace(category_name(facts.category, language), "it")
+    return answer if facts.description is None else answer.replace(facts.description, "")
 
 
 def _states(facts: MeasuredFacts) -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from modeling_anomalygpt.conversations.checking import contradictions
+from modeling_anomalygpt.conversations.checking import contradictions, tells
 from modeling_anomalygpt.conversations.grounded import (
     Question,
     case_of,
@@ -211,6 +211,33 @@ def test_that_something_is_unknown_contradicts_where_it_is_known(language):
     for topic, (subject, facts) in known.items():
         assert contradictions(grounded_answer(Question("?", topic), ONE, language), facts) == [subject]
         assert contradictions(grounded_answer(Question("?", topic), facts, language), facts) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_true_answer_tells_what_was_asked_and_that_of_another_picture_does_not(language):
+    rng, many = np.random.default_rng(6), [one for one in some_facts(300) if one.verdict in ("normal", "anomalous")]
+    for topic in ("where", "count", "size", "kind"):
+        for facts in many:
+            assert tells(grounded_answer(Question("?", topic), facts, language), topic, facts), (topic, facts)
+            other = many[int(rng.integers(len(many)))]
+            if len(other.regions) != len(facts.regions) and topic != "kind":
+                assert not tells(grounded_answer(Question("?", topic), other, language), topic, facts)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("Yes, there are two anomalies in the image, at the top left and bottom right.", {"where", "count"}),
+        ("是，图像中有两处异常，位于左上角和右下角。", {"where", "count"}),
+        ("Their sizes: 20 x 10 pixels at the top left, 20 x 10 pixels at the bottom right.", {"where", "size"}),
+        ("The most conspicuous one is at the top left.", set()),
+        ("You are welcome.", set()),
+        ("I cannot name the kinds. I can tell that three places differ, at the top left and bottom right.", set()),
+        ("I cannot name the kinds. I can tell that two places differ, at the top left.", {"count", "kind"}),
+    ],
+)
+def test_by_hand_an_answer_to_another_question_tells_what_it_holds(answer, told):
+    assert {topic for topic in ("where", "count", "size", "kind") if tells(answer, topic, TWO)} == told
 
 
 def test_a_part_whose_name_holds_a_place_is_no_contradiction():
