@@ -82,6 +82,7 @@ quality: install ## Check style without changing anything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 wheel: install ## Build the wheel into dist/
+	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel --outdir dist .
 
 # Podman: make image CONTAINER="podman build --format docker", without which it leaves out the health check.

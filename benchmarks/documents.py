@@ -257,11 +257,7 @@ def soak_table() -> str:
 def card_rows() -> list[dict[str, str]]:
     """The rows of the embedded checkpoint as its card's front matter wants them."""
     rows = read_rows(RESULTS / "evaluation_inspection.csv")
-    return [
-        row | {"set": row["category"], "aupro": row["aupro_0.3"]}
-        for row in rows
-        if row["method"] == "anomalygpt" and row["k_shot"] in ("1", "4")
-    ]
+    return [row for row in rows if row["method"] == "anomalygpt" and row["k_shot"] in ("1", "4")]
 
 
 def filled(text: str, parts: Mapping[str, str]) -> str:

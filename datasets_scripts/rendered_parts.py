@@ -34,7 +34,8 @@ class RenderedPartsConfig(datasets.BuilderConfig):
         seed (`int`, *optional*, defaults to 0): Seed; each family shows one product, another for each seed.
 
     Raises:
-        ValueError: On an unknown family, a negative number, or a share outside 0 to 1.
+        ValueError: On an unknown family, what is no number or a negative one, a share outside 0 to 1, or a size below
+            64.
     """
 
     version: datasets.Version = datasets.Version("1.0.0")
@@ -53,7 +54,8 @@ class RenderedPartsConfig(datasets.BuilderConfig):
         """Checks all options; the builder does so again, since `datasets` sets those of a named configuration itself.
 
         Raises:
-            ValueError: On an unknown family, a negative number, a share outside 0 to 1, or a size below 64.
+            ValueError: On an unknown family, what is no number or a negative one, a share outside 0 to 1, or a size
+                below 64.
         """
         self.families = (self.families,) if isinstance(self.families, str) else tuple(self.families)
         if not self.families:
@@ -61,14 +63,13 @@ class RenderedPartsConfig(datasets.BuilderConfig):
         for family in self.families:
             if family not in FAMILIES:
                 raise ValueError(f"`families` must hold only {', '.join(FAMILIES)}, got {family!r}. Correct the name.")
-        for name in ("num_train", "num_test", "seed"):
+        for name, least in (("num_train", 0), ("num_test", 0), ("seed", 0), ("size", 64)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise ValueError(f"`{name}` must be 0 or more, got {value!r}. Pass a whole number from 0.")
-        if not 0 <= self.defect_share <= 1:
-            raise ValueError(f"`defect_share` must be between 0 and 1, got {self.defect_share}. Pass 0.5 or so.")
-        if self.size < 64:
-            raise ValueError(f"`size` must be at least 64 pixels, got {self.size}. Draw a larger picture, shrink it.")
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"`{name}` must be {least} or more, got {value!r}. Pass a whole number from {least}.")
+        share = self.defect_share
+        if not isinstance(share, int | float | np.number) or not 0 <= share <= 1:
+            raise ValueError(f"`defect_share` must be between 0 and 1, got {share!r}. Pass 0.5 or so.")
 
 
 class RenderedParts(datasets.GeneratorBasedBuilder):

@@ -171,3 +171,8 @@ def test_a_killed_inspection_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     assert found(killed) == found(whole)
     assert (killed / "report.html").exists()
     shutil.rmtree(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    with pytest.raises(OSError, match=f"'{tmp_path}/gone/page.html'$"):
+        write_atomically(tmp_path / "gone" / "page.html", "text")

@@ -1,8 +1,8 @@
 """The `anomalygpt` command: finds the subcommand, runs it, and turns every failure into one line and an exit code.
 
 A subcommand is a file of this folder with `add_arguments(parser)` and `run(args) -> int`, and a text in `help/`; only
-the chosen one is imported, so `anomalygpt --help` answers at once. Exit codes: 0 done; 1 an anomaly was found and
-`--fail-on-anomaly` was given; 2 wrong usage or something that cannot be read or written; 130 interrupted.
+the chosen one is imported, so `anomalygpt --help` answers at once. Exit codes: 0 done; 1 not all pictures are normal
+and `--fail-on-anomaly` was given; 2 wrong usage or something that cannot be read or written; 130 interrupted.
 """
 
 import argparse

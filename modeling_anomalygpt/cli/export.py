@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from .options import add_model_options, add_reference_options, find_references, load_inspector
+from .options import add_model_options, add_reference_options, find_references, load_inspector, named_pictures
 
 _ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
@@ -73,8 +73,6 @@ def _output(args: argparse.Namespace) -> str:
 
 def _pictures(args: argparse.Namespace) -> list[str] | None:
     """The user's own pictures for 8 bits; `None` where they are not asked for."""
-    from ..images import find_pictures
-
     if args.int8 != bool(args.pictures):
         given, missing = ("--int8", "--pictures") if args.int8 else ("--pictures", "--int8")
         raise ValueError(f"`{given}` must be given with {missing}: 8 bits are tried on your own pictures.")
@@ -82,4 +80,4 @@ def _pictures(args: argparse.Namespace) -> list[str] | None:
         raise ValueError("`--no-check` must be left out with --int8, which is always compared with PyTorch.")
     if args.int8 and args.bank_input:
         raise ValueError("`--bank-input` must be left out with --int8, whose verdicts need the references.")
-    return find_pictures(args.pictures) if args.int8 else None
+    return named_pictures(args, "--pictures", args.pictures) if args.int8 else None

@@ -21,6 +21,7 @@ from .options import (
     find_references,
     inspection_options,
     load_inspector,
+    named_pictures,
     only_writer,
     rate,
     uses_colour,
@@ -68,16 +69,15 @@ def run(args: argparse.Namespace) -> int:
     folder = choose_folder(args.output, args.resume)
     queries = find_pictures(args.query, without=folder)
     references = find_references(args)
-    normals = find_pictures(args.calibrate) if args.calibrate else []
+    normals = named_pictures(args, "--calibrate", args.calibrate)
     if (normals or args.save_references) and not references:
         raise ValueError("`--references` must be given with --calibrate and --save-references. One picture will do.")
     if args.max_false_alarm and not normals:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
+    if args.save_references:
+        _check_bank(pathlib.Path(args.save_references))
     check_model(args.model)
     check_writable(folder)
-    for option, found in (("--references", references), ("--calibrate", normals)):
-        if remark := getattr(found, "remark", ""):
-            print(f"anomalygpt inspect: {option}: {remark}", file=sys.stderr)
     good = {os.path.realpath(path) for path in references}
     if own := [query for query in queries if os.path.realpath(query) in good]:
         names = ", ".join(map(printable, own[:3])) + (" ..." if own[3:] else "")
@@ -88,6 +88,14 @@ def run(args: argparse.Namespace) -> int:
         )
     with only_writer(folder, ".inspect.lock"):
         return _inspect(args, folder, queries, references, normals)
+
+
+def _check_bank(path: pathlib.Path) -> None:
+    """Refuses a file that could not be written, or not be given as `--references` later."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"`--save-references` must end in .safetensors, got {str(path)!r}. Name it bolt.safetensors.")
+    if not path.parent.is_dir():
+        raise ValueError(f"`--save-references` must be in a folder that exists, got {str(path)!r}. Make the folder.")
 
 
 def _inspect(

@@ -242,7 +242,7 @@ def check_model(name: str | None, option: str = "--model") -> None:
 
 def find_references(args: argparse.Namespace) -> list[str]:
     """The files meant by `--references`: pictures, or one memory bank; `NoPictureError` where one is missing."""
-    from ..images import NoPictureError, find_pictures
+    from ..images import NoPictureError
 
     if args.part:
         from ..line.parts import AUTO, PartStore
@@ -264,8 +264,22 @@ def find_references(args: argparse.Namespace) -> list[str]:
         if not os.path.isfile(args.references[0]):
             raise NoPictureError(f"There is no memory bank {args.references[0]!r}. Check --references.")
         return list(args.references)
-    found = find_pictures(args.references) if args.references else []
+    found = named_pictures(args, "--references", args.references)
     check_roi(args.roi, found)
+    return found
+
+
+def named_pictures(
+    args: argparse.Namespace, option: str, places: list[str] | None, without: str | os.PathLike | None = None
+) -> list[str]:
+    """The pictures meant by an option, none where it is not given; says what was passed over."""
+    from ..images import find_pictures
+
+    if not places:
+        return []
+    found = find_pictures(places, without=without)
+    if found.remark:
+        print(f"anomalygpt {args.command}: {option}: {found.remark}", file=sys.stderr)
     return found
 
 

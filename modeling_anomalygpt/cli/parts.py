@@ -19,6 +19,7 @@ from .options import (
     check_roi,
     learn_references,
     load_model,
+    named_pictures,
     positive,
     rate,
 )
@@ -62,20 +63,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace, store: Any) -> int:
-    from ..images import find_pictures
     from ..line.parts import EMBEDDED, PartFacts, check_name
 
     check_name(args.name)
     if args.max_false_alarm and not args.calibrate:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
-    good = find_pictures(args.good)
-    normals = find_pictures(args.calibrate) if args.calibrate else []
+    good = named_pictures(args, "GOOD", args.good)
+    normals = named_pictures(args, "--calibrate", args.calibrate)
     check_pose(args)
     check_roi(args.roi, good)
     check_model(args.model)
-    for found in (good, normals):
-        if remark := getattr(found, "remark", ""):
-            print(f"anomalygpt parts: {remark}", file=sys.stderr)
     inspector = load_model(args, tile=args.tile)
     learn_references(args, inspector, good, args.category or args.name)
     if normals:

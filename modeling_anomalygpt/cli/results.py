@@ -120,12 +120,12 @@ def _as_said(result: Any, said: str | None) -> Any:
 
 def _picture(result: Any) -> Any:
     """The picture that was judged, if it still is there and can be read."""
-    from ..images import load_picture
+    from ..images import bit_depth, load_picture
     from ..line.corrections import is_as_judged
 
     with warnings.catch_warnings(), contextlib.suppress(ValueError, OSError):
         warnings.simplefilter("ignore")  # how deep it is, was said when it was judged
-        return load_picture(result.image) if is_as_judged(result) else None
+        return load_picture(result.image, bit_depth([result.image])) if is_as_judged(result) else None
 
 
 def _lines(rows: list[tuple[int, str | None, Any]]) -> list[str]:

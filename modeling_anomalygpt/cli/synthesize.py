@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .options import count, whole
+from .options import count, named_pictures, whole
 
 _LOG = "synthesis.jsonl"
 _DEFAULT_NUMBER, _DEFAULT_COLUMNS = 100, 8
@@ -58,14 +58,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _maker(args: argparse.Namespace) -> Any:
-    from ..images import find_pictures
     from .made_pictures import PHOTOGRAPH_DEFAULT, Photographs, Renderings, parse_methods
 
     weights = parse_methods(args.methods or ())
     if args.family:
         return Renderings(_families(args.family), weights, args.size or 224, args.seed)
-    files = find_pictures(args.pictures, without=args.output)
-    sources = find_pictures(args.sources, without=args.output) if args.sources else []
+    files = named_pictures(args, "PICTURE", args.pictures, args.output)
+    sources = named_pictures(args, "--sources", args.sources, args.output)
     weights = weights or dict.fromkeys(PHOTOGRAPH_DEFAULT, 1.0)
     return Photographs(files, sources, weights, args.category, args.size, args.seed)
 

@@ -81,7 +81,7 @@ def parse_dataset(text: str) -> NamedDataset:
             elif key == "weight":
                 found.weight = float(value)
             else:
-                found.options[key] = _value(value)
+                found.options[key] = value if key == "category" else _value(value)  # parts have numbers for names
     except ValueError as error:
         raise TrainingError(
             f"The options of {text!r} must read key=value&key=value, got others ({error}). Correct them."

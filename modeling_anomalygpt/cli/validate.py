@@ -4,9 +4,10 @@ Loads no model before the files are known to be whole.
 """
 
 import argparse
+import math
 import statistics
 
-from .options import add_model_options, check_model, load_model
+from .options import add_model_options, check_model, load_model, named_pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt validate`; returns the exit code."""
     from ..hub.bundle import read_bundle
-    from ..images import find_pictures
 
     check_model(args.model)
-    pictures = find_pictures(args.pictures) if args.pictures else None
+    pictures = named_pictures(args, "--pictures", args.pictures) or None
     bundle = read_bundle(args.bundle)
     from ..hub.runtimes import name_of, runtime_of
     from ..hub.validation import LARGEST_DIFFERENCE, LEAST_AGREEMENT, validate
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"files:    {len(bundle.description['files'])} as they were exported ({bundle.size / 1e6:.1f} MB)")
     print(f"map:      differs from PyTorch's by at most {agreement.largest_difference:.1g} on {images} ({precision})")
     print(f"verdicts: {agreement.same_verdicts} of {agreement.pictures} as PyTorch's map alone gives them")
-    median, slow = statistics.median(found.seconds), found.seconds[int(0.95 * len(found.seconds))]
+    median, slow = statistics.median(found.seconds), found.seconds[math.ceil(0.95 * len(found.seconds)) - 1]
     print(f"latency:  {1000 * median:.0f} ms a picture, 95th percentile {1000 * slow:.0f} ms ({runtime})")
     print(f"{bundle.file}: valid (allowed: {limit})")
     return 0

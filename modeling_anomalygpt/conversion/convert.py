@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_atomically
+
 if TYPE_CHECKING:
     from .checks import ConversionReport
 
@@ -147,7 +149,8 @@ def convert(
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         for part in (processor, generation, config):
             part.save_pretrained(folder)
-        (folder / "README.md").write_text(_MODEL_CARD.format(report=textwrap.indent(str(report), "    ")))
+        # Paths of the user stand in it, in any letters.
+        write_atomically(folder / "README.md", _MODEL_CARD.format(report=textwrap.indent(str(report), "    ")))
         (folder / "conversion_report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 

@@ -245,7 +245,7 @@ def _weight_files(path: Path) -> list[Path]:
     for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
         index = path / f"{stem}{suffix}.index.json"
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             missing = [name for name in names if not (path / name).is_file()]
             if missing:
                 raise FileNotFoundError(
@@ -293,7 +293,7 @@ class LanguageModelFiles:
         config_file = top / "config.json"
         if not config_file.is_file():
             raise FileNotFoundError(f"No config.json in '{top}'. Download the whole folder of the language model.")
-        self.config: dict = json.loads(config_file.read_text())
+        self.config: dict = json.loads(config_file.read_text(encoding="utf-8"))
         candidates = [path / "tokenizer.model" for path in (folder, delta_folder) if path]
         self.tokenizer_file = next((path for path in candidates if path.is_file()), None)
         if self.tokenizer_file is None:
@@ -307,7 +307,7 @@ class LanguageModelFiles:
             check_is_complete_model(self.base[norm], folder)
         check_llama_config(self.config, top)
         if self.delta and (folder / "config.json").is_file():
-            check_llama_config(json.loads((folder / "config.json").read_text()), folder, "--llama")
+            check_llama_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), folder, "--llama")
         for key in self.base.shapes:
             if IGNORED_LLAMA_KEYS.match(key):
                 check_rotary_frequencies(self.base[key], key)

@@ -16,14 +16,14 @@ TAGS = ("anomaly-detection", "industrial-inspection", "anomalygpt")
 SCORES = {
     "image_auroc": "image AUROC",
     "pixel_auroc": "pixel AUROC",
-    "aupro": "AUPRO",
+    "aupro_0.3": "AUPRO .3",
     "image_f1_max": "image F1-max",
     "pixel_f1_max": "pixel F1-max",
     "balanced_accuracy": "balanced accuracy of the verdict",
 }
-"""Columns of benchmark rows that go into the card, and their names."""
+"""Columns of rows of `anomalygpt evaluate` that go into the card, and their names."""
 _HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
-_OF_PIXELS = ("pixel_auroc", "aupro", "pixel_f1_max")
+_OF_PIXELS = ("pixel_auroc", "aupro_0.3", "pixel_f1_max")
 
 _USE = """```python
 from transformers import pipeline
@@ -154,8 +154,8 @@ def evaluation_results(rows: Iterable[dict[str, Any]]) -> list[EvalResult]:
     """Benchmark rows as entries of a card's `model-index`, averaged over the seeds.
 
     Args:
-        rows (`list[dict]`): `set`, `k_shot` and columns of `SCORES`; text (from CSV) or numbers; empty cells are left
-            out.
+        rows (`list[dict]`): Of `anomalygpt evaluate`: `category`, `k_shot` and columns of `SCORES`; text (from CSV)
+            or numbers; empty cells are left out.
 
     Returns:
         `list[EvalResult]`: One for each data set, number of references and score.
@@ -190,7 +190,7 @@ def _means(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], dict[str, fl
     for row in rows:
         for column in SCORES:
             if row.get(column) not in (None, ""):
-                found[str(row["set"]), str(row["k_shot"])][column].append(float(row[column]))
+                found[str(row["category"]), str(row["k_shot"])][column].append(float(row[column]))
     return {
         key: {column: sum(values) / len(values) for column, values in scores.items()} for key, scores in found.items()
     }

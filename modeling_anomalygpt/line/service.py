@@ -34,8 +34,9 @@ from .workers import Judge, Workers
 _AGAIN = {"Retry-After": "1"}
 # Upper ends of the buckets of seconds in /metrics.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# The language model reads all of a conversation again for each answer.
-_MOST_LETTERS, _MOST_MESSAGES = 600, 39
+# The language model reads all of a conversation again for each answer; an answer may be longer than a question.
+_MOST_LETTERS, _MOST_MESSAGES = {"user": 600, "assistant": 4000}, 39
+_MOST_BYTES = 12 * _MOST_MESSAGES * 4000  # of the words; in JSON a letter may take so many
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Service:
 
     def options(self, question: str | None, language: str | None) -> InspectionOptions:
         """The options of a request."""
-        return replace(self._options, question=question, language=language or self._options.language)
+        known = self._options
+        return replace(known, question=question or known.question, language=language or known.language)
 
     def metrics(self) -> str:
         """What was judged, in the text format of Prometheus."""
@@ -171,7 +173,7 @@ def make_app(service: Service, api_key: str | None) -> FastAPI:
         check(request)
         _check_language(language)
         with service.place():
-            body = await _body(request, service.limits, service.limits.max_bytes * 4 // 3 + 2**18)  # base64, and words
+            body = await _body(request, service.limits, service.limits.max_bytes * 4 // 3 + _MOST_BYTES)  # base64
             content, messages = _picture_and_messages(body, service.limits.max_bytes)
             options = service.options(None, language)
             result, answer = await run_in_threadpool(service.chat, content, options, messages)
@@ -236,10 +238,11 @@ def _check_language(language: str | None) -> None:
         raise HTTPException(422, f"`language` must be en or zh, got {language[:20]!r}.")
 
 
-def _check_text(name: str, text: Any) -> None:
-    if not isinstance(text, str) or not text.strip() or len(text) > _MOST_LETTERS:
+def _check_text(name: str, text: Any, role: str = "user") -> None:
+    most = _MOST_LETTERS[role]
+    if not isinstance(text, str) or not text.strip() or len(text) > most:
         got = len(text) if isinstance(text, str) else type(text).__name__
-        raise HTTPException(422, f"`{name}` must have 1 to {_MOST_LETTERS} letters, got {got}.")
+        raise HTTPException(422, f"`{name}` must have 1 to {most} letters, got {got}.")
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # JSON can hold it, no tokenizer takes it
         raise HTTPException(422, f"`{name}` must be whole letters, got half of a pair (\\ud800 to \\udfff).")
 
@@ -262,7 +265,7 @@ def _picture_and_messages(body: bytes, max_bytes: int) -> tuple[bytes, list[dict
     if len(messages) > _MOST_MESSAGES:
         raise HTTPException(422, f"`messages` must be at most {_MOST_MESSAGES}, got {len(messages)}. Begin anew.")
     for one in messages:
-        _check_text("content", one["content"])
+        _check_text("content", one["content"], one["role"])
     return content, messages
 
 

@@ -78,7 +78,9 @@ class Judge:
 
     def _inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
         if self._follower is not None:
-            self._follower.renew()
+            if line := self._follower.renew():
+                sys.stderr.write(f"anomalygpt serve: {line}\n")
+                sys.stderr.flush()
             options = self._follower.options(options)
         (result,) = self._inspector.inspect_many([content], options, progress=False)
         return result

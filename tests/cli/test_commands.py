@@ -247,6 +247,8 @@ def test_a_gate_stays_shut_for_what_was_passed_over(photos, inspector, capsys, m
         err = capsys.readouterr().err
         assert "anomalygpt inspect: Passed over: 1" in err
         assert "anomalygpt inspect: --references: Passed over: 1" in err
+    run("chat", "line/good.png", "--references", "reference", "--question", "Where is it?")
+    assert "anomalygpt chat: --references: Passed over: 1" in capsys.readouterr().err
 
 
 def test_bad_pictures_get_rows_and_lines_and_the_others_are_inspected(photos, inspector, capsys):
@@ -372,6 +374,14 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
         (["inspect", "reference/part [1].png"], "In a name with brackets write [[] for each [."),
         (["inspect", "line", "--references", "gone"], "There is no file or folder 'gone'"),
         (["inspect", "line", "--references", "gone.safetensors"], "There is no memory bank 'gone.safetensors'"),
+        (
+            ["inspect", "line", "--references", "reference", "--save-references", "bolt"],
+            "`--save-references` must end in .safetensors, got 'bolt'. Name it bolt.safetensors.",
+        ),
+        (
+            ["inspect", "line", "--references", "reference", "--save-references", "gone/bolt.safetensors"],
+            "`--save-references` must be in a folder that exists, got 'gone/bolt.safetensors'. Make the folder.",
+        ),
         (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
         (["inspect", "line", "--roi", "line/bad.png"], "`--roi` must be given with pictures as --references"),
         (["inspect", "line", "--foreground", "auto"], "`--foreground` must be given with pictures as --references"),

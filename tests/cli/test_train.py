@@ -170,6 +170,7 @@ def wrong(tmp_path):
         ),
         (("--dataset", f"anomaly_folder={tmp_path}/defects?split=test"), "must hold normal pictures (label 0)"),
         (("--dataset", "anomaly_folder=parts/nut?labels=true"), "must be synthetic or real, got 'true'"),
+        (("--dataset", "anomaly_folder=parts?category=0815"), "`category` must be one of bolt, nut, got '0815'"),
         (("--dataset", "anomaly_folder=parts/nut?weight"), "must read key=value&key=value"),
         (("--conversations", "gone.json"), "`--conversations` must be a JSON file, got 'gone.json'"),
         ((*good, "--tuning", "lorra"), "`tuning` must be one of paper, prompt, lora, full, got 'lorra'"),

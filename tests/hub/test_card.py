@@ -9,9 +9,9 @@ from modeling_anomalygpt.hub.card import ModelFacts, model_card, readdressed, wi
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROWS = [
-    {"set": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
-    {"set": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},
-    {"set": "bolts", "k_shot": 4, "seed": 0, "image_auroc": 1.0, "pixel_auroc": 0.5},
+    {"category": "bolts", "k_shot": "1", "seed": "0", "image_auroc": "0.8", "pixel_auroc": ""},
+    {"category": "bolts", "k_shot": "1", "seed": "1", "image_auroc": "0.9", "pixel_auroc": ""},
+    {"category": "bolts", "k_shot": 4, "seed": 0, "image_auroc": 1.0, "pixel_auroc": 0.5, "aupro_0.3": 0.25},
 ]
 FACTS = ModelFacts(
     "me/bolts",
@@ -96,5 +96,6 @@ def test_results_are_put_into_a_card_and_its_text_stays():
         ("1-shot", "image_auroc"): 0.85,  # the mean of the seeds
         ("4-shot", "image_auroc"): 1.0,
         ("4-shot", "pixel_auroc"): 0.5,
+        ("4-shot", "aupro_0.3"): 0.25,
     }
     assert with_results(after, ROWS, "x") == after

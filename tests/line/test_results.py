@@ -1,8 +1,10 @@
 """The database follows the lines and can be made anew; what a person says is kept, learned and taken back."""
 
+import base64
 import contextlib
 import csv
 import errno
+import io
 import json
 import os
 import pathlib
@@ -309,6 +311,22 @@ def rows_of_page(path):
     return json.loads(re.search(r"<script[^>]*application/json[^>]*>(.*?)</script>", text, re.DOTALL)[1])["rows"]
 
 
+def test_a_report_shows_pictures_of_twelve_bits_as_bright_as_they_are(shift, capsys):
+    pixels = np.full((40, 60), 2000, np.uint16)
+    pixels[0, 0] = 4095
+    shown = {}
+    for name, image in ("deep", Image.fromarray(pixels)), ("plain", Image.fromarray((pixels >> 4).astype(np.uint8))):
+        path = shift / f"{name}.png"
+        image.save(path)
+        lines(shift, InspectionResult(str(path), "normal", 0.5, source=source_of(path)))
+        call(capsys, shift, "--report", shift / "page.html")
+        (picture,) = [row["picture"] for row in rows_of_page(shift / "page.html") if row["path"] == str(path)]
+        content = base64.b64decode(picture.partition(",")[2])
+        shown[name] = np.asarray(Image.open(io.BytesIO(content)).convert("L"), float).mean()
+    assert shown["plain"] == pytest.approx(125, abs=3)
+    assert shown["deep"] == pytest.approx(shown["plain"], abs=2)
+
+
 def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(shift, capsys):
     picture = shift / "here.png"
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(picture)
@@ -604,6 +622,17 @@ def test_a_running_watch_leaves_a_version_that_was_taken_back_though_its_number_
     assert follower.renew() == "The part 'bolt' has changed: version 2 is used from here on."
     assert inspector.references.fingerprint() == corrected.read("bolt").references.fingerprint()
     assert follower.renew() is None
+
+
+def test_a_service_says_that_it_stays_with_the_version_in_use(learned, capsys):
+    inspector = AnomalyInspector.from_pretrained("model")
+    part = PartStore().read("bolt")
+    part.use(inspector)
+    judge = Judge(inspector, PartFollower(PartStore(), part, inspector, "model"))
+    PartStore().remove("bolt")
+    judge.inspect(pathlib.Path("2.png").read_bytes(), InspectionOptions())
+    assert capsys.readouterr().err == "anomalygpt serve: The part 'bolt' is gone; version 1 stays in use.\n"
+    judge.close()
 
 
 def test_a_running_watch_takes_over_the_scale_unless_another_was_asked_for(learned):

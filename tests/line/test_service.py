@@ -58,6 +58,13 @@ def test_a_picture_gets_the_result_that_it_gets_in_python(inspector):
     assert answer.json() | {"seconds": 0} == expected | {"seconds": 0}
 
 
+def test_the_question_of_the_command_holds_where_a_request_asks_none(inspector):
+    service = Service(Judge(inspector), InspectionOptions(question="Is it clean?"), "bolt", Limits())
+    web = TestClient(make_app(service, None))
+    for params, question in (({}, "Is it clean?"), ({"question": "Is it whole?"}, "Is it whole?")):
+        assert web.post("/inspect", content=picture(5), params=params).json()["question"] == question
+
+
 def test_the_page_tells_of_every_address_and_loads_nothing_from_elsewhere(inspector):
     for key in (None, "secret"):
         web, _ = client(inspector, key)
@@ -220,6 +227,14 @@ def test_a_question_gets_the_answer_that_it_gets_in_python_and_the_conversation_
     assert "anomalygpt_seconds_count 2" in service.metrics()
 
 
+def test_a_conversation_with_long_answers_of_the_service_goes_on(inspector):
+    web, _ = client(inspector, max_bytes=2**16)
+    texts = [("Where?", "\U0001f600" * 3000)[i % 2] for i in range(39)]
+    assert web.post("/chat", json=asked(picture(5), *texts)).status_code == 200
+    texts[1] = "a" * 4001
+    assert "`content` must have 1 to 4000 letters, got 4001." in web.post("/chat", json=asked(picture(5), *texts)).text
+
+
 def test_what_is_wrong_with_a_question_is_one_line_with_its_code(inspector):
     web, service = client(inspector, max_bytes=2**20, key="s3cret")
     key = {"Authorization": "Bearer s3cret"}
@@ -227,7 +242,7 @@ def test_what_is_wrong_with_a_question_is_one_line_with_its_code(inspector):
     turns = "`messages` must be of user and assistant in turn, and end with the user's question."
     for body, code, line in (
         (b"junk", 422, shape),
-        (bytes(2**21), 413, "A picture must have at most 1 MiB. Cut or shrink it before."),
+        (bytes(2**22), 413, "A picture must have at most 1 MiB. Cut or shrink it before."),
         (b"[" * 100_000, 422, shape),
         (asked(b"") | {"image": "%%%"}, 422, shape),
         (asked(picture(5)), 422, turns),
