@@ -204,8 +204,8 @@ class AnomalyGPTConfig(PreTrainedConfig):
             - `region_threshold` (`float`, 0.5, in [0.001, 0.999]): map value from which a pixel belongs to a region
               where no reference says what is normal.
             - `region_extent` (`float`, 1.0, in [0.1, 1]): part of that threshold down to which such a region extends.
-            - `region_connection` (`float`, 1.0, in [0.1, 1]): part of that threshold above which the map between two
-              such places makes them one region; no more than `region_extent` counts.
+            - `region_connection` (`float`, 1.0, in [0.1, 1]): part of that threshold above which the map between
+              several places makes them one region, if one reaches the threshold; no more than `region_extent` counts.
             - `region_peak` (`float`, 0, in [0, 1]): part of the map's highest value that a region must reach as well.
             - `map_contrast` (`float`, 1.0): how steeply normalised maps rise at the threshold ([`normalised_map`]).
 

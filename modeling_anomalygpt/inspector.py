@@ -470,6 +470,9 @@ class AnomalyInspector:
         seen = self.encoder.encode_as_query(loaded, before, margin=int(is_normal))
         bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
         after = replace(before, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
+        if not is_normal and before.calibration is not None:  # fewer good patches: more false alarms than were counted
+            known = replace(before.calibration, supported_false_alarm_rate=1.0, enough=False)
+            after = replace(after, calibration=known)
         self.feedback_history.record(
             before, after, {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
         )
@@ -619,12 +622,12 @@ class AnomalyInspector:
         batch_size: int,
         progress: bool,
     ) -> list[InspectionResult]:
-        """Results without maps."""
+        """Results without maps and pictures."""
         options, results = options.completed(references), []
         for start in tqdm(range(0, len(images), batch_size), desc="calibrating", disable=not progress):
             batch = [(image, load_picture(image, references.bits)) for image in images[start : start + batch_size]]
             inspected = self._inspect_batch(batch, references, options)
-            results += [replace(result, anomaly_map=None, image_tokens=None) for result in inspected]
+            results += [replace(one, anomaly_map=None, image_tokens=None, judged_image=None) for one in inspected]
         return results
 
     @torch.inference_mode()

@@ -29,6 +29,7 @@ from .region_of_interest import mean_inside, patches_inside
 Encoder = Callable[[torch.Tensor], tuple[PatchFeatures, ...]]
 
 # References that are compared with the others and kept for the domain gate; images encoded together.
+_THUMBNAIL = 32  # pixels a side
 _MOST_COMPARED, _MOST_GATED, _BATCH_SIZE = 24, 24, 8
 # Exponent of the synthetic anomalies in what one reference tells of the threshold; the picture itself has the rest.
 _SYNTHETIC_SHARE = 0.75
@@ -450,12 +451,14 @@ def _checked_facts(facts: dict[str, Any], features: Any, bank: MemoryBank) -> di
     if not isinstance(category, str) or not isinstance(description, str | None):
         raise ValueError("`category` and `description` must be words")
     bits = facts.get("bits")
-    if bits is not None and (type(bits) is not int or not 1 <= bits <= 32):
+    if bits is not None and (type(bits) is not int or not 1 <= bits <= 16):
         raise ValueError(f"`bits` is {bits!r:.40}")
     given = tuple(facts.get("given", ()))
     if any(type(number) is not int or number < 0 for number in given):
         raise ValueError("`given` must be whole numbers")
     thumbnails = tuple(bytes.fromhex(text) for text in facts.get("thumbnails", ()))
+    if any(len(one) != _THUMBNAIL**2 for one in thumbnails):
+        raise ValueError("a thumbnail has another size")
     return {
         "normal_scores": scores, "domain_gate": gate, "calibration": calibration, "image_sizes": sizes,
         "copies": copies, "given": given, "thumbnails": thumbnails, "category": category, "description": description,
@@ -496,7 +499,7 @@ def _number(value: Any) -> float:
 
 def thumbnail(image: Image.Image) -> bytes:
     """A grey 32 x 32 copy of an image: what [`same_picture`] compares."""
-    return image.convert("L").resize((32, 32), Image.Resampling.BICUBIC).tobytes()
+    return image.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC).tobytes()
 
 
 def same_picture(first: bytes, second: bytes) -> bool:
@@ -541,7 +544,7 @@ def nearest_rotation(own: bytes, known: Sequence[bytes]) -> int:
 
 
 def _standardised(small: bytes) -> np.ndarray:
-    pixels = np.frombuffer(small, dtype=np.uint8).reshape(32, 32).astype(np.float32)
+    pixels = np.frombuffer(small, dtype=np.uint8).reshape(_THUMBNAIL, _THUMBNAIL).astype(np.float32)
     return (pixels - pixels.mean()) / (pixels.std() + 1e-3)
 
 

@@ -171,9 +171,10 @@ def find_regions(
         mm_per_pixel (`float`, *optional*): Edge length of a pixel in millimetres; gives the sizes in millimetres.
         extent (`float`, *optional*, defaults to 1.0): A region that reaches the threshold extends down to this part of
             it.
-        connection (`float`, *optional*, defaults to 1.0): Several such places are one region where the map stays above
-            this part of the threshold between them, so that a defect whose map dips is one region and not several; it
-            then extends as far down as connects them. No more than `extent` counts.
+        connection (`float`, *optional*, defaults to 1.0): Several places above that part, one of which reaches the
+            threshold, are one region where the map stays above this part of the threshold between them, so that a
+            defect whose map dips is one region and not several; it then extends as far down as connects them. No more
+            than `extent` counts.
 
     Returns:
         `list[Region]`: Sorted by peak score, then area (both falling), then from top to bottom and left to right.

@@ -420,7 +420,7 @@ def _inspected(
 ) -> list[InspectionResult]:
     try:
         return inspect(loaded)
-    except (RuntimeError, MemoryError, CheckpointError) as error:
+    except (RuntimeError, MemoryError, CheckpointError, PictureError) as error:
         out_of_memory = _is_out_of_memory(error)
         if len(loaded) == 1:
             line = "Not enough memory for this picture. Use a smaller picture or `tile`."

@@ -1,5 +1,6 @@
 """The inspector: references in, results out, in the pictures' own pixels, whatever is handed to it."""
 
+import gc
 import json
 import threading
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_anomalygpt import inspector as inspector_module
 from modeling_anomalygpt.checkpoints import CheckpointError
 from modeling_anomalygpt.images import PictureError
 from modeling_anomalygpt.inspector import AnomalyInspector, FeedbackHistory, InspectionOptions, without_matches
@@ -322,6 +324,50 @@ def test_a_calibration_that_fails_leaves_everything_as_it_was(inspector, monkeyp
     with pytest.raises(MemoryError):
         inspector.calibrate([picture(3), picture(4)], progress=False)
     assert inspector.references is before
+
+
+def test_while_it_calibrates_no_picture_is_kept(inspector, files, monkeypatch):
+    inspector.set_references(files[:1])
+    alive, real = [], inspector_module.false_alarm_threshold
+
+    def counting(scores, rate):
+        gc.collect()
+        alive.append(sum(issubclass(type(one), Image.Image) for one in gc.get_objects()))
+        return real(scores, rate)
+
+    gc.collect()
+    before = sum(issubclass(type(one), Image.Image) for one in gc.get_objects())
+    monkeypatch.setattr(inspector_module, "false_alarm_threshold", counting)
+    inspector.calibrate(files[1:], progress=False, batch_size=1)
+    assert max(alive) - before < len(files[1:])
+
+
+def test_taking_good_patches_out_ends_the_promise_of_a_calibration(inspector):
+    inspector.set_references([picture(0), picture(1)])
+    inspector.calibrate([picture(seed) for seed in range(2, 6)], progress=False)
+    promised = inspector.references.calibration.supported_false_alarm_rate
+    inspector.feedback(inspector.inspect(picture(9), answer=False), True)
+    assert inspector.references.calibration.supported_false_alarm_rate == promised < 1
+    inspector.feedback(inspector.inspect(picture(10), answer=False), False)
+    result = inspector.inspect(picture(11), answer=False)
+    assert result.evidence["supported_false_alarm_rate"] == 1
+    assert not inspector.references.calibration.enough
+    inspector.undo_feedback()
+    assert inspector.references.calibration.supported_false_alarm_rate == promised
+
+
+def test_a_picture_that_fits_no_canvas_gets_a_row_and_the_others_are_inspected(inspector, monkeypatch):
+    real = inspector.encoder.encode
+
+    def encode(images, *rest):
+        if any(image.width > 5 * image.height for image in images):
+            raise PictureError("`picture` must be less oblong, got 600 x 2.")
+        return real(images, *rest)
+
+    monkeypatch.setattr(inspector.encoder, "encode", encode)
+    inspector.set_references([picture(0)])
+    results = list(inspector.inspect_many([picture(1), picture(2, (2, 600)), picture(3)], batch_size=3, answer=False))
+    assert [result.error for result in results] == [None, "`picture` must be less oblong, got 600 x 2.", None]
 
 
 # Pose and nearest good patch

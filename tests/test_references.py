@@ -392,11 +392,13 @@ def test_banks_of_earlier_versions_still_load(references, tmp_path):
         {"image_sizes": [[40, -1]]},
         {"category": 7},
         {"thumbnails": ["no hexadecimal"]},
+        {"thumbnails": ["0102ff"]},
+        {"bits": 17},
         "{",
         "[" * 100_000,
         "[1]",
     ],
-    ids=range(16),
+    ids=range(18),
 )
 def test_values_that_no_inspector_writes_are_refused_when_the_file_is_read(references, tmp_path, facts):
     path = tmp_path / "r.safetensors"

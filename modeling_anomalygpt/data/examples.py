@@ -205,7 +205,7 @@ class ExampleEncoder:
             return None
         values = np.stack(self.processor.image_processor(pictures)["pixel_values"]).astype(np.float32)
         if self.canvas_size[0] != self.canvas_size[1]:
-            quarter_turns = 2 * (quarter_turns % 2)
+            quarter_turns = 2 * min(quarter_turns, 1)
         return np.ascontiguousarray(np.rot90(values, quarter_turns, axes=(2, 3)))
 
     def _target(self, example: Example, on_canvas: np.ndarray) -> np.ndarray | None:

@@ -284,7 +284,7 @@ class LabelledPictures(TrainingSource):
             one a picture has no pixel target and its conversation names no place.
 
     Raises:
-        ValueError: If no row has a label **or** a mask is missing.
+        ValueError: If no row has a label, a mask is missing **or** `references` are given with a stream.
     """
 
     def __init__(
@@ -301,6 +301,11 @@ class LabelledPictures(TrainingSource):
         if self.rows is not None:
             self.rows = self.reference_rows = self.rows.labelled()
         if references is not None:
+            if self.rows is None:
+                raise ValueError(
+                    f"`references` must be None with a stream, got some for {name!r}: a stream's references are the "
+                    "good pictures that it has shown. Give a data set with a length."
+                )
             self.reference_rows = SourceRows(references, f"references of {name}")
         if self.rows is not None:
             self.labels = "supervised" if NORMAL in self.rows.labels else "defects"

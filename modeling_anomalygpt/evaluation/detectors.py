@@ -106,7 +106,7 @@ class AnomalyGPTDetector:
                 warnings.warn(f"{category}: compared as the parts lie, not aligned. {error}", stacklevel=2)
                 self.inspector.set_references(references, **known)
         else:
-            self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
+            self.inspector.references = None
         self.options |= {"category": category, "description": description}
 
     def detect(self, pictures: Iterable[Image.Image]) -> Iterator[Detection]:

@@ -212,7 +212,7 @@ class MMADAnswerer:
             if templates:
                 self.inspector.set_references([self.folder / one for one in templates])
             else:
-                self.inspector = AnomalyInspector(self.inspector.model, self.inspector.processor)
+                self.inspector.references = None
             self._references = templates
         # The object is not named: a later question asks for it.
         encoder, references = self.inspector.encoder, self.inspector.references

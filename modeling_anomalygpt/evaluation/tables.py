@@ -189,6 +189,9 @@ def summarize(rows: Iterable[Mapping[str, str]], metrics: Sequence[str] = METRIC
     Returns:
         `list[dict]`: `dataset`, `protocol`, `method`, `backbone`, `k_shot`, `categories` and `seeds` (counts), and a
         [`Summary`] for each metric, `None` where no row has it.
+
+    Raises:
+        ValueError: If two rows of a group are of one category and seed.
     """
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     names = ("dataset", "protocol", "method", "backbone", "k_shot")
@@ -210,7 +213,13 @@ def _summary(rows: list[Mapping[str, str]], metric: str) -> Summary | None:
         return None
     by_category: dict[str, dict[str, float]] = {}
     for row in rows:
-        by_category.setdefault(row["category"], {})[row["seed"]] = float(row[metric])
+        seeds_of_one = by_category.setdefault(row["category"], {})
+        if row["seed"] in seeds_of_one:
+            raise ValueError(
+                f"`rows` must hold one row a category and seed, got two of {row['category']!r} with seed "
+                f"{row['seed']}: of another checkpoint, say. Summarise each alone."
+            )
+        seeds_of_one[row["seed"]] = float(row[metric])
     means = [statistics.fmean(values.values()) for values in by_category.values()]
     shared = set.intersection(*(set(values) for values in by_category.values()))
     seeds = [statistics.fmean(values[seed] for values in by_category.values()) for seed in sorted(shared)]

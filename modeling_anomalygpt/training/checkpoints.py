@@ -33,7 +33,8 @@ class TrainingError(RuntimeError):
 def whole_folder(
     final: str | os.PathLike, staging: str | os.PathLike, is_main: bool, wait: Callable[[], None]
 ) -> Iterator[None]:
-    """Writes in `staging` inside the block; the folder becomes `final` at its end, in one step, and replaces it.
+    """Writes in `staging` inside the block; the folder becomes `final` at its end, in one step; an earlier `final` is
+    removed just before.
 
     Both lie on one file system. Of several processes `is_main` moves and removes; `wait` waits for the others.
 

@@ -296,14 +296,16 @@ class StreamedExamples(TrainingMix, torch.utils.data.IterableDataset):
 
     def _samples(self, number: int, epoch: int) -> Iterator[dict[str, Any]]:
         """A source's samples, pass after pass."""
-        source = self.sources[number]
+        source, worker = self.sources[number], torch.utils.data.get_worker_info()
+        # Positions are counted by each reader.
+        reader = self._node[0] if worker is None else self._node[0] * worker.num_workers + worker.id
         for finished in itertools.count():
             recent, empty = RecentPictures(), True
             for position, row in enumerate(self._rows(source.stream, epoch + finished)):
                 if source.labels != "conversations" and row.get("label", NORMAL) not in source.takes:
                     continue
                 empty = False
-                name = str(row.get("image_id") or f"row {position}")
+                name = str(row.get("image_id") or f"row {position} of reader {reader}")
                 for version in range(source.versions):
                     rng = np.random.default_rng([self.seed, number, epoch, finished, number_of(name), version])
                     example = self._example(source, row, name, version, recent, rng)

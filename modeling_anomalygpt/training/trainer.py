@@ -6,6 +6,7 @@ Knows the trainer and what is trained; does not know how maps are computed or wh
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -451,7 +452,10 @@ class AnomalyTrainer(Trainer):
         if self.args.should_save:
             (pathlib.Path(finished) / DIGESTS_FILE).unlink()
             for path in pathlib.Path(finished).iterdir():
-                os.replace(path, pathlib.Path(output_dir) / path.name)
+                target = pathlib.Path(output_dir) / path.name
+                if target.is_dir():  # a processor has a folder for its second tokenizer
+                    shutil.rmtree(target)
+                os.replace(path, target)
             for folder in (finished, os.path.dirname(finished)):
                 os.rmdir(folder)
             write_training_card(output_dir, self)

@@ -6,9 +6,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_anomalygpt.conversations.grounded import load_answers
-from modeling_anomalygpt.data.examples import EvaluationExamples, Wording
+from modeling_anomalygpt.data.examples import EvaluationExamples, ExampleEncoder, Wording
 from modeling_anomalygpt.data.sources import SourceRows, labelled_example
 from modeling_anomalygpt.training.collator import InspectionCollator
 from tests.inspection_rows import answers, decoded, inspection_rows
@@ -124,3 +125,16 @@ def test_a_grounded_model_is_evaluated_by_the_usual_question_about_what_the_mask
         assert answers(sample, processor).startswith(
             "Yes, there" if sample["image_label"] else "No, there is no anomaly"
         )
+
+
+@pytest.mark.parametrize("size", [(28, 28), (28, 56)])
+def test_a_rotated_reference_never_is_the_picture_itself(size):
+    processor = make_processor()
+    processor.image_processor.size = {"height": size[0], "width": size[1]}
+    encode = ExampleEncoder(processor)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    upright = encode.references([picture])
+    for turns in (1, 2, 3):
+        rotated = encode.references([picture], turns)
+        assert rotated.shape == upright.shape == (1, 3, *size)
+        assert not np.array_equal(rotated, upright)

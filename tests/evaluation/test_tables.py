@@ -82,6 +82,9 @@ def test_means_spreads_and_the_worst_of_seeds_and_categories(tmp_path):
     assert (auroc.worst, one["miss_rate"].worst) == (pytest.approx(0.7), pytest.approx(0.3))
     assert (one["pixel_auroc"], one["categories"], one["seeds"]) == (None, 2, 2)
     assert four["pixel_auroc"] == (0.25, None, None, 0.25)
+    table.add(row(category="a", seed=0, image_auroc=0.1, checkpoint_hash="another"))
+    with pytest.raises(ValueError, match="`rows` must hold one row a category and seed, got two of 'a' with seed 0"):
+        summarize(table.rows)
 
 
 def write_record(folder, *sources):

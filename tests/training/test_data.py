@@ -501,6 +501,21 @@ def test_processes_and_workers_share_the_rows_without_repetition(processor):
     assert seen == BOTH
 
 
+def test_rows_without_an_id_are_other_rows_to_each_reader(processor):
+    rows = inspection_rows(8, 2).remove_columns("image_id").to_iterable_dataset(num_shards=4)
+    names = []
+    for rank in range(2):
+        source = LabelledPictures(rows, "nuts", require_masks=False)
+        stream = StreamedExamples([source], processor, num_processes=2, process_index=rank, repeat=False)
+        names += [sample["image_id"] for sample in torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)]
+    assert len(set(names)) == len(names) == 10
+
+
+def test_references_of_a_stream_are_refused():
+    with pytest.raises(ValueError, match="`references` must be None with a stream, got some for 'nuts'"):
+        LabelledPictures(inspection_rows(4).to_iterable_dataset(), "nuts", references=inspection_rows(2))
+
+
 @pytest.mark.parametrize(("shards", "num_workers"), [(1, 2), (2, 3), (4, 2)])
 def test_workers_without_a_shard_of_a_source_read_rows_of_it_and_mix_as_the_others(processor, shards, num_workers):
     rows = inspection_rows(12).to_iterable_dataset(num_shards=12)

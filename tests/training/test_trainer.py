@@ -340,6 +340,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(tmp_path
         run.train()
 
 
+def test_a_processor_with_a_folder_of_its_own_is_saved_over_itself(tmp_path, monkeypatch):
+    run = trainer(tmp_path, max_steps=1, save_strategy="no")
+    save = run.processing_class.save_pretrained
+
+    def save_with_a_second_tokenizer(folder, **options):
+        save(folder, **options)
+        run.processing_class.tokenizer.save_pretrained(os.path.join(folder, "class_tokenizer"))
+
+    monkeypatch.setattr(run.processing_class, "save_pretrained", save_with_a_second_tokenizer)
+    for _ in range(2):
+        run.save_model()
+    assert (tmp_path / "class_tokenizer" / "tokenizer.json").is_file()
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     run = trainer(tmp_path, max_steps=1, save_strategy="no")
     run.train()
