@@ -148,21 +148,32 @@ def provenance(rows: Sequence[Mapping[str, str]]) -> str:
 def answers_table(models: Mapping[str, Mapping]) -> str:
     """What was asked of each language model, and how much of it was answered rightly."""
 
-    def contradicted(rows: Mapping) -> str:
-        both = [rows[name]["contradictions"] for name in ("drawn", "free", "fresh", "photographs") if name in rows]
-        return f"{sum(one['found'] for one in both)} of {sum(one['asked'] for one in both):,}"
+    def contradicted(found: str) -> Callable[[Mapping], str]:
+        def shown(rows: Mapping) -> str:
+            both = [rows[name]["contradictions"] for name in ("drawn", "free", "fresh", "photographs") if name in rows]
+            return f"{sum(one[found] for one in both)} of {sum(one['asked'] for one in both):,}"
+
+        return shown
 
     def right(group: str, name: str = "all") -> Callable[[Mapping], str]:
         return lambda rows: f"{rows[group][name]['right']:.2f}" if group in rows else "-"
 
-    def follow_ups_of_lists(rows: Mapping) -> str:
-        both = [rows[name]["follow_ups"] for name in ("free", "fresh")]
-        return f"{sum(one['right'] * one['asked'] for one in both) / sum(one['asked'] for one in both):.2f}"
+    def of_lists(name: str) -> Callable[[Mapping], str]:
+        def shown(rows: Mapping) -> str:
+            both = [rows[group][name] for group in ("free", "fresh")]
+            return f"{sum(one['right'] * one['asked'] for one in both) / sum(one['asked'] for one in both):.2f}"
+
+        return shown
 
     lines: dict[str, Callable[[Mapping], str]] = {
-        "answers that contradict what was measured": contradicted,
+        "answers that contradict the verdict": contradicted("verdict"),
+        "... or anything else that was measured or told": contradicted("found"),
         "follow-ups about photographs (place, number, size, kind, object, advice)": right("photographs", "follow_ups"),
-        "follow-ups in the words of the two lists below": follow_ups_of_lists,
+        "... whose answer tells the fact asked for, in whatever words, and nothing false": right(
+            "photographs", "follow_ups_told"
+        ),
+        "follow-ups in the words of the two lists below": of_lists("follow_ups"),
+        "... whose answer tells the fact asked for": of_lists("follow_ups_told"),
         "all topics, photographs": right("photographs"),
         "all topics, drawn facts": right("drawn"),
         "free questions, English": right("free", "en"),

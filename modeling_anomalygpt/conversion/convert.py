@@ -149,7 +149,6 @@ def convert(
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         for part in (processor, generation, config):
             part.save_pretrained(folder)
-        # Paths of the user stand in it, in any letters.
         write_atomically(folder / "README.md", _MODEL_CARD.format(report=textwrap.indent(str(report), "    ")))
         (folder / "conversion_report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
