@@ -351,6 +351,7 @@ def test_a_report_shows_the_wanted_pictures_worst_first_as_they_were_said_to_be(
     page = (shift / "page.html").read_text(encoding="utf-8")
     assert "<dt>Stored part<dd>bolt &lt;b&gt;" in page
     assert "Good pictures compared with (3)" in page
+    assert "<p>3</p>" not in page, "the number stands once"
     assert not (shift / "overlays").exists()
 
 
