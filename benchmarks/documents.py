@@ -175,6 +175,9 @@ def answers_table(models: Mapping[str, Mapping]) -> str:
         "follow-ups in the words of the two lists below": of_lists("follow_ups"),
         "... whose answer tells the fact asked for": of_lists("follow_ups_told"),
         "all topics, photographs": right("photographs"),
+        "... the worst set": lambda rows: (
+            f"{min(row['all']['right'] for name, row in rows.items() if name.startswith('photographs ')):.2f}"
+        ),
         "all topics, drawn facts": right("drawn"),
         "free questions, English": right("free", "en"),
         "free questions, Chinese": right("free", "zh"),

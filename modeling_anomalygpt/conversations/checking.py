@@ -75,6 +75,7 @@ _COUNT = {
     ),
     "zh": re.compile(r"(?:共有?|(?<!没)有|这|发现了) ?(\d+|[一两三四五六七八九])处"),
 }
+_NUMBERS = {number_in_words(count, language): count for language in _COUNT for count in range(1, 100)}
 _SIZE = re.compile(r"(\d+) x (\d+) (?:pixels|像素)")
 _TIMES = re.compile(r"([\d.]+) ?(?:times|倍)")
 
@@ -180,9 +181,8 @@ def _states(facts: MeasuredFacts) -> dict[str, set[str]]:
 
 def _numbers(text: str) -> set[int]:
     """Each number of anomalies that an answer names."""
-    names = {number_in_words(count, language): count for language in _COUNT for count in range(1, 100)}
     said = {word for form in _COUNT.values() for hit in form.finditer(text) for word in hit.groups()}
-    return {names[word] for word in said & names.keys()}
+    return {_NUMBERS[word] for word in said & _NUMBERS.keys()}
 
 
 def _holds(said: re.Match, facts: MeasuredFacts) -> bool:
