@@ -396,6 +396,16 @@ class ImageEncoder:
         return parts[0].extend(*parts[1:])
 
     @torch.inference_mode()
+    def traits(self, image: Image.Image, references: References) -> ImageTraits:
+        """What one image is like as a whole, as it is compared with the references: in their pose and light."""
+        image, inside = self.as_compared(image, references)
+        pixel_values = self._inputs([image])["pixel_values"]
+        brightness = mean_brightness(pixel_values, inside)
+        pixel_values, _ = self._match_exposure(pixel_values, references.domain_gate, references, inside)
+        last_layer = self.model.model.get_patch_features(pixel_values)[-1]
+        return ImageTraits.of(pixel_values, last_layer, brightness, inside)
+
+    @torch.inference_mode()
     def encode(
         self, images: list[Image.Image], references: References | None, category: str, localization: str
     ) -> list[EncodedImage]:

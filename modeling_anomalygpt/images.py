@@ -7,7 +7,6 @@ import contextlib
 import glob
 import importlib
 import io
-import itertools
 import json
 import os
 import pathlib
@@ -32,7 +31,7 @@ _UNREAD_SUFFIXES = (
     ".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".pdf", ".psd", ".raf", ".raw",
     ".rw2", ".svg", ".xcf",
 )  # fmt: skip
-_ANIMATED_SUFFIXES = (".apng", ".avif", ".gif", ".png", ".webp")
+_ANIMATED_SUFFIXES, _ANIMATED_FORMATS = (".apng", ".avif", ".gif", ".png", ".webp"), ("AVIF", "GIF", "PNG", "WEBP")
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _PAGE = re.compile(r"(?s)(.+)#page=(\d{1,6})\Z")
 _MAX_PAGES = 1000
@@ -76,7 +75,8 @@ def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLik
 
     Args:
         places (`Iterable[str | os.PathLike]`): What the user named, in order.
-        without (`str` or `os.PathLike`, *optional*): A folder to leave out, such as the one results are written to.
+        without (`str` or `os.PathLike`, *optional*): A folder to leave out, such as the one results are written to;
+            places below it are meant.
 
     Returns:
         `FoundPictures`: A list of paths, spelled as the user began them, at least one for each place; its
@@ -90,7 +90,13 @@ def find_pictures(places: Iterable[str | os.PathLike], without: str | os.PathLik
     found: dict[str, str] = {}
     for place in map(os.fspath, places):
         files = _files(place, passed_over)
-        files = [file for file in files if barred is None or not os.path.realpath(file).startswith(barred)]
+        # What lies in it and was named itself is meant, were it only for results above the pictures.
+        if barred is not None and not os.path.realpath(place).startswith(barred):
+            every, files = files, [file for file in files if not os.path.realpath(file).startswith(barred)]
+            if every and not files:
+                raise NoPictureError(
+                    f"All pictures in {place!r} lie in the folder for results, {os.fspath(without)!r}. Choose another."
+                )
         if not files:
             raise NoPictureError(_reason(place, FoundPictures((), passed_over).remark))
         for page in (page for file in files for page in picture_pages(file, passed_over)):
@@ -226,19 +232,41 @@ def picture_pages(file: str, passed_over: dict[str, str] | None = None) -> list[
                 passed_over[file] = "frames after the first are not read"
     if not file.lower().endswith((".tif", ".tiff")) or not os.path.isfile(file):
         return [file]
+    pages = _page_numbers(file)
+    if passed_over is not None and pages[-1:] > [_MAX_PAGES]:
+        passed_over[file] = f"pages after {_MAX_PAGES} are not read"
+    return [f"{file}#page={page}" for page in pages if page <= _MAX_PAGES] if len(pages) > 1 else [file]
+
+
+def _page_numbers(tiff: Any) -> list[int]:
+    """Numbers of the pages of a TIFF file, of one page more than are read at most; as far as it is not damaged."""
     pages = []
     with contextlib.suppress(Exception), warnings.catch_warnings():  # a damaged file is refused when it is opened
         warnings.simplefilter("ignore")
-        with Image.open(file) as image:
-            for page in itertools.count():
-                if page == _MAX_PAGES and passed_over is not None:
-                    passed_over[file] = f"pages after {_MAX_PAGES} are not read"
-                if page == _MAX_PAGES:
-                    break
+        with Image.open(tiff) as image:
+            for page in range(_MAX_PAGES + 1):
                 image.seek(page)  # ends with an EOFError
                 if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1 a smaller copy, 4 a transparency mask
-                    pages.append(f"{file}#page={page + 1}")
-    return pages if len(pages) > 1 else [file]
+                    pages.append(page + 1)
+    return pages
+
+
+def several_pictures(file: str | bytes) -> str | None:
+    """What a file, or the content of one, holds: `"3 pages"`, `"several frames"`; `None`: one picture."""
+
+    def opened() -> Any:
+        return io.BytesIO(file) if isinstance(file, bytes) else file
+
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(opened()) as image:
+            kind, moves = image.format, getattr(image, "is_animated", False)
+        if kind == "TIFF":
+            pages = len(_page_numbers(opened()))
+            return f"{pages} pages" if pages > 1 else None
+        if moves and kind in _ANIMATED_FORMATS:  # not the second picture, a preview, in the JPEG files of telephones
+            return "several frames"
+    return None
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
@@ -655,8 +683,8 @@ def _deep_grey(image: Image.Image) -> np.ndarray | None:
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         return None
     values = np.asarray(image)
-    if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
-        return values.astype(np.uint16)  # how some formats and versions of Pillow open 16 bits
+    if values.dtype.kind == "u" or image.mode == "I" and values.min() >= 0 and values.max() <= 65535:
+        return values.astype(np.uint16)  # of another byte order; how some formats and versions of Pillow open 16 bits
     return values
 
 

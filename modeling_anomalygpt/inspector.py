@@ -321,6 +321,8 @@ class AnomalyInspector:
         refused = {"rotations": rotations, "max_patches": max_patches, "tile": self.encoder.tile} if presence else {}
         for name in (name for name, given in refused.items() if given):
             raise ValueError(f"`presence` must be False with `{name}`, got both: it needs whole pictures in one pose.")
+        if bits is not None and (type(bits) is not int or not 1 <= bits <= 16):
+            raise ValueError(f"`bits` must be a whole number from 1 to 16, got {bits!r:.40}. Leave it out.")
         images = list(images)
         if not images:
             raise ValueError("`images` must hold at least one good picture, got none. One is enough to start.")
@@ -448,7 +450,8 @@ class AnomalyInspector:
 
         Args:
             result ([`InspectionResult`]): Of the picture.
-            is_normal (`bool`): `True`: the part is good, its patches join the bank. `False`: it has a defect; good
+            is_normal (`bool`): `True`: the part is good, its patches join the bank, and pictures as unlike the others,
+                as blurred, dark or bright as this one can be compared from now on. `False`: it has a defect; good
                 patches that look like what stands out most in it are taken out.
             image (*optional*): The picture again, where the result names no file.
 
@@ -470,6 +473,9 @@ class AnomalyInspector:
         seen = self.encoder.encode_as_query(loaded, before, margin=int(is_normal))
         bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
         after = replace(before, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
+        if is_normal and before.domain_gate is not None:
+            gate = before.domain_gate.extended(self.encoder.traits(loaded, before))
+            after = replace(after, domain_gate=gate)
         if not is_normal and before.calibration is not None:  # fewer good patches: more false alarms than were counted
             known = replace(before.calibration, supported_false_alarm_rate=1.0, enough=False)
             after = replace(after, calibration=known)
@@ -785,7 +791,7 @@ def _facts(
         (image.height, image.width),
         score.pred_score if scorer.calibrated else score.pred_score / scorer.region_threshold,
         dict(score.reasons),
-        0 if scorer.kind == "text_guided" else len(references.thumbnails) or references.num_compared,
+        0 if scorer.kind == "text_guided" else references.num_pictures,
         options.category,
         None if options.description == neutral else options.description,
     )

@@ -241,6 +241,16 @@ class DomainGate:
         }
         return [[name for name, found in reasons.items() if found[index]] for index in range(len(distances))]
 
+    def extended(self, traits: ImageTraits) -> "DomainGate":
+        """The gate that these images pass too, which a person has called good."""
+        low, high = self.brightness_range
+        return replace(
+            self,
+            features=torch.cat([self.features, traits.features.to(self.features)]),
+            brightness_range=(min(low, float(traits.brightness.min())), max(high, float(traits.brightness.max()))),
+            min_sharpness=min(self.min_sharpness, float(traits.sharpness.min()) - 1e-3),  # a batch rounds otherwise
+        )
+
     def _distances(self, traits: ImageTraits) -> torch.Tensor:
         return 1 - (traits.features @ self.features.to(traits.features).T).max(1).values
 
@@ -315,6 +325,11 @@ class References:
     def num_compared(self) -> int:
         """Good parts that were compared with each other; copies and tiles of one count once."""
         return max(1, len(self.normal_scores.leave_one_out_scores)) if self.normal_scores else 1
+
+    @property
+    def num_pictures(self) -> int:
+        """Good pictures; copies and tiles of one count once."""
+        return len(self.thumbnails) or self.bank.num_references
 
     def to(self, device: torch.device | str) -> "References":
         """The references with their bank on another device."""

@@ -232,7 +232,7 @@ class Scorer:
         row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
         evidence = {
             "localization": self.kind,
-            "num_references": 0 if self.kind == "text_guided" else self.references.bank.num_references,
+            "num_references": 0 if self.kind == "text_guided" else self.references.num_pictures,
             "peak": {"x": int(column), "y": int(row), "score": round(float(anomaly_map[row, column]), 6)},
             "region_threshold": round(self.region_threshold, 6),
         }

@@ -191,7 +191,7 @@ def batch_summary(results: Sequence[InspectionResult], language: str) -> str:
 def part_note(part: Part, language: str) -> str:
     """What is known of a stored part, in one line."""
     words, references = words_of(language), part.references
-    count = len(references.thumbnails) or references.bank.num_references
+    count = references.num_pictures
     facts = {"category": references.category, "version": part.version, "count": count}
     text = words["part_facts"].format(**facts)
     if references.calibration is not None:

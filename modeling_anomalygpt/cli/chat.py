@@ -29,12 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `anomalygpt chat`; returns the exit code."""
-    from ..images import load_picture
+    from ..images import load_picture, several_pictures
     from ..report.page import report_words
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # how deep it is, the references say
         load_picture(args.image)  # a wrong path is refused before the model is loaded
+    if found := several_pictures(args.image):
+        raise ValueError(
+            f"`IMAGE` must be one picture, {args.image!r} has {found}. Name a page, as in scan.tif#page=2."
+        )
     inspector = load_inspector(args, find_references(args))
     result = inspector.inspect(args.image, inspection_options(args))
     inspector = getattr(inspector, "inspector", inspector)  # of `--part auto`

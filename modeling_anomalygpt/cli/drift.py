@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(format_table(header, rows, numbers=range(2, 7))))
         print("".join(f"\n{printable(in_words(one))}" for one in found if one.drifted) or "\nNo drift.")
     else:
-        need = f"{args.window} first pictures of a part and {FEWEST} later ones"
-        print(f"Too early to tell: {drift.num_first()} pictures so far; {need} are needed.")
+        first, later = drift.num_pictures()
+        need = f"{FEWEST if args.against else args.window} first pictures of a part and {FEWEST} later ones"
+        print(f"Too early to tell: {first} first and {later} later pictures so far; {need} are needed.")
     if not courses:
         return 0
     output = pathlib.Path(args.output or pathlib.Path(args.shift) / PAGE)

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("`--references` must be given with --calibrate and --save-references. One picture will do.")
     if args.max_false_alarm and not normals:
         raise ValueError("`--max-false-alarm` must be given with --calibrate, whose good pictures set the limits.")
+    if args.part == "auto" and args.batch_size > 1:
+        raise ValueError("`--batch-size` must be 1 with --part auto, which looks at one picture after the other.")
     if args.save_references:
         _check_bank(pathlib.Path(args.save_references))
     check_model(args.model)
@@ -141,6 +143,12 @@ def _inspect(
         ) from error
     _print_results(report.results, args.language)
     print(f"\nReport: {page}")
+    if report.num_without_map:
+        print(
+            f"anomalygpt inspect: {report.num_without_map} of them were judged before, and no map was kept; without "
+            "--resume all are judged anew.",
+            file=sys.stderr,
+        )
     if queries.passed_over:
         print(f"anomalygpt inspect: {queries.remark}", file=sys.stderr)
     return _exit_code(report.results, args.fail_on_anomaly, len(queries.passed_over))

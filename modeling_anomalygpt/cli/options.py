@@ -44,7 +44,7 @@ def add_description_options(group: Any) -> None:
     group.add_argument("--category", metavar="NAME", help='what the pictures show, in any words, such as "bolt"')
     group.add_argument("--description", metavar="TEXT", help="a sentence that says how a good one looks")
     depth = "depth of pictures with more than 8 bits, such as 12 (default: found in the references)"
-    group.add_argument("--bits", type=whole(1, most=32), metavar="N", help=depth)
+    group.add_argument("--bits", type=whole(1, most=16), metavar="N", help=depth)
     roi = "what counts: a mask, white on black, drawn on the first good picture, or the .json of labelme"
     counts = group.add_mutually_exclusive_group()
     counts.add_argument("--roi", metavar="FILE", help=roi)
@@ -64,7 +64,7 @@ def add_inspection_options(parser: argparse.ArgumentParser) -> Any:
     group = parser.add_argument_group("inspection")
     group.add_argument("--question", metavar="TEXT", help="what is asked (default: whether there is any anomaly)")
     group.add_argument("--language", choices=("en", "zh"), default="en", help="of answers and report (default: en)")
-    group.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
+    group.add_argument("--mm-per-pixel", type=scale, metavar="MM", help="scale, for sizes in millimetres")
     group.add_argument(
         "--prefer",
         choices=("catch", "balance", "pass"),
@@ -128,6 +128,10 @@ def load_inspector(args: argparse.Namespace, references: list[str], folder: str 
     inspector = load_model(args, tile=args.tile)
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
+        from ..line.parts import read_part
+
+        facts, _ = read_part(references[0])  # the scale of an exported part; its checksum too
+        args.mm_per_pixel = getattr(args, "mm_per_pixel", None) or facts.mm_per_pixel
     elif references:
         learn_references(args, inspector, references, args.category or "object", folder)
     return inspector
@@ -341,6 +345,14 @@ def positive(text: str) -> float:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def scale(text: str) -> float:
+    """A type for argparse: millimetres a pixel, at most a kilometre."""
+    value = positive(text)
+    if value > 1e6:
+        raise argparse.ArgumentTypeError(f"must be at most 1000000, got {text!r}")
     return value
 
 

@@ -20,8 +20,8 @@ from .options import (
     learn_references,
     load_model,
     named_pictures,
-    positive,
     rate,
+    scale,
 )
 from .tables import format_table, printable
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = add.add_argument_group("limits")
     limits.add_argument("--calibrate", nargs="+", default=[], metavar="PATH", help="more good pictures set the limits")
     limits.add_argument("--max-false-alarm", type=rate, metavar="RATE", help="for --calibrate (default: 0.02)")
-    add.add_argument("--mm-per-pixel", type=positive, metavar="MM", help="scale, for sizes in millimetres")
+    add.add_argument("--mm-per-pixel", type=scale, metavar="MM", help="scale, for sizes in millimetres")
     add_description_options(add)
     add_model_options(add, tile=True)
     action("list", "list the stored parts")
@@ -94,31 +94,37 @@ def _list(args: argparse.Namespace, store: Any) -> int:
             print(f"anomalygpt parts: {printable(str(error))}", file=sys.stderr)
             continue
         calibration = part.references.calibration
-        limits = "-" if calibration is None else f"{calibration.supported_false_alarm_rate:.1%}"
+        limits = "-" if calibration is None else _promise(calibration)
         size = store.path(name).stat().st_size / 2**20
-        number = len(part.references.thumbnails) or part.references.bank.num_references
+        number = part.references.num_pictures
         rows.append(
             [name, str(part.version), str(number), limits, part.facts.model, f"{size:.1f} MB", part.facts.made]
         )
     if not rows:
         print(f"No parts in {store.folder}. Make one: anomalygpt parts add NAME GOOD_PICTURES")
         return 0
-    header = ["part", "version", "good pictures", "false alarms", "model", "size", "made"]
+    header = ["part", "version", "good pictures", "false alarms, at most", "model", "size", "made"]
     print("\n".join(format_table(header, rows, numbers=(1, 2, 3, 5))))
     return 0
+
+
+def _promise(calibration: Any) -> str:
+    """The rate of false alarms that is kept; after a correction that takes patches out there is none."""
+    rate = calibration.supported_false_alarm_rate
+    return f"{rate:.1%}" if rate < 1 else "any, calibrate again"
 
 
 def _show(args: argparse.Namespace, store: Any) -> int:
     part = store.read(args.name)
     references, learned = part.references, part.references.calibration
-    limits = learned and f"{learned.num_normals} good pictures, {learned.supported_false_alarm_rate:.1%} false alarms"
+    limits = learned and f"{learned.num_normals} good pictures; false alarms, at most: {_promise(learned)}"
     facts = {
         "part": part.name,
         "version": f"{part.version} of {', '.join(map(str, store.versions(part.name)))}",
         "made": part.facts.made or "-",
         "category": references.category,
         "description": references.description or "-",
-        "good pictures": len(references.thumbnails) or references.bank.num_references,
+        "good pictures": references.num_pictures,
         "threshold": f"{references.bank.threshold:.4f}" if references.bank.threshold else "-",
         "calibration": limits or "-",
         "scale": f"{part.facts.mm_per_pixel:g} mm a pixel" if part.facts.mm_per_pixel else "-",

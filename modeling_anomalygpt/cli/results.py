@@ -47,9 +47,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"`--correct` must be given normal or anomalous, got {args.correct[1]!r}. Choose one of them."
         )
+    says = args.confirm or args.correct or args.undo
+    for name in ("since", "until", "verdict", "csv", "report") if says else ():
+        if getattr(args, name):
+            raise ValueError(
+                f"`--{name}` must stand without --confirm, --correct and --undo, which show nothing. Give it after."
+            )
     database = ResultsDatabase(args.shift)
     try:
-        if args.confirm or args.correct or args.undo:
+        if says:
             return _say(args, database)
         return _show(args, database)
     finally:

@@ -180,9 +180,9 @@ class Drift:
         course = self._courses[part, quantity]
         return course.first, course.complete
 
-    def num_first(self) -> int:
-        """Pictures of the best-known quantity among the first."""
-        return max((len(course.first) for course in self._courses.values()), default=0)
+    def num_pictures(self) -> tuple[int, int]:
+        """Pictures among the first, and among the latest, of the best-known quantity."""
+        return max(((len(course.first), len(course.last)) for course in self._courses.values()), default=(0, 0))
 
     def warnings(self) -> Iterator[str]:
         """Lines about what has begun to drift, or is over, since the last call; looks at every tenth call."""

@@ -6,6 +6,7 @@ a checksum among its metadata. So a part can be given wherever references can, a
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -224,6 +226,7 @@ class PartStore:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         number = 3 if references.bank.presence else 2 if references.views is not None else references.roi is not None
         facts = replace(facts, format=_FORMATS[number], made=now)
+        InspectionOptions(mm_per_pixel=facts.mm_per_pixel)  # what no inspection takes is refused now
         content = _with_facts(references, facts)
         if len(content) > _MAX_BYTES:
             raise PartError(f"A part must have at most {_MAX_BYTES >> 30} GiB, got more. Use fewer good pictures.")
@@ -424,21 +427,20 @@ class PartChooser:
         self._black = (-mean / std).to(inspector.model.device)
 
     @torch.inference_mode()
-    def choose(self, image: Image.Image) -> Part | None:
-        """The part whose references the picture is most like, in their light; `None` where it is like none."""
-        encode, plain, best = self.inspector.model.model.get_patch_features, None, (1.0, None)
-        as_it_lies = self._pixels(image)
+    def choose(self, image: Any) -> Part | None:
+        """The part whose references a picture is most like, in their depth and light; `None` where it is like none."""
+        encode, best = self.inspector.model.model.get_patch_features, (1.0, None)
+        opened = functools.cache(lambda bits: _load(image, bits))
+        as_it_lies = functools.cache(lambda bits: self._pixels(opened(bits)))
+        plain = functools.cache(lambda bits: encode(as_it_lies(bits))[-1])
         for part in self.parts:
-            gate = part.references.domain_gate
-            lying, inside = self.inspector.encoder.as_compared(image, part.references)
+            gate, bits = part.references.domain_gate, part.references.bits
+            lying, inside = self.inspector.encoder.as_compared(opened(bits), part.references)
             if inside is not None and not inside.any():
                 continue
-            pixels = as_it_lies if lying is image else self._pixels(lying)
+            pixels = as_it_lies(bits) if lying is opened(bits) else self._pixels(lying)
             seen = gate.match_exposure(pixels, self._black, inside)
-            if torch.equal(seen, as_it_lies):
-                plain = layer = plain or encode(pixels)[-1]
-            else:
-                layer = encode(seen)[-1]
+            layer = plain(bits) if torch.equal(seen, as_it_lies(bits)) else encode(seen)[-1]
             traits = ImageTraits.of(seen, layer, inside=inside)
             distance = 1 - float((traits.features @ gate.features.to(traits.features).T).max())
             if distance <= gate.max_distance and distance / gate.max_distance <= best[0]:
@@ -501,7 +503,8 @@ class PartChooser:
             yield result
 
     def _inspect(self, source: Any, image: Image.Image, options: InspectionOptions) -> InspectionResult:
-        part = self.choose(image)
+        begun = time.perf_counter()
+        part = self.choose(source if any(part.references.bits for part in self.parts) else image)
         if part is None:
             words = _NO_PART[options.language]
             return InspectionResult(
@@ -510,6 +513,7 @@ class PartChooser:
                 answer=words,
                 evidence={"reasons": [{"kind": "no_part", "text": words}]},
                 language=options.language,
+                seconds=time.perf_counter() - begun,
                 judged_image=image,
             )
         part.use(self.inspector)
@@ -518,16 +522,17 @@ class PartChooser:
         result = self.inspector.inspect(source if part.references.bits else image, options)
         result.image = str(source) if isinstance(source, str | os.PathLike) else None
         result.evidence |= {"part": part.name}
+        result.seconds = time.perf_counter() - begun
         return result
 
 
 _NO_PART = {"en": "The picture is like none of the stored parts.", "zh": "图片与已存的任何零件都不相像。"}
 
 
-def _load(picture: Any) -> Image.Image:
+def _load(picture: Any, bits: int | None = None) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # how deep it is, the part says
-        return load_picture(picture)
+        return load_picture(picture, bits)
 
 
 __all__ = [

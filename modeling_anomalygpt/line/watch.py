@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..files import write_atomically
-from ..images import distinct_names, picture_pages
+from ..images import distinct_names, several_pictures
 from ..inspector import AnomalyInspector, InspectionOptions, failed_result
 from ..report.overlays import draw_overlay, encoded
 from ..results import InspectionResult, ResultsFile, each_result, source_of
@@ -146,10 +146,7 @@ class Shift:
         return self._inspector.setup(references, self._options.completed(references))
 
     def _inspect(self, path: str, state: State) -> InspectionResult | None:
-        frames: dict[str, str] = {}
-        pages = len(picture_pages(path, frames))
-        if pages > 1 or frames:
-            found = f"{pages} pages" if pages > 1 else "several frames"
+        if found := several_pictures(path):
             line = f"`picture` must be one picture, {path!r} has {found}. Split it; use `anomalygpt inspect`."
             options = self._options.completed(getattr(self._inspector, "references", None))
             result = failed_result(path, line, options)

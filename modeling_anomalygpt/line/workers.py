@@ -5,6 +5,7 @@ copy of the model. Pictures and rows go between them, never maps.
 """
 
 import contextlib
+import datetime
 import math
 import multiprocessing
 import os
@@ -15,14 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from ..errors import describe_error
-from ..inspector import AnomalyInspector, InspectionOptions
+from ..images import several_pictures
+from ..inspector import AnomalyInspector, InspectionOptions, failed_result
 from ..results import InspectionResult
 from .parts import PartChooser, PartFollower
 
@@ -38,6 +40,7 @@ class Judge:
 
     def __init__(self, inspector: AnomalyInspector | PartChooser, follower: PartFollower | None = None):
         self._inspector, self._follower = inspector, follower
+        self._setup: dict[str, str] = {}
         self._thread = ThreadPoolExecutor(1)
 
     def inspect(self, content: bytes, options: InspectionOptions) -> InspectionResult:
@@ -81,9 +84,25 @@ class Judge:
             if line := self._follower.renew():
                 sys.stderr.write(f"anomalygpt serve: {line}\n")
                 sys.stderr.flush()
+                self._setup = {}
             options = self._follower.options(options)
+        completed = options.completed(getattr(self._inspector, "references", None))
+        if found := several_pictures(content):
+            line = f"`picture` must be one picture, got a file with {found}. Split it; use `anomalygpt inspect`."
+            return failed_result(None, line, completed)
         (result,) = self._inspector.inspect_many([content], options, progress=False)
+        result.setup = self._known_setup(options) | {name: str(value) for name, value in asdict(completed).items()}
+        result.time = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         return result
+
+    def _known_setup(self, options: InspectionOptions) -> dict[str, str]:
+        """Model and references, by which a stored answer can be told from those of other versions of the part."""
+        if not self._setup:
+            chooser = isinstance(self._inspector, PartChooser)
+            references = None if chooser else self._inspector.references
+            completed = options.completed(references)
+            self._setup = self._inspector.setup(options) if chooser else self._inspector.setup(references, completed)
+        return self._setup
 
 
 def _as_row(result: InspectionResult) -> InspectionResult:

@@ -63,7 +63,7 @@ def render_page(
         language (`str`): `"en"` or `"zh"`.
         setup, versions (`Mapping[str, str]`): Label to value.
         references (`Sequence[tuple[str, str]]`): Path and data address of the good pictures shown.
-        num_references (`int`): How many good pictures there were; 0: as the results say.
+        num_references (`int`): How many good pictures were given, where no result says it.
 
     Returns:
         `str`: HTML.
@@ -99,7 +99,7 @@ def render_page(
         stops=_colour_stops(),
         scale=_joined_scales(thresholds),
         references=[(os.path.basename(path), address) for path, address in references],
-        num_references=num_references or _num_references(results),
+        num_references=_num_references(results) or num_references,
         notes=list(dict.fromkeys(one["text"] for one in reasons if one.get("kind") == _ABOUT_REFERENCES)),
         folders=_folders(results, common),
     )

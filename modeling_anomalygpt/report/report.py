@@ -104,7 +104,7 @@ class InspectionReport:
         self.setup = dict(setup or {})
         self.versions = dict(versions or {})
         self.references, self._bits = list(references), bits
-        self.save_maps = save_maps
+        self.save_maps, self.num_without_map = save_maps, 0  # of earlier results whose map was not kept
         sizes = next(sizes for limit, *sizes in _SIZES if num_pictures <= limit)
         self.side, self.map_side, self.max_pairs = sizes
         self.results: list[InspectionResult] = []
@@ -138,6 +138,8 @@ class InspectionReport:
         entry |= {"lines": [""] * len(result.regions[:MAX_LISTED_REGIONS]), "pairs": []}
         earlier, resumed = self._earlier.get(result.image or "", {}), bool(result.evidence.get("resumed"))
         is_kept = earlier.get("row") == digest and entry.keys() <= earlier.keys()
+        if resumed and self.save_maps and not (self.folder / "maps" / f"{name}.npy").exists():
+            self.num_without_map += 1
         if resumed and not is_kept:  # the earlier run ended between the result and what is shown of it
             again = _opened(result.image, self._bits)
             picture = again if source_of(result.image) == result.source else None

@@ -139,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     others = words_alike(model.processor.tokenizer, model.get_input_embeddings())
     plain = texts_of_its_own(options.language)
     mixed = mixed_by_language(options.mixed, options.seed)
-    data = Questions(model.processor, model.config, *sizes, others, plain, options.unanswered, mixed, TOPIC_QUESTIONS)
+    data = Questions(
+        model.processor, model.config, *sizes, others, plain, options.unanswered, mixed, TOPIC_QUESTIONS,
+        options.by_facts,
+    )  # fmt: skip
     train(adapted, data, options)
     save_adapter(adapted, options.output)
 

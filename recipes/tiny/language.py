@@ -45,6 +45,10 @@ MORE_OFTEN = (  # what people ask most, then what is hardest to learn
     "place_check", "place_check", "place_check", "number_check", "sure", "again", "again", "again",
     "unknowable", "absent", "method", "smalltalk", "cause", "agree", "kind_check",
 )  # fmt: skip
+# Whose answers turn on one fact beside verdict and places, easily passed over for the usual one.
+FACT_TOPICS = (
+    "object", "description", "millimetres", "sure", "kind", "kind_check", "quality", "retake", "same_part", "rotated",
+)  # fmt: skip
 # So many of an answer tell what was understood; three in four samples stop there, in two thirds of the time.
 FIRST_TOKENS = 8
 TOPIC_QUESTIONS = 16  # about one picture
@@ -166,11 +170,12 @@ class Questions(torch.utils.data.Dataset):
         unanswered: int = 0,
         mixed: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         topic_questions: int = TOPIC_QUESTIONS,
+        by_facts: float = 0.0,
     ):
         self.processor, self.config, self.seed = processor, config, seed
         self.batches, self.batch_size, self.questions, self.english = batches, batch_size, questions, english
         self.others, self.plain, self.unanswered, self.mixed = others or {}, plain, unanswered, mixed
-        self.topic_questions = topic_questions
+        self.topic_questions, self.by_facts = topic_questions, by_facts
         self.all_topics = list(load_questions("en"))
         self.topics = [*self.all_topics, *MORE_OFTEN]
         self.made: tuple[int, list] = -1, []
@@ -214,6 +219,9 @@ class Questions(torch.utils.data.Dataset):
         anomaly_map, drawn = draw_evidence(rng, self.config.map_size)
         image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
         facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
+        unusual = rng.random() < self.by_facts
+        while unusual and facts.condition == "fine":
+            facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
         language = "en" if rng.random() < self.english else "zh"
         conversations = [ask(rng, facts, language) for _ in range(questions)]
         return packed(conversations) | {
@@ -223,8 +231,8 @@ class Questions(torch.utils.data.Dataset):
 
     def conversation(self, rng: np.random.Generator, facts: MeasuredFacts, language: str) -> dict[str, list[int]]:
         """One question, in words roughened as people type them, and its answer, as token ids and targets."""
-        topic = self.topics[int(rng.integers(len(self.topics)))]
-        encoded, answered = self.encoded(rng, topic, facts, language, BEFORE)
+        topics = FACT_TOPICS if rng.random() < self.by_facts else self.topics
+        encoded, answered = self.encoded(rng, topics[int(rng.integers(len(topics)))], facts, language, BEFORE)
         length = None if rng.random() < 0.25 else answered + FIRST_TOKENS
         return {name: encoded[name][:length] for name in ("input_ids", "labels")}
 
@@ -359,6 +367,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--vector-rate", type=float, default=0.2, help="word vectors learn at this part of the rate")
     parser.add_argument("--english", type=float, default=0.5, help="share of English")
+    parser.add_argument(
+        "--by-facts",
+        type=float,
+        default=0.0,
+        help="share of the pictures that are made unlike the good ones, rotated, blurred or badly lit, and of the "
+        "questions whose answer turns on such a fact (default: 0, as they come)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--mixed",
@@ -385,7 +400,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         getattr(model.model, name).requires_grad_(True)
     others = words_alike(processor.tokenizer, model.get_input_embeddings())
     mixed = mixed_by_language(options.mixed, options.seed)
-    data = Questions(processor, model.config, *sizes, others, unanswered=options.unanswered, mixed=mixed)
+    data = Questions(
+        processor, model.config, *sizes, others, unanswered=options.unanswered, mixed=mixed, by_facts=options.by_facts
+    )
     model.topic_head = torch.nn.Linear(model.config.text_config.hidden_size, len(data.all_topics))
     train(model, data, options)
     del model.topic_head

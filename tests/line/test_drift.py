@@ -138,7 +138,7 @@ def test_a_later_shift_is_compared_with_the_first_one(tmp_path, capsys):
     first = write(tmp_path / "first", line_of(60))  # shorter than the window, and not filled up with the later ones
     later = write(tmp_path / "later", line_of(60, seed=1, light=lambda index: 0.8))
     assert cli.main(["drift", str(later)]) == 0
-    assert "Too early to tell: 60 pictures so far; 100 first pictures" in capsys.readouterr().out
+    assert "Too early to tell: 60 first and 0 later pictures so far; 100 first pictures" in capsys.readouterr().out
     assert cli.main(["drift", str(later), "--against", str(first)]) == 0
     cells = next(line.split() for line in capsys.readouterr().out.splitlines() if " exposure " in line)
     assert float(cells[2]) == pytest.approx(1.0, abs=0.02)
@@ -160,7 +160,7 @@ def test_the_range_that_is_drawn_is_that_of_the_pictures_compared_with(tmp_path)
 def test_rows_without_traits_say_nothing_and_wrong_usage_is_one_line(tmp_path, capsys):
     shift = write(tmp_path / "shift", [InspectionResult("a.png", "normal", 0.1, time="2026-03-29T06:00:00")])
     assert cli.main(["drift", str(shift)]) == 0
-    assert "Too early to tell: 0 pictures" in capsys.readouterr().out
+    assert "Too early to tell: 0 first and 0 later pictures" in capsys.readouterr().out
     for words, message in (
         ([str(tmp_path / "none")], "There are no results in"),
         ([str(shift), "--against", "none"], "There are no results in 'none'"),

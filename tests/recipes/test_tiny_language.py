@@ -14,6 +14,7 @@ from modeling_anomalygpt.wording import FIELDS
 from recipes.tiny.assemble import grow
 from recipes.tiny.drawn_evidence import draw_evidence
 from recipes.tiny.language import (
+    FACT_TOPICS,
     FIRST_TOKENS,
     MIXED,
     TOPIC_QUESTIONS,
@@ -177,6 +178,34 @@ def test_mixed_questions_are_practised_beside_the_others(pair, monkeypatch):
     data = Questions(processor, model.config, batches=16, batch_size=4, seed=1, questions=10, mixed=mixed)
     data[0], data[8]
     assert asked.count("a mixed one") / len(asked) == pytest.approx(MIXED, abs=0.08)
+
+
+def test_pictures_unlike_the_good_ones_and_questions_about_such_facts_are_practised_as_often_as_asked(
+    pair, monkeypatch
+):
+    model, processor = pair
+    asked = []
+
+    def drawn(rng, topic, facts, *arguments, **options):
+        asked.append((facts.condition, topic))
+        return draw_question(rng, topic, facts, *arguments, **options)
+
+    monkeypatch.setattr("recipes.tiny.language.draw_question", drawn)
+    monkeypatch.setattr("recipes.tiny.language.BEFORE", 0)
+    shares = {}
+    for by_facts in (0.0, 0.5):
+        data = Questions(processor, model.config, batches=24, batch_size=4, seed=1, questions=4, by_facts=by_facts)
+        asked.clear()
+        for index in (0, 8, 16):
+            data[index]
+        conditions, topics = zip(*asked, strict=True)
+        shares[by_facts] = [
+            np.mean([one != "fine" for one in conditions]),
+            np.mean([one in FACT_TOPICS for one in topics]),
+        ]
+    usual = shares[0.0]
+    assert shares[0.5] == pytest.approx([0.5 + 0.5 * share for share in usual], abs=0.15)
+    assert max(usual) < 0.4
 
 
 def test_roughened_questions_stay_questions_of_their_language():
