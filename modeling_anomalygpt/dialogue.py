@@ -38,6 +38,7 @@ _STAND_INS = {"en": "item", "zh": "物件"}
 _LONGEST_QUESTION = 500  # letters; nobody asks about a part in more
 _LONGEST_BEFORE = 200  # of the question before it, on which it may lean ("Pardon?")
 _ANSWERS_REMEMBERED = 64
+_FUNCTION_WORDS = ("a", "an", "can", "do", "is", "it", "may", "must", "no", "one", "or", "the", "this", "to", "will")
 _AGAIN = "@again"  # what a grounded model says where the question before is to be answered again
 _TWO_TURNS = {"en": "Before: {} Now: {}", "zh": "之前：{} 现在：{}"}
 
@@ -101,6 +102,7 @@ def until_the_question_before(messages: Messages) -> list[dict[str, Any]]:
 
 def _names(category: str) -> re.Pattern[str]:
     names = {category, category_name(category, "en"), category_name(category, "zh")} - {"", "object"}
+    names = {name for name in names if name.casefold() not in _FUNCTION_WORDS}  # "Can you ...?" asks about no can
     latin = "[A-Za-z0-9]"  # no name is found within a word
     words = [
         rf"(?<!{latin}){re.escape(name)}(?!{latin})" if name.isascii() else re.escape(name)
@@ -194,6 +196,7 @@ class Dialogue:
         image_tokens: torch.Tensor,
         max_new_tokens: int,
         facts: MeasuredFacts | None = None,
+        language: str | None = None,
     ) -> Iterator[str]:
         """Answers one conversation piece by piece, in the language of its last question.
 
@@ -204,12 +207,13 @@ class Dialogue:
             image_tokens (`torch.Tensor` of shape `(1, num_vectors, text_width)`): See [`Dialogue.answer`].
             max_new_tokens (`int`): Longest answer.
             facts ([`MeasuredFacts`], *optional*): What was measured; the model answers from it.
+            language (`str`, *optional*): `"en"` or `"zh"`, if another than that of the last question.
 
         Yields: `str`: Pieces that join to the whole answer.
         """
-        language, earlier = "en", until_the_question_before(conversation)
+        earlier = until_the_question_before(conversation)
         if facts is not None:
-            language = language_of(conversation[-1]["content"], facts.category)
+            language = language or language_of(conversation[-1]["content"], facts.category)
             conversation = with_facts(conversation, facts, language)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         # `generate` hands a streamer to none but its own loops.
@@ -257,7 +261,7 @@ class Dialogue:
         if failures:
             raise failures[0]
         if facts is not None and earlier and _AGAIN in text:
-            yield from self.stream(earlier, image_tokens, max_new_tokens, facts)
+            yield from self.stream(earlier, image_tokens, max_new_tokens, facts, language)
 
     def _options(self, max_new_tokens: int) -> dict[str, Any]:
         return {

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from .prompts import category_name, check_language, position_name
 from .regions import Region, position_words
@@ -107,7 +108,14 @@ _WORDS = {
         "size_mm": "{size} ({millimetres})",
         "millimetres": "{width} x {height} mm",
         "at": "{value} at the {place}",
-        "found": {True: "an anomaly {place}", False: "nothing wrong {place}", None: "nothing I can decide {place}"},
+        "kind_at": "{value} at the {place}",
+        "found": {
+            "all": "an anomaly {place}",
+            "part": "part of an anomaly {place}",
+            "none": "nothing wrong {place}",
+            "undecided": "nothing I can decide {place}",
+        },
+        "less": "less than {}",
         "cell": "at the {place}",
         "side": "in the {place} third",
         "ratio": "{} times",
@@ -128,7 +136,14 @@ _WORDS = {
         "size_mm": "{size}（{millimetres}）",
         "millimetres": "{width} x {height} 毫米",
         "at": "{place} {value}",
-        "found": {True: "{place}有异常", False: "{place}没有异常", None: "{place}无法判定"},
+        "kind_at": "{place}的{value}",
+        "found": {
+            "all": "{place}有异常",
+            "part": "{place}有异常的一部分",
+            "none": "{place}没有异常",
+            "undecided": "{place}无法判定",
+        },
+        "less": "不到 {}",
         "cell": "{place}",
         "side": "{place}三分之一处",
         "ratio": "{} 倍",
@@ -139,7 +154,7 @@ _WORDS = {
             "description": "没有描述",
             "kind": "我说不出名称的问题",
             "region": "没有",
-            "again": "我还没有说过什么：请问我在图片中发现了什么。",
+            "again": "我还没有说过什么：您可以问我在图片中发现了什么。",
         },
     },
 }
@@ -164,11 +179,14 @@ _PLACES = {
     "right": (None, 2), "bottomleft": (2, 0), "bottom": (2, None), "bottomright": (2, 2),
 }  # fmt: skip
 # What makes a picture hard to compare, in the order in which it is told.
-_CONDITIONS = ("unlike", "rotated", "exposure", "blur")
+_CONDITIONS = ("unlike", "exposure", "blur", "rotated")
+_COMPARED = {"aligned": "rotated", "exposure_matched": "exposure"}  # so it was taken, though it could be compared
+_NOTICEABLE = 0.1  # part of a region, or of a place
 # From so many times the limit (or below one part in so many) a verdict is called clear.
 _CLEAR = 1.5
 _LONG = 2.5  # times as long as wide
 _FIELD = re.compile("@([a-z]+)")
+_ARTICLE = re.compile(r"^(?:an?|the) (?=\S)", re.IGNORECASE)  # an answer has its own
 FIELDS = (
     "places", "count", "size", "sizes", "millimetres", "share", "ratio", "worst", "largest", "others", "shape", "kind",
     "references", "reason", "name", "description",
@@ -226,12 +244,14 @@ class MeasuredFacts:
     @property
     def condition(self) -> str:
         """What makes the picture hard to compare: `"unlike"`, `"rotated"`, `"exposure"`, `"blur"`, else `"fine"`."""
-        conditions = {"rotated" if kind == "aligned" else kind for kind in self.reasons}
+        conditions = {_COMPARED.get(kind, kind) for kind in self.reasons}
         return next((kind for kind in _CONDITIONS if kind in conditions), "fine")
 
     @property
     def clear(self) -> bool:
-        """Whether the verdict lies far from the limit."""
+        """Whether the verdict lies far from the limit; compared with itself a good picture tells nothing."""
+        if "is_reference" in self.reasons:
+            return False
         return self.ratio >= _CLEAR if self.verdict == "anomalous" else self.ratio <= 1 / _CLEAR
 
     @property
@@ -317,7 +337,7 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
     if name == "count":
         return number_in_words(len(regions), language)
     if name == "ratio":
-        return words["ratio"].format(plain_number(facts.ratio))
+        return words["ratio"].format(_ratio(facts.ratio, words["less"]))
     if name == "references":
         one, several = words["references"]
         return one if facts.num_references == 1 else several.format(facts.num_references)
@@ -325,16 +345,20 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         kind = facts.condition if facts.condition in facts.reasons else "close"
         return reason_in_words(kind, language, **facts.reasons.get(kind, {}))
     if name == "name":
-        return category_name(facts.category, language)
+        return _ARTICLE.sub("", category_name(facts.category, language))
     if name == "description":
         return facts.description
     if name == "again":  # with an answer before it, that one is given, see `Dialogue`
         return words["unknown"]["again"]
     if name in _PLACES:
-        there = any(lies_at(region, _PLACES[name]) for region in regions)
-        if not there and facts.verdict in ("uncertain", "unknown"):
-            there = None  # nobody has said that nothing is there
-        return words["found"][there].format(place=_place_asked_about(*_PLACES[name], language))
+        place, found = _PLACES[name], "none"
+        if any(lies_at(region, place) for region in regions):
+            found = "all"
+        elif any(reaches(region, place, facts.image_size) for region in regions):
+            found = "part"
+        elif facts.verdict in ("uncertain", "unknown"):
+            found = "undecided"  # nobody has said that nothing is there
+        return words["found"][found].format(place=_place_asked_about(*place, language))
     if name in FIELDS and not regions:
         return words["unknown"]["region"]
     return _region_field(name, facts, language)
@@ -349,6 +373,25 @@ def lies_at(region: Region, place: tuple[int | None, int | None]) -> bool:
     """
     row, column = place
     return row in (None, region.row) and column in (None, region.column)
+
+
+def reaches(region: Region, place: tuple[int | None, int | None], image_size: tuple[int, int]) -> bool:
+    """Whether a noticeable part of a region lies at a place: a tenth of the region, or of the place.
+
+    Args:
+        region ([`Region`]): Its outline counts, or its box where it has none.
+        place (`tuple`): Row and column, `None` for any.
+        image_size (`tuple[int, int]`): Height and width in pixels.
+    """
+    side, (height, width), (x0, y0, x1, y1) = 90, image_size, region.box
+    outline = region.outline or ((x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1))
+    points = [((x + 0.5) / width * side - 0.5, (y + 0.5) / height * side - 0.5) for x, y in outline]
+    picture = Image.new("L", (side, side))
+    (ImageDraw.Draw(picture).polygon if len(points) > 1 else ImageDraw.Draw(picture).point)(points, fill=1)
+    covered, third = np.asarray(picture), side // 3
+    rows, columns = (slice(None) if one is None else slice(one * third, (one + 1) * third) for one in place)
+    there = covered[rows, columns]
+    return bool(there.mean() >= _NOTICEABLE or there.sum() >= _NOTICEABLE * max(1, covered.sum()))
 
 
 def place_field(place: tuple[int | None, int | None]) -> str:
@@ -380,7 +423,7 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
         return _listed([_millimetres(region, language) for region in regions], regions, language)
     if name == "share":
         percent = 100 * sum(region.area_pixels for region in regions) / (facts.image_size[0] * facts.image_size[1])
-        return "< 0.1 %" if percent < 0.1 else f"{plain_number(percent)} %"
+        return words["less"].format("0.1 %") if percent < 0.1 else f"{plain_number(percent)} %"
     if name == "worst":
         return position_words(regions[0], language)
     if name == "largest":
@@ -390,7 +433,7 @@ def _region_field(name: str, facts: MeasuredFacts, language: str) -> str:
     if name == "kind":
         known = [region for region in regions if region.kind is not None]
         said = [_KINDS[language][region.kind] for region in known]
-        return said[0] if len(regions) == 1 and said else _joined(_placed(said, known, language), language)
+        return said[0] if len(regions) == 1 and said else _joined(_placed(said, known, language, "kind_at"), language)
     if name == "shape":
         short, long = _sides(regions[0])
         return words["shape"][long >= _LONG * short]
@@ -416,8 +459,8 @@ def _listed(values: Sequence[str], regions: Sequence[Region], language: str) -> 
     return values[0] if len(values) == 1 else _WORDS[language]["comma"].join(_placed(values, regions, language))
 
 
-def _placed(values: Sequence[str], regions: Sequence[Region], language: str) -> list[str]:
-    form = _WORDS[language]["at"]
+def _placed(values: Sequence[str], regions: Sequence[Region], language: str, form: str = "at") -> list[str]:
+    form = _WORDS[language][form]
     return [
         form.format(value=value, place=position_words(region, language))
         for value, region in zip(values, regions, strict=True)
@@ -452,6 +495,13 @@ def plain_number(value: float, digits: int = 2) -> str:
     return f"{value:.0f}" if "e+" in text else f"{Decimal(text):f}"
 
 
+def _ratio(value: float, less: str) -> str:
+    """A ratio in two digits; near the limit in decimals that tell on which side it lies."""
+    if value < 0.01:
+        return less.format("0.01")
+    return f"{value:.3g}" if 0.95 <= value < 1.05 else plain_number(value)
+
+
 def _sides(region: Region) -> list[float]:
     """The short and the long side of a region: of the narrowest box around its outline, else of its upright box."""
     if cv2 is None or not region.outline:
@@ -469,5 +519,6 @@ __all__ = [
     "number_in_words",
     "place_field",
     "plain_number",
+    "reaches",
     "reason_in_words",
 ]

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from modeling_anomalygpt.conversations.checking import contradictions
 from modeling_anomalygpt.regions import DEFECT_KINDS, regions_of_mask
-from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words
+from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, facts_in_words, fill_in, number_in_words, reaches
 from tests.conversations.drawn_facts import region
 
 
@@ -59,7 +59,7 @@ def test_a_kind_is_said_with_its_place_where_there_are_several():
     assert fill_in("@kind", MeasuredFacts("anomalous", (dented,)), "en") == "a deformation"
     both = MeasuredFacts("anomalous", (dented, region(2, 2), broken))
     assert fill_in("@kind", both, "en") == "a deformation at the top left and a break or crack at the right"
-    assert fill_in("@kind", both, "zh") == "左上角 变形和右侧 破损或裂纹"
+    assert fill_in("@kind", both, "zh") == "左上角的变形和右侧的破损或裂纹"
     assert fill_in("@kind", MeasuredFacts("anomalous", (region(0, 0),)), "en") == "something that I cannot name"
 
 
@@ -74,14 +74,18 @@ def test_every_kind_has_words_of_its_own(language):
 
 
 def test_a_share_that_is_hardly_any_is_not_called_none():
-    assert fill_in("@share", MeasuredFacts("anomalous", (region(0, 0, 2, 2),), (900, 900), 2), "en") == "< 0.1 %"
+    assert (
+        fill_in("@share", MeasuredFacts("anomalous", (region(0, 0, 2, 2),), (900, 900), 2), "en") == "less than 0.1 %"
+    )
 
 
 @pytest.mark.parametrize(
     ("ratio", "english", "chinese"),
     [
         (2.12, "2.1 times", "2.1 倍"), (99.4, "99 times", "99 倍"), (99.7, "100 times", "100 倍"),
-        (123.4, "123 times", "123 倍"), (0.00003, "0.00003 times", "0.00003 倍"), (0, "0 times", "0 倍"),
+        (123.4, "123 times", "123 倍"), (0.00003, "less than 0.01 times", "不到 0.01 倍"),
+        (0.0123, "0.012 times", "0.012 倍"),
+        (1.02, "1.02 times", "1.02 倍"), (0.996, "0.996 times", "0.996 倍"), (1.2, "1.2 times", "1.2 倍"),
     ],
 )  # fmt: skip
 def test_numbers_are_written_without_an_exponent(ratio, english, chinese):
@@ -128,3 +132,52 @@ def test_names_are_filled_in_as_they_were_given():
     for name in ("M8x40 hex bolt", "齿轮箱", "@places", "Über-Teil"):
         facts = MeasuredFacts("normal", ratio=0.5, category=name)
         assert fill_in("It is called @name here.", facts, "en") == f"It is called {name} here."
+
+
+def test_an_article_before_a_name_is_not_said_twice():
+    for name in ("a bolt", "The bolt", "an bolt"):
+        assert fill_in("the @name", MeasuredFacts("normal", category=name), "en") == "the bolt"
+    for name in ("a", "anode", "theremin"):
+        assert fill_in("the @name", MeasuredFacts("normal", category=name), "en") == f"the {name}"
+
+
+def test_of_a_place_that_a_large_region_covers_in_part_nobody_says_that_nothing_is_wrong_there():
+    canvas = np.zeros((300, 300), bool)
+    canvas[90:290, 90:290] = True
+    facts = MeasuredFacts("anomalous", tuple(regions_of_mask(canvas)), (300, 300), 2)
+    assert fill_in("There is @bottomright.", facts, "en") == "There is part of an anomaly at the bottom right."
+    assert fill_in("@right。", facts, "zh") == "右侧三分之一处有异常的一部分。"
+    assert fill_in("There is @center.", facts, "en") == "There is an anomaly at the center."
+    assert fill_in("There is @topleft.", facts, "en") == "There is nothing wrong at the top left."
+    undecided = replace(facts, verdict="uncertain")
+    assert fill_in("@bottomright", undecided, "en") == "part of an anomaly at the bottom right"
+
+
+def test_what_a_region_reaches_is_what_its_pixels_say():
+    rng = np.random.default_rng(5)
+    places = [(row, column) for row in (0, 1, 2, None) for column in (0, 1, 2, None)][:-1]
+    for _ in range(60):
+        canvas = Image.new("L", (240, 180))
+        corners = [tuple(map(int, rng.integers((0, 0), (240, 180)))) for _ in range(3)]
+        ImageDraw.Draw(canvas).polygon(corners, fill=255)
+        mask = np.asarray(canvas) > 0
+        regions = regions_of_mask(mask)
+        if len(regions) != 1 or mask.sum() < 1000:  # of slivers a coarse picture tells less
+            continue
+        for row, column in places:
+            rows, columns = (slice(None) if one is None else slice(one * side, one * side + side)
+                             for one, side in ((row, 60), (column, 80)))  # fmt: skip
+            there = mask[rows, columns]
+            share = max(there.mean(), there.sum() / mask.sum())
+            if abs(share - 0.1) > 0.03:
+                assert reaches(regions[0], (row, column), (180, 240)) == (share > 0.1), (corners, row, column)
+
+
+def test_a_picture_that_is_a_reference_is_never_called_clear_and_why_it_is_undecided_comes_before_how_it_lies():
+    assert not MeasuredFacts("normal", ratio=0.0, reasons={"is_reference": {}}).clear
+    aligned = {"aligned": {"degrees": 30, "compared": 0.9}}
+    blurred = MeasuredFacts("uncertain", ratio=0.3, reasons={**aligned, "blur": {}})
+    assert blurred.condition == "blur"
+    assert "too close" not in fill_in("@reason", blurred, "en")
+    assert MeasuredFacts("normal", reasons=aligned).condition == "rotated"
+    assert MeasuredFacts("normal", reasons={"exposure_matched": {}}).condition == "exposure"

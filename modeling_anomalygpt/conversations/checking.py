@@ -6,7 +6,8 @@ For training data, tests and benchmarks; nothing is checked when the model answe
 import re
 
 from ..prompts import category_name
-from ..wording import MeasuredFacts, field_in_words, number_in_words
+from ..wording import MeasuredFacts, field_in_words, number_in_words, reaches
+from .grounded import named_place
 from .word_metrics import parse_positions
 
 # What claims something, by what it is about; it is so where `_states` has it.
@@ -24,6 +25,8 @@ _CLAIMS = {
             r"|(?<!how far it )(?<!place )\bdiffers? from the good"
             r"|one anomaly\b|do not pass it on|the anomal(y is|ies are) at|measured (a )?differences? at"
             r"|something differs|more than the good pictures do|nothing but the|what i found is at"
+            r"|^(there is only one, |it is )at the|that is the number i found|another number:"
+            r"|^没有，只有|^只有一处|正是这个数"
             r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在|我发现的在"
         ),
         "uncertain": re.compile(
@@ -50,10 +53,13 @@ _CLAIMS = {
         ),
     },
     "told": {
+        "name": re.compile(r"it is called .+ here; i have that|它叫.+这是您告诉我的"),
+        "description": re.compile(r"this i was told:|我得到的描述是"),
         "no name": re.compile(r"nobody has told me the name|没有人告诉我这个零件的名称"),
         "no description": re.compile(r"i was not told how|没有人描述过"),
         "no scale": re.compile(r"not know the scale|told me the scale|不知道比例|没有人告诉我比例"),
     },
+    "compared": {"good pictures": re.compile(r"i compared it with|张良品图片作了比较")},
     "kind": {
         "unknown": re.compile(
             r"cannot name the kind|whether (it is|they are) that; something|说不出是哪种缺陷|无法确定是不是这种"
@@ -63,9 +69,12 @@ _CLAIMS = {
 # What an answer says of one place; "in the top third" is the whole side, "at the top" the cell in its middle.
 _ONE_PLACE = {
     "en": re.compile(
-        r"^there is (?P<found>an anomaly|nothing wrong) (?:at|in) the (?P<place>[a-z ]+?)(?P<side> third)?:"
+        r"^there is (?P<found>(?P<part>part of )?an anomaly|nothing wrong) "
+        r"(?:at|in) the (?P<place>[a-z ]+?)(?P<side> third)?:"
     ),
-    "zh": re.compile(r"^(?P<place>[上下左右中][\w]{1,2}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常)："),
+    "zh": re.compile(
+        r"^(?P<place>[上下左右中][\w]{1,2}?)(?P<side>三分之一处)?(?P<found>没有异常|有异常(?P<part>的一部分)?)："
+    ),
 }
 # How many anomalies there are; what is asked about one of them ("the largest one") is no number.
 _COUNT = {
@@ -75,9 +84,10 @@ _COUNT = {
     ),
     "zh": re.compile(r"(?:共有?|(?<!没)有|这|发现了) ?(\d+|[一两三四五六七八九])处"),
 }
+_PLACE_WORDS = ("top", "bottom", "left", "right", "center", "centre")
 _NUMBERS = {number_in_words(count, language): count for language in _COUNT for count in range(1, 100)}
 _SIZE = re.compile(r"(\d+) x (\d+) (?:pixels|像素)")
-_TIMES = re.compile(r"([\d.]+) ?(?:times|倍)")
+_TIMES = re.compile(r"(less than |不到 ?)?([\d.]+) ?(?:times|倍)")
 
 
 def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
@@ -111,14 +121,18 @@ def contradictions(answer: str, facts: MeasuredFacts) -> list[str]:
     wrong = parse_positions(others) - {region.position for region in facts.regions}
     if wrong or (one_place and not _holds(one_place, facts)):
         found.append("place")
-    if facts.verdict == "anomalous" and _numbers(text) - {len(facts.regions)}:
+    number = {"anomalous": len(facts.regions), "normal": 0}.get(facts.verdict)
+    if number is not None and _numbers(text) - {number}:
         found.append("count")
     sizes = {(region.width, region.height) for region in facts.regions}
     if {(int(width), int(height)) for width, height in _SIZE.findall(answer)} - sizes:
         found.append("size")
-    if any(abs(float(said) - facts.ratio) > 0.06 * max(facts.ratio, 0.1) for said in _TIMES.findall(answer)):
+    if any(
+        facts.ratio >= float(said) if less else abs(float(said) - facts.ratio) > 0.06 * max(facts.ratio, 0.1)
+        for less, said in _TIMES.findall(answer)
+    ):
         found.append("ratio")
-    if "@" in answer or re.search(r"at the [.,;]|：。|在。|  ", answer):
+    if "@" in answer or re.search(r"at the [.,;]|：。|在[，。]|  ", answer):
         found.append("field")
     return found
 
@@ -162,19 +176,22 @@ def tells(answer: str, topic: str, facts: MeasuredFacts) -> bool:
 def _without_what_was_told(answer: str, facts: MeasuredFacts) -> str:
     """The answer without the part's name ("right bracket" is no place) and the user's description."""
     for language in ("en", "zh") if facts.named else ():
-        answer = answer.replace(category_name(facts.category, language), "it")
+        name = category_name(facts.category, language)
+        if name.casefold() not in _PLACE_WORDS:  # "at the top" of a top
+            answer = re.sub(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", "it", answer)
     return answer if facts.description is None else answer.replace(facts.description, "")
 
 
 def _states(facts: MeasuredFacts) -> dict[str, set[str]]:
     """What is so, in the words of `_CLAIMS`."""
-    told = {"no name": facts.named, "no description": facts.description is not None, "no scale": facts.scaled}
+    known = {"name": facts.named, "description": facts.description is not None, "scale": facts.scaled}
     sure = "undecided" if facts.verdict == "uncertain" else "clear" if facts.clear else "close"
     return {
         "verdict": {facts.verdict},
         "sure": {sure},
-        "picture": {facts.condition, *facts.reasons},
-        "told": {gap for gap, known in told.items() if not known},
+        "picture": set() if facts.verdict == "unknown" else {facts.condition, *facts.reasons},
+        "told": {what if told else f"no {what}" for what, told in known.items()},
+        "compared": set() if facts.verdict == "unknown" else {"good pictures"},
         "kind": set() if facts.kind_known else {"unknown"},
     }
 
@@ -194,4 +211,9 @@ def _holds(said: re.Match, facts: MeasuredFacts) -> bool:
     words = set(name.split()) if said["side"] else {name}
     cells = {region.position for region in facts.regions}
     there = any(words <= set(cell.split()) for cell in cells) if said["side"] else name in cells
-    return there == (said["found"] in ("an anomaly", "有异常"))
+    denies = said["found"] in ("nothing wrong", "没有异常")
+    if there or not (denies or said["part"]):
+        return there and not denies and not said["part"]
+    row, column = named_place(name)
+    place = (row, column) if said["side"] else tuple(1 if one is None else one for one in (row, column))
+    return denies != any(reaches(region, place, facts.image_size) for region in facts.regions)

@@ -22,6 +22,7 @@ from modeling_anomalygpt.conversations.grounded import (
 )
 from modeling_anomalygpt.conversations.word_metrics import parse_count, parse_positions, parse_presence
 from modeling_anomalygpt.prompts import default_question
+from modeling_anomalygpt.regions import regions_of_mask
 from modeling_anomalygpt.wording import FIELDS, MeasuredFacts, lies_at
 from tests.conversations.drawn_facts import region, some_facts
 
@@ -244,3 +245,56 @@ def test_a_part_whose_name_holds_a_place_is_no_contradiction():
     facts = MeasuredFacts("anomalous", (region(0, 0),), (90, 90), 2.0, category="bottom right bracket")
     assert contradictions("It is called bottom right bracket here; I have that from you.", facts) == []
     assert contradictions("The bottom right bracket differs at the top.", facts) == ["place"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "subject", "answers"),
+    [
+        (
+            UNKNOWN, "picture",
+            ("The picture is as sharp and as bright as the good ones.", "This picture will do."),
+        ),
+        (UNKNOWN, "compared", ("I compared it with 0 good pictures.", "我与 0 张良品图片作了比较。")),
+        (ONE, "told", ("It is called object here; I have that from you.", "它叫物体，这是您告诉我的。")),
+        (ONE, "told", ("This I was told: nothing", "我得到的描述是：没有描述")),
+        (
+            UNDECIDED, "verdict",
+            ("There is only one, at the top left.", "It is at the top left.", "没有，只有左上角这一处。"),
+        ),
+        (MeasuredFacts("normal", ratio=0.4), "count", ("No, I found another number: two.", "不是，我发现了两处。")),
+        (MeasuredFacts("normal", ratio=0.4), "verdict", ("Yes, that is the number I found.", "是，正是这个数。")),
+        (replace(ONE, category="can"), "verdict", ("I cannot decide that from this picture.",)),
+        (
+            replace(ONE, regions=(region(1, 0),), category="top"), "place",
+            ("It is at the top.",),
+        ),
+        (
+            replace(ONE, reasons={"exposure_matched": {}}), "picture",
+            ("The picture is as sharp and as bright as the good ones.",),
+        ),
+        (replace(ONE, ratio=0.5), "ratio", ("It differs less than 0.01 times as much.", "不到 0.01 倍")),
+    ],
+)  # fmt: skip
+def test_false_statements_written_by_hand_are_found(facts, subject, answers):
+    for answer in answers:
+        assert subject in contradictions(answer, facts), answer
+
+
+def test_of_a_region_in_several_cells_both_nothing_and_all_of_it_are_false_at_its_edge():
+    canvas = np.zeros((300, 300), bool)
+    canvas[90:290, 90:290] = True
+    facts = MeasuredFacts("anomalous", tuple(regions_of_mask(canvas)), (300, 300), 2.0)
+    for place, english, chinese in (
+        ((2, 2), "at the bottom right", "右下角"),
+        ((None, 2), "in the right third", "右侧三分之一处"),
+    ):
+        asked = Question("Is it fine there?", "place_check", place)
+        for language in LANGUAGES:
+            assert contradictions(grounded_answer(asked, facts, language), facts) == []
+        for said in ("nothing wrong", "an anomaly"):
+            assert contradictions(f"There is {said} {english}: what I found is at the center.", facts) == ["place"]
+        for said in ("没有异常", "有异常"):
+            assert contradictions(f"{chinese}{said}：我发现的在中央。", facts) == ["place"]
+    assert contradictions("There is part of an anomaly at the top left: what I found is at the center.", facts) == [
+        "place"
+    ]
