@@ -383,7 +383,7 @@ def reaches(region: Region, place: tuple[int | None, int | None], image_size: tu
         place (`tuple`): Row and column, `None` for any.
         image_size (`tuple[int, int]`): Height and width in pixels.
     """
-    side, (height, width), (x0, y0, x1, y1) = 90, image_size, region.box
+    side, (height, width), (x0, y0, x1, y1) = 240, image_size, region.box
     outline = region.outline or ((x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1))
     points = [((x + 0.5) / width * side - 0.5, (y + 0.5) / height * side - 0.5) for x, y in outline]
     picture = Image.new("L", (side, side))

@@ -25,6 +25,7 @@ from modeling_anomalygpt.images import (
     load_mask,
     load_picture,
     picture_size,
+    several_pictures,
     split_page,
 )
 from tests.test_image_processing import gradient
@@ -82,6 +83,41 @@ def test_results_are_left_out_whether_they_are_this_runs_or_an_earlier_ones(tree
     (tree / "a" / "b" / "overlays").mkdir()
     (tree / "a" / "b" / "overlays" / "9.png").write_bytes(b"")
     assert find_pictures(["a"]) == ["a/9.JPG", "a/10.png"]
+
+
+def test_pictures_below_the_folder_for_results_are_meant_where_they_are_named_themselves(tree):
+    assert find_pictures(["a", "top.png"], without=".") == ["a/9.JPG", "a/10.png", "a/b/1.tif", "top.png"]
+    assert find_pictures(["a/b"], without="a") == ["a/b/1.tif"]
+    with pytest.raises(NoPictureError, match="All pictures in 'a/b' lie in the folder for results, 'a/b'"):
+        find_pictures(["a/b"], without="a/b")
+
+
+def test_both_orders_of_bytes_of_16_bits_are_one_picture(tmp_path):
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    opened = []
+    for order in ("<", ">"):
+        path = tmp_path / f"{order == '>'}.tif"
+        swapped = values.astype(f"{order}u2")
+        Image.frombytes("I;16" if order == "<" else "I;16B", (64, 64), swapped.tobytes()).save(path)
+        opened.append([np.asarray(load_picture(path, bits)) for bits in (None, 16)])
+    for little, big in zip(*opened, strict=True):
+        assert np.array_equal(little, big)
+    assert opened[0][0].max() == 255
+
+
+def test_what_a_file_holds_beside_one_picture_is_told(tmp_path):
+    one, other = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    for name, several in (
+        ("a.tif", "2 pages"),
+        ("a.gif", "several frames"),
+        ("a.webp", "several frames"),
+        ("a.jpg", None),
+    ):
+        one.save(tmp_path / name, **({} if several is None else {"save_all": True, "append_images": [other]}))
+        assert several_pictures(str(tmp_path / name)) == several_pictures((tmp_path / name).read_bytes()) == several
+    one.save(tmp_path / "two.mpo", "MPO", save_all=True, append_images=[other])  # as telephones keep a preview
+    assert several_pictures(str(tmp_path / "two.mpo")) is None
+    assert several_pictures(b"no picture") is None
 
 
 @pytest.mark.parametrize(

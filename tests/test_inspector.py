@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from modeling_anomalygpt import inspector as inspector_module
 from modeling_anomalygpt.checkpoints import CheckpointError
@@ -449,6 +449,46 @@ def test_feedback_is_about_what_was_judged_though_the_file_shows_another_part_by
     taught.feedback(result, is_normal=True)
     assert taught.inspect(picture(1), answer=False).pred_score < 1e-2 * result.pred_score
     assert taught.inspect(picture(9), answer=False).pred_score > 1e-2 * result.pred_score
+
+
+def _blurred(image):
+    return image.filter(ImageFilter.GaussianBlur(6))
+
+
+def _white(image):
+    return Image.new("RGB", image.size, (250, 250, 250))
+
+
+@pytest.mark.parametrize("change", [_blurred, _white])
+def test_a_good_picture_that_could_not_be_compared_can_be_after_it_was_called_good(pair, tmp_path, change):
+    inspector, strange = AnomalyInspector(*pair), change(picture(3))
+    inspector.set_references([picture(0), picture(1)])
+    before = inspector.inspect(strange, answer=False)
+    hindrances = {"unlike", "blur", "exposure"}
+    assert before.verdict == "uncertain"
+    assert {reason["kind"] for reason in before.evidence["reasons"]} & hindrances
+    inspector.feedback(before, is_normal=True)
+    after = inspector.inspect(strange, answer=False)
+    assert not {reason["kind"] for reason in after.evidence["reasons"]} & hindrances
+    inspector.save_references(tmp_path / "references.safetensors")
+    again = AnomalyInspector(*pair)
+    again.load_references(tmp_path / "references.safetensors")
+    assert again.inspect(strange, answer=False).verdict == after.verdict
+    inspector.undo_feedback()
+    assert inspector.inspect(strange, answer=False).verdict == "uncertain"
+
+
+@pytest.mark.parametrize("bits", [0, 17, 24, "12", True])
+def test_a_depth_that_no_picture_has_is_refused(pair, bits):
+    with pytest.raises(ValueError, match="`bits` must be a whole number from 1 to 16, got"):
+        AnomalyInspector(*pair).set_references([picture(0)], bits=bits)
+
+
+def test_good_pictures_are_counted_once_also_with_rotated_copies(pair):
+    inspector = AnomalyInspector(*pair)
+    inspector.set_references([picture(0), picture(1)], rotations=True)
+    result = inspector.inspect(picture(3), answer=False)
+    assert result.evidence["num_references"] == 2
 
 
 def test_what_was_said_about_other_references_is_not_undone(taught, files):

@@ -225,6 +225,32 @@ def test_a_picture_is_judged_as_the_part_that_it_shows_and_one_of_no_part_as_non
     assert (none.verdict, none.answer) == ("unknown", "The picture is like none of the stored parts.")
 
 
+def test_deep_pictures_are_told_apart_in_the_depth_of_each_part(store, tmp_path):
+    """Of a camera of 12 bits, in files of 16: opened as 16 bits all are nearly black."""
+    paths = {}
+    for name, low, high in (("dark", 0, 90), ("bright", 160, 256)):
+        paths[name] = [tmp_path / f"{name}_{number}.png" for number in range(3)]
+        for number, path in enumerate(paths[name]):
+            Image.fromarray(noise(number, low, high)[..., 0].astype(np.uint16) * 16).save(path)
+        store.write(name, taught(*paths[name][:2], category=name).references, PartFacts(EMBEDDED))
+    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[:, None, None], (1, 64, 3))
+    store.write("plain", taught(ramp, category="plain").references, PartFacts(EMBEDDED))
+    chooser = PartChooser(AnomalyInspector(*tiny_pair()), [store.read(name) for name in store.names()])
+    assert {part.references.bits for part in chooser.parts} == {None, 12}
+    for name, (*_, query) in paths.items():
+        assert chooser.choose(query).name == name
+        (result,) = chooser.inspect_many([query], InspectionOptions(answer=False))
+        assert result.evidence["part"] == name
+        assert result.seconds > 0
+
+
+@pytest.mark.parametrize("facts", [PartFacts(EMBEDDED, mm_per_pixel=2e6), PartFacts(EMBEDDED, mm_per_pixel=-1.0)])
+def test_a_part_that_no_inspection_would_take_is_not_stored(store, references, facts):
+    with pytest.raises(ValueError, match="`mm_per_pixel` must be above 0"):
+        store.write("bolt", references, facts)
+    assert store.names() == []
+
+
 def test_a_deep_picture_that_is_gone_before_it_is_opened_again_gives_a_row_with_its_error(
     store, tmp_path, monkeypatch
 ):
