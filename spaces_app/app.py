@@ -52,6 +52,7 @@ _HEAD = """<style>.gradio-container { padding: 10px 14px !important; }
 %3Ccircle cx='14' cy='14' r='3' fill='%23d9322c'/%3E%3C/svg%3E">"""
 _TOGGLE_THEME = "() => { document.body.classList.toggle('dark'); }"
 _BROWSER_LANGUAGE = "() => (navigator.language || 'en').toLowerCase().startsWith('zh') ? 'zh' : 'en'"
+_TELL_READERS = "language => { document.documentElement.lang = language; }"  # that a screen reader has the right voice
 _SHOW_VERDICT = """(session, language) => {
   if (window.innerWidth < 900) {
     document.getElementById('verdict')?.scrollIntoView({ behavior: 'smooth', block: 'start' });
@@ -453,16 +454,20 @@ def shown_messages(session: Session, remark: str = "") -> list[dict[str, Any]]:
 
 def _connect_language(page: Page, blocks: gr.Blocks) -> None:
     def say(language: str, session: Session | None) -> list[Any]:
-        is_idle = session is None or session.result is None
-        card = views.welcome_card(language) if is_idle else views.verdict_card(session.result, language)
-        return [*page.in_language(language), card]
+        result = None if session is None else session.result
+        if result is None:  # what was refused, stopped or is still being inspected keeps its card
+            card = gr.skip() if session is not None and session.begun else views.welcome_card(language)
+            return [*page.in_language(language), card, gr.skip(), gr.skip()]
+        tables = [views.regions_table(result, language), views.evidence_table(result, language)]
+        return [*page.in_language(language), views.verdict_card(result, language), *tables]
 
     def greet(language: str) -> Any:
         return language if language == "zh" else gr.skip()
 
-    worded = [*(page[name] for name in page.worded()), page["verdict"]]
+    worded = [page[name] for name in (*page.worded(), "verdict", "regions", "evidence")]
     page["theme"].click(None, js=_TOGGLE_THEME, api_visibility="private")
     page["language"].change(say, [page["language"], page["session"]], worded, **QUIET)
+    page["language"].change(None, page["language"], js=_TELL_READERS, api_visibility="private")
     gr.on([blocks.load], greet, page["language"], page["language"], js=_BROWSER_LANGUAGE, queue=False, **QUIET)
 
 
@@ -498,6 +503,7 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
 
     def begin(request: gr.Request, session: Session | None, language: str) -> list[Any]:
         session = visit(session, engine, request)  # known to what is asked while the first inspection runs
+        session.begun = True
         return [session, views.busy_card(language), gr.update(interactive=False), gr.update(interactive=True)]
 
     def end() -> list[Any]:
@@ -522,7 +528,8 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         return views.error_card(words_of(language)["not_shown"], language)
 
     def stopped(language: str) -> list[Any]:
-        return [views.error_card(words_of(language)["stopped_reason"], language, "stopped"), *end()]
+        card = views.error_card(words_of(language)["stopped_reason"], language, "stopped")
+        return [card, gr.update(visible=False), gr.update(visible=False), [], *end()]
 
     inputs = [page[name] for name in ("session", "picture", *GOOD, *SETTINGS)]
     starts, runs = [page["inspect"].click], []
@@ -537,7 +544,8 @@ def _connect_inspection(page: Page, engine: Engine) -> None:
         runs.append(begun.then(run, inputs, shown, **MODEL_QUEUE, **QUIET))
         runs[-1].failure(failed, page["language"], page["verdict"], queue=False, **QUIET)
         runs[-1].then(end, None, buttons, queue=False, **QUIET)
-    page["stop"].click(stopped, page["language"], [page["verdict"], *buttons], cancels=runs, queue=False, **QUIET)
+    emptied = [page[name] for name in ("verdict", "views", "region_box", "chatbot")]
+    page["stop"].click(stopped, page["language"], [*emptied, *buttons], cancels=runs, queue=False, **QUIET)
     region = [page[name] for name in ("region_box", "region_card", "region_crop", "nearest_good")]
     page["overlay"].select(_region_shown, [page["session"], page["language"]], region, **QUIET)
 

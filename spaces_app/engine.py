@@ -56,7 +56,7 @@ from modeling_anomalygpt.report.report import InspectionReport, regions_in_words
 from modeling_anomalygpt.results import InspectionResult
 
 from . import drawing
-from .views import LONGEST_SIDE, UNSEEN_FRAMES, comparison, reduced, words_of
+from .views import LONGEST_SIDE, UNSEEN_FRAMES, comparison, reduced, why_unknown, words_of
 
 MAX_FILE_SIZE = "25mb"  # larger uploads are refused while they arrive
 MAX_PIXELS = 50_000_000  # of a picture after decoding, against decompression bombs
@@ -79,10 +79,14 @@ MAX_KEPT_BYTES = 2**30  # of the good pictures' features in all sessions
 GPU_SECONDS = 60
 _LOOK_UP_SECONDS = 0.5  # how often it is seen whether a visitor is still there
 
+# A request, no question about what is marked or shown.
 _HIGHLIGHT = re.compile(
-    r"\b(high-?light|mark|outline|overlay|heat-?map|circle|point out)\b"
-    r"|\bshow\b.*\b(where|anomal|defect|flaw|map|region)"
-    r"|标出|标记|标注|标示|高亮|圈出|框出|指出|热图|叠加图|显示.*(异常|缺陷|区域|位置)",
+    r"^\W*((can|could|would|will) you\s+)?((please|pls|just|now)\s+)*"
+    r"(high-?light|mark|outline|circle|overlay|point out"
+    r"|(show|display|draw)\b.*\b(where|anomal|defect|flaw|map|heat-?map|region|place))"
+    r"|^\W*(the )?(heat[- ]?map|overlay)( please)?\W*$"
+    r"|^(请|麻烦|帮|给|能|可以|可否|把|将|在图)[^是]*(标出|标记|标注|标示|高亮|圈出|框出|圈起|框起|显示|热图|叠加图)"
+    r"|^(标出|标记|标注|标示|高亮|圈出|框出|圈起|框起|(显示|看看?).*(异常|缺陷|区域|位置|热图|叠加图))|^(热图|叠加图)\W*$",
     re.IGNORECASE,
 )
 
@@ -307,6 +311,7 @@ class Session:
         self.points: list[tuple[int, int]] = []
         self.rows: dict[int, tuple] = {}  # of a shift, as they are listed, by number
         self.row: int | None = None  # the one that is shown
+        self.begun = False  # whether anything was inspected, to whatever end
         self.paints = False  # whether the editor was opened
         self.drawn_on: str | None = None  # digest of the good picture that lies in it
         root = pathlib.Path(get_upload_folder())
@@ -511,7 +516,7 @@ def inspect_picture(
     Raises:
         RefusedError: If something is missing, unusable or too much; in the visitor's language.
     """
-    session.result = None
+    session.result, session.messages = None, []
     if not picture:
         raise RefusedError(words_of(settings.language)["no_picture"])
     references, settings = with_part(engine, references, settings)
@@ -684,7 +689,7 @@ def reply(engine: Engine, session: Session, question: str, language: str) -> Ite
         if result is None:
             raise RefusedError(words["inspect_first"])
         if result.verdict == "unknown":
-            raise RefusedError(words["unknown"])
+            raise RefusedError(why_unknown(result, language))
         if not question:
             raise RefusedError(words["no_question"])
         if sum(message["role"] == "user" for message in session.messages) >= MAX_QUESTIONS:
@@ -714,7 +719,9 @@ def _answer_with_overlay(session: Session, question: str) -> str:
     path = session.new_file("highlighted.png")
     shutil.copyfile(session.files["overlay"], path)
     image = {"path": str(path), "alt_text": text}
-    session.messages += [_message("user", question), _message("assistant", text), _message("assistant", image)]
+    said = [_message("user", question), _message("assistant", text)]
+    session.messages += [*said, _message("assistant", image)]
+    session.result.conversation = [*session.result.conversation, *said]  # "Pardon?" may follow
     return text
 
 

@@ -91,7 +91,7 @@ def verdict_card(result: InspectionResult, language: str) -> str:
     words = words_of(language)
     title = words.get(f"verdict_{result.verdict}", result.verdict)
     if result.verdict == "unknown":
-        return _card("unknown", title, f"<p>{escape(words['unknown'])}</p>")
+        return _card("unknown", title, f"<p>{escape(why_unknown(result, language))}</p>")
     reasons = result.evidence.get("reasons")
     if not reasons:
         reasons = [_compared(result.evidence, words)]
@@ -108,6 +108,13 @@ def verdict_card(result: InspectionResult, language: str) -> str:
     texts = [reason.get("text", "") if isinstance(reason, dict) else reason for reason in reasons]
     items = "".join(f"<li>{escape(str(text))}</li>" for text in texts)
     return _card(result.verdict, title, f"{body}<ul class='ag-reasons'>{items}</ul>")
+
+
+def why_unknown(result: InspectionResult, language: str) -> str:
+    """What a result without a verdict lacks: good pictures, or a kind of map that is compared with them."""
+    reasons = (one for one in result.evidence.get("reasons", ()) if isinstance(one, dict))
+    kinds = {one.get("kind"): one.get("text") for one in reasons}
+    return kinds.get("not_compared") or words_of(language)["unknown"]
 
 
 def score_limit(result: InspectionResult) -> float:

@@ -309,6 +309,16 @@ def test_a_run_that_ended_between_a_result_and_what_is_shown_of_it_still_shows_t
     assert pathlib.Path("out/report.html").read_text().count('"picture": "data:image/jpeg') == 2
 
 
+def test_maps_that_earlier_runs_did_not_keep_are_counted(photos, inspector, capsys):
+    assert run("inspect", "line", "--output", "out") == 0
+    assert run("inspect", "line", "--output", "out", "--resume", "--save-maps") == 0
+    assert "2 of them were judged before, and no map was kept; without --resume" in capsys.readouterr().err
+    assert run("inspect", "line", "--output", "new", "--save-maps") == 0
+    assert run("inspect", "line", "--output", "new", "--resume", "--save-maps") == 0
+    assert "no map was kept" not in capsys.readouterr().err
+    assert len(list(pathlib.Path("new/maps").glob("*.npy"))) == 2
+
+
 def test_what_is_told_from_the_ground_is_used_shown_and_never_overwritten(photos, inspector, capsys):
     words = ("inspect", "line", "--references", "reference", "--foreground", "auto", "--output", "out")
     assert run(*words) == 0
@@ -382,6 +392,13 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
             ["inspect", "line", "--references", "reference", "--save-references", "gone/bolt.safetensors"],
             "`--save-references` must be in a folder that exists, got 'gone/bolt.safetensors'. Make the folder.",
         ),
+        (["inspect", "line", "--bits", "17"], "must be a whole number from 1 to 16, got '17'"),
+        (["inspect", "line", "--mm-per-pixel", "1e7"], "must be at most 1000000, got '1e7'"),
+        (["inspect", "line", "--part", "auto", "--batch-size", "2"], "`--batch-size` must be 1 with --part auto"),
+        (
+            ["chat", "two.tif"],
+            "`IMAGE` must be one picture, 'two.tif' has 2 pages. Name a page, as in scan.tif#page=2.",
+        ),
         (["inspect", "line", "--bits", "12"], "`--bits` must be given with pictures as --references"),
         (["inspect", "line", "--roi", "line/bad.png"], "`--roi` must be given with pictures as --references"),
         (["inspect", "line", "--foreground", "auto"], "`--foreground` must be given with pictures as --references"),
@@ -439,6 +456,7 @@ def test_what_cannot_be_decided_says_why_instead_of_an_answer(photos, inspector,
 def test_wrong_usage_gives_one_line_and_code_2(photos, capsys, arguments, message):
     for name, size in (("small.png", (3, 2)), ("black.png", (30, 20))):
         Image.new("L", size).save(photos / name)
+    Image.new("L", (30, 20)).save(photos / "two.tif", save_all=True, append_images=[Image.new("L", (30, 20), 9)])
     assert run(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -184,6 +184,11 @@ def test_wrong_usage_is_one_line(shift, capsys, tmp_path):
         ([shift, "--correct", "3.png", "good"], "`--correct` must be given normal or anomalous, got 'good'"),
         ([shift, "--undo"], "`--undo` must have something to take back, got nothing"),
         ([shift, "--undo", "--confirm", "1.png"], "not allowed with argument"),
+        *(
+            ([shift, *said, option, "06:00"], f"`{option}` must stand without --confirm, --correct and --undo")
+            for said in (["--undo"], ["--confirm", "1.png"])
+            for option in ("--csv", "--report", "--since", "--until")
+        ),
     ):
         code, out, err = call(capsys, *words)
         assert (code, out) == (2, ""), words

@@ -443,9 +443,16 @@ def test_an_inspector_crosses_into_a_worker_process_without_its_weights(engine, 
 
 
 def test_who_wants_to_see_the_places_gets_the_overlay():
-    for text in ("please mark all defects", "Show me where it is", "请标出异常", "显示缺陷位置"):
+    for text in (
+        "please mark all defects", "Show me where it is", "Could you highlight it?", "Heat map please", "Circle it!",
+        "请标出异常", "显示缺陷位置", "能把缺陷圈出来吗？", "把异常标出来", "在图上框出缺陷",
+    ):  # fmt: skip
         assert asks_for_overlay(text), text
-    for text in ("Where is the anomaly?", "What is remarkable here?", "有异常吗？"):
+    for text in (
+        "Where is the anomaly?", "What is remarkable here?", "Does it show any defect?", "Is there a scratch mark?",
+        "Is the circle closed?", "Why did you mark this place?", "Can I trust the heat map?",
+        "有异常吗？", "这个标记是缺陷吗？", "图片显示有缺陷吗？", "热图可信吗？",
+    ):  # fmt: skip
         assert not asks_for_overlay(text), text
 
 
@@ -462,8 +469,25 @@ def test_answers_grow_and_join_the_conversation(engine, session, files):
     assert image.parent == session.folder
     assert Image.open(image).size[0] >= 60
     assert re.search(r"[\u4e00-\u9fff]", session.messages[-2]["content"]), "the answer is in the question's language"
+    assert session.result.conversation[-2:] == session.messages[-3:-1], "what is asked next may be about it"
     inspect(engine, session, files["query"], [files["good_1"]])
     assert image.exists(), "an open page still shows it"
+
+
+def test_where_the_kind_of_map_tells_nothing_no_more_pictures_are_asked_for(engine, session, files):
+    result = inspect(engine, session, files["query"], [files["good_1"]], localization="mean")
+    result.verdict, result.evidence["reasons"] = "unknown", [{"kind": "not_compared", "text": "Not measured."}]
+    assert "Not measured." in verdict_card(result, "en")
+    with pytest.raises(RefusedError, match="Not measured"):
+        list(reply(engine, session, "Where is it?", "en"))
+
+
+def test_what_was_said_about_a_picture_is_gone_where_the_next_one_is_refused(engine, session, files):
+    inspect(engine, session, files["query"], [files["good_1"]], use_language=True)
+    list(reply(engine, session, "Where is it?", "en"))
+    with pytest.raises(RefusedError):
+        inspect(engine, session, None)
+    assert (session.result, session.messages) == (None, [])
 
 
 def test_an_answer_that_nobody_waits_for_frees_the_model(engine, session, files):

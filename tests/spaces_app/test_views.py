@@ -98,7 +98,7 @@ def test_without_a_verdict_the_page_asks_for_a_good_picture_and_shows_no_score(l
     assert words["unknown"] in card
     for absent in ("ag-normal", "ag-meter", "1.8e-28", "no anomaly", words["verdict_normal"] + "<"):
         assert absent not in card
-    assert views.batch_summary([result], language).endswith(("1 without a verdict.", "无法判定 1 张。"))
+    assert views.batch_summary([result], language).endswith(("1 without a verdict.", "无结论 1 张。"))
 
 
 def test_sizes_are_in_millimetres_when_the_scale_is_known():
