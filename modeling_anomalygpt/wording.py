@@ -180,7 +180,6 @@ _PLACES = {
 }  # fmt: skip
 # What makes a picture hard to compare, in the order in which it is told.
 _CONDITIONS = ("unlike", "exposure", "blur", "rotated")
-_COMPARED = {"aligned": "rotated", "exposure_matched": "exposure"}  # so it was taken, though it could be compared
 _NOTICEABLE = 0.1  # part of a region, or of a place
 # From so many times the limit (or below one part in so many) a verdict is called clear.
 _CLEAR = 1.5
@@ -244,7 +243,7 @@ class MeasuredFacts:
     @property
     def condition(self) -> str:
         """What makes the picture hard to compare: `"unlike"`, `"rotated"`, `"exposure"`, `"blur"`, else `"fine"`."""
-        conditions = {_COMPARED.get(kind, kind) for kind in self.reasons}
+        conditions = {"rotated" if kind == "aligned" else kind for kind in self.reasons}
         return next((kind for kind in _CONDITIONS if kind in conditions), "fine")
 
     @property

@@ -180,4 +180,3 @@ def test_a_picture_that_is_a_reference_is_never_called_clear_and_why_it_is_undec
     assert blurred.condition == "blur"
     assert "too close" not in fill_in("@reason", blurred, "en")
     assert MeasuredFacts("normal", reasons=aligned).condition == "rotated"
-    assert MeasuredFacts("normal", reasons={"exposure_matched": {}}).condition == "exposure"

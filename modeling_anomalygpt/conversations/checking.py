@@ -48,9 +48,10 @@ _CLAIMS = {
         "unlike": re.compile(r"unlike all good|from the same distance|与所有良品图片都不相似|距离和角度与"),
         "rotated": re.compile(r"part lies rotated|but rotated|lay the part|转了方向|零件旋转了|零件的方向要"),
         "fine": re.compile(
-            r"as sharp and as bright|picture will do|no rotation|looks like the part in"
-            r"|亮度都与良品|这张图片可以用|没有发现旋转|看起来与良品图片中的零件相同"
+            r"picture will do|no rotation|looks like the part in"
+            r"|这张图片可以用|没有发现旋转|看起来与良品图片中的零件相同"
         ),
+        "as bright": re.compile(r"as sharp and as bright|亮度都与良品"),
     },
     "told": {
         "name": re.compile(r"it is called .+ here; i have that|它叫.+这是您告诉我的"),
@@ -185,11 +186,14 @@ def _without_what_was_told(answer: str, facts: MeasuredFacts) -> str:
 def _states(facts: MeasuredFacts) -> dict[str, set[str]]:
     """What is so, in the words of `_CLAIMS`."""
     known = {"name": facts.named, "description": facts.description is not None, "scale": facts.scaled}
+    picture = set() if facts.verdict == "unknown" else {facts.condition, *facts.reasons}
+    if "fine" in picture and "exposure_matched" not in picture:
+        picture.add("as bright")
     sure = "undecided" if facts.verdict == "uncertain" else "clear" if facts.clear else "close"
     return {
         "verdict": {facts.verdict},
         "sure": {sure},
-        "picture": set() if facts.verdict == "unknown" else {facts.condition, *facts.reasons},
+        "picture": picture,
         "told": {what if told else f"no {what}" for what, told in known.items()},
         "compared": set() if facts.verdict == "unknown" else {"good pictures"},
         "kind": set() if facts.kind_known else {"unknown"},
