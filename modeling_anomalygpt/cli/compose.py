@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError("`--text-tower` must come with --vision, got it alone. The embedded eyes have none.")
     with new_folder(args.output) as partial:
         if args.vision is None:
-            model = with_language_model(*load_checkpoint(device="cpu"), args.language, args.dtype)
+            dtype = "float16" if args.dtype == "auto" else args.dtype  # the embedded weights are stored in float16
+            model = with_language_model(*load_checkpoint(device="cpu", dtype=dtype), args.language, args.dtype)
         else:
             model = AnomalyGPTForConditionalGeneration.from_vision_language_pretrained(
                 args.vision, args.language, args.text_tower, args.dtype

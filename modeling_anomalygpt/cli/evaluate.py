@@ -83,6 +83,12 @@ def run(args: argparse.Namespace) -> int:
     seeds = draft.usual_seeds if args.seeds is None else args.seeds
     plan = (args.k_shot, seeds, args.references_from, args.limit)
     EvaluationPlan(draft, *plan)  # refuses before data are read
+    if named.split == "train" and args.references_from == "train" and any(shot != 0 for shot in args.k_shot):
+        raise ValueError(
+            "`--references-from` must be test with split=train: good pictures are not compared with themselves."
+        )
+    if args.backbone_size and not args.backbone:
+        raise ValueError("`--backbone-size` must come with --backbone; the checkpoint's own tower has its own size.")
     with state.main_process_first():
         splits = load_splits(named.name, args.data_dir or [named.folder], args.category, named.options)
         test = _split(splits, named.split or "test")
@@ -244,7 +250,8 @@ def _detectors(args: argparse.Namespace, inspector: Any, protocol: Any) -> list[
         backbone = Backbone.load(args.backbone, args.backbone_size, args.backbone_layers, model.device)
     else:
         layers = args.backbone_layers or model.config.out_indices
-        backbone = Backbone("own", model.model.vision_tower, inspector.processor.image_processor, layers)
+        name = "own" if args.backbone_layers is None else f"own {'-'.join(map(str, args.backbone_layers))}"
+        backbone = Backbone(name, model.model.vision_tower, inspector.processor.image_processor, layers)
     kinds: dict[str, dict[str, bool]] = {
         "anomalygpt": {},
         "anomalygpt_foreground": {"foreground": True},

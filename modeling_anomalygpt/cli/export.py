@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     if args.presence:
         raise ValueError("`--presence` must be left out for an export, which finds nothing missing.")
     references = find_references(args)
+    if args.category and not (references or args.part):
+        raise ValueError("`--category` must come with --references or --part, to which the file then belongs.")
     from ..hub.export import check_packages, export_map_path
     from ..hub.runtimes import runtime_of
 

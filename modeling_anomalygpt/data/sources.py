@@ -389,7 +389,7 @@ def labelled_example(row: dict[str, Any], image_id: str, name: str) -> Example:
         )
     if not anomalous:
         mask = np.zeros(size, bool)
-    kinds = (row["defect_type"],) if row.get("defect_type") else ()
+    kinds = tuple(filter(None, (kind.strip() for kind in (row.get("defect_type") or "").split(","))))
     category = row.get("category") or "object"
     return Example(picture, image_id, category, mask, anomalous, kinds, good_picture=None if anomalous else picture)
 

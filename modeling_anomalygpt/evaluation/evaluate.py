@@ -117,6 +117,12 @@ def evaluate(
             reference.
         PictureError: If a picture cannot be read; none is left out.
     """
+    for detector in detectors:
+        if not plan.cells(detector.shots):
+            raise EvaluationError(
+                f"`--k-shot` must hold a number of references that {detector.name} takes ({_takes(detector.shots)}), "
+                f"got {' '.join(map(str, plan.k_shots))}. Add one, or leave the method out."
+            )
     state = PartialState()
     tables = {"test": SourceRows(test, "test", ("image", "label"))}
     if train is not None:
@@ -198,6 +204,11 @@ class _Category:
                 "taken. Lower --k-shot, raise --limit, or use --references-from train."
             )
         return left
+
+
+def _takes(shots: Sequence[int | str]) -> str:
+    """`"1 or more, all"`."""
+    return ", ".join("1 or more" if shot == "some" else str(shot) for shot in shots)
 
 
 def _facts(plan: EvaluationPlan, detector: Detector) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..dialogue import with_facts
 from ..files import read_json_lines
 from ..images import load_picture
 from ..inspector import AnomalyInspector
@@ -215,26 +216,36 @@ class MMADAnswerer:
                 self.inspector.references = None
             self._references = templates
         # The object is not named: a later question asks for it.
-        encoder, references = self.inspector.encoder, self.inspector.references
-        (seen,) = encoder.encode([load_picture(self.folder / image)], references, "object", "auto")
-        return [asdict(question) | self._one(question, seen.image_tokens) for question in questions]
+        if self.inspector.grounded:
+            seen = self.inspector.inspect(self.folder / image, answer=False)
+            if seen.verdict == "unknown":
+                raise MMADError("`--k-shot` must be at least 1 for a model that compares with good pictures, got 0.")
+        else:
+            encoder, references = self.inspector.encoder, self.inspector.references
+            (seen,) = encoder.encode([load_picture(self.folder / image)], references, "object", "auto")
+        return [asdict(question) | self._one(question, seen) for question in questions]
 
-    def _one(self, question: Question, image_tokens: Any) -> dict[str, Any]:
+    def _one(self, question: Question, seen: Any) -> dict[str, Any]:
         letters, options = list(question.options), list(question.options.values())
         text, answers = question.text, options
         if self.score == "letter":
             text += "".join(f"\n{letter}. {words}" for letter, words in question.options.items())
             text, answers = text + "\nAnswer with the option's letter.", letters
         if question.subtask == DETECTION and self.score == "text":
-            # The question that the model was trained for; its Yes and No are weighed at the first word.
-            messages = [{"role": "user", "content": default_question("en")}]
-            _, (log_odds,) = self.inspector.dialogue.answer([messages], image_tokens, "en", 1)
+            if self.inspector.grounded:  # the language model is asked after the decision and has no part in it
+                log_odds = seen.evidence.get("decision_score", 1.0 if seen.verdict == "anomalous" else -1.0)
+            else:
+                # The question that the model was trained for; its Yes and No are weighed at the first word.
+                messages = [{"role": "user", "content": default_question("en")}]
+                _, (log_odds,) = self.inspector.dialogue.answer([messages], seen.image_tokens, "en", 1)
             signs = [1 if words.strip().lower().startswith("yes") else -1 for words in options]
             likelihoods = [sign * log_odds / 2 for sign in signs]
         else:
             messages = [{"role": "user", "content": text}]
+            if self.inspector.grounded:
+                messages = with_facts(messages, seen.facts, "en")
             model, processor = self.inspector.model, self.inspector.processor
-            likelihoods = answer_likelihoods(model, processor, messages, answers, image_tokens)
+            likelihoods = answer_likelihoods(model, processor, messages, answers, seen.image_tokens)
         best = max(range(len(letters)), key=likelihoods.__getitem__)
         return {"given": letters[best], "likelihoods": [round(value, 4) for value in likelihoods]}
 

@@ -66,5 +66,6 @@ def _stored_dtypes(source: str | os.PathLike, beside: str) -> dict[str, torch.dt
             for key in tensors.keys():  # noqa: SIM118 (no mapping, only a `keys` method)
                 dtype = _DTYPES.get(tensors.get_slice(key).get_dtype())
                 if dtype is not None:
-                    dtypes[key.removeprefix("base_model.model.")] = dtype
+                    for prefix in ("base_model.", "base_model.model."):  # of prompt adapters, of others
+                        dtypes[key.removeprefix(prefix)] = dtype
     return dtypes

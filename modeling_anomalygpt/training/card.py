@@ -24,13 +24,13 @@ def write_training_card(folder: str | os.PathLike, trainer: Any) -> None:
     data = getattr(trainer.train_dataset, "training_data", None)
     sets = data()["datasets"] if data else []
     recipe = {name: value for name, value in trainer.facts()["recipe"].items() if value not in (None, {}, "")}
-    measured = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss_lm" in entry), {})
+    measured = _measured(trainer)
     losses = next((entry for entry in reversed(trainer.state.log_history) if "loss_lm" in entry), {})
     trained = describe_tuning(trainer.model, trainer.recipe.get("tuning", "training"))
     training: dict[str, Any] = {"trained": trained, "steps": trainer.state.global_step}
     training |= {f"last training {name}": f"{losses[name]:.4f}" for name in sorted(losses) if name.startswith("loss")}
     training |= {
-        f"measured {name.removeprefix('eval_')}": f"{value:.4f}"
+        f"measured {name.removeprefix('eval_')} (step {measured['step']})": f"{value:.4f}"
         for name, value in measured.items()
         if name.startswith("eval_") and not name.endswith(("runtime", "per_second"))
     }
@@ -49,6 +49,14 @@ def write_training_card(folder: str | os.PathLike, trainer: Any) -> None:
         category=next(iter(getattr(trainer.train_dataset, "categories", ())), "object"),
     )
     write_atomically(pathlib.Path(folder) / "README.md", model_card(facts))
+
+
+def _measured(trainer: Any) -> dict[str, Any]:
+    """What was measured of the weights that are kept: the last, or those of the best step."""
+    entries = [entry for entry in reversed(trainer.state.log_history) if "eval_loss_lm" in entry]
+    if trainer.args.load_best_model_at_end and trainer.state.best_global_step:
+        entries = [entry for entry in entries if entry["step"] == trainer.state.best_global_step]
+    return next(iter(entries), {})
 
 
 def _limits(sets: list[dict[str, Any]]) -> list[str]:

@@ -107,6 +107,15 @@ def test_a_checkpoint_that_saw_the_pictures_is_refused_unless_forced(place, call
         ((*DATA, "--output", "x.csv", "--limit", "1"), "`--limit` must be at least 2"),
         ((*DATA, "--output", "x.csv", "--category", "cog"), "cog"),
         (("evaluate", "--dataset", "anomaly_folder", "--output", "x.csv"), "`data_dir` must be"),
+        (
+            (*DATA, "--output", "x.csv", "--methods", "padim", "--k-shot", "0"),
+            "a number of references that padim takes",
+        ),
+        ((*DATA, "--output", "x.csv", "--backbone-size", "64"), "`--backbone-size` must come with --backbone"),
+        (
+            ("evaluate", "--dataset", "anomaly_folder?split=train", *DATA[3:], "--output", "x.csv"),
+            "`--references-from` must be test with split=train",
+        ),
         ((*DATA, "--output", "x.csv", "--methods", "winclip"), "winclip needs a checkpoint with a text tower"),
         ((*DATA, "--output", "x.csv", "--methods", "spade", "--backbone", "parts"), "must be a vision model, got"),
     ],
@@ -145,3 +154,11 @@ def test_two_processes_give_the_numbers_of_one(place):
                 assert float(alone[name]) == pytest.approx(float(both[name]), abs=1e-4), name
             else:
                 assert alone[name] == both[name], name
+
+
+def test_rows_of_other_layers_are_not_taken_for_those_asked_for(place, call):
+    words = (*DATA, "--category", "nut", "--k-shot", 1, "--seeds", 0, "--methods", "padim", "--limit", 4)
+    for layers in ((), ("--backbone-layers", "1"), ("--backbone-layers", "1", "2")):
+        code, _, err = call(*words, *layers, "--output", "layers.csv")
+        assert code == 0, err
+    assert [row["backbone"] for row in table(place / "layers.csv")] == ["own", "own 1", "own 1-2"]

@@ -1,6 +1,8 @@
 """The metrics as modules of the `evaluate` library: loaded from their folders, in one process and in two."""
 
+import ast
 import json
+import shutil
 import subprocess
 import sys
 
@@ -152,3 +154,13 @@ def test_the_folders_hide_no_metric_of_others_and_are_carried_by_the_package(tmp
     assert f'"evaluate_modules": {json.dumps(patterns)}' in (REPOSITORY / "setup.py").read_text(encoding="utf-8")
     carried = {path for pattern in patterns for path in FOLDER.glob(pattern)}
     assert {path for name in NAMES for path in (FOLDER / name).iterdir() if path.is_file()} <= carried
+
+
+def test_a_space_with_the_files_of_the_readme_imports_its_metric(tmp_path):
+    (line,) = (one for one in (FOLDER / "README.md").read_text().splitlines() if one.startswith("files = "))
+    for name in ast.literal_eval(line.removeprefix("files = ")):
+        target = tmp_path / "modeling_anomalygpt" / f"{name}.py"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / "modeling_anomalygpt" / f"{name}.py", target)
+    imports = "from modeling_anomalygpt.evaluation.metrics import ImageMetrics, PixelMetrics; print(ImageMetrics)"
+    subprocess.run([sys.executable, "-c", imports], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, check=True)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from modeling_anomalygpt.cli import main
+from modeling_anomalygpt.dialogue import with_facts
 from modeling_anomalygpt.evaluation.mmad import (
     SUBTASKS,
     MMADAnswerer,
@@ -230,3 +231,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(place, capfd, tmp_path):
         assert (code, out) == (2, "")
         assert err.strip().splitlines()[-1].startswith("anomalygpt mmad: error: ")
         assert message in err
+
+
+def test_a_model_that_speaks_of_what_was_measured_detects_by_its_verdict_and_is_told_the_facts(place):
+    grounded = AnomalyInspector(*tiny_pair(answering="grounded"))
+    questions, image = read_questions(place / "mmad.json"), "VisA/bolt/test/bad/1.png"
+    detection, kind = MMADAnswerer(grounded, place, k_shot=1).answer(*questions[image])
+    result = grounded.inspect(place / image, answer=False)
+    assert detection["given"] == ("A" if result.evidence["decision_score"] > 0 else "B")
+    messages = with_facts([{"role": "user", "content": KIND["Question"]}], result.facts, "en")
+    likelihoods = answer_likelihoods(
+        grounded.model, grounded.processor, messages, list(KIND["Options"].values()), result.image_tokens
+    )
+    assert kind["likelihoods"] == pytest.approx(likelihoods, abs=1e-3)
+    grounded.model.config.decision = {"needs_references": True}
+    with pytest.raises(MMADError, match="`--k-shot` must be at least 1 for a model that compares"):
+        MMADAnswerer(grounded, place, k_shot=0).answer(*questions[image])

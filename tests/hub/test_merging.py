@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from modeling_anomalygpt.checkpoints import load_checkpoint
 from modeling_anomalygpt.evaluation.seen_data import training_record
 from modeling_anomalygpt.hub.merging import merge_adapter
+from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
 from tests.tiny import tiny_pair
 
 
@@ -97,3 +98,22 @@ def test_files_can_be_read_by_whom_any_new_file_can_be_read(whole, tmp_path):
     for path in whole.rglob("*"):
         other = tmp_path / ("folder" if path.is_dir() else "new")
         assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode), path.name
+
+
+def test_what_a_prompt_adapter_trained_is_not_rounded(adapter, tmp_path):
+    model, processor = load_checkpoint(adapter.parent / "base", device="cpu")
+    adapted = prepare_for_tuning(model, TuningArguments("prompt", num_virtual_tokens=2))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    adapted.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    trained = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    inner = {name: name.removeprefix("base_model.") for name in trained}
+    kept = {name: merged[own] for name, own in inner.items() if own in merged}
+    assert len(kept) > 2
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, trained[name]), name

@@ -544,3 +544,9 @@ def test_streams_and_tables_are_not_taken_for_each_other(processor):
         StreamedExamples([pairs()], processor)
     with pytest.raises(ValueError, match=r"`process_index` must be in \[0, 1\), got 1. Give rank and world size"):
         StreamedExamples([nuts()], processor, process_index=1)
+
+
+def test_several_kinds_of_one_defect_are_all_told():
+    row = {"image": Image.new("RGB", (40, 40)), "label": 1, "defect_type": "burnt, scratch,"}
+    assert labelled_example(row, "nut/0", "nuts").defect_types == ("burnt", "scratch")
+    assert labelled_example(row | {"defect_type": None}, "nut/0", "nuts").defect_types == ()

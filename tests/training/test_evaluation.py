@@ -1,5 +1,6 @@
 """Numbers measured during training, against the plain functions of the metrics."""
 
+import re
 from unittest import mock
 
 import numpy as np
@@ -9,6 +10,7 @@ from transformers import EvalPrediction, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from modeling_anomalygpt.evaluation.metrics import auroc
+from modeling_anomalygpt.training.card import write_training_card
 from modeling_anomalygpt.training.evaluation import InspectionMetrics, yes_no_ids
 from modeling_anomalygpt.training.trainer import AnomalyTrainer, SamplePictures
 from modeling_anomalygpt.training.tuning import TuningArguments, prepare_for_tuning
@@ -53,6 +55,28 @@ def test_where_only_one_class_is_known_nothing_is_said_about_ranks():
     losses, maps, log_odds, masks, truth = batch(0)
     prediction = EvalPrediction((losses, maps, log_odds), (np.zeros_like(masks), np.zeros_like(truth)))
     assert {"image_auroc", "pixel_auroc", "yes_no_balanced_accuracy"}.isdisjoint(InspectionMetrics()(prediction))
+
+
+def test_the_card_tells_what_was_measured_of_the_weights_that_are_kept(tmp_path):
+    model, processor = tiny_pair()
+    model = prepare_for_tuning(model, TuningArguments("prompt", num_virtual_tokens=4))
+    args = TrainingArguments(
+        str(tmp_path / "run"), max_steps=3, per_device_train_batch_size=4, per_device_eval_batch_size=4,
+        learning_rate=5e-3, eval_strategy="steps", eval_steps=1, save_steps=1, load_best_model_at_end=True,
+        metric_for_best_model="image_auroc", report_to=[], use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    run = AnomalyTrainer(
+        model, args, train_dataset=Squares(processor), eval_dataset=Squares(processor, 4), processing_class=processor
+    )
+    run.train()
+    measured = {entry["step"]: entry for entry in run.state.log_history if "eval_loss_lm" in entry}
+    best = max(measured, key=lambda step: (measured[step]["eval_image_auroc"], -step))
+    assert best < 3, "the last step is not the best one"
+    run.save_model(str(tmp_path / "saved"))
+    write_training_card(tmp_path / "saved", run)
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert re.search(rf"measured loss_lm \(step {best}\).*{measured[best]['eval_loss_lm']:.4f}", card)
+    assert "(step 3)" not in card
 
 
 def test_the_trainer_measures_keeps_the_best_checkpoint_and_shows_pictures(tmp_path):
