@@ -271,6 +271,16 @@ def test_a_composed_model_is_saved_with_its_processor_and_inspects(parts, tmp_pa
     assert inspector.inspect(picture(1), category="bolt", answer=False).anomaly_map.shape == (20, 30)
 
 
+@pytest.mark.parametrize(("dtype", "stored"), [("auto", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_the_embedded_eyes_are_written_in_the_dtype_asked_for_or_as_they_are(parts, tmp_path, dtype, stored):
+    arguments = ["compose", "--language", str(parts / "llama"), "--dtype", dtype]
+    assert main([*arguments, "--output", str(tmp_path / "new")]) == 0
+    weights = load_file(tmp_path / "new" / "model.safetensors")
+    eyes = {name: value.dtype for name, value in weights.items() if "vision_tower" in name or "kind_head" in name}
+    assert len(eyes) > 10
+    assert set(eyes.values()) == {stored}
+
+
 def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, capsys):
     arguments = ["compose", "--vision", str(parts / "dinov2"), "--language", str(parts / "llama")]
     assert main([*arguments, "--output", str(tmp_path / "new")]) == 0

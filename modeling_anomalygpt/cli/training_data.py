@@ -132,6 +132,8 @@ def training_examples(arguments: DataArguments, processor: Any, config: Any, see
     from ..training.data import TrainingExamples
 
     languages = dict.fromkeys(arguments.languages.split(","), 1.0)
+    if arguments.description and arguments.dataset and arguments.category == "object":
+        raise TrainingError("`--description` must come with --category, the one of the pictures that it describes.")
     descriptions = {arguments.category: arguments.description} if arguments.description else {}
     return TrainingExamples(
         training_sources(arguments),

@@ -172,6 +172,7 @@ def wrong(tmp_path):
         (("--dataset", "anomaly_folder=parts/nut?labels=true"), "must be synthetic or real, got 'true'"),
         (("--dataset", "anomaly_folder=parts?category=0815"), "`category` must be one of bolt, nut, got '0815'"),
         (("--dataset", "anomaly_folder=parts/nut?weight"), "must read key=value&key=value"),
+        (("--dataset", "anomaly_folder=parts/nut", "--description", "A nut."), "`--description` must come with --cat"),
         (("--conversations", "gone.json"), "`--conversations` must be a JSON file, got 'gone.json'"),
         ((*good, "--tuning", "lorra"), "`tuning` must be one of paper, prompt, lora, full, got 'lorra'"),
         ((*good, "--train_parts", "eyes"), "`train_parts` must be among the model's own parts"),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from modeling_anomalygpt import AnomalyGPTForConditionalGeneration, AnomalyGPTProcessor
+from modeling_anomalygpt.checkpoints import load_checkpoint
 from modeling_anomalygpt.cli.convert import add_arguments as add_convert_arguments
 from modeling_anomalygpt.cli.convert import run as run_convert
 from modeling_anomalygpt.conversion import checks as conversion_selftest
@@ -121,6 +122,8 @@ def test_kept_lora_gives_the_merged_models_logits(merged, by_command):
         whole = AnomalyGPTForConditionalGeneration.from_pretrained(merged)(**ids).logits
         base = AnomalyGPTForConditionalGeneration.from_pretrained(kept)(**ids).logits
         adapted = AutoModelForImageTextToText.from_pretrained(kept / "lora")(**ids).logits
+    _, processor = load_checkpoint(kept / "lora", device="cpu")  # as every command loads it
+    assert processor.tokenizer.get_vocab() == AnomalyGPTProcessor.from_pretrained(kept).tokenizer.get_vocab()
     torch.testing.assert_close(adapted, whole, rtol=1e-4, atol=1e-4)
     assert (base - whole).abs().max() > 0.1
 
