@@ -396,14 +396,22 @@ class ImageEncoder:
         return parts[0].extend(*parts[1:])
 
     @torch.inference_mode()
-    def traits(self, image: Image.Image, references: References) -> ImageTraits:
-        """What one image is like as a whole, as it is compared with the references: in their pose and light."""
+    def extended_gate(self, image: Image.Image, references: References) -> DomainGate | None:
+        """The domain gate of references that an image passes too, which a person has called good."""
+        gate = references.domain_gate
+        if gate is None:
+            return None
         image, inside = self.as_compared(image, references)
         pixel_values = self._inputs([image])["pixel_values"]
         brightness = mean_brightness(pixel_values, inside)
-        pixel_values, _ = self._match_exposure(pixel_values, references.domain_gate, references, inside)
+        pixel_values, _ = self._match_exposure(pixel_values, gate, references, inside)
         last_layer = self.model.model.get_patch_features(pixel_values)[-1]
-        return ImageTraits.of(pixel_values, last_layer, brightness, inside)
+        return gate.extended(ImageTraits.of(pixel_values, last_layer, brightness, inside), self._exposure_range)
+
+    @property
+    def _exposure_range(self) -> float:
+        decision = self.model.config.decision
+        return decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
 
     @torch.inference_mode()
     def encode(
@@ -452,10 +460,8 @@ class ImageEncoder:
         layers = features.matching_features or ()
         absent = self._absent(layers, references, inside) if layers else [False] * len(images)
         if gate is not None and layers:
-            decision = self.model.config.decision
-            play = decision["matched_exposure_range" if decision["match_exposure"] else "exposure_range"]
             traits = ImageTraits.of(pixel_values, layers[-1], brightness, inside)
-            reasons = gate.out_of_domain_reasons(traits, play)
+            reasons = gate.out_of_domain_reasons(traits, self._exposure_range)
             compared = gate.compare(traits, pixel_values, self._black().to(pixel_values), inside)
         return [
             EncodedImage(

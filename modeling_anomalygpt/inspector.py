@@ -470,15 +470,13 @@ class AnomalyInspector:
             name = _name(result.image or image)
             raise ValueError(f"`image` must be a new good picture, got {name}, which is known already.")
         # Good patches around the region join, as those of references do; a defect lies within it.
-        seen = self.encoder.encode_as_query(loaded, before, margin=int(is_normal))
+        known = replace(before, domain_gate=self.encoder.extended_gate(loaded, before)) if is_normal else before
+        seen = self.encoder.encode_as_query(loaded, known, margin=int(is_normal))
         bank = before.bank.extend(seen) if is_normal else without_matches(before.bank, seen)
-        after = replace(before, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
-        if is_normal and before.domain_gate is not None:
-            gate = before.domain_gate.extended(self.encoder.traits(loaded, before))
-            after = replace(after, domain_gate=gate)
+        after = replace(known, bank=bank, thumbnails=(*before.thumbnails, *([small] if is_normal else [])))
         if not is_normal and before.calibration is not None:  # fewer good patches: more false alarms than were counted
-            known = replace(before.calibration, supported_false_alarm_rate=1.0, enough=False)
-            after = replace(after, calibration=known)
+            ended = replace(before.calibration, supported_false_alarm_rate=1.0, enough=False)
+            after = replace(after, calibration=ended)
         self.feedback_history.record(
             before, after, {"image": result.image, "verdict": result.verdict, "is_normal": is_normal}
         )

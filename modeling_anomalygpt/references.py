@@ -241,15 +241,23 @@ class DomainGate:
         }
         return [[name for name, found in reasons.items() if found[index]] for index in range(len(distances))]
 
-    def extended(self, traits: ImageTraits) -> "DomainGate":
-        """The gate that these images pass too, which a person has called good."""
-        low, high = self.brightness_range
-        return replace(
-            self,
-            features=torch.cat([self.features, traits.features.to(self.features)]),
-            brightness_range=(min(low, float(traits.brightness.min())), max(high, float(traits.brightness.max()))),
-            min_sharpness=min(self.min_sharpness, float(traits.sharpness.min()) - 1e-3),  # a batch rounds otherwise
-        )
+    def extended(self, traits: ImageTraits, exposure_range: float) -> "DomainGate":
+        """The gate that one image passes too, which a person has called good; only what kept it out is widened.
+
+        Args:
+            traits ([`ImageTraits`]): Of the image.
+            exposure_range (`float`): As for [`DomainGate.out_of_domain_reasons`].
+        """
+        (reasons,), (low, high) = self.out_of_domain_reasons(traits, exposure_range), self.brightness_range
+        changes: dict[str, Any] = {}
+        if "unlike" in reasons:
+            changes["features"] = torch.cat([self.features, traits.features.to(self.features)])
+        if "exposure" in reasons:
+            brightness = float(traits.brightness)
+            changes["brightness_range"] = min(low, brightness), max(high, brightness)
+        if "blur" in reasons:
+            changes["min_sharpness"] = float(traits.sharpness) - 1e-3  # a batch rounds otherwise
+        return replace(self, **changes)
 
     def _distances(self, traits: ImageTraits) -> torch.Tensor:
         return 1 - (traits.features @ self.features.to(traits.features).T).max(1).values

@@ -128,13 +128,22 @@ def load_inspector(args: argparse.Namespace, references: list[str], folder: str 
     inspector = load_model(args, tile=args.tile)
     if _is_memory_bank(references):
         inspector.load_references(references[0], args.category, args.description)
-        from ..line.parts import read_part
-
-        facts, _ = read_part(references[0])  # the scale of an exported part; its checksum too
-        args.mm_per_pixel = getattr(args, "mm_per_pixel", None) or facts.mm_per_pixel
+        args.mm_per_pixel = getattr(args, "mm_per_pixel", None) or _scale_of(references[0])
     elif references:
         learn_references(args, inspector, references, args.category or "object", folder)
     return inspector
+
+
+def _scale_of(file: str) -> float | None:
+    """The scale that an exported part holds; references alone hold none."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as part:
+        if "part" not in (part.metadata() or {}):
+            return None
+    from ..line.parts import read_part
+
+    return read_part(file)[0].mm_per_pixel  # its checksum is looked at too
 
 
 def learn_references(

@@ -145,8 +145,7 @@ def convert(
         adapters = {} if keep_lora else layout.lora_keys(depth)
         streams.copy_tensors(writer, {name: origins[name] for name in order}, files, adapters, progress)
         if keep_lora:
-            streams.save_adapter(folder / "lora", output, files["pandagpt"], depth, rank)
-            processor.save_pretrained(folder / "lora")  # whoever loads the adapter looks for it there
+            streams.save_adapter(folder / "lora", output, processor, files["pandagpt"], depth, rank)
             report.notes.append(f"LoRA kept as an adapter: load '{output / 'lora'}', not the folder alone.")
         for part in (processor, generation, config):
             part.save_pretrained(folder)

@@ -420,9 +420,10 @@ def copy_tensors(
     writer.finish()
 
 
-def save_adapter(folder: Path, base: Path, pandagpt: Checkpoint, depth: int, rank: int) -> None:
-    """PandaGPT's LoRA in the layout of PEFT."""
+def save_adapter(folder: Path, base: Path, processor: Any, pandagpt: Checkpoint, depth: int, rank: int) -> None:
+    """PandaGPT's LoRA in the layout of PEFT, and the processor, which whoever loads it looks for beside it."""
     folder.mkdir()
+    processor.save_pretrained(folder)
     keys = [key for pair in lora_keys(depth).values() for key in pair]
     save_file(
         {adapter_key(key): pandagpt[key].float().contiguous() for key in keys}, folder / "adapter_model.safetensors"

@@ -219,7 +219,7 @@ class Questions(torch.utils.data.Dataset):
         anomaly_map, drawn = draw_evidence(rng, self.config.map_size)
         image_embeds = rng.normal(0, 1, self.config.projection_dim).astype(np.float32)
         facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
-        unusual = rng.random() < self.by_facts
+        unusual = self.by_facts > 0 and rng.random() < self.by_facts
         while unusual and facts.condition == "fine":
             facts = draw_facts(rng, tuple(drawn.regions), drawn.image_size, drawn.category)
         language = "en" if rng.random() < self.english else "zh"
@@ -231,7 +231,7 @@ class Questions(torch.utils.data.Dataset):
 
     def conversation(self, rng: np.random.Generator, facts: MeasuredFacts, language: str) -> dict[str, list[int]]:
         """One question, in words roughened as people type them, and its answer, as token ids and targets."""
-        topics = FACT_TOPICS if rng.random() < self.by_facts else self.topics
+        topics = FACT_TOPICS if self.by_facts > 0 and rng.random() < self.by_facts else self.topics
         encoded, answered = self.encoded(rng, topics[int(rng.integers(len(topics)))], facts, language, BEFORE)
         length = None if rng.random() < 0.25 else answered + FIRST_TOKENS
         return {name: encoded[name][:length] for name in ("input_ids", "labels")}

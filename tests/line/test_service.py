@@ -223,6 +223,9 @@ def test_whoever_asks_one_thread_judges(inspector):
     threads = set()
 
     class Noting:
+        def __getattr__(self, name):
+            return getattr(inspector, name)
+
         def inspect_many(self, images, options, progress):
             threads.add(threading.get_ident())
             return inspector.inspect_many(images, options, progress=progress)
@@ -374,7 +377,7 @@ def test_workers_share_the_bank_and_a_killed_one_costs_no_picture(station, serve
 
 
 def test_the_command_serves_a_stored_part_until_it_is_stopped(station, served, capsys):
-    assert served([], lambda: posted(station, picture(3)))["setup"] == {}
+    assert served([], lambda: posted(station, picture(3)))["setup"]["part"] == "bolt"
     assert f"http://127.0.0.1:{station}/inspect" in capsys.readouterr().out
     for extra, message in (
         (["--host", "0.0.0.0"], "`--host` must be 127.0.0.1 without a key, got '0.0.0.0'. Set ANOMALYGPT_API_KEY."),
