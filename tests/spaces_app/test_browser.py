@@ -297,6 +297,23 @@ def test_the_page_fits_a_phone_and_turns_dark(visit):
     assert visitor.page.evaluate("document.body.classList.contains('dark')") is not dark
 
 
+def test_another_language_holds_for_the_whole_page_and_for_screen_readers(visit):
+    visitor = visit(locale="zh-CN")
+    language, told = visitor.page.locator("#language"), "document.documentElement.lang"
+    visitor.inspect()
+    visitor.see("#verdict .ag-error", "图片")
+    assert visitor.page.evaluate(told) == "zh"
+    language.get_by_text("English").click()
+    expect(visitor.page.locator("#inspect")).to_contain_text("Inspect", timeout=SECONDS)
+    visitor.see("#verdict .ag-error")  # not the welcome of a page where nothing was tried
+    assert visitor.page.evaluate(told) == "en"
+    visitor.example(0)
+    visitor.see("#verdict .ag-anomalous")
+    language.get_by_text("中文").click()
+    visitor.see("#verdict .ag-anomalous", "异常")
+    expect(visitor.page.locator("#regions")).to_contain_text(re.compile("[上下左右中]"), timeout=SECONDS)
+
+
 def test_every_tab_of_a_local_page_with_a_shift_fits_a_phone(browser, tmp_path):
     rows = [
         {"image": f"{number}.png", "verdict": "anomalous", "pred_score": 2.5, "time": f"2026-03-29T06:0{number}:00"}
