@@ -381,7 +381,7 @@ def _batch(page: Page) -> None:
             page.add("downloads", gr.File, visible=False, **many)
         with gr.Column(scale=8, min_width=320):
             table = {"datatype": "str", "type": "array", "interactive": False, "wrap": True, "max_height": 420}
-            widths = ["20%", "13%", "10%", "16%", "15%", "26%"]
+            widths = ["22%", "14%", "11%", "18%", "35%"]
             page.add("batch_table", gr.Dataframe, column_widths=widths, buttons=["copy"], **table)
             buttons = ["download", "fullscreen"]
             page.add("batch_picture", gr.Image, interactive=False, visible=False, height=420, buttons=buttons)

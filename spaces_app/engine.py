@@ -800,18 +800,17 @@ def write_downloads(report: InspectionReport) -> list[str]:
 def batch_heads(language: str) -> list[str]:
     """Heads of [`batch_rows`]."""
     words = words_of(language)
-    return [words[key] for key in ("picture", "verdict", "score", "probability_percent", "where", "answer")]
+    return [words[key] for key in ("picture", "verdict", "score", "where", "answer")]
 
 
 def batch_rows(results: Sequence[InspectionResult], language: str) -> list[list[Any]]:
-    """The rows of the table: picture, verdict, score, P(anomalous), places, answer."""
+    """The rows of the table: picture, verdict, score, places, answer."""
     words = words_of(language)
     return [
         [
             result.image,
             words.get(f"verdict_{result.verdict}", result.verdict),
             None if result.pred_score is None else round(result.pred_score, 3),
-            None if (share := result.evidence.get("yes_probability")) is None else round(100 * share, 1),
             regions_in_words(result.regions, language, limit=3),
             result.error or result.answer,
         ]

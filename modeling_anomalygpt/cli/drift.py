@@ -6,7 +6,7 @@ Imports nothing heavy before the arguments are known to be good.
 import argparse
 import pathlib
 
-from .options import whole
+from .options import check_folder_of, whole
 from .tables import format_table, printable
 
 PAGE = "drift.html"
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from ..line.drift import FEWEST, charts, drift_of, in_words
     from ..report.drift_chart import drift_page
 
+    if args.output:
+        check_folder_of("--output", args.output)
     drift, courses = drift_of(args.shift, args.window, args.since, args.against)
     found = drift.comparisons()
     rows = [

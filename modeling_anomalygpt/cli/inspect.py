@@ -16,6 +16,7 @@ from .options import (
     add_inspection_options,
     add_model_options,
     add_reference_options,
+    check_folder_of,
     check_model,
     count,
     find_references,
@@ -96,8 +97,7 @@ def _check_bank(path: pathlib.Path) -> None:
     """Refuses a file that could not be written, or not be given as `--references` later."""
     if path.suffix != ".safetensors":
         raise ValueError(f"`--save-references` must end in .safetensors, got {str(path)!r}. Name it bolt.safetensors.")
-    if not path.parent.is_dir():
-        raise ValueError(f"`--save-references` must be in a folder that exists, got {str(path)!r}. Make the folder.")
+    check_folder_of("--save-references", path)
 
 
 def _inspect(

@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import pathlib
 from typing import Any
 
 from .evaluate import checkpoint_name, refuse_seen
-from .options import add_model_options, check_model, count, load_model
+from .options import add_model_options, check_folder_of, check_model, count, load_model
 from .tables import format_table
 
 
@@ -35,8 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not os.path.isdir(args.data_dir):
         raise MMADError(f"`--data-dir` must be a folder that exists, got {args.data_dir!r}. Check the path.")
-    if not pathlib.Path(args.output).parent.is_dir():
-        raise MMADError(f"`--output` must be in a folder that exists, got {args.output!r}. Make the folder.")
+    check_folder_of("--output", args.output)
     file = args.json or os.path.join(args.data_dir, "mmad.json")
     questions = read_questions(file, args.templates, args.limit)
     refuse_seen(args, sorted({SOURCES.get(image.split("/")[0], "") for image in questions}), set())

@@ -17,6 +17,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 
+def check_folder_of(name: str, file: str | os.PathLike) -> None:
+    """Refuses a file whose folder does not exist, before any work is done for it.
+
+    Args:
+        name (`str`): The option, such as `"--csv"`.
+        file (`str` or `os.PathLike`): To write.
+
+    Raises:
+        ValueError: The folder does not exist.
+    """
+    if not pathlib.Path(file).parent.is_dir():
+        raise ValueError(f"`{name}` must be in a folder that exists, got {str(file)!r}. Make the folder.")
+
+
 def add_reference_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--references`, `--part`, `--category` and `--description`."""
     group = parser.add_argument_group("good pictures")

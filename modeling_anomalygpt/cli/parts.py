@@ -14,6 +14,7 @@ from .options import (
     add_description_options,
     add_model_options,
     add_parts_folder,
+    check_folder_of,
     check_model,
     check_pose,
     check_roi,
@@ -155,6 +156,7 @@ def _export(args: argparse.Namespace, store: Any) -> int:
     file = pathlib.Path(args.file)
     if file.suffix != ".safetensors":
         raise ValueError(f"`FILE` must end with .safetensors, got {args.file!r}. Name it {args.name}.safetensors.")
+    check_folder_of("FILE", file)
     write_atomically(file, store.path(args.name).read_bytes())
     print(f"{file}: {args.name}, {file.stat().st_size / 2**20:.1f} MB")
     return 0

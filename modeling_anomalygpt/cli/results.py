@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from typing import Any
 
-from .options import add_model_options, add_parts_folder, load_model
+from .options import add_model_options, add_parts_folder, check_folder_of, load_model
 from .tables import format_table, printable
 
 LISTED = 20
@@ -53,6 +53,9 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"`--{name}` must stand without --confirm, --correct and --undo, which show nothing. Give it after."
             )
+    for name in ("csv", "report"):
+        if getattr(args, name):
+            check_folder_of(f"--{name}", getattr(args, name))
     database = ResultsDatabase(args.shift)
     try:
         if says:

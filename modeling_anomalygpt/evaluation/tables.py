@@ -6,6 +6,7 @@ Knows names of columns and files; knows no pictures and no models.
 import csv
 import importlib.metadata
 import io
+import json
 import os
 import pathlib
 import platform
@@ -31,15 +32,18 @@ def result_facts(model: torch.nn.Module, checkpoint: str) -> dict[str, str]:
         checkpoint (`str`): How it was named; a folder is named by its last part.
 
     Returns:
-        `dict[str, str]`: `checkpoint`, `checkpoint_hash` (of a sample of every weight), `versions`, `commit` (empty
-        outside a repository; with `+changes` where files of the package differ from it).
+        `dict[str, str]`: `checkpoint`, `checkpoint_hash` (of a sample of every weight and of the configuration's own
+        settings, such as `decision`), `versions`, `commit` (empty outside a repository; with `+changes` where files of
+        the package differ from it).
     """
+    config = model.config
+    settings = {name: getattr(config, name) for name in type(config).__annotations__ if name not in config.sub_configs}
     name = pathlib.Path(checkpoint).resolve().name if os.path.isdir(checkpoint) else checkpoint
     versions = [f"python {platform.python_version()}"]
     versions += [f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES]
     return {
         "checkpoint": name,
-        "checkpoint_hash": weights_fingerprint([model], ()),
+        "checkpoint_hash": weights_fingerprint([model], (json.dumps(settings, sort_keys=True),)),
         "versions": "; ".join(versions),
         "commit": source_commit(),
     }

@@ -7,7 +7,8 @@ import statistics
 import pytest
 
 from modeling_anomalygpt.evaluation.seen_data import seen_pictures, training_record
-from modeling_anomalygpt.evaluation.tables import FIELDS, KEY, EvaluationRows, read_rows, summarize
+from modeling_anomalygpt.evaluation.tables import FIELDS, KEY, EvaluationRows, read_rows, result_facts, summarize
+from tests.tiny import lively_model
 
 SOURCE = {"name": "visa", "split": "test", "num_rows": 3, "fingerprint": "f1", "labels": "supervised"}
 
@@ -85,6 +86,16 @@ def test_means_spreads_and_the_worst_of_seeds_and_categories(tmp_path):
     table.add(row(category="a", seed=0, image_auroc=0.1, checkpoint_hash="another"))
     with pytest.raises(ValueError, match="`rows` must hold one row a category and seed, got two of 'a' with seed 0"):
         summarize(table.rows)
+
+
+def test_another_decision_or_other_weights_are_another_checkpoint():
+    model, same = lively_model(), lively_model()
+    first = result_facts(model, "mine")["checkpoint_hash"]
+    assert result_facts(same, "copy")["checkpoint_hash"] == first
+    model.config.decision = {"false_alarm_weight": 3.0}
+    assert result_facts(model, "mine")["checkpoint_hash"] != first
+    next(iter(same.parameters())).data += 1
+    assert result_facts(same, "mine")["checkpoint_hash"] != first
 
 
 def write_record(folder, *sources):

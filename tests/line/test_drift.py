@@ -165,6 +165,7 @@ def test_rows_without_traits_say_nothing_and_wrong_usage_is_one_line(tmp_path, c
         ([str(tmp_path / "none")], "There are no results in"),
         ([str(shift), "--against", "none"], "There are no results in 'none'"),
         ([str(shift), "--since", "noon"], "a moment must be like 06:00"),
+        ([str(shift), "--output", str(tmp_path / "no" / "a.html")], "`--output` must be in a folder that exists"),
         ([str(shift), "--window", "3"], "must be a whole number of at least 30, got '3'"),
     ):
         assert cli.main(["drift", *words]) == 2

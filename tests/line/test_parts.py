@@ -377,6 +377,7 @@ def test_what_is_wrong_with_a_part_is_one_line(call, tmp_path):
         (("parts", "import", "junk.safetensors"), "'junk.safetensors' is no part, or is damaged:"),
         (("parts", "import", "gone.safetensors"), "There is no file 'gone.safetensors'"),
         (("parts", "export", "nut", "nut.zip"), "`FILE` must end with .safetensors, got 'nut.zip'"),
+        (("parts", "export", "nut", "no/nut.safetensors"), "`FILE` must be in a folder that exists"),
         (("parts", "show", "x"), "There is no part 'x'"),
         (("parts", "remove", "x"), "There is no part 'x'"),
         (("parts", "add", "a/b", "dark"), "`NAME` must be"),

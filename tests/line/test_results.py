@@ -184,6 +184,8 @@ def test_wrong_usage_is_one_line(shift, capsys, tmp_path):
         ([shift, "--correct", "3.png", "good"], "`--correct` must be given normal or anomalous, got 'good'"),
         ([shift, "--undo"], "`--undo` must have something to take back, got nothing"),
         ([shift, "--undo", "--confirm", "1.png"], "not allowed with argument"),
+        ([shift, "--csv", tmp_path / "no" / "a.csv"], "`--csv` must be in a folder that exists"),
+        ([shift, "--report", tmp_path / "no" / "a.html"], "`--report` must be in a folder that exists"),
         *(
             ([shift, *said, option, "06:00"], f"`{option}` must stand without --confirm, --correct and --undo")
             for said in (["--undo"], ["--confirm", "1.png"])

@@ -39,6 +39,7 @@ from spaces_app.engine import (
     Settings,
     StoppedError,
     asks_for_overlay,
+    batch_heads,
     batch_rows,
     clean_text,
     inspect_batch,
@@ -528,7 +529,10 @@ def test_a_batch_gives_rows_in_order_and_three_files(engine, session, files, tmp
     results = batch(engine, session, paths, [files["good_1"]], use_language=True, category="bolt")
     assert [result.image for result in results] == ["query.png", bad.name, "good_2.png"]
     assert results[1].verdict == "error"
-    assert len(batch_rows(results, "zh")) == 3
+    rows = batch_rows(results, "zh")
+    assert [row[0] for row in rows] == [result.image for result in results]
+    assert {len(row) for row in rows} == {len(batch_heads("zh"))}
+    assert rows[1][-1] == results[1].error
     assert pathlib.Path(session.batch.overlay(0)).is_file()
     assert session.batch.overlay(1) is None
     as_json, as_csv, page = map(pathlib.Path, write_downloads(session.batch.report))
