@@ -128,25 +128,29 @@ def training_sources(arguments: DataArguments) -> list[Any]:
 
 def training_examples(arguments: DataArguments, processor: Any, config: Any, seed: int) -> Any:
     """The mix of [`training_sources`] as [`TrainingExamples`] for a model with this configuration."""
-    from ..data.examples import Wording
     from ..training.data import TrainingExamples
 
-    languages = dict.fromkeys(arguments.languages.split(","), 1.0)
-    if arguments.description and arguments.dataset and arguments.category == "object":
-        raise TrainingError("`--description` must come with --category, the one of the pictures that it describes.")
-    descriptions = {arguments.category: arguments.description} if arguments.description else {}
     return TrainingExamples(
         training_sources(arguments),
         processor,
         seed=seed,
         map_size=config.map_size,
         reference_share=arguments.reference_share,
-        wording=Wording(
-            languages, arguments.max_turns, arguments.varied, descriptions, config.answering == "grounded"
-        ),
+        wording=_wording(arguments, config),
         max_length=arguments.max_length,
         length=arguments.samples_per_epoch,
     )
+
+
+def _wording(arguments: DataArguments, config: Any) -> Any:
+    """How conversations about pictures are worded."""
+    from ..data.examples import Wording
+
+    languages = dict.fromkeys(arguments.languages.split(","), 1.0)
+    if arguments.description and arguments.dataset and arguments.category == "object":
+        raise TrainingError("`--description` must come with --category, the one of the pictures that it describes.")
+    descriptions = {arguments.category: arguments.description} if arguments.description else {}
+    return Wording(languages, arguments.max_turns, arguments.varied, descriptions, config.answering == "grounded")
 
 
 def evaluation_sets(arguments: DataArguments, processor: Any, config: Any, seed: int) -> Any:
@@ -167,8 +171,7 @@ def evaluation_sets(arguments: DataArguments, processor: Any, config: Any, seed:
             seed=seed,
             map_size=config.map_size,
             num_examples=arguments.eval_samples,
-            language=arguments.languages.split(",")[0],
-            grounded=config.answering == "grounded",
+            wording=_wording(arguments, config),
             **shown,
         )
         sets.append(examples)

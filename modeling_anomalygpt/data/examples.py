@@ -1,7 +1,7 @@
 """From an example to arrays: its words, its geometry, its pixel target; and a labelled split to measure on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -241,8 +241,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
         shots (`int`, *optional*, defaults to 1): References of each category, drawn once.
         seed (`int`, *optional*, defaults to 0): Draws the references and, with `num_examples`, the rows.
         map_size (`int`, *optional*): `config.map_size` of the model.
-        language (`str`, *optional*, defaults to `"en"`): Of question and answer, `"en"` or `"zh"`.
-        grounded (`bool`, *optional*, defaults to `False`): As in [`Wording`].
+        wording ([`Wording`], *optional*): Its first language, descriptions and `grounded` count.
         num_examples (`int`, *optional*): Takes so many rows, half of them anomalous where there are enough, instead of
             all.
 
@@ -261,16 +260,15 @@ class EvaluationExamples(torch.utils.data.Dataset):
         shots: int = 1,
         seed: int = 0,
         map_size: int | None = None,
-        language: str = "en",
-        grounded: bool = False,
+        wording: Wording | None = None,
         num_examples: int | None = None,
     ):
         if shots < 1:
             raise ValueError(f"`shots` must be at least 1, got {shots}. Leave `references` out for text-guided maps.")
         if num_examples is not None and num_examples < 1:
             raise ValueError(f"`num_examples` must be at least 1, got {num_examples}. Leave it out to take all.")
-        self.rows, self.language = SourceRows(dataset, name, ("image", "label")).labelled(), language
-        self.words = grounded_messages if grounded else fixed_messages
+        self.rows, wording = SourceRows(dataset, name, ("image", "label")).labelled(), wording or Wording()
+        self.wording = replace(wording, languages={next(iter(wording.languages)): 1.0}, varied=False)
         self.chosen = chosen_rows(self.rows.labels, num_examples, seed)
         self._encode = ExampleEncoder(processor, map_size)
         self._references: dict[str, np.ndarray] = {}
@@ -287,7 +285,7 @@ class EvaluationExamples(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.chosen[index]
         example = labelled_example(self.rows[row], self.rows.image_ids[row], self.rows.name)
-        sample = self._encode(example, lambda example: self.words(facts_of(example), self.language))
+        sample = self._encode(example, lambda example: self.wording.messages(example, np.random.default_rng(0)))
         reference = self._references.get(self.rows.categories[row])
         return sample | {
             "image_label": int(bool(example.anomalous)),

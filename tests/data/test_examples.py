@@ -77,7 +77,7 @@ def test_a_part_of_the_rows_holds_both_labels(processor):
 
 def test_the_position_after_the_question_decides_as_the_prompt_alone_does():
     model, processor = tiny_pair()
-    sample = EvaluationExamples(inspection_rows(1, 0), processor, language="en")[0]
+    sample = EvaluationExamples(inspection_rows(1, 0), processor)[0]
     prefix, yes, no = processor.yes_no_token_ids("en")
     batch = InspectionCollator(processor)([sample])
     del batch["image_labels"]
@@ -120,11 +120,18 @@ def test_a_grounded_model_learns_to_speak_of_what_the_mask_shows(processor):
 
 
 def test_a_grounded_model_is_evaluated_by_the_usual_question_about_what_the_mask_shows(processor):
-    samples = EvaluationExamples(inspection_rows(2, 2), processor, grounded=True)
+    samples = EvaluationExamples(inspection_rows(2, 2), processor, wording=Wording(grounded=True))
     for sample in samples:
         assert answers(sample, processor).startswith(
             "Yes, there" if sample["image_label"] else "No, there is no anomaly"
         )
+
+
+def test_evaluation_asks_in_the_first_language_and_with_the_description_that_training_has(processor):
+    wording = Wording({"zh": 1, "en": 1}, descriptions={"nut": "BRIGHT"})
+    sample = EvaluationExamples(inspection_rows(1, 0), processor, wording=wording)[0]
+    assert "BRIGHT" in processor.tokenizer.decode(sample["input_ids"])
+    assert answers(sample, processor).startswith("否")
 
 
 @pytest.mark.parametrize("size", [(28, 28), (28, 56)])
