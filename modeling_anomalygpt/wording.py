@@ -73,6 +73,7 @@ _FACTS = {
         "picture": {
             "fine": "picture fine", "blur": "picture blurred", "exposure": "picture dark or bright",
             "unlike": "picture unlike the good ones", "rotated": "part rotated",
+            "exposure_matched": "light evened out",
         },
         "kind": {True: "kind known", False: "kind unknown"},
         "name": {True: "name given", False: "no name"},
@@ -89,7 +90,7 @@ _FACTS = {
         "scale": {True: "比例已知", False: "比例未知"},
         "picture": {
             "fine": "图片正常", "blur": "图片模糊", "exposure": "图片过暗或过亮", "unlike": "图片与良品不相似",
-            "rotated": "零件转了方向",
+            "rotated": "零件转了方向", "exposure_matched": "光线已校正",
         },
         "kind": {True: "种类已知", False: "种类未知"},
         "name": {True: "有名称", False: "没有名称"},
@@ -178,8 +179,8 @@ _PLACES = {
     "topleft": (0, 0), "top": (0, None), "topright": (0, 2), "left": (None, 0), "center": (1, 1),
     "right": (None, 2), "bottomleft": (2, 0), "bottom": (2, None), "bottomright": (2, 2),
 }  # fmt: skip
-# What makes a picture hard to compare, in the order in which it is told.
-_CONDITIONS = ("unlike", "exposure", "blur", "rotated")
+# What made a picture hard to compare, in the order in which it is told; light that was evened out hinders no more.
+_CONDITIONS = ("unlike", "exposure", "blur", "rotated", "exposure_matched")
 _NOTICEABLE = 0.1  # part of a region, or of a place
 # From so many times the limit (or below one part in so many) a verdict is called clear.
 _CLEAR = 1.5
@@ -242,7 +243,7 @@ class MeasuredFacts:
 
     @property
     def condition(self) -> str:
-        """What makes the picture hard to compare: `"unlike"`, `"rotated"`, `"exposure"`, `"blur"`, else `"fine"`."""
+        """What made the picture hard to compare: a kind of `reasons`, else `"fine"`."""
         conditions = {"rotated" if kind == "aligned" else kind for kind in self.reasons}
         return next((kind for kind in _CONDITIONS if kind in conditions), "fine")
 
@@ -341,7 +342,8 @@ def field_in_words(name: str, facts: MeasuredFacts, language: str) -> str:
         one, several = words["references"]
         return one if facts.num_references == 1 else several.format(facts.num_references)
     if name == "reason":
-        kind = facts.condition if facts.condition in facts.reasons else "close"
+        hinders = facts.condition in facts.reasons and facts.condition != "exposure_matched"
+        kind = facts.condition if hinders else "close"
         return reason_in_words(kind, language, **facts.reasons.get(kind, {}))
     if name == "name":
         return _ARTICLE.sub("", category_name(facts.category, language))

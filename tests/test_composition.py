@@ -271,14 +271,20 @@ def test_a_composed_model_is_saved_with_its_processor_and_inspects(parts, tmp_pa
     assert inspector.inspect(picture(1), category="bolt", answer=False).anomaly_map.shape == (20, 30)
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("auto", torch.float16), ("bfloat16", torch.bfloat16)])
-def test_the_embedded_eyes_are_written_in_the_dtype_asked_for_or_as_they_are(parts, tmp_path, dtype, stored):
-    arguments = ["compose", "--language", str(parts / "llama"), "--dtype", dtype]
+@pytest.mark.parametrize(("dtype", "stored"), [([], torch.float16), (["--dtype", "bfloat16"], torch.bfloat16)])
+def test_without_eyes_the_embedded_ones_are_written_as_they_are_or_in_the_dtype_asked_for(
+    parts, tmp_path, embedded_pair, dtype, stored
+):
+    arguments = ["compose", "--language", str(parts / "llama"), *dtype]
     assert main([*arguments, "--output", str(tmp_path / "new")]) == 0
     weights = load_file(tmp_path / "new" / "model.safetensors")
     eyes = {name: value.dtype for name, value in weights.items() if "vision_tower" in name or "kind_head" in name}
     assert len(eyes) > 10
     assert set(eyes.values()) == {stored}
+    if not dtype:
+        (model, _), (own, _) = load_checkpoint(tmp_path / "new", device="cpu"), embedded_pair
+        assert model.model.encoder_fingerprint() == own.model.encoder_fingerprint()
+        assert model.config.decision == own.config.decision
 
 
 def test_the_command_writes_a_folder_and_refuses_in_one_line(parts, tmp_path, capsys):
@@ -316,13 +322,6 @@ def test_the_eyes_of_one_model_see_the_same_with_the_words_of_another(parts, tmp
     assert model.config.answering == "grounded"
     speaks_as_alone(model, AutoModelForCausalLM.from_pretrained(parts / "llama").eval())
     check_files(model, tmp_path)
-
-
-def test_without_eyes_the_command_takes_the_embedded_ones(parts, tmp_path, embedded_pair):
-    assert main(["compose", "--language", str(parts / "llama"), "--output", str(tmp_path / "out")]) == 0
-    (model, _), (own, _) = load_checkpoint(tmp_path / "out", device="cpu"), embedded_pair
-    assert model.model.encoder_fingerprint() == own.model.encoder_fingerprint()
-    assert model.config.decision == own.config.decision
 
 
 def test_a_text_tower_without_eyes_of_its_own_is_refused(parts, tmp_path, capsys):

@@ -58,6 +58,11 @@ def test_a_conversation_longer_than_the_models_positions_loses_its_oldest_questi
 FACTS = MeasuredFacts("anomalous", (region(0, 2),), (90, 90), 2.0, num_references=2, category="hinge pin")
 
 
+@pytest.fixture(scope="module")
+def grounded():
+    return tiny_pair(answering="grounded")
+
+
 @pytest.mark.parametrize(
     ("asked", "language", "heard_as"),
     [
@@ -65,8 +70,10 @@ FACTS = MeasuredFacts("anomalous", (region(0, 2),), (90, 90), 2.0, num_reference
         ("这个hinge pin有问题吗？", "zh", "这个物件有问题吗？"),
     ],
 )
-def test_a_grounded_model_hears_what_was_measured_and_the_last_two_questions(monkeypatch, asked, language, heard_as):
-    model, processor = tiny_pair(answering="grounded")
+def test_a_grounded_model_hears_what_was_measured_and_the_last_two_questions(
+    grounded, monkeypatch, asked, language, heard_as
+):
+    model, processor = grounded
     messages = [*conversation(4), {"role": "assistant", "content": "There."}, {"role": "user", "content": asked}]
     text = heard(Dialogue(model, processor), messages, monkeypatch, facts=FACTS)
     assert text.count("Human:") == 1
@@ -85,8 +92,8 @@ def test_a_part_called_by_a_chinese_name_does_not_make_a_question_chinese():
 
 @pytest.mark.parametrize("pieces", [1, 3, 7, 100])
 @pytest.mark.parametrize("category", ["GX-7 zipper", "axle", "齿轮"])
-def test_fields_are_filled_in_however_the_words_come_and_never_shown(monkeypatch, category, pieces):
-    model, processor = tiny_pair(answering="grounded")
+def test_fields_are_filled_in_however_the_words_come_and_never_shown(grounded, monkeypatch, category, pieces):
+    model, processor = grounded
     text = "The @name differs @ratio as much at the @places; write to a@b. Sizes: @sizes"
     facts = replace(FACTS, category=category)
 
@@ -125,8 +132,8 @@ class Parrot:
 
 
 @pytest.mark.parametrize("pardons", [1, 3])
-def test_asked_to_say_it_again_the_question_before_is_answered_again(monkeypatch, pardons):
-    model, processor = tiny_pair(answering="grounded")
+def test_asked_to_say_it_again_the_question_before_is_answered_again(grounded, monkeypatch, pardons):
+    model, processor = grounded
     monkeypatch.setattr(model, "generate", Parrot(processor))
     dialogue, seen = Dialogue(model, processor), torch.zeros(1, 8, 32)
     messages = conversation(2)
@@ -140,8 +147,8 @@ def test_asked_to_say_it_again_the_question_before_is_answered_again(monkeypatch
     assert answers == [streamed, "Number one, call 1."]
 
 
-def test_asked_to_say_it_again_at_the_beginning_it_says_that_it_has_said_nothing_yet(monkeypatch):
-    model, processor = tiny_pair(answering="grounded")
+def test_asked_to_say_it_again_at_the_beginning_it_says_that_it_has_said_nothing_yet(grounded, monkeypatch):
+    model, processor = grounded
     monkeypatch.setattr(model, "generate", Parrot(processor))
     dialogue, seen, asked = Dialogue(model, processor), torch.zeros(1, 8, 32), [{"role": "user", "content": "Pardon?"}]
     for said in (

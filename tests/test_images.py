@@ -440,12 +440,8 @@ def test_nonsense_paths_give_one_line(nonsense):
 
 def test_gigapixel_pictures_are_refused_before_they_are_decoded(tmp_path):
     path = tmp_path / "bomb.png"
-    Image.new("1", (20000, 10000)).save(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        refused(load_picture, path, match="at most 178956970 pixels, .*bomb.png' has more")
-        Image.new("1", (1001, 1000)).save(path)
-        refused(load_picture, path, None, 1_000_000, match="at most 1000000 pixels")
+    Image.new("1", (1001, 1000)).save(path)
+    refused(load_picture, path, None, 1_000_000, match="at most 1000000 pixels, .*bomb.png' has more")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1)])

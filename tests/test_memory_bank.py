@@ -87,23 +87,6 @@ def test_a_normalised_map_learns_at_zero_and_stays_a_number_far_above_the_thresh
     assert normalised_map(torch.tensor([1.0]), threshold=1e-6, contrast=10.0).item() == 1.0
 
 
-def test_a_saved_bank_is_loaded_bit_exact(tmp_path):
-    bank = bank_of()
-    bank.save(tmp_path / "bank.safetensors")
-    loaded = MemoryBank.load(tmp_path / "bank.safetensors", "encoder")
-    for name in ("features", "sources"):
-        for saved, read in zip(getattr(bank, name), getattr(loaded, name), strict=True):
-            assert torch.equal(saved, read)
-    assert (loaded.grids, loaded.num_references) == (bank.grids, bank.num_references)
-    assert [file.name for file in tmp_path.iterdir()] == ["bank.safetensors"]
-
-
-def test_a_bank_of_another_encoder_is_refused(tmp_path):
-    bank_of(fingerprint="theirs").save(tmp_path / "bank.safetensors")
-    with pytest.raises(ValueError, match=r"this encoder and its settings \('ours'\), got one of 'theirs'"):
-        MemoryBank.load(tmp_path / "bank.safetensors", "ours")
-
-
 def test_files_that_are_no_bank_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not a bank")
     save_file({"weight": torch.zeros(2)}, tmp_path / "weights.safetensors")

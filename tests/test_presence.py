@@ -147,8 +147,8 @@ def test_one_of_sixteen_like_pegs_is_seen_missing_at_its_place(embedded):
     assert inspector.inspect(plate(None, 3, 1), answer=False).verdict == "normal"
 
 
-@pytest.mark.parametrize("missing", [1, 2])
-def test_a_missing_piece_stands_out_where_it_should_be(embedded, missing):
+def test_a_missing_piece_stands_out_where_it_should_be(embedded):
+    missing = 1
     result = embedded.inspect(tray(missing), answer=False)
     assert result.pred_score > 2 * without_presence(embedded).inspect(tray(missing), answer=False).pred_score
     row, column = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)

@@ -1,6 +1,7 @@
 """The processor: the original's token ids, hostile texts, batches, histories, saving, transformers' own pipeline."""
 
 import base64
+import functools
 import json
 import pickle
 
@@ -214,10 +215,13 @@ HOSTILE = [
 hostile_texts = st.lists(st.sampled_from(HOSTILE), max_size=8).map("".join)
 
 
+plain_processor = functools.cache(lambda: make_processor(False))
+
+
 @settings(max_examples=60, deadline=None)
 @given(hostile_texts, hostile_texts, hostile_texts)
 def test_nothing_a_message_says_becomes_a_placeholder_a_turn_or_a_special_token(first, answer, second):
-    processor = make_processor(False)
+    processor = plain_processor()
     messages = [*chat(first), {"role": "assistant", "content": answer}, {"role": "user", "content": second}]
     ids = processor.apply_chat_template(messages, tokenize=True)[0]
     tokenizer = processor.tokenizer

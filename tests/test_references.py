@@ -342,6 +342,9 @@ def test_everything_is_saved_and_comes_back_equal(references, tmp_path):
     for name in ("normal_scores", "calibration", "image_sizes", "copies", "thumbnails", "category", "description"):
         assert getattr(loaded, name) == getattr(references, name), name
     assert loaded.domain_gate.features.equal(references.domain_gate.features)
+    for name in ("features", "sources"):
+        assert all(map(torch.equal, getattr(loaded.bank, name), getattr(references.bank, name)))
+    assert loaded.bank.grids == references.bank.grids
     assert loaded.fingerprint() == references.fingerprint()
     assert loaded.fingerprint() != replace(references, calibration=None).fingerprint()
     assert [file.name for file in tmp_path.iterdir()] == ["r.safetensors"]

@@ -15,7 +15,7 @@ _CLAIMS = {
     "verdict": {
         "normal": re.compile(
             r"\bno anomaly\b(?! [a-z]+ than)|looks as good ones do|nothing (differs|of the kind|speaks against)"
-            r"|nothing wrong there, nor|found nothing|measured no difference|it is fine\b|no place differs"
+            r"|nothing wrong there, nor|found nothing(?! but)|measured no difference|it is fine\b|no place differs"
             r"|shows the same as the good|no more than the good pictures"
             r"|没有异常[，。]|没有缺陷|与良品一样|可以放行|没有任何地方|一处也没有|什么异常都没有|没有不同之处|它是好的|没有这种缺陷"
             r"|没有测到超出|不超过良品之间|那里没有异常，别处"
@@ -25,8 +25,8 @@ _CLAIMS = {
             r"|(?<!how far it )(?<!place )\bdiffers? from the good"
             r"|one anomaly\b|do not pass it on|the anomal(y is|ies are) at|measured (a )?differences? at"
             r"|something differs|more than the good pictures do|nothing but the|what i found is at"
-            r"|^(there is only one, |it is )at the|that is the number i found|another number:"
-            r"|^没有，只有|^只有一处|正是这个数"
+            r"|^(there is only one, |it is )at the|the number i found is"
+            r"|没有发现别的异常|^只有一处|我发现了"
             r"|(?<!没)有异常[，。]|(?<!没)有一处异常|(?<!没)有\w+处异常|与良品(图片)?不同|不是好的|不要直接放行|(?<!没有)测到了差异|异常在|我发现的在"
         ),
         "uncertain": re.compile(
@@ -52,6 +52,7 @@ _CLAIMS = {
             r"|这张图片可以用|没有发现旋转|看起来与良品图片中的零件相同"
         ),
         "as bright": re.compile(r"as sharp and as bright|亮度都与良品"),
+        "exposure_matched": re.compile(r"evened it out|已经校正"),
     },
     "told": {
         "name": re.compile(r"it is called .+ here; i have that|它叫.+这是您告诉我的"),
@@ -81,7 +82,7 @@ _ONE_PLACE = {
 _COUNT = {
     "en": re.compile(
         r"\b(\w+) (?:anomal(?:y|ies)\b|places? at|places differ)|\bthere are (\w+): at|\bonly (one)\b"
-        r"|nothing but the (\w+) at the|another number: (\w+)"
+        r"|nothing but the (\w+) at the|the number i found is (\w+)"
     ),
     "zh": re.compile(r"(?:共有?|(?<!没)有|这|发现了) ?(\d+|[一两三四五六七八九])处"),
 }
@@ -186,14 +187,13 @@ def _without_what_was_told(answer: str, facts: MeasuredFacts) -> str:
 def _states(facts: MeasuredFacts) -> dict[str, set[str]]:
     """What is so, in the words of `_CLAIMS`."""
     known = {"name": facts.named, "description": facts.description is not None, "scale": facts.scaled}
-    picture = set() if facts.verdict == "unknown" else {facts.condition, *facts.reasons}
-    if "fine" in picture and "exposure_matched" not in picture:
-        picture.add("as bright")
+    picture = {facts.condition, *facts.reasons}
+    picture |= {"fine": {"as bright"}, "exposure_matched": {"fine"}}.get(facts.condition, set())
     sure = "undecided" if facts.verdict == "uncertain" else "clear" if facts.clear else "close"
     return {
         "verdict": {facts.verdict},
         "sure": {sure},
-        "picture": picture,
+        "picture": set() if facts.verdict == "unknown" else picture,
         "told": {what if told else f"no {what}" for what, told in known.items()},
         "compared": set() if facts.verdict == "unknown" else {"good pictures"},
         "kind": set() if facts.kind_known else {"unknown"},

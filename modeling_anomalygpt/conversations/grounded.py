@@ -132,7 +132,8 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
     if topic == "references":
         return "unknown" if found == "unknown" else "some"
     if topic in _BY_CONDITION:
-        return "unknown" if found == "unknown" else facts.condition
+        found = "unknown" if found == "unknown" else facts.condition
+        return found if found in cases else "fine"
     if found == "anomalous":
         found = "one" if len(facts.regions) == 1 else "many"
         if topic in ("kind", "kind_check") and facts.kind_known:
@@ -141,10 +142,8 @@ def case_of(question: Question, facts: MeasuredFacts) -> str:
             found = "scaled" if facts.scaled else "unscaled"
         elif topic == "sure":
             found = "bad_clear" if facts.clear else "bad_close"
-        elif topic == "place_check":
+        elif topic in ("place_check", "number_check"):
             found = "found"
-        elif topic == "number_check":
-            found = "right" if question.number == len(facts.regions) else "wrong"
     elif found == "normal" and topic == "sure":
         found = "normal_clear" if facts.clear else "normal_close"
     return found if found in cases else "*"
@@ -260,8 +259,12 @@ def draw_facts(
     if verdict == "uncertain" and rng.random() < 0.7:
         kind = str(rng.choice(("unlike", "rotated", "exposure", "blur")))
         reasons[kind] = {"degrees": int(rng.choice((90, 180, 270)))} if kind == "rotated" else {}
-    if not reasons and verdict in ("normal", "anomalous") and rng.random() < 0.06:
-        reasons["aligned"] = {"degrees": int(rng.integers(3, 358)), "compared": 1.0}
+    if not reasons and verdict in ("normal", "anomalous"):
+        kind = rng.random()
+        if kind < 0.06:
+            reasons["aligned"] = {"degrees": int(rng.integers(3, 358)), "compared": 1.0}
+        elif kind < 0.12:
+            reasons["exposure_matched"] = {}
     scale = float(rng.choice((0.02, 0.05, 0.1, 0.125, 0.25, 0.5))) if rng.random() < 0.4 else None
     if scale is not None:
         regions = tuple(

@@ -585,11 +585,25 @@ def test_help_is_answered_at_once_without_heavy_imports():
     assert sum(os.times()[2:4]) - start < 0.7
 
 
-def test_a_verdict_imports_what_one_picture_needs_and_asks_no_network(tmp_path):
+def test_a_verdict_imports_what_one_picture_needs_and_nobody_on_the_network_is_asked(tmp_path):
     code = """
-import gc, socket, sys
+import gc, io, os, sys
 asked = []
-socket.socket.connect = socket.getaddrinfo = lambda *place: asked.append(place) or 1 / 0
+def hook(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        asked.append((event, arguments))
+        raise OSError("the network was asked")
+sys.addaudithook(hook)
+os.environ.pop("HF_HUB_OFFLINE", None)
+import modeling_anomalygpt
+dir(modeling_anomalygpt)
+print(sorted({"torch", "transformers", "datasets", "gradio", "cv2"} & set(sys.modules)))
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+from modeling_anomalygpt import AnomalyInspector
+during = len(runs)
+gc.collect(0)
+assert during < 20 and len(runs) == during + 2, "hundreds of collections"
 from modeling_anomalygpt.cli import main
 folder = REPOSITORY + "/examples/capsules"
 picture, good = folder + "/query/part_1_good.jpg", folder + "/good/good_1.jpg"
@@ -597,10 +611,20 @@ assert main(["inspect", picture, "--references", good, "--output", "out"]) == 0
 idle = {"datasets", "evaluate", "gradio", "onnx", "onnxruntime", "pandas", "peft", "sklearn", "tensorboard",
         "torchvision", "watchdog", "modeling_anomalygpt.training", "modeling_anomalygpt.synthesis",
         "modeling_anomalygpt.evaluation", "modeling_anomalygpt.hub", "modeling_anomalygpt.line"}
-print(sorted(idle & set(sys.modules)), asked, gc.get_freeze_count() > 100_000, gc.isenabled())
+import torch
+print(sorted(idle & set(sys.modules)), gc.get_freeze_count() > 100_000, gc.isenabled(), torch.cuda.is_initialized())
+sys.stdin = io.StringIO("Where?\\n")
+assert main(["chat", picture]) == 0
+for name in modeling_anomalygpt.__all__:
+    getattr(modeling_anomalygpt, name)
+print(asked)
 """
-    printed = run_python(code, cwd=tmp_path, environment={})
-    assert printed.splitlines()[-1] == "[] [] True True"
+    printed = run_python(code, cwd=tmp_path, environment={"HF_HOME": str(tmp_path / "home")}).splitlines()
+    assert printed[0] == printed[-1] == "[]"
+    assert "[] True True False" in printed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+    assert not [line for line in page.splitlines() if 'src="http' in line or "url(http" in line]
 
 
 # A command that prints more than a pipe holds, to both streams where it gets a word, and works on after that.

@@ -117,6 +117,35 @@ def test_a_side_means_all_of_its_cells_and_a_corner_itself(asked, cell, expected
     assert lies_at(region(*cell), named_place(asked)) == expected
 
 
+def test_only_whether_there_is_an_anomaly_is_answered_with_yes_or_no():
+    """Questions of the other topics ask one way or the other: "Is that all?", "Anything else?"."""
+    begins = re.compile(r"(yes|no|not at all|probably)\b(?! place)|是，|否，|不是|不好|可能")
+    for language in LANGUAGES:
+        said = {
+            (topic, case): answer
+            for topic, cases in load_answers(language).items()
+            for case, answer in cases.items()
+            if begins.match(answer.casefold()) and topic != "presence"
+        }
+        assert said == {}, language
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_whatever_number_is_asked_about_the_number_found_is_told(number):
+    question = Question(f"More than {number}?", "number_check", number=number)
+    assert grounded_answer(question, TWO, "en") == "The number I found is two."
+    assert grounded_answer(question, TWO, "zh") == "我发现了两处。"
+
+
+def test_light_that_was_evened_out_is_told_and_hinders_nothing():
+    matched = replace(ONE, reasons={"exposure_matched": {}})
+    assert "evened it out" in grounded_answer(Question("Sharp?", "quality"), matched, "en")
+    for topic in ("retake", "same_part", "rotated"):
+        assert grounded_answer(Question("?", topic), matched, "en") == grounded_answer(Question("?", topic), ONE, "en")
+    undecided = replace(matched, verdict="uncertain")
+    assert "too close to call" in grounded_answer(Question("?", "presence"), undecided, "en")
+
+
 def test_by_hand_two_places_of_a_scaled_part():
     mask_one, mask_two = region(0, 0), region(2, 2, width=30)
     facts = MeasuredFacts("anomalous", (mask_one, mask_two), (90, 90), 2.12, num_references=4, category="bolt")
@@ -140,7 +169,6 @@ def test_by_hand_two_places_of_a_scaled_part():
     assert grounded_answer(place, facts, "zh") == "右上角没有异常：我发现的在左上角和右下角。"
     before = Question("Pardon?", "again", before=Question("Largest?", "largest"))
     assert grounded_answer(before, facts, "en") == said["largest"]
-    assert grounded_answer(Question("Three?", "number_check", number=3), facts, "zh") == "不是，我发现了两处。"
 
 
 @pytest.mark.parametrize(
@@ -259,10 +287,10 @@ def test_a_part_whose_name_holds_a_place_is_no_contradiction():
         (ONE, "told", ("This I was told: nothing", "我得到的描述是：没有描述")),
         (
             UNDECIDED, "verdict",
-            ("There is only one, at the top left.", "It is at the top left.", "没有，只有左上角这一处。"),
+            ("There is only one, at the top left.", "It is at the top left.", "除了左上角这一处，没有发现别的异常。"),
         ),
-        (MeasuredFacts("normal", ratio=0.4), "count", ("No, I found another number: two.", "不是，我发现了两处。")),
-        (MeasuredFacts("normal", ratio=0.4), "verdict", ("Yes, that is the number I found.", "是，正是这个数。")),
+        (MeasuredFacts("normal", ratio=0.4), "count", ("The number I found is two.", "我发现了两处。")),
+        (MeasuredFacts("normal", ratio=0.4), "verdict", ("The number I found is one.", "我发现了一处。")),
         (replace(ONE, category="can"), "verdict", ("I cannot decide that from this picture.",)),
         (
             replace(ONE, regions=(region(1, 0),), category="top"), "place",
@@ -270,7 +298,11 @@ def test_a_part_whose_name_holds_a_place_is_no_contradiction():
         ),
         (
             replace(ONE, reasons={"exposure_matched": {}}), "picture",
-            ("The picture is as sharp and as bright as the good ones.",),
+            ("The picture is as sharp and as bright as the good ones.", "图片的清晰度和亮度都与良品图片一样。"),
+        ),
+        (
+            ONE, "picture",
+            ("The light is not that of the good pictures; I evened it out before comparing.", "比较之前已经校正。"),
         ),
         (replace(ONE, ratio=0.5), "ratio", ("It differs less than 0.01 times as much.", "不到 0.01 倍")),
     ],

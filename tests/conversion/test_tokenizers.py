@@ -81,21 +81,13 @@ def test_a_saved_tokenizer_loads_without_sentencepiece_and_gives_the_same_ids(re
         assert loaded(text).input_ids == tokenizer(text).input_ids
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a photo of a damaged metal nut.",
-        "It's a 500mm pipe-fryum, damaged!",
-        "划痕，有吗？",
-        "\u201ccurly\u201d quotes, don\u2019t",
-        "\uff21\uff22\uff23\u3000scratch",
-        "  A \n PHOTO ",
-        "x" * 20,
-    ],
-)
-def test_clip_ids_are_those_of_merging_by_rank(clip, merges_file, text):
+def test_clip_ids_are_those_of_merging_by_rank(clip, merges_file):
     merges = [tuple(line.split(" ")) for line in merges_file.read_text(encoding="utf-8").split("\n")[1:-1]]
-    assert clip(text).input_ids == clip_ids(text, merges)
+    for text in (
+        "a photo of a damaged metal nut.", "It's a 500mm pipe-fryum, damaged!", "划痕，有吗？", "  A \n PHOTO ",
+        "\u201ccurly\u201d quotes, don\u2019t", "\uff21\uff22\uff23\u3000scratch", "x" * 20,
+    ):  # fmt: skip
+        assert clip(text).input_ids == clip_ids(text, merges), text
 
 
 def test_clip_cuts_at_its_context_and_keeps_the_end_token(clip):

@@ -233,10 +233,7 @@ def test_what_a_checkpoint_was_trained_with_is_sent_with_it(tiny_folder, tmp_pat
 
 def test_a_new_card_can_be_read_by_the_hub_and_shows_the_use(tiny_folder):
     card = ModelCard(model_repository(tiny_folder, "me/bolts", licence="apache-2.0")["README.md"].decode())
-    assert card.data.library_name == "transformers"
-    assert card.data.pipeline_tag == "image-text-to-text"
     assert card.data.license == "apache-2.0"
-    assert 'model="me/bolts"' in card.text
     assert "| vision tower | `clip_vision_model`, 4 layers of width 24 |" in card.text
 
 

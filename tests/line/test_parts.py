@@ -1,5 +1,6 @@
 """Named parts: stored whole or not at all, checked when they are read, refused by name with another model."""
 
+import functools
 import io
 import json
 import os
@@ -25,8 +26,11 @@ def noise(number, low=0, high=256):
     return np.random.default_rng(number).integers(low, high, (40, 40, 3), dtype=np.uint8)
 
 
+pair = functools.cache(tiny_pair)
+
+
 def taught(*pictures, category="bolt", tile=None):
-    inspector = AnomalyInspector(*tiny_pair(), tile=tile)
+    inspector = AnomalyInspector(*pair(), tile=tile)
     inspector.set_references(list(pictures) or [noise(0)], category=category)
     return inspector
 
@@ -75,7 +79,7 @@ def test_a_part_comes_back_as_it_was_stored_and_judges_alike(store):
     part = store.read("bolt M8")
     assert (part.version, part.facts.model, part.facts.mm_per_pixel) == (1, EMBEDDED, 0.05)
     assert part.references.fingerprint() == inspector.references.fingerprint()
-    other = AnomalyInspector(*tiny_pair())
+    other = AnomalyInspector(*pair())
     part.check(other, None)
     part.use(other)
     assert other.inspect(noise(5), answer=False).pred_score == inspector.inspect(noise(5), answer=False).pred_score
@@ -212,12 +216,12 @@ def test_a_picture_is_judged_as_the_part_that_it_shows_and_one_of_no_part_as_non
     for name, low, high in (("dark", 0, 90), ("bright", 160, 256)):
         references = taught(noise(1, low, high), noise(2, low, high), category=name).references
         store.write(name, references, PartFacts(EMBEDDED, mm_per_pixel=0.5))
-    inspector = AnomalyInspector(*tiny_pair())
+    inspector = AnomalyInspector(*pair())
     chooser = PartChooser(inspector, [store.read(name) for name in store.names()])
     options = InspectionOptions(answer=False)
     results = list(chooser.inspect_many([noise(7, 0, 90), noise(8, 160, 256)], options))
     assert [(result.category, result.evidence["part"]) for result in results] == [("dark",) * 2, ("bright",) * 2]
-    alone = AnomalyInspector(*tiny_pair())
+    alone = AnomalyInspector(*pair())
     store.read("dark").use(alone)
     assert results[0].pred_score == alone.inspect(noise(7, 0, 90), options).pred_score
     far = [parts.replace(part, references=_narrow(part.references)) for part in chooser.parts]
@@ -235,7 +239,7 @@ def test_deep_pictures_are_told_apart_in_the_depth_of_each_part(store, tmp_path)
         store.write(name, taught(*paths[name][:2], category=name).references, PartFacts(EMBEDDED))
     ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[:, None, None], (1, 64, 3))
     store.write("plain", taught(ramp, category="plain").references, PartFacts(EMBEDDED))
-    chooser = PartChooser(AnomalyInspector(*tiny_pair()), [store.read(name) for name in store.names()])
+    chooser = PartChooser(AnomalyInspector(*pair()), [store.read(name) for name in store.names()])
     assert {part.references.bits for part in chooser.parts} == {None, 12}
     for name, (*_, query) in paths.items():
         assert chooser.choose(query).name == name
@@ -257,7 +261,7 @@ def test_a_deep_picture_that_is_gone_before_it_is_opened_again_gives_a_row_with_
     paths = [tmp_path / "gone.png", tmp_path / "deep.png"]
     for number, path in enumerate(paths):
         Image.fromarray(noise(number)[..., 0].astype(np.uint16) * 16).save(path)
-    inspector = AnomalyInspector(*tiny_pair())
+    inspector = AnomalyInspector(*pair())
     inspector.set_references(paths, bits=12)
     store.write("bolt", inspector.references, PartFacts(EMBEDDED))
     chooser = PartChooser(inspector, [store.read("bolt")])
@@ -275,10 +279,10 @@ def test_parts_that_cannot_be_told_apart_are_left_out_by_name(store, references)
     store.write("whole", references, PartFacts(EMBEDDED))
     store.write("other", taught(tile=32).references, PartFacts(EMBEDDED, tile=32))
     every = [store.read(name) for name in store.names()]
-    chooser = PartChooser(AnomalyInspector(*tiny_pair()), every)
+    chooser = PartChooser(AnomalyInspector(*pair()), every)
     assert chooser.left_out == {"other": "made with another model or other tiles"}
     with pytest.raises(PartError, match=r"`--part auto` must have a stored part to choose, got none \(whole: made"):
-        PartChooser(AnomalyInspector(*tiny_pair(), tile=64), every[1:])
+        PartChooser(AnomalyInspector(*pair(), tile=64), every[1:])
 
 
 # The command

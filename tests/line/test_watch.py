@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ from modeling_anomalygpt.line import camera as camera_module
 from modeling_anomalygpt.line import incoming as incoming_module
 from modeling_anomalygpt.line import watch as watch_module
 from modeling_anomalygpt.line.camera import Camera
+from modeling_anomalygpt.line.drift import Drift
 from modeling_anomalygpt.line.incoming import Incoming
 from modeling_anomalygpt.line.watch import Shift, StoppedError, watch
 from modeling_anomalygpt.results import InspectionResult, ResultsFileError, each_result, source_of
@@ -770,12 +772,13 @@ def test_the_command_is_killed_stopped_and_goes_on_and_tells_a_command_of_each_r
     ]
 
 
-def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station, capsys):
+def test_a_drift_of_the_light_is_said_once_while_it_is_watched(station, capsys, monkeypatch):
     place, command = station
-    for number in range(140):
-        noise(place / "in" / f"{number}.png", number, light=1.0 if number < 100 else 0.7)
+    monkeypatch.setattr("modeling_anomalygpt.line.drift.Drift", functools.partial(Drift, 30))
+    for number in range(70):
+        noise(place / "in" / f"{number}.png", number, light=1.0 if number < 30 else 0.7)
         os.utime(place / "in" / f"{number}.png", (number, number))
-    assert main_until(command, lambda: written(place) >= 140) == 0
+    assert main_until(command, lambda: written(place) >= 70) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "Drift: the exposure" in line]
     assert len(said) == 1
     assert "Verdicts are not changed" in said[0]

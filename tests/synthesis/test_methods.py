@@ -59,7 +59,7 @@ def picture(seed, size=(224, 224), background=None, levels=(60, 160)):
 def test_original_nsa_equals_the_naive_steps_for_the_settings_of_every_category(category):
     values = nsa_settings(category)
     background = None if values.background is None else values.background[0]
-    for seed in range(4):
+    for seed in range(2):
         image, source = picture(seed, background=background), picture(100 + seed, background=background)
         expected, label, boxes = nsa_naive(
             image,
@@ -84,7 +84,7 @@ def test_original_nsa_equals_the_naive_steps_for_the_settings_of_every_category(
 @pytest.mark.parametrize("size", [(32, 32), (100, 180), (300, 64), (47, 333)])
 @pytest.mark.parametrize(("blending", "mode"), [("normal", cv2.NORMAL_CLONE), ("mixed", cv2.MIXED_CLONE)])
 def test_original_nsa_equals_the_naive_steps_at_any_size(size, blending, mode):
-    for seed in range(3):
+    for seed in range(2):
         image, source = picture(seed, size), picture(50 + seed, size)
         expected, label, _ = nsa_naive(image, source, np.random.default_rng(seed), mode=mode)
         made = nsa(image, source, np.random.default_rng(seed), blending=blending, compat="original")
@@ -136,6 +136,8 @@ def test_mended_label_of_two_distant_patches_is_the_naive_label_of_their_union()
             expected = soft_label(image, made.image, everywhere, NSA_SETTINGS["carpet"].logistic)
             np.testing.assert_array_equal(made.intensity, expected.astype(np.float32))
             checked += 1
+        if checked > 5:
+            break
     assert checked > 5
 
 
